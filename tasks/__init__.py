@@ -1,0 +1,74 @@
+"""The paper's domains, one file a task, each an adapter between a domain and the one training loop in ``tasks._run``.
+
+A task module (a file here whose name has no leading underscore) defines three names:
+
+- ``Options``: a frozen dataclass, a subclass of :class:`tasks._options.Options`; its fields are the command line.
+- ``PRESETS``: name -> a function without arguments that returns an ``Options``; ``"default"`` is one of them.
+- ``make``: ``Options`` -> :class:`Task`.
+
+Nothing in it speaks of pruning.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Task(Protocol):
+    """What a domain brings to the training loop."""
+
+    dataset: str
+    """The data set's or environment's name, as its own community writes it."""
+    network: str
+    """The network's name in records, such as ``mlp-128-128-128``."""
+    metric: str
+    """What ``evaluate`` measures, such as ``return``."""
+    higher_is_better: bool
+    """Whether a larger metric is a better one."""
+    split: str
+    """What the final evaluation runs on, such as ``test`` or ``100 episodes``."""
+    clip: float | None
+    """Largest gradient norm, or None for no clipping."""
+
+    def model(self) -> nn.Module:
+        """A freshly initialised network (from torch's global random state)."""
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """The optimizer over all parameters of ``model``."""
+
+    def learning_rate(self, progress: float) -> float:
+        """The learning rate when ``progress`` (0 to 1) of the epochs is done; set before each epoch."""
+
+    def batches(self, model: nn.Module, epoch: int) -> Iterator[Any]:
+        """The training batches of epoch ``epoch`` (from 1). They may depend on the model as it is when each is drawn.
+
+        Everything random in them is seeded by the options' seed and ``epoch``, so that a resumed run draws the same.
+        """
+
+    def scoring_batches(self, model: nn.Module, epoch: int) -> Iterable[Any]:
+        """Training data that the pruning scores are computed on, drawn without changing anything that training sees."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """A batch's training loss, a scalar that is a mean over examples."""
+
+    def log(self) -> dict[str, float]:
+        """What the last epoch's batches told (games played, mean return, ...), for the record's line of that epoch."""
+
+    def evaluate(self, model: nn.Module) -> float:
+        """The final metric on ``split``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on bit for bit: plain numbers, strings, lists (JSON)."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state from ``state_dict``."""
+
+
+def names() -> list[str]:
+    """The tasks that exist: the modules of this package without a leading underscore."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and not m.ispkg)
