@@ -1,0 +1,124 @@
+"""The plain part of surgery: which indices of each tensor stay, and which sizes that modules keep as attributes follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from earlycrop._modules import places, put, tensors
+from earlycrop.graph import Graph, Removed
+
+Keep = dict[str, dict[int, Tensor]]
+"""Tensor name -> dimension -> the indices that stay, where some go."""
+
+
+def keep_of(graph: Graph, removed: Removed) -> Keep:
+    """The indices that stay when the nodes in ``removed`` go."""
+    kept = np.append(~removed, True)
+    keep: Keep = {}
+    for slot in graph.slots:
+        stay = kept[slot.nodes]
+        if not stay.all():
+            keep.setdefault(slot.tensor, {})[slot.dim] = torch.from_numpy(stay.nonzero()[0])
+    return keep
+
+
+def selected(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
+    """The entries of ``tensor`` that stay, in memory of their own. Dimensions that are 1 wide broadcast and stay whole."""
+    small = tensor.detach()
+    for dim, index in keep.items():
+        if small.shape[dim] > 1:
+            small = small.index_select(dim, index.to(small.device))
+    return small
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What a cut put in place of what, so that it can be taken back."""
+
+    tensors: dict[str, tuple[Tensor, Tensor]]
+    """Name -> (old, new)."""
+    spots: dict[str, list[tuple[nn.Module, str]]]
+    sizes: list[tuple[nn.Module, str, int]]
+    """Module, attribute, old value."""
+
+    def hold(self, owner: nn.Module, values: Mapping[str, int]) -> None:
+        for attribute, value in values.items():
+            self.sizes.append((owner, attribute, getattr(owner, attribute)))
+            setattr(owner, attribute, value)
+
+    def undo(self) -> None:
+        for owner, attribute, value in self.sizes:
+            setattr(owner, attribute, value)
+        for name, (old, _) in self.tensors.items():
+            put(self.spots[name], old)
+
+
+def cut_module(module: nn.Module, keep: Keep) -> Swap:
+    """Put smaller parameters and buffers in place, with their gradients. Sizes in attributes follow."""
+    named, where = tensors(module), places(module)
+    swap = Swap({name: (named[name], _smaller(named[name], dims)) for name, dims in keep.items()}, {}, [])
+    owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in where[id(old)]}
+    rows = {key: _rows(owner) for key, owner in owners.items()}
+    for name, (old, new) in swap.tensors.items():
+        swap.spots[name] = where[id(old)]
+        put(swap.spots[name], new)
+    for key, owner in owners.items():
+        swap.hold(owner, _groups(owner, rows[key]))
+        swap.hold(owner, sizes(owner))  # after the groups: in_channels are counted in them
+    return swap
+
+
+def _smaller(old: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    new = selected(old, dims)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+        new.grad = None if old.grad is None else selected(old.grad, dims)
+    return new
+
+
+def _rows(module: nn.Module) -> int:
+    weight = getattr(module, "weight", None)
+    return weight.shape[0] if isinstance(weight, Tensor) else 0
+
+
+def _groups(module: nn.Module, rows: int) -> dict[str, int]:
+    """Groups go with their channels where a convolution is cut by whole groups (see ``_rules._grouped``)."""
+    match module:
+        case nn.GroupNorm():
+            return {"num_groups": module.num_groups * _rows(module) // rows}
+        case nn.modules.conv._ConvNd() if module.groups > 1 and module.groups >= module.in_channels // module.groups:
+            return {"groups": module.groups * _rows(module) // rows}
+    return {}
+
+
+def sizes(module: nn.Module) -> dict[str, int]:
+    """The attributes of torch's own modules that hold a size, as the module's parameters have it now."""
+    weight = getattr(module, "weight", None)
+    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    match module:
+        case nn.Linear():
+            return {"out_features": shape[0], "in_features": shape[1]}
+        case nn.modules.conv._ConvTransposeNd():
+            return {"in_channels": shape[0], "out_channels": shape[1] * module.groups}
+        case nn.modules.conv._ConvNd():
+            return {"out_channels": shape[0], "in_channels": shape[1] * module.groups}
+        case nn.modules.batchnorm._NormBase():
+            held = [t for t in (module.weight, module.running_mean) if isinstance(t, Tensor)]
+            return {"num_features": held[0].shape[0]} if held else {}
+        case nn.GroupNorm() if shape:
+            return {"num_channels": shape[0]}
+        case nn.Embedding() | nn.EmbeddingBag():
+            return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
+        case nn.RNNBase():
+            gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+            hidden = module.weight_hh_l0.shape[0] // gates
+            projection = {"proj_size": module.weight_hr_l0.shape[0]} if module.proj_size else {}
+            return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": hidden, **projection}
+        case nn.RNNCellBase():
+            return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
+    return {}

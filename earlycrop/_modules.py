@@ -1,0 +1,121 @@
+"""Reaching into a module: its parameters by name, putting others in their place, and leaving it as it was found."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+NORMS = (nn.modules.batchnorm._BatchNorm,)
+"""Modules whose training mode means batch statistics and whose evaluation mode means running ones."""
+
+
+def places(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Every (owner, attribute) that holds a parameter or buffer, by the tensor's id: a tied one has several."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for owner in module.modules():
+        for held in (owner._parameters, owner._buffers):
+            for attribute, tensor in held.items():
+                if tensor is not None:
+                    found.setdefault(id(tensor), []).append((owner, attribute))
+    return found
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; a tied one once, under its first name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def put(where: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
+    """Hold ``tensor`` at each of these places. Modules with lists of their own (``nn.LSTM``) follow in ``__setattr__``."""
+    for owner, attribute in where:
+        setattr(owner, attribute, tensor)
+
+
+def call(model: nn.Module, example: Any) -> Any:
+    """Run ``model`` on ``example``, given as a tensor, a tuple, a dict of keywords or a callable of the model."""
+    if isinstance(example, tuple):
+        return model(*example)
+    if isinstance(example, Mapping):
+        return model(**example)
+    if callable(example) and not isinstance(example, Tensor):
+        return example(model)
+    return model(example)
+
+
+@contextmanager
+def replaced(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
+    """For a while, hold ``new[name]`` in place of the parameter or buffer ``name``, wherever it is tied to."""
+    old = tensors(module)
+    where = places(module)
+    spots = {name: where[id(old[name])] for name in new}
+    try:
+        for name, tensor in new.items():
+            put(spots[name], tensor)
+        yield
+    finally:
+        for name in new:
+            put(spots[name], old[name])
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Restore training modes, buffers and the random states of torch, numpy and Python on the way out."""
+    modes = [(m, m.training) for m in module.modules()]
+    # a forward may write into a buffer or put another one in its place: keep the object and its values
+    buffers = [
+        (m, name, b, b.detach().clone()) for m in module.modules() for name, b in m._buffers.items() if b is not None
+    ]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = sorted({t.device.index or 0 for t in tensors(module).values() if t.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
+        with torch.no_grad():
+            for owner, name, buffer, before in buffers:
+                owner._buffers[name] = buffer
+                buffer.copy_(before)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def set_mode(module: nn.Module, batch_statistics: bool) -> None:
+    """Dropout off; normalisation on the batch's own statistics if asked, on the running ones otherwise."""
+    module.eval()
+    if batch_statistics:
+        for m in module.modules():
+            if isinstance(m, NORMS):
+                m.train()
+
+
+@contextmanager
+def plain_kernels(module: nn.Module) -> Iterator[None]:
+    """Run operations in the form that has a second derivative and a simple trace, uncompiled and in full precision.
+
+    Fused attention and the RNNs of cuDNN and oneDNN have no double backward; torch.compile's graphs have none either.
+    """
+    cudnn, fastpath = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
+        torch.backends.mha.set_fastpath_enabled(False)
+        if any(isinstance(m, nn.RNNBase) for m in module.modules()):
+            stack.callback(setattr, torch.backends.cudnn, "enabled", cudnn)
+            torch.backends.cudnn.enabled = False  # type: ignore[assignment]
+            stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
+            torch._C._set_mkldnn_enabled(False)
+        if "torch._dynamo" in sys.modules:  # importing it takes seconds, and nothing is compiled where nobody has
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for kind in {"cpu", *(t.device.type for t in tensors(module).values())} - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield

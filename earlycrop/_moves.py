@@ -1,0 +1,182 @@
+"""Rules for the operations that move entries without changing them: their fields are moved the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from earlycrop._fields import Field, along, compressed, padded, reshaped, support
+from earlycrop._watch import Watch
+
+aten: Any = torch.ops.aten
+Arguments: TypeAlias = tuple[Any, ...]
+Options: TypeAlias = Mapping[str, Any]
+Move: TypeAlias = Callable[[Field, Tensor, Tensor, Arguments], Field]
+
+
+def _same(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    return f
+
+
+def _view(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    return reshaped(f, x.shape, y.shape)
+
+
+def _permute(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    return f.transpose([d % x.ndim for d in arguments[1]])
+
+
+def _transpose(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    return f.swapaxes(arguments[1], arguments[2])
+
+
+def _t(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    return f.T
+
+
+def _expand(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    return padded(f, y.ndim)
+
+
+def _flip(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    return np.flip(f, [d for d in arguments[1] if f.shape[d] > 1])
+
+
+def _roll(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    dims = arguments[2] if len(arguments) > 2 else []
+    if not dims:
+        whole = np.broadcast_to(f, x.shape)
+        return compressed(np.roll(whole, arguments[1]))
+    moved = [(s, d) for s, d in zip(arguments[1], dims, strict=True) if f.shape[d] > 1]
+    return np.roll(f, [s for s, _ in moved], [d for _, d in moved]) if moved else f
+
+
+def _repeat(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    f = padded(f, y.ndim)
+    return np.tile(f, [times if n > 1 else 1 for n, times in zip(f.shape, arguments[1], strict=True)])
+
+
+def _shuffle(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    """Pixel shuffle: (N, C r r, H, W) to (N, C, H r, W r)."""
+    n, c, h, w = x.shape
+    r = arguments[1]
+    split = reshaped(f, x.shape, (n, c // (r * r), r, r, h, w)).transpose(0, 1, 4, 2, 5, 3)
+    return reshaped(split, (n, c // (r * r), h, r, w, r), y.shape)
+
+
+MOVES: dict[Any, Move] = {
+    **dict.fromkeys([aten.clone, aten._to_copy, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous], _same),
+    **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze, aten.squeeze_], _view),
+    aten.permute: _permute,
+    aten.transpose: _transpose,
+    aten.t: _t,
+    aten.expand: _expand,
+    aten.flip: _flip,
+    aten.roll: _roll,
+    aten.repeat: _repeat,
+    aten.pixel_shuffle: _shuffle,
+}
+
+
+def move(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    x, y = arguments[0], results[0]
+    fields = [MOVES[operation.overloadpacket](f, x, y, arguments) for f in watch.fields(x)]
+    watch.rectangles += [f for f in fields if len(support(f)) > 1]
+    watch.learn(y, fields, weight=watch.known(x).weight)
+
+
+PARTS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.unsafe_split}
+
+
+def part(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    """Parts of equal size lose the same positions; a part that is no whole multiple of the others freezes them all."""
+    x, packet = arguments[0], operation.overloadpacket
+    dim = _part_dim(packet, arguments, options) % x.ndim
+    fields: list[list[Field]] = [[] for _ in results]
+    for f in watch.fields(x):
+        if f.shape[dim] == 1:
+            for mine, y in zip(fields, results, strict=True):
+                mine.append(f.reshape(f.shape[:dim] + f.shape[dim + 1 :]) if y.ndim < x.ndim else f)
+            continue
+        starts, width, step = _extent(packet, arguments, results, x, dim)
+        if width == x.shape[dim]:
+            pass
+        elif step == 1 and x.shape[dim] % width == 0 and all(s % width == 0 for s in starts):
+            split = np.moveaxis(f, dim, 0).reshape((-1, width, *np.moveaxis(f, dim, 0).shape[1:]))
+            watch.join(split, split[:1])
+        else:
+            watch.freeze([f], "it is cut into parts of different sizes")
+            continue
+        for mine, y, start in zip(fields, results, starts, strict=True):
+            n = y.shape[dim] if y.ndim == x.ndim else 1
+            taken = compressed(f.take(range(start, start + n * step, step), axis=dim))
+            mine.append(taken.reshape(taken.shape[:dim] + taken.shape[dim + 1 :]) if y.ndim < x.ndim else taken)
+    for y, mine in zip(results, fields, strict=True):
+        watch.learn(y, mine, weight=watch.known(x).weight)
+
+
+def _part_dim(packet: Any, arguments: Arguments, options: Options) -> int:
+    position = 1 if packet in (aten.slice, aten.select, aten.unbind) else 2
+    return int(arguments[position] if len(arguments) > position else options.get("dim", 0))
+
+
+def _extent(
+    packet: Any, arguments: Arguments, results: list[Tensor], x: Tensor, dim: int
+) -> tuple[list[int], int, int]:
+    """Where each part starts, how wide the parts are (1 if they are not equal: nothing divides then), and their step."""
+    size = x.shape[dim]
+    if packet is aten.slice:
+        start = arguments[2] if len(arguments) > 2 and arguments[2] is not None else 0
+        return [max(start + size if start < 0 else start, 0)], results[0].shape[dim], (*arguments[4:5], 1)[0]
+    if packet is aten.select:
+        return [arguments[2] % size], 1, 1
+    widths = [1] * len(results) if packet is aten.unbind else [y.shape[dim] for y in results]
+    starts = [sum(widths[:i]) for i in range(len(widths))]
+    return starts, widths[0] if len(set(widths)) == 1 else size + 1, 1
+
+
+def cat(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    """Along the dimension the channels follow each other; along the others they are joined."""
+    y = results[0]
+    dim = int(arguments[1] if len(arguments) > 1 else options.get("dim", 0)) % y.ndim
+    operands = [t for t in arguments[0] if t.ndim == y.ndim]
+    vectors = [watch.vector(t, dim) for t in operands]
+    fields = []
+    if any(v is not None for v in vectors):
+        whole = []
+        for t, v in zip(operands, vectors, strict=True):
+            if v is None:
+                v = watch.fresh(t.shape[dim])
+                watch.freeze([v], "it is concatenated with data of a fixed size")
+            whole.append(v)
+        fields.append(along(np.concatenate(whole), dim, y.ndim))
+    watch.learn(y, fields + _joined(watch, operands, dim))
+
+
+def _joined(watch: Watch, operands: list[Tensor], dim: int) -> list[Field]:
+    """Fields that do not run along ``dim``, joined over the operands; what an operand lacks is frozen."""
+    mine = [{support(f): f for f in watch.fields(t) if f.shape[dim] == 1} for t in operands]
+    kept = []
+    for where in {key for fields in mine for key in fields}:
+        have = [fields[where] for fields in mine if where in fields]
+        lacking = [t for t, fields in zip(operands, mine, strict=True) if where not in fields]
+        if all(watch.known(t).uniform for t in lacking):
+            for f in have[1:]:
+                watch.join(f, have[0])
+            kept.append(have[0])
+        else:
+            watch.freeze(have, "it is concatenated with data of a fixed size")
+    return kept
+
+
+def stack(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    operands, y = arguments[0], results[0]
+    dim = int(arguments[1] if len(arguments) > 1 else options.get("dim", 0)) % y.ndim
+    views = [t.unsqueeze(dim) for t in operands]
+    for view, t in zip(views, operands, strict=True):
+        watch.learn(view, [np.expand_dims(f, dim) for f in watch.fields(t)], uniform=watch.known(t).uniform)
+    watch.learn(y, _joined(watch, views, dim))

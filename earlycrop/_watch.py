@@ -1,0 +1,158 @@
+"""What is known of each tensor while a network runs: its fields, whether it is a weight, and what they say together.
+
+A :class:`Watch` collects three things from the rules in ``_rules``: which channels are the same one (joins), which may not
+be cut and why (freezes), and what each parameter's channels are for (roles).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from earlycrop._fields import Field, along, support
+
+
+class Role(IntEnum):
+    """What a channel of a parameter is for."""
+
+    OTHER = 0
+    """Follows a node: a norm's scale, a running mean."""
+    ROW = 1
+    """Produces a node: a row of a weight matrix, an entry of its bias."""
+    COLUMN = 2
+    """Consumes a node: a column of a weight matrix."""
+    LOOKUP = 3
+    """A row of an embedding, found by index."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why channels may not be cut: the operation, the module it ran in, and what about it."""
+
+    operation: str
+    module: str
+    why: str
+
+    def __str__(self) -> str:
+        place = f"in '{self.module}'" if self.module else "in the model's own forward"
+        return f"{self.why} ({self.operation} {place})"
+
+
+@dataclass
+class Known:
+    """What is known of one tensor. ``uniform``: all its entries are equal, so that it fits any size. ``weight``: it is a
+    parameter, moved at most."""
+
+    fields: list[Field] = field(default_factory=list)
+    uniform: bool = False
+    weight: bool = False
+
+
+UNKNOWN = Known()
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one contraction: ``constant`` times the number of channels in each of ``axes``."""
+
+    constant: int
+    axes: tuple[Field, ...]
+
+
+class Watch:
+    """Fields of the tensors of one run, and the joins, freezes, roles and work that its operations imply."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.joins: list[tuple[Field, Field]] = []
+        self.freezes: list[tuple[Field, Reason]] = []
+        self.roles: list[tuple[Field, Role]] = []
+        self.inner: list[Field] = []
+        self.rectangles: list[Field] = []
+        self.work: list[Work] = []
+        self.module: str = ""
+        self.operation: str = ""
+        # weak: the activations of a run on real tensors must not be kept alive
+        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
+
+    def known(self, tensor: object) -> Known:
+        return self._known.get(tensor, UNKNOWN) if isinstance(tensor, Tensor) else UNKNOWN
+
+    def fields(self, tensor: object) -> list[Field]:
+        return self.known(tensor).fields
+
+    def learn(self, tensor: Tensor, fields: Sequence[Field] = (), uniform: bool = False, weight: bool = False) -> None:
+        self._known[tensor] = Known([f for f in fields if f.size > 1], uniform, weight)
+
+    def fresh(self, n: int) -> Field:
+        self.count += n
+        return np.arange(self.count - n, self.count)
+
+    def enter(self, tensor: Tensor, weight: bool) -> list[Field | None]:
+        """Give every dimension of a parameter or buffer channels of its own; a vector of them each, or None if 1 wide."""
+        vectors = [self.fresh(n) if n > 1 else None for n in tensor.shape]
+        fields = [along(v, d, tensor.ndim) for d, v in enumerate(vectors) if v is not None]
+        self.learn(tensor, fields, weight=weight)
+        return vectors
+
+    def join(self, a: Field, b: Field) -> None:
+        """Where they meet, the channels of ``a`` and ``b`` are the same."""
+        a, b = np.broadcast_arrays(a, b)
+        different = a != b
+        self.joins.append((a[different], b[different]))
+
+    def freeze(self, fields: Sequence[Field | None], why: str) -> None:
+        reason = Reason(self.operation, self.module, why)
+        self.freezes += [(np.unique(f), reason) for f in fields if f is not None]
+
+    def role(self, vector: Field | None, role: Role) -> None:
+        if vector is not None:
+            self.roles.append((vector, role))
+
+    def vector(self, tensor: object, dim: int) -> Field | None:
+        """The channels along ``dim``; what depends on other dimensions as well is frozen."""
+        found = None
+        for f in self.fields(tensor):
+            if support(f) == (dim,):
+                found = f.reshape(-1)
+            elif dim in support(f):
+                self.freeze([f], "its channels depend on several dimensions at once here")
+        return found
+
+    def components(self) -> Field:
+        """For each channel number, which class of coupled channels it belongs to."""
+        while True:
+            classes = self._connected()
+            # a list, not a generator: each bent field must be straightened before the classes are computed anew
+            if not any([self._straightened(classes, f) for f in self.rectangles]):
+                return classes
+
+    def _connected(self) -> Field:
+        a = np.concatenate([np.zeros(0, np.int64), *(j[0] for j in self.joins)])
+        b = np.concatenate([np.zeros(0, np.int64), *(j[1] for j in self.joins)])
+        graph = coo_array((np.ones(a.size, np.int8), (a, b)), shape=(self.count, self.count))
+        return connected_components(graph, directed=False)[1].astype(np.int64)
+
+    def _straightened(self, classes: Field, field_: Field) -> bool:
+        """Where the classes vary along several dimensions of a field, couple along all but the longest; whether it did.
+
+        After a cut the tensor must still be a rectangle.
+        """
+        now = classes[field_]
+        varying = [d for d in support(now) if not (now == now.take([0], axis=d)).all()]
+        if len(varying) < 2:
+            return False
+        longest = max(varying, key=lambda d: now.shape[d])
+        base = field_
+        for d in varying:
+            if d != longest:
+                base = base.take([0], axis=d)
+        self.join(field_, base)
+        return True

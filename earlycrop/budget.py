@@ -1,0 +1,159 @@
+"""Which units go for a target: exact counts, ties by index, and a floor that never cuts a network in two.
+
+A target is met to the last unit that fits: what is left is at most the target, and none of the removed units could come
+back without exceeding it. In every layer at least one node is left, in every matrix at least one weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from earlycrop._fields import Field
+from earlycrop._watch import Work
+from earlycrop.graph import Graph, Removed, total
+
+MEASURES = ("weights", "nodes", "macs", "bytes")
+"""What a sparsity can be a share of."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which nodes go, or which weights, what is left, and where the floor kept the last one of a layer."""
+
+    removed: Removed
+    left: int
+    floors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WeightChoice:
+    """Which weights go (true where removed, by matrix), how many are left, and the matrices that the floor kept alive."""
+
+    removed: dict[str, Tensor]
+    left: int
+    floors: tuple[str, ...]
+
+
+def limit(dense: int, sparsity: float) -> int:
+    """How much may be left of ``dense``: floor((1 - sparsity) dense), with the sparsity as it is written in decimals.
+
+    Raises:
+        ValueError: the sparsity is not between 0 and 1.
+    """
+    if not 0 < sparsity < 1:
+        raise ValueError(f"sparsity must be above 0 and below 1, and is {sparsity}: it is the share that is removed")
+    return int((1 - Fraction(repr(float(sparsity)))) * dense)
+
+
+def choose_weights(
+    scores: dict[str, Float[Tensor, "..."]], allowed: int, alive: dict[str, Tensor] | None = None, fixed: int = 0
+) -> WeightChoice:
+    """Remove the weights of least score, over all matrices, until at most ``allowed`` are left.
+
+    ``alive`` (by matrix; all by default): what may still be removed; the rest is gone already. ``fixed``: weights that
+    count and cannot be removed, such as frozen matrices.
+    """
+    device = next(iter(scores.values())).device
+    sizes = [s.numel() for s in scores.values()]
+    flat = torch.cat([s.detach().reshape(-1).to(device) for s in scores.values()])
+    living = torch.ones_like(flat, dtype=torch.bool)
+    if alive is not None:
+        living = torch.cat([alive[name].reshape(-1).to(device) for name in scores])
+    free, floor_of, start = living.clone(), {}, 0
+    for name, part, mine in zip(scores, flat.split(sizes), living.split(sizes), strict=True):
+        at_best = (part == part[mine].max()) & mine
+        floor_of[name] = start + int(at_best.nonzero()[-1])  # among equals the last, since the lower indices go first
+        free[floor_of[name]] = False
+        start += part.numel()
+    go = min(max(int(living.sum()) + fixed - allowed, 0), int(free.sum()))
+    gone = ~living
+    floors: tuple[str, ...] = ()
+    if go:
+        threshold = flat[free].kthvalue(go).values
+        below = free & (flat < threshold)
+        ties = (free & (flat == threshold)).nonzero()[: go - int(below.sum())]
+        gone |= below
+        gone[ties] = True
+        floors = tuple(name for name, best in floor_of.items() if flat[best] < threshold)
+    parts = gone.split(sizes)
+    removed = {n: p.reshape(s.shape).to(s.device) for (n, s), p in zip(scores.items(), parts, strict=True)}
+    return WeightChoice(removed, int((~gone).sum()) + fixed, floors)
+
+
+def choose_nodes(graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, of: str = "weights") -> Choice:
+    """Remove the nodes of least score until what is left in ``of`` is at most ``allowed``.
+
+    By bisection over the ranking; then the removed nodes come back, best first, as long as they fit. Where the floor does
+    not allow the target, everything above the floor goes, and ``left`` says how far that came.
+    """
+    costs = graph.costs(of)
+    order = np.argsort(scores.detach().cpu().double().numpy(), kind="stable")
+    rank = np.empty(graph.count, np.int64)
+    rank[order] = np.arange(graph.count)
+    floor_of = _protected(graph, rank)
+    free = np.array([i for i in order.tolist() if i not in floor_of], np.int64)
+
+    def first(n: int) -> Removed:
+        removed = np.zeros(graph.count, bool)
+        removed[free[:n]] = True
+        return removed
+
+    low, high = 0, len(free)
+    while low < high:
+        middle = (low + high) // 2
+        if total(costs, first(middle)) <= allowed:
+            high = middle
+        else:
+            low = middle + 1
+    removed = first(low)
+    _return(costs, removed, free[:low][::-1], allowed)
+    last = int(rank[free[low - 1]]) if low else -1
+    reached = low < len(free) or total(costs, removed) <= allowed
+    floors = {name for i, names in floor_of.items() if rank[i] < last or not reached for name in names}
+    return Choice(removed, total(costs, removed), tuple(sorted(floors)))
+
+
+def _protected(graph: Graph, rank: Field) -> dict[int, list[str]]:
+    """The best node of each dimension of each parameter that only nodes make up, with the tensors that need it."""
+    floor_of: dict[int, list[str]] = {}
+    for slot in graph.slots:
+        if (slot.nodes >= 0).all():
+            best = int(slot.nodes[np.argmax(rank[slot.nodes])])
+            floor_of.setdefault(best, [])
+            if slot.layer not in floor_of[best]:
+                floor_of[best].append(slot.layer)
+    return floor_of
+
+
+def _return(costs: Iterable[Work], removed: Removed, candidates: Field, allowed: int) -> None:
+    """Take back, in this order, every removed node that fits."""
+    costs = tuple(costs)
+    kept = np.append(~removed, True)
+    counts = [[int(kept[a].sum()) for a in w.axes] for w in costs]
+    now = [w.constant * prod(c) for w, c in zip(costs, counts, strict=True)]
+    left = sum(now)
+    times: dict[int, list[tuple[int, int, int]]] = {}
+    for i, w in enumerate(costs):
+        for j, a in enumerate(w.axes):
+            ids, n = np.unique(a[a >= 0], return_counts=True)
+            for node, many in zip(ids.tolist(), n.tolist(), strict=True):
+                times.setdefault(node, []).append((i, j, many))
+    for node in candidates.tolist():
+        trial: dict[int, list[int]] = {}
+        for i, j, many in times.get(node, []):
+            trial.setdefault(i, list(counts[i]))[j] += many
+        after = {i: costs[i].constant * prod(c) for i, c in trial.items()}
+        grown = left + sum(after[i] - now[i] for i in after)
+        if grown <= allowed:
+            left = grown
+            removed[node] = False
+            for i, c in trial.items():
+                counts[i], now[i] = c, after[i]

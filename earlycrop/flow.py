@@ -1,0 +1,173 @@
+"""The gradient g of a loss over batches and products of its Hessian H with a direction: the only second derivatives here.
+
+Every criterion of the paper is a function of the weight w, g and Hg. With several batches, a first pass sums g and a
+second one differentiates <v, g_b> batch by batch; with one batch, both passes share one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from earlycrop._modules import places, plain_kernels, put, set_mode, undisturbed
+
+Loss = Callable[[nn.Module, Any], Tensor]
+"""(model, batch) -> scalar loss."""
+Tensors = dict[str, Tensor]
+"""Parameter name -> a tensor of that parameter's shape."""
+
+
+class FlowError(RuntimeError):
+    """The loss has no usable derivative at some parameter."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """First and second derivatives of the summed loss, by parameter name.
+
+    gradient: g = sum over batches of dL_b/dw, in the loss's unit per unit of w.
+    product: H v = sum over batches of d<v, dL_b/dw>/dw, where v is g unless a direction was given; None if not asked for.
+    """
+
+    gradient: Tensors
+    product: Tensors | None
+
+
+def flow(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    second: bool = True,
+    direction: Mapping[str, Tensor] | None = None,
+    batch_statistics: bool = False,
+) -> Flow:
+    """g and, if ``second``, Hg (or H times ``direction``) of ``loss`` summed over ``batches``.
+
+    Parameters with ``requires_grad`` take part. Dropout is off; batch norm uses its running statistics, or the batch's
+    own with ``batch_statistics``. Modes, random states, ``.grad``, buffers and hooks of the parameters are left as they
+    were. Memory: weights, g, Hg and one batch's graph.
+
+    Source: EarlyCroP (Rachwan et al. 2022), eq. 4. Deviation: the authors keep the graphs of all batches.
+
+    Raises:
+        ValueError: there is no batch, or no parameter to differentiate.
+        FlowError: the loss is not a finite scalar, a parameter is unused, or a derivative is not finite; it is named.
+    """
+    batches = list(batches)
+    if not batches:
+        raise ValueError("no batch to score on: give at least one batch of training data")
+    with undisturbed(model), plain_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
+        set_mode(model, batch_statistics)
+        if second and len(batches) == 1:
+            gradient = _graph(model, loss, batches[0], leaves)
+            product = _product(gradient, leaves, _checked(direction, leaves) if direction else _detached(gradient))
+            return Flow(_finite(_detached(gradient), "gradient"), product)
+        for batch in batches:
+            _scalar(loss(model, batch)).backward(inputs=list(leaves.values()))  # type: ignore[no-untyped-call]
+        gradient = _finite(_taken(leaves, used=True), "gradient")
+        if not second:
+            return Flow(gradient, None)
+        along = _checked(direction, leaves) if direction else gradient
+        for batch in batches:
+            _differentiate(_graph(model, loss, batch, leaves, all_used=False), leaves, along)
+        return Flow(gradient, _finite(_taken(leaves, used=False), "Hessian product"))
+
+
+@contextmanager
+def _leaves(model: nn.Module) -> Iterator[Tensors]:
+    """Put leaves that share the parameters' memory in their place: gradients gather there, and no hook of theirs runs."""
+    real = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not real:
+        raise ValueError("no parameter requires a gradient: there is nothing to score")
+    leaves: Tensors = {name: nn.Parameter(p.detach()) for name, p in real.items()}
+    where = places(model)
+    spots = {name: where[id(p)] for name, p in real.items()}
+    try:
+        for name, leaf in leaves.items():
+            put(spots[name], leaf)
+        yield leaves
+    finally:
+        for name, p in real.items():
+            put(spots[name], p)
+
+
+def _graph(model: nn.Module, loss: Loss, batch: Any, leaves: Tensors, all_used: bool = True) -> Tensors:
+    """One batch's gradients, with the graph that they can be differentiated through."""
+    value = _scalar(loss(model, batch))
+    got = torch.autograd.grad(value, list(leaves.values()), create_graph=True, allow_unused=True)
+    gradient = {name: g for name, g in zip(leaves, got, strict=True) if g is not None}
+    if all_used:
+        _require_used([name for name in leaves if name not in gradient])
+    return gradient
+
+
+def _differentiate(gradient: Tensors, leaves: Tensors, along: Mapping[str, Tensor]) -> None:
+    """Add d<along, gradient>/dw to the leaves' ``.grad``; a gradient that is constant in w adds nothing."""
+    curved = [name for name, g in gradient.items() if g.requires_grad]
+    if curved:
+        torch.autograd.backward(
+            [gradient[name] for name in curved], [along[name] for name in curved], inputs=list(leaves.values())
+        )
+
+
+def _product(gradient: Tensors, leaves: Tensors, along: Mapping[str, Tensor]) -> Tensors:
+    _differentiate(gradient, leaves, along)
+    return _finite(_taken(leaves, used=False), "Hessian product")
+
+
+def _taken(leaves: Tensors, used: bool) -> Tensors:
+    """Take what has gathered in ``.grad``; where nothing has, complain (``used``) or give zeros."""
+    if used:
+        _require_used([name for name, leaf in leaves.items() if leaf.grad is None])
+    taken = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
+    for leaf in leaves.values():
+        leaf.grad = None
+    return {name: t.detach() for name, t in taken.items()}
+
+
+def _detached(gradient: Tensors) -> Tensors:
+    return {name: g.detach() for name, g in gradient.items()}
+
+
+def _require_used(unused: list[str]) -> None:
+    if unused:
+        raise FlowError(
+            f"the loss does not depend on {_listed(unused)}: remove it from the model, or leave it out of the scoring "
+            "with requires_grad_(False)"
+        )
+
+
+def _finite(derivative: Tensors, kind: str) -> Tensors:
+    bad = [name for name, t in derivative.items() if not bool(torch.isfinite(t).all())]
+    if bad:
+        raise FlowError(f"the {kind} of {_listed(bad)} is not finite: check the loss and the batches for NaN or infinity")
+    return derivative
+
+
+def _scalar(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise FlowError(f"the loss must be a scalar tensor, and is {shape}: reduce it with .mean() or .sum()")
+    if not bool(torch.isfinite(value)):
+        raise FlowError(f"the loss is {float(value)}: it cannot be differentiated")
+    if not value.requires_grad:
+        raise FlowError("the loss does not depend on any parameter: does it run the model it is given, with gradients?")
+    return value.reshape(())
+
+
+def _checked(direction: Mapping[str, Tensor], leaves: Tensors) -> Mapping[str, Tensor]:
+    wrong = [n for n, leaf in leaves.items() if n not in direction or direction[n].shape != leaf.shape]
+    if wrong:
+        raise ValueError(f"the direction must have a tensor of the parameter's shape for {_listed(wrong)}")
+    return direction
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    quoted = ", ".join(f"'{n}'" for n in names[:most])
+    return f"{quoted} and {len(names) - most} more" if len(names) > most else quoted

@@ -1,0 +1,186 @@
+"""What a trace found: the nodes of a network, what each owns, what a cut would save, and what cannot go and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from earlycrop._fields import Field
+from earlycrop._watch import Reason, Role, Work
+
+Removed = npt.NDArray[np.bool_]
+"""An entry a node: whether it is removed."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One dimension of one parameter or buffer.
+
+    nodes: for each index along it, the node that owns it, or -1. classes: for each index, a number that is equal where
+    indices are coupled, nodes or not. reasons: why the indices without a node have none.
+    """
+
+    tensor: str
+    dim: int
+    nodes: Field
+    classes: Field
+    role: Role
+    reasons: tuple[Reason, ...]
+
+    @property
+    def is_output(self) -> bool:
+        return any(r.why == Graph.OUTPUT for r in self.reasons)
+
+    @property
+    def layer(self) -> str:
+        return self.tensor.rpartition(".")[0] or self.tensor
+
+
+@dataclass(frozen=True)
+class Node:
+    """Entries that can only be removed together: for each (parameter or buffer, dimension), the indices along it."""
+
+    index: int
+    layer: str
+    owns: tuple[tuple[str, int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module's outputs: for each, the node that it is, or -1. ``entries``: of the module's parameters."""
+
+    name: str
+    nodes: Field
+    reasons: tuple[Reason, ...]
+    is_output: bool
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes of a network; made by :func:`earlycrop.trace`.
+
+    A node is numbered from 0 to ``count`` - 1 in the order of the parameters; the numbers hold until the network is cut.
+    """
+
+    OUTPUT: ClassVar[str] = "the model returns it"
+
+    example: Any
+    shapes: dict[str, tuple[int, ...]]
+    itemsizes: dict[str, int]
+    parameters: frozenset[str]
+    slots: tuple[Slot, ...]
+    count: int
+    inner: Removed
+    """Whether a node is consumed where two activations are multiplied (attention), and not only by a weight's columns."""
+    work: tuple[Work, ...]
+    """Multiply-accumulates of one run on the example, an entry an operation."""
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Every node with what it owns."""
+        owns: list[list[tuple[str, int, tuple[int, ...]]]] = [[] for _ in range(self.count)]
+        layer: dict[int, str] = {}
+        for slot in self.slots:
+            order = np.argsort(slot.nodes, kind="stable")
+            ids, starts = np.unique(slot.nodes[order], return_index=True)
+            for i, where in zip(ids.tolist(), np.split(order, starts[1:]), strict=True):
+                if i >= 0:
+                    owns[i].append((slot.tensor, slot.dim, tuple(where.tolist())))
+                    if slot.role == Role.ROW:
+                        layer.setdefault(i, slot.layer)
+        return tuple(Node(i, layer.get(i, own[0][0]), tuple(own)) for i, own in enumerate(owns))
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The modules with weight matrices, and their outputs. A unit with several rows (an LSTM's gates) counts once."""
+        rows: dict[str, list[Slot]] = {}
+        for slot in self.slots:
+            if slot.role == Role.ROW and slot.tensor in self.parameters and len(self.shapes[slot.tensor]) > 1:
+                rows.setdefault(slot.layer, []).append(slot)
+        layers = []
+        for name, slots in rows.items():
+            classes, first = np.unique(np.concatenate([s.classes for s in slots]), return_index=True)
+            nodes = np.concatenate([s.nodes for s in slots])[np.sort(first)]
+            reasons = tuple(dict.fromkeys(r for s in slots for r in s.reasons))
+            layers.append(Layer(name, nodes, reasons, any(s.is_output for s in slots)))
+        return tuple(layers)
+
+    def costs(self, of: str) -> tuple[Work, ...]:
+        """What the network costs in ``of``: weights, nodes, macs or bytes, as products over the kept channels.
+
+        Weights are the entries of parameters with two or more dimensions; nodes are the outputs of every layer but the
+        model's output layers; macs are those of one run on the example; bytes are those of parameters and buffers.
+        """
+        if of == "macs":
+            return self.work
+        if of == "nodes":
+            return tuple(Work(1, (layer.nodes,)) for layer in self.layers if not layer.is_output)
+        names = [n for n, shape in self.shapes.items() if of == "bytes" or (n in self.parameters and len(shape) > 1)]
+        slots: dict[str, list[Field]] = {n: [] for n in names}
+        for slot in self.slots:
+            if slot.tensor in slots:
+                slots[slot.tensor].append(slot.nodes)
+        return tuple(
+            Work(
+                prod(self.shapes[n]) // prod(a.size for a in axes) * (self.itemsizes[n] if of == "bytes" else 1),
+                tuple(axes),
+            )
+            for n, axes in slots.items()
+        )
+
+    def cost(self, of: str, removed: Removed | None = None) -> int:
+        """The network's size in ``of`` without the nodes in ``removed``."""
+        return total(self.costs(of), np.zeros(self.count, bool) if removed is None else removed)
+
+    def mask(self, remove: Iterable[int]) -> Removed:
+        """An entry a node, true where it is in ``remove``.
+
+        Raises:
+            ValueError: a number is no node of this graph.
+        """
+        indices = np.fromiter((int(i) for i in remove), np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= self.count):
+            bad = int(indices[(indices < 0) | (indices >= self.count)][0])
+            raise ValueError(f"there is no node {bad}: this graph has nodes 0 to {self.count - 1}")
+        removed = np.zeros(self.count, bool)
+        removed[indices] = True
+        return removed
+
+    def without(self, reasons: Mapping[int, Reason]) -> Graph:
+        """The graph in which these nodes are frozen, each for its reason."""
+        if not reasons:
+            return self
+        gone = self.mask(reasons)
+        number = np.append(np.where(gone, -1, np.cumsum(~gone) - 1), -1)  # the last entry serves -1
+        slots = []
+        for s in self.slots:
+            mine = [reasons[i] for i in np.unique(s.nodes).tolist() if i in reasons]
+            slots.append(replace(s, nodes=number[s.nodes], reasons=tuple(dict.fromkeys([*s.reasons, *mine]))))
+        work = tuple(Work(w.constant, tuple(number[a] for a in w.axes)) for w in self.work)
+        return replace(self, slots=tuple(slots), work=work, inner=self.inner[~gone], count=int((~gone).sum()))
+
+    def report(self) -> str:
+        """What can go, what cannot and why, a line a layer, for a person to read."""
+        width = max([len("layer"), *(len(layer.name) for layer in self.layers)])
+        weights = self.cost("weights")
+        lines = [
+            f"{self.count:,} nodes can be removed; {weights:,} weights, {self.cost('macs'):,} MACs on the example.",
+            f"{'layer':{width}}  outputs  removable  why not",
+        ]
+        for layer in self.layers:
+            free = int((layer.nodes >= 0).sum())
+            why = "; ".join(str(r) for r in layer.reasons) if free < layer.nodes.size else ""
+            lines.append(f"{layer.name:{width}}  {layer.nodes.size:7,}  {free:9,}  {why}".rstrip())
+        return "\n".join(lines)
+
+
+def total(costs: Iterable[Work], removed: Removed) -> int:
+    """The sum of the products, each over the channels that are left."""
+    kept = np.append(~removed, True)  # the last entry serves channels without a node, which are numbered -1
+    return sum(w.constant * prod(int(kept[a].sum()) for a in w.axes) for w in costs)

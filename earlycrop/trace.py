@@ -1,0 +1,259 @@
+"""Watch one forward run of a network, and tell which indices of which parameters live and die together.
+
+The network is copied and run on fake tensors, which have shapes and no memory. Channel identities enter with the
+parameters and flow through the ATen operations (``_rules``); operations that combine two channels join them. A class of
+joined channels that something produces and something consumes is a node. Nothing knows any architecture.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from earlycrop import _rules
+from earlycrop._cut import cut_module, keep_of
+from earlycrop._fields import Field
+from earlycrop._modules import call, plain_kernels, tensors
+from earlycrop._watch import Reason, Role, Watch, Work
+from earlycrop.graph import Graph, Slot
+
+_NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+
+
+class TraceError(RuntimeError):
+    """The network could not be run on the example."""
+
+
+def trace(model: nn.Module, example: Any) -> Graph:
+    """The nodes of ``model``: the indices of its parameters that can only be removed together.
+
+    ``example`` is what the model is called with: a tensor, a tuple (positional), a dict (keywords), or a callable that is
+    given the model and runs it, such as ``lambda model: loss(model, batch)``. The run is in evaluation mode, on a copy
+    without memory; where the forward reads values, on a real copy. The model is not touched. What cannot be cut is frozen
+    with a reason (``Graph.report()``), a size written into a forward included: a trial cut on the copy finds it.
+
+    Raises:
+        TraceError: the model cannot be copied, or fails on the example.
+    """
+    run = partial(call, example=example)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        graph, copied = _watched(model, run, example, fake)
+    except _NEEDS_VALUES:  # a forward that looks at values (.item(), if mask.all()) needs real ones
+        fake = None
+        graph, copied = _watched(model, run, example, fake)
+    return _without_fixed_sizes(graph, copied, run, fake)
+
+
+class _Watcher(TorchDispatchMode):
+    """Shows every operation to the rules."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.namespace != "prim":
+            self.watch.operation = str(func.overloadpacket).removeprefix("aten.")
+            results = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+            _rules.apply(self.watch, func, args, kwargs, results)
+        return result
+
+
+@contextmanager
+def _faked(fake: FakeTensorMode | None) -> Iterator[None]:
+    if fake is None:
+        yield
+    else:
+        with fake:
+            yield
+
+
+def _watched(
+    model: nn.Module, run: Callable[[nn.Module], Any], example: Any, fake: FakeTensorMode | None
+) -> tuple[Graph, nn.Module]:
+    watch = Watch()
+    copied = _copied(model, fake)
+    with _faked(fake), torch.no_grad(), plain_kernels(model):
+        names = {id(m): name for name, m in copied.named_modules()}
+        slots: dict[str, list[Field | None]] = {}
+        parameters = dict(copied.named_parameters())
+        for name, t in tensors(copied).items():
+            if t.is_floating_point() or t.is_complex():
+                slots[name] = watch.enter(t, weight=name in parameters)
+        with _module_names(watch, names, copied), _Watcher(watch):
+            try:
+                output = run(copied)
+            except _NEEDS_VALUES:
+                raise
+            except Exception as error:
+                raise TraceError(
+                    f"the model fails on the example ({type(error).__name__}: {error}): call it the same way without "
+                    "earlycrop to see where"
+                ) from error
+        _freeze_outputs(watch, output)
+    shapes = {name: tuple(t.shape) for name, t in tensors(copied).items()}
+    itemsizes = {name: t.element_size() for name, t in tensors(copied).items()}
+    return _graph(watch, slots, shapes, itemsizes, set(parameters), example), copied
+
+
+def _copied(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
+    """A copy in evaluation mode, whose parameters and buffers are fakes: nothing of their size is allocated."""
+    memo: dict[int, Any] = {}
+    if fake is not None:
+        for t in (*model.parameters(), *model.buffers()):
+            like = fake.from_tensor(t.detach())
+            memo[id(t)] = nn.Parameter(like, t.requires_grad) if isinstance(t, nn.Parameter) else like
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except Exception as error:
+        raise TraceError(
+            f"the model cannot be copied ({type(error).__name__}: {error}): take out of its attributes what copy.deepcopy "
+            "does not copy"
+        ) from error
+
+
+@contextmanager
+def _module_names(watch: Watch, names: dict[int, str], root: nn.Module) -> Iterator[None]:
+    """Keep ``watch.module`` at the module that is running, and freeze what the whole model returns."""
+    stack: list[str] = []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        stack.append(names.get(id(module), ""))
+        watch.module = stack[-1]
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        stack.pop()
+        watch.module = stack[-1] if stack else ""
+        if module is root:
+            _freeze_outputs(watch, output)
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _freeze_outputs(watch: Watch, output: Any) -> None:
+    watch.operation = "return"
+    for t in tree_leaves(output):
+        watch.freeze(watch.fields(t), Graph.OUTPUT)
+
+
+def _graph(
+    watch: Watch,
+    slots: dict[str, list[Field | None]],
+    shapes: dict[str, tuple[int, ...]],
+    itemsizes: dict[str, int],
+    parameters: set[str],
+    example: Any,
+) -> Graph:
+    classes = watch.components()
+    many = int(classes.max(initial=-1)) + 1
+    why: dict[int, Reason] = {}
+    for labels, reason in watch.freezes:
+        for c in np.unique(classes[labels]).tolist():
+            if c not in why or reason.why == Graph.OUTPUT:
+                why[c] = reason
+    roles = np.zeros(watch.count, np.int64)
+    for labels, role in watch.roles:
+        roles[labels] = np.maximum(roles[labels], role)
+    consumed, produced = np.zeros(many, bool), np.zeros(many, bool)
+    consumed[classes[roles == Role.COLUMN]] = True
+    for labels in watch.inner:
+        consumed[classes[labels]] = True
+    for name in parameters & set(slots):
+        for v in slots[name]:
+            if v is not None:
+                produced[classes[v[roles[v] <= Role.ROW]]] = True
+    free = consumed & produced
+    free[list(why)] = False
+    # nodes are numbered in the order in which their first channel entered, so that a graph is the same every time
+    first = np.full(many, watch.count)
+    np.minimum.at(first, classes, np.arange(watch.count))
+    order = [c for c in np.argsort(first, kind="stable").tolist() if free[c]]
+    number = np.full(many, -1)
+    number[order] = np.arange(len(order))
+    inner = np.zeros(len(order), bool)
+    for labels in watch.inner:
+        mine = number[classes[labels]]
+        inner[mine[mine >= 0]] = True
+
+    def slot(name: str, dim: int, v: Field) -> Slot:
+        reasons = dict.fromkeys(why[c] for c in np.unique(classes[v]).tolist() if c in why)
+        return Slot(name, dim, number[classes[v]], classes[v], Role(int(roles[v].max())), tuple(reasons))
+
+    return Graph(
+        example=example,
+        shapes=shapes,
+        itemsizes=itemsizes,
+        parameters=frozenset(parameters),
+        slots=tuple(slot(n, d, v) for n, vs in slots.items() for d, v in enumerate(vs) if v is not None),
+        count=len(order),
+        inner=inner,
+        work=tuple(Work(w.constant, tuple(number[classes[a]] for a in w.axes)) for w in watch.work),
+    )
+
+
+def _without_fixed_sizes(
+    graph: Graph, copied: nn.Module, run: Callable[[nn.Module], Any], fake: FakeTensorMode | None
+) -> Graph:
+    """Freeze the nodes whose removal makes the forward fail: a size is written into it somewhere.
+
+    One node of every coupled group of layers is cut from the copy, which is run; where that fails, halves are tried.
+    """
+    groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
+    for node in graph.nodes:
+        groups.setdefault(tuple((tensor, dim) for tensor, dim, _ in node.owns), []).append(node.index)
+    several = [ids for ids in groups.values() if len(ids) > 1]
+    failing: list[tuple[list[int], str]] = []
+
+    def search(suspects: list[list[int]]) -> None:
+        message = _fails(graph, copied, [ids[0] for ids in suspects], run, fake)
+        if message is None:
+            return
+        if len(suspects) == 1:
+            failing.append((suspects[0], message))
+            return
+        half = len(suspects) // 2
+        search(suspects[:half])
+        search(suspects[half:])
+
+    if several:
+        search(several)
+    return graph.without({i: Reason("trial cut", "", f"a size is written into it: {m}") for ids, m in failing for i in ids})
+
+
+def _fails(
+    graph: Graph, copied: nn.Module, remove: list[int], run: Callable[[nn.Module], Any], fake: FakeTensorMode | None
+) -> str | None:
+    """Cut the copy, run it, put it back; what went wrong."""
+    with _faked(fake), torch.no_grad(), plain_kernels(copied):
+        swap = cut_module(copied, keep_of(graph, graph.mask(remove)))
+        try:
+            run(copied)
+        except Exception as error:  # whatever a forward raises when a size is not what it was
+            return str(error).partition("\n")[0]
+        finally:
+            swap.undo()
+    return None

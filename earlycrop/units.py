@@ -1,0 +1,134 @@
+"""What can be removed, single weights or nodes, and the score of each: a criterion summed over the entries that it owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from earlycrop._watch import Role
+from earlycrop.criteria import Criterion
+from earlycrop.flow import Flow, FlowError, Loss, Tensors, flow
+from earlycrop.graph import Graph, Slot
+
+Gate = Literal["rows", "columns"]
+"""Where a node's gate stands: on the rows that produce it (before a norm), or on the columns that consume it."""
+
+
+def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weight matrices: parameters with two or more dimensions, trained or not."""
+    return {name: p for name, p in model.named_parameters() if p.ndim > 1}
+
+
+def weight_scores(model: nn.Module, criterion: Criterion, loss: Loss, batches: Iterable[Any]) -> Tensors:
+    """A score for each entry of each trained weight matrix; gates stand on single weights.
+
+    Raises:
+        ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.flow.flow`.
+    """
+    trained = {name: p.detach() for name, p in matrices(model).items() if p.requires_grad}
+    if criterion.effect is None:
+        return {name: torch.rand(p.shape, device=p.device) for name, p in trained.items()}
+    derivatives = _derivatives(model, criterion, loss, batches, False, lambda wg: wg)
+    effects = {name: criterion.effect(p, *_of(derivatives, name, p)) for name, p in trained.items()}
+    return {name: _scored(e, criterion, name) for name, e in effects.items()}
+
+
+def node_scores(
+    model: nn.Module,
+    graph: Graph,
+    criterion: Criterion,
+    loss: Loss,
+    batches: Iterable[Any],
+    gate: Gate = "rows",
+    batch_statistics: bool = False,
+) -> Float[Tensor, "nodes"]:
+    """A score for each node: the sum of its entries' effects, in float64 on the CPU.
+
+    ``gate="rows"`` sums over the rows and biases that produce the node, the paper's definition. ``gate="columns"`` sums
+    over the columns that consume it. A node without a column is scored by its rows; one without a row, or with several
+    in one parameter (an LSTM unit's gates, an attention head), by its columns, since a gate on those rows is no gate on the
+    node. ``batch_statistics``: batch norm uses the batch's own (mind that it divides a gate on rows before it out).
+
+    Raises:
+        ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.flow.flow`.
+    """
+    if criterion.effect is None:
+        return torch.rand(graph.count, dtype=torch.float64)
+    chosen = _gated(graph, gate)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def spread(effects: Tensors) -> Tensors:
+        """Each entry's node's sum."""
+        sums = _sums(graph, chosen, effects)
+        spread_ = {name: torch.zeros_like(t) for name, t in effects.items()}
+        for slot, nodes in chosen:
+            t = spread_.get(slot.tensor)
+            if t is not None:
+                own = torch.where(nodes >= 0, sums[nodes.clamp(min=0)], 0).to(t)
+                t += own.reshape([-1 if d == slot.dim else 1 for d in range(t.ndim)])
+        return spread_
+
+    derivatives = _derivatives(model, criterion, loss, batches, batch_statistics, spread)
+    effect = criterion.node_effect or criterion.effect
+    effects = {name: effect(p, *_of(derivatives, name, p)) for name, p in parameters.items() if p.is_floating_point()}
+    return _scored(_sums(graph, chosen, effects), criterion, "the nodes")
+
+
+def _gated(graph: Graph, gate: Gate) -> list[tuple[Slot, Tensor]]:
+    """The slots that gates stand on, each with the node of each index that is gated there, or -1."""
+    rows = [s for s in graph.slots if s.role == Role.ROW and s.tensor in graph.parameters]
+    columns = [s for s in graph.slots if s.role == Role.COLUMN and s.tensor in graph.parameters]
+    has_column, has_row, several = (np.zeros(graph.count, bool) for _ in range(3))
+    for slot in columns:
+        has_column[slot.nodes[slot.nodes >= 0]] = True
+    for slot in rows:
+        times = np.bincount(slot.nodes[slot.nodes >= 0], minlength=graph.count)
+        has_row |= times > 0
+        several |= times > 1
+    by_row = has_row & ~has_column if gate == "columns" else has_row & ~(several & has_column)
+    by_row = np.append(by_row, False)  # the last entry serves -1
+    chosen = [(s, torch.from_numpy(np.where(by_row[s.nodes], s.nodes, -1))) for s in rows]
+    return chosen + [(s, torch.from_numpy(np.where(by_row[s.nodes], -1, s.nodes))) for s in columns]
+
+
+def _sums(graph: Graph, chosen: Iterable[tuple[Slot, Tensor]], effects: Mapping[str, Tensor]) -> Tensor:
+    sums = torch.zeros(graph.count + 1, dtype=torch.float64)  # the last entry takes what has no node
+    for slot, nodes in chosen:
+        if slot.tensor in effects:
+            t = effects[slot.tensor].double()
+            others = [d for d in range(t.ndim) if d != slot.dim]
+            sums.index_add_(0, nodes.where(nodes >= 0, graph.count), (t.sum(others) if others else t).cpu())
+    return sums[:-1]
+
+
+def _derivatives(
+    model: nn.Module, criterion: Criterion, loss: Loss, batches: Iterable[Any], batch_statistics: bool, spread: Any
+) -> Flow:
+    if criterion.order == 0:
+        return Flow({}, None)
+    second = criterion.order == 2
+    if criterion.along == "gradient":
+        return flow(model, loss, batches, second=second, batch_statistics=batch_statistics)
+    batches = list(batches)
+    first = flow(model, loss, batches, second=False, batch_statistics=batch_statistics).gradient
+    weights = {name: p.detach() for name, p in model.named_parameters() if name in first}
+    gates = spread({name: w * first[name] for name, w in weights.items()})
+    along = {name: w * gates[name] for name, w in weights.items()}
+    return flow(model, loss, batches, direction=along, batch_statistics=batch_statistics)
+
+
+def _of(derivatives: Flow, name: str, p: Tensor) -> tuple[Tensor, Tensor]:
+    """g and Hv of a parameter; zeros where they are not needed, or the parameter takes no part."""
+    zeros = torch.zeros((), dtype=p.dtype, device=p.device).expand_as(p)
+    return derivatives.gradient.get(name, zeros), (derivatives.product or {}).get(name, zeros)
+
+
+def _scored(effect: Tensor, criterion: Criterion, what: str) -> Tensor:
+    if not bool(torch.isfinite(effect).all()):
+        raise FlowError(f"the scores of {what} are not finite: the weights or the loss are too large or NaN")
+    return effect if criterion.signed else effect.abs()

@@ -1,0 +1,37 @@
+"""Make ``import torchvision`` work where its compiled operators do not load (torch's CPU build beside a CUDA torchvision).
+
+Only torchvision's models and data sets are used here. Importing it registers fake implementations for its operators ``nms``
+and ``qnms``, which fails where their schemas were never declared: this declares them. Import this module before
+torchvision; where the operators load, it does nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_library: torch.library.Library | None = None
+
+
+def _declare() -> None:
+    """Load the operators as torchvision does; where that fails, declare the schemas that its import asks for."""
+    global _library
+    found = importlib.util.find_spec("torchvision")
+    if found is None or found.origin is None:
+        return
+    for compiled in Path(found.origin).parent.glob("_C.*"):
+        try:
+            torch.ops.load_library(compiled)
+        except OSError:
+            continue
+        return
+    _library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            _library.define(name + _SCHEMA)
+
+
+_declare()
