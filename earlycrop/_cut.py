@@ -1,4 +1,4 @@
-"""The plain part of surgery: which indices of each tensor stay, and which sizes that modules keep as attributes follow."""
+"""The plain part of surgery: which indices of each tensor stay, and which sizes in modules' attributes follow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def keep_of(graph: Graph, removed: Removed) -> Keep:
 
 
 def selected(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
-    """The entries of ``tensor`` that stay, in memory of their own. Dimensions that are 1 wide broadcast and stay whole."""
+    """The entries of ``tensor`` that stay. Dimensions that are 1 wide broadcast, and stay whole."""
     small = tensor.detach()
     for dim, index in keep.items():
         if small.shape[dim] > 1:
@@ -116,9 +116,10 @@ def sizes(module: nn.Module) -> dict[str, int]:
             return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
         case nn.RNNBase():
             gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-            hidden = module.weight_hh_l0.shape[0] // gates
-            projection = {"proj_size": module.weight_hr_l0.shape[0]} if module.proj_size else {}
-            return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": hidden, **projection}
+            held = dict(module.named_parameters(recurse=False))
+            projection = {"proj_size": held["weight_hr_l0"].shape[0]} if module.proj_size else {}
+            hidden = held["weight_hh_l0"].shape[0] // gates
+            return {"input_size": held["weight_ih_l0"].shape[1], "hidden_size": hidden, **projection}
         case nn.RNNCellBase():
             return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
     return {}

@@ -1,7 +1,8 @@
 """Fields: integer arrays that say which channel each position of a tensor belongs to.
 
-A field has the tensor's number of dimensions and is 1 wide where the channel does not depend on the position, so that it
-broadcasts to the tensor and stays small. Equal numbers are the same channel. Movements of a tensor are done on its fields.
+A field has the tensor's number of dimensions and is 1 wide where the channel does not depend on the position, so that
+it broadcasts to the tensor and stays small. Equal numbers are the same channel. Movements of a tensor are done on its
+fields.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def put(where: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
-    """Hold ``tensor`` at each of these places. Modules with lists of their own (``nn.LSTM``) follow in ``__setattr__``."""
+    """Hold ``tensor`` at each of these places. Lists that modules keep (``nn.LSTM``) follow in ``__setattr__``."""
     for owner, attribute in where:
         setattr(owner, attribute, tensor)
 
@@ -110,7 +110,7 @@ def plain_kernels(module: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         if any(isinstance(m, nn.RNNBase) for m in module.modules()):
             stack.callback(setattr, torch.backends.cudnn, "enabled", cudnn)
-            torch.backends.cudnn.enabled = False  # type: ignore[assignment]
+            torch.backends.cudnn.enabled = False
             stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
             torch._C._set_mkldnn_enabled(False)
         if "torch._dynamo" in sys.modules:  # importing it takes seconds, and nothing is compiled where nobody has

@@ -43,7 +43,7 @@ def _expand(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
 
 
 def _flip(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
-    return np.flip(f, [d for d in arguments[1] if f.shape[d] > 1])
+    return np.flip(f, tuple(d % x.ndim for d in arguments[1] if f.shape[d] > 1))
 
 
 def _roll(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
@@ -127,7 +127,7 @@ def _part_dim(packet: Any, arguments: Arguments, options: Options) -> int:
 def _extent(
     packet: Any, arguments: Arguments, results: list[Tensor], x: Tensor, dim: int
 ) -> tuple[list[int], int, int]:
-    """Where each part starts, how wide the parts are (1 if they are not equal: nothing divides then), and their step."""
+    """Where each part starts, how wide the parts are (more than there is if they are not equal), and their step."""
     size = x.shape[dim]
     if packet is aten.slice:
         start = arguments[2] if len(arguments) > 2 and arguments[2] is not None else 0

@@ -1,7 +1,7 @@
 """What is known of each tensor while a network runs: its fields, whether it is a weight, and what they say together.
 
-A :class:`Watch` collects three things from the rules in ``_rules``: which channels are the same one (joins), which may not
-be cut and why (freezes), and what each parameter's channels are for (roles).
+A :class:`Watch` collects three things from the rules in ``_rules``: which channels are the same one (joins), which may
+not be cut and why (freezes), and what each parameter's channels are for (roles).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -16,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from earlycrop._fields import Field, along, support
+from earlycrop._fields import Field, along, padded, support
 
 
 class Role(IntEnum):
@@ -47,8 +48,8 @@ class Reason:
 
 @dataclass
 class Known:
-    """What is known of one tensor. ``uniform``: all its entries are equal, so that it fits any size. ``weight``: it is a
-    parameter, moved at most."""
+    """What is known of one tensor. ``uniform``: all its entries are equal, so that it fits any size. ``weight``: it is
+    a parameter, moved at most."""
 
     fields: list[Field] = field(default_factory=list)
     uniform: bool = False
@@ -80,10 +81,10 @@ class Watch:
         self.module: str = ""
         self.operation: str = ""
         # weak: the activations of a run on real tensors must not be kept alive
-        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
+        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def known(self, tensor: object) -> Known:
-        return self._known.get(tensor, UNKNOWN) if isinstance(tensor, Tensor) else UNKNOWN
+        return self._known[tensor] if isinstance(tensor, Tensor) and tensor in self._known else UNKNOWN
 
     def fields(self, tensor: object) -> list[Field]:
         return self.known(tensor).fields
@@ -96,7 +97,7 @@ class Watch:
         return np.arange(self.count - n, self.count)
 
     def enter(self, tensor: Tensor, weight: bool) -> list[Field | None]:
-        """Give every dimension of a parameter or buffer channels of its own; a vector of them each, or None if 1 wide."""
+        """Give each dimension of a parameter or buffer channels of its own: a vector of them, or None if 1 wide."""
         vectors = [self.fresh(n) if n > 1 else None for n in tensor.shape]
         fields = [along(v, d, tensor.ndim) for d, v in enumerate(vectors) if v is not None]
         self.learn(tensor, fields, weight=weight)
@@ -126,12 +127,38 @@ class Watch:
                 self.freeze([f], "its channels depend on several dimensions at once here")
         return found
 
+    def elementwise(self, operands: Sequence[Any], ndim: int) -> list[Field]:
+        """Fields of an elementwise result: what the operands have along the same dimension is joined.
+
+        An operand that is as wide as the others there, but has no channels, holds a fixed number of values: it freezes
+        them.
+        """
+        tensors = [t for t in operands if isinstance(t, Tensor) and 0 < t.ndim <= ndim]
+        result: list[Field] = []
+        for f in (padded(f, ndim) for t in tensors for f in self.fields(t)):
+            meeting = [i for i, r in enumerate(result) if set(support(f)) & set(support(r))]
+            for i in meeting:
+                self.join(f, result[i])
+                if f.size > result[i].size:
+                    result[i] = f
+            if not meeting:
+                result.append(f)
+        for t in tensors:
+            if self.known(t).uniform:
+                continue
+            shape = (1,) * (ndim - t.ndim) + tuple(t.shape)
+            covered = {d for f in self.fields(t) for d in support(padded(f, ndim))}
+            fixed = [f for f in result if any(shape[d] > 1 and d not in covered for d in support(f))]
+            if fixed:
+                self.freeze(fixed, "it meets a tensor of a fixed size")
+                result = [f for f in result if all(f is not x for x in fixed)]
+        return result
+
     def components(self) -> Field:
         """For each channel number, which class of coupled channels it belongs to."""
         while True:
             classes = self._connected()
-            # a list, not a generator: each bent field must be straightened before the classes are computed anew
-            if not any([self._straightened(classes, f) for f in self.rectangles]):
+            if not sum(self._straightened(classes, f) for f in self.rectangles):
                 return classes
 
     def _connected(self) -> Field:

@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from earlycrop._fields import Field
@@ -35,9 +35,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class WeightChoice:
-    """Which weights go (true where removed, by matrix), how many are left, and the matrices that the floor kept alive."""
+    """Which weights go (by matrix), how many are left, and the matrices whose last one the floor kept."""
 
-    removed: dict[str, Tensor]
+    removed: dict[str, Bool[Tensor, "..."]]
     left: int
     floors: tuple[str, ...]
 
@@ -68,7 +68,7 @@ def choose_weights(
     if alive is not None:
         living = torch.cat([alive[name].reshape(-1).to(device) for name in scores])
     free, floor_of, start = living.clone(), {}, 0
-    for name, part, mine in zip(scores, flat.split(sizes), living.split(sizes), strict=True):
+    for name, part, mine in zip(scores, torch.split(flat, sizes), torch.split(living, sizes), strict=True):
         at_best = (part == part[mine].max()) & mine
         floor_of[name] = start + int(at_best.nonzero()[-1])  # among equals the last, since the lower indices go first
         free[floor_of[name]] = False
@@ -83,7 +83,7 @@ def choose_weights(
         gone |= below
         gone[ties] = True
         floors = tuple(name for name, best in floor_of.items() if flat[best] < threshold)
-    parts = gone.split(sizes)
+    parts = torch.split(gone, sizes)
     removed = {n: p.reshape(s.shape).to(s.device) for (n, s), p in zip(scores.items(), parts, strict=True)}
     return WeightChoice(removed, int((~gone).sum()) + fixed, floors)
 
@@ -91,8 +91,8 @@ def choose_weights(
 def choose_nodes(graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, of: str = "weights") -> Choice:
     """Remove the nodes of least score until what is left in ``of`` is at most ``allowed``.
 
-    By bisection over the ranking; then the removed nodes come back, best first, as long as they fit. Where the floor does
-    not allow the target, everything above the floor goes, and ``left`` says how far that came.
+    By bisection over the ranking; then the removed nodes come back, best first, as long as they fit. Where the floor
+    does not allow the target, everything above the floor goes, and ``left`` says how far that came.
     """
     costs = graph.costs(of)
     order = np.argsort(scores.detach().cpu().double().numpy(), kind="stable")

@@ -1,8 +1,8 @@
 """What a weight is worth: one short function a criterion, and the table of them. Higher is always more worth keeping.
 
-A criterion gives each weight an effect, from the weight w, its gradient g and the Hessian product Hv. A unit's score is the
-sum of the effects of the entries that it owns (a single weight, or all of a node's), and then the absolute value unless
-the criterion's sign means something.
+A criterion gives each weight an effect, from the weight w, its gradient g and the Hessian product Hv. A unit's score is
+the sum of the effects of the entries that it owns (a single weight, or all of a node's), and then the absolute value
+unless the criterion's sign means something.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def crop(w: W, g: W, hg: W) -> W:
 def crop_node(w: W, g: W, hg: W) -> W:
     """w Hg + g g, summed over a node's entries: the derivative of <g, dL/dw> by a gate c = 1 on the node.
 
-    The closed form of the gates of the authors' code: with w' = c w, dL/dw = c L'(c w), and its derivative by c has both terms.
+    The closed form of the gates of the authors' code: with w' = c w, dL/dw = c L'(c w), and its derivative by c has
+    both terms.
     """
     return w * hg + g * g
 
@@ -61,8 +62,8 @@ def crop_gate(w: W, g: W, hv: W) -> W:
 class Criterion:
     """A row of the table: how an effect becomes a score.
 
-    effect: of one weight; None gives every unit a random number. node_effect: of one of a node's entries, where it differs.
-    order: the highest derivative that is needed. signed: the sum's sign counts, else its absolute value.
+    effect: of one weight; None gives every unit a random number. node_effect: of one of a node's entries, where it
+    differs. order: the highest derivative that is needed. signed: the sum's sign counts, else its absolute value.
     along: what H is multiplied with: g, or the gates' w g(c) with g(c) = the sum of w g over a unit.
     """
 

@@ -1,4 +1,5 @@
-"""The gradient g of a loss over batches and products of its Hessian H with a direction: the only second derivatives here.
+"""The gradient g of a loss over batches and products of its Hessian H with a direction: the only second derivatives
+here.
 
 Every criterion of the paper is a function of the weight w, g and Hg. With several batches, a first pass sums g and a
 second one differentiates <v, g_b> batch by batch; with one batch, both passes share one graph.
@@ -31,7 +32,8 @@ class Flow:
     """First and second derivatives of the summed loss, by parameter name.
 
     gradient: g = sum over batches of dL_b/dw, in the loss's unit per unit of w.
-    product: H v = sum over batches of d<v, dL_b/dw>/dw, where v is g unless a direction was given; None if not asked for.
+    product: H v = sum over batches of d<v, dL_b/dw>/dw, where v is g unless a direction was given; None if not asked
+    for.
     """
 
     gradient: Tensors
@@ -146,7 +148,9 @@ def _require_used(unused: list[str]) -> None:
 def _finite(derivative: Tensors, kind: str) -> Tensors:
     bad = [name for name, t in derivative.items() if not bool(torch.isfinite(t).all())]
     if bad:
-        raise FlowError(f"the {kind} of {_listed(bad)} is not finite: check the loss and the batches for NaN or infinity")
+        raise FlowError(
+            f"the {kind} of {_listed(bad)} is not finite: check the loss and the batches for NaN or infinity"
+        )
     return derivative
 
 

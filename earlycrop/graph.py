@@ -65,7 +65,8 @@ class Layer:
 class Graph:
     """The nodes of a network; made by :func:`earlycrop.trace`.
 
-    A node is numbered from 0 to ``count`` - 1 in the order of the parameters; the numbers hold until the network is cut.
+    A node is numbered from 0 to ``count`` - 1 in the order of the parameters; the numbers hold until the network is
+    cut.
     """
 
     OUTPUT: ClassVar[str] = "the model returns it"
@@ -77,7 +78,8 @@ class Graph:
     slots: tuple[Slot, ...]
     count: int
     inner: Removed
-    """Whether a node is consumed where two activations are multiplied (attention), and not only by a weight's columns."""
+    """Whether a node is consumed where two activations are multiplied (attention), and not only by a weight's columns.
+    """
     work: tuple[Work, ...]
     """Multiply-accumulates of one run on the example, an entry an operation."""
 
@@ -105,7 +107,7 @@ class Graph:
                 rows.setdefault(slot.layer, []).append(slot)
         layers = []
         for name, slots in rows.items():
-            classes, first = np.unique(np.concatenate([s.classes for s in slots]), return_index=True)
+            first = np.unique(np.concatenate([s.classes for s in slots]), return_index=True)[1]
             nodes = np.concatenate([s.nodes for s in slots])[np.sort(first)]
             reasons = tuple(dict.fromkeys(r for s in slots for r in s.reasons))
             layers.append(Layer(name, nodes, reasons, any(s.is_output for s in slots)))

@@ -1,8 +1,8 @@
 """Hold removed weights at zero while any optimizer trains the rest, at no cost in the forward pass.
 
-A removed weight is zero from the start; its gradient is zeroed as soon as it has been accumulated, so that gradient clipping,
-GradScaler and the optimizer never see it; and after every optimizer step it is set to zero once more, for optimizers that
-move a weight without a gradient (weight decay on momentum, Muon's orthogonalisation).
+A removed weight is zero from the start; its gradient is zeroed as soon as it has been accumulated, so that gradient
+clipping, GradScaler and the optimizer never see it; and after every optimizer step it is set to zero once more, for
+optimizers that move a weight without a gradient (weight decay on momentum, Muon's orthogonalisation).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from earlycrop.units import matrices
 class Masks:
     """The removed weights of a model, by parameter name: true where a weight is gone.
 
-    Made by an unstructured pruning, or from the zeros of a model that was loaded (:meth:`of_zeros`). ``release`` takes the
-    hooks off again; the weights stay as they are then, and may grow back.
+    Made by an unstructured pruning, or from the zeros of a model that was loaded (:meth:`of_zeros`). ``release`` takes
+    the hooks off again; the weights stay as they are then, and may grow back.
 
     Raises:
         ValueError: a name is no parameter of the model, or a mask has not its shape.
@@ -36,7 +36,9 @@ class Masks:
         parameters = dict(model.named_parameters())
         for name, gone in removed.items():
             if name not in parameters or parameters[name].shape != gone.shape:
-                raise ValueError(f"the mask of '{name}' fits no parameter of the model: prune the model that it was made for")
+                raise ValueError(
+                    f"the mask of '{name}' fits no parameter of the model: prune the model that it was made for"
+                )
         self.removed = {name: gone.to(parameters[name].device) for name, gone in removed.items()}
         self._pairs = [(parameters[name], gone) for name, gone in self.removed.items()]
         self._handles: list[RemovableHandle] = []
@@ -44,7 +46,8 @@ class Masks:
         for p, gone in self._pairs:
             if p.grad is not None:
                 p.grad.masked_fill_(gone, 0)
-            self._handles.append(p.register_post_accumulate_grad_hook(partial(_zero_gradient, gone)))
+            handle = p.register_post_accumulate_grad_hook(partial(_zero_gradient, gone))  # type: ignore[no-untyped-call]
+            self._handles.append(handle)
         if optimizer is not None:
             self._zero_state(optimizer)
             self._handles.append(optimizer.register_step_post_hook(self._after_step))

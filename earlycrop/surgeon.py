@@ -30,7 +30,10 @@ class SurgeryError(RuntimeError):
 
 @dataclass(frozen=True)
 class Cut:
-    """What a cut did. ``difference``: the certificate, max |small - masked| / max |masked|, or None if not asked for."""
+    """What a cut did.
+
+    difference: the certificate, max |small - masked| / max |masked| over the outputs, or None if not asked for.
+    """
 
     nodes: int
     weights_before: int
@@ -43,13 +46,13 @@ def shrink(
 ) -> Cut:
     """Remove nodes from ``model`` in place, with their entries in buffers, gradients and the optimizer's state.
 
-    ``remove``: indices into ``graph.nodes``, of a graph traced on the model as it is now. Tied weights stay tied, and the
-    sizes that torch's modules keep as attributes follow. With ``certify``, the small network is run beside the masked
-    dense one on the graph's example, in evaluation mode.
+    ``remove``: indices into ``graph.nodes``, of a graph traced on the model as it is now. Tied weights stay tied, and
+    the sizes that torch's modules keep as attributes follow. With ``certify``, the small network is run beside the
+    masked dense one on the graph's example, in evaluation mode.
 
     Raises:
-        ValueError: an index is no node, a layer would be emptied, the graph is not the model's, or the optimizer is not.
-        SurgeryError: the optimizer has state that cannot be cut, or the certificate failed; nothing was changed.
+        ValueError: an index is no node, a layer would be emptied, the graph is not the model's, or the optimizer is
+        not. SurgeryError: the optimizer has state that cannot be cut, or the certificate failed; nothing was changed.
     """
     removed = graph.mask(remove)
     _check(model, graph, removed, optimizer)
@@ -85,7 +88,9 @@ def _check(model: nn.Module, graph: Graph, removed: Removed, optimizer: Optimize
     for name, dims in keep_of(graph, removed).items():
         emptied = [d for d, index in dims.items() if index.numel() == 0]
         if emptied:
-            raise ValueError(f"the cut would leave nothing of dimension {emptied[0]} of '{name}': keep one of its nodes")
+            raise ValueError(
+                f"the cut would leave nothing of dimension {emptied[0]} of '{name}': keep one of its nodes"
+            )
     if optimizer is not None:
         mine = {id(p) for p in model.parameters()}
         held = [p for group in optimizer.param_groups for p in group["params"]]
@@ -148,9 +153,9 @@ def _certified(expected: list[Tensor], got: list[Tensor]) -> float:
         worst = max(worst, difference)
         if not difference <= TOLERANCE[a.dtype]:
             raise SurgeryError(
-                f"the small network's output differs from the masked dense one's by {difference:.2g} (relative; allowed "
-                f"{TOLERANCE[a.dtype]:g}); the model is as it was. This is a bug in the tracer or a network that computes "
-                "with its own width: please report it with Graph.report()"
+                f"the small network's output differs from the masked dense one's by {difference:.2g} (relative; "
+                f"allowed {TOLERANCE[a.dtype]:g}); the model is as it was. Either the forward computes with its own "
+                "width, or this is a bug in the tracer: please report it with Graph.report()"
             )
     return worst
 
@@ -174,8 +179,8 @@ def _small_state(name: str, old: Tensor, keep: dict[int, Tensor], optimizer: Opt
 
 def _unknown_state(name: str, key: str, optimizer: Optimizer) -> SurgeryError:
     return SurgeryError(
-        f"{type(optimizer).__name__} keeps '{key}' for '{name}' in a form that does not follow the parameter's shape: cut "
-        "before its first step, or make a new optimizer after the cut (optimizer=None)"
+        f"{type(optimizer).__name__} keeps '{key}' for '{name}' in a form that does not follow the parameter's shape: "
+        "cut before its first step, or make a new optimizer after the cut (optimizer=None)"
     )
 
 
@@ -188,5 +193,3 @@ def _follow(optimizer: Optimizer, swap: Swap, states: dict[str, dict[str, Any]])
         if old in optimizer.state:
             del optimizer.state[old]
             optimizer.state[new] = states[name]
-
-

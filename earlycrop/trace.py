@@ -8,7 +8,7 @@ joined channels that something produces and something consumes is a node. Nothin
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -43,16 +43,16 @@ class TraceError(RuntimeError):
 def trace(model: nn.Module, example: Any) -> Graph:
     """The nodes of ``model``: the indices of its parameters that can only be removed together.
 
-    ``example`` is what the model is called with: a tensor, a tuple (positional), a dict (keywords), or a callable that is
-    given the model and runs it, such as ``lambda model: loss(model, batch)``. The run is in evaluation mode, on a copy
-    without memory; where the forward reads values, on a real copy. The model is not touched. What cannot be cut is frozen
-    with a reason (``Graph.report()``), a size written into a forward included: a trial cut on the copy finds it.
+    ``example`` is what the model is called with: a tensor, a tuple (positional), a dict (keywords), or a callable that
+    is given the model and runs it, such as ``lambda model: loss(model, batch)``. The run is in evaluation mode, on a
+    copy without memory; where the forward reads values, on a real copy. The model is not touched. What cannot be cut is
+    frozen with a reason (``Graph.report()``), a size written into a forward included: a trial cut on the copy finds it.
 
     Raises:
         TraceError: the model cannot be copied, or fails on the example.
     """
     run = partial(call, example=example)
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake: FakeTensorMode | None = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         graph, copied = _watched(model, run, example, fake)
     except _NEEDS_VALUES:  # a forward that looks at values (.item(), if mask.all()) needs real ones
@@ -61,11 +61,11 @@ def trace(model: nn.Module, example: Any) -> Graph:
     return _without_fixed_sizes(graph, copied, run, fake)
 
 
-class _Watcher(TorchDispatchMode):
+class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Shows every operation to the rules."""
 
     def __init__(self, watch: Watch) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.watch = watch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -126,8 +126,8 @@ def _copied(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
         return copy.deepcopy(model, memo).eval()
     except Exception as error:
         raise TraceError(
-            f"the model cannot be copied ({type(error).__name__}: {error}): take out of its attributes what copy.deepcopy "
-            "does not copy"
+            f"the model cannot be copied ({type(error).__name__}: {error}): take out of its attributes what "
+            "copy.deepcopy does not copy"
         ) from error
 
 
@@ -241,7 +241,9 @@ def _without_fixed_sizes(
 
     if several:
         search(several)
-    return graph.without({i: Reason("trial cut", "", f"a size is written into it: {m}") for ids, m in failing for i in ids})
+    return graph.without(
+        {i: Reason("trial cut", "", f"a size is written into it: {m}") for ids, m in failing for i in ids}
+    )
 
 
 def _fails(

@@ -93,8 +93,8 @@ DEFINITIONS = {f.__name__: f for f in (unsquared, squared, squared_current, algo
 
 
 class LazyRegime:
-    """Prune when the weights stop moving away from where they started: at the first epoch t >= ``earliest`` at which the
-    chosen definition of the change is at most ``threshold``, and at epoch ``latest`` in any case.
+    """Prune when the weights stop moving away from where they started: at the first epoch t >= ``earliest`` at which
+    the chosen definition of the change is at most ``threshold``, and at epoch ``latest`` in any case.
 
     Source: Rachwan et al. 2022, section 4.3, with th = 1 - rho. All definitions are logged every epoch. All parameters
     count, buffers do not. ``earliest`` is at least 2: epoch 1 is the yardstick.
@@ -103,13 +103,15 @@ class LazyRegime:
         ValueError: the definition is unknown, or ``latest`` comes before ``earliest``.
     """
 
-    def __init__(
-        self, threshold: float, latest: int, earliest: int = 2, definition: str = "unsquared"
-    ) -> None:
+    def __init__(self, threshold: float, latest: int, earliest: int = 2, definition: str = "unsquared") -> None:
         if definition not in DEFINITIONS:
-            raise ValueError(f"there is no definition '{definition}' of the lazy regime: take one of {', '.join(DEFINITIONS)}")
+            raise ValueError(
+                f"there is no definition '{definition}' of the lazy regime: take one of {', '.join(DEFINITIONS)}"
+            )
         if latest < max(earliest, 2):
-            raise ValueError(f"the latest epoch to prune, {latest}, comes before the earliest, {max(earliest, 2)}: raise it")
+            raise ValueError(
+                f"the latest epoch to prune, {latest}, comes before the earliest, {max(earliest, 2)}: raise it"
+            )
         self.threshold, self.latest, self.earliest, self.definition = threshold, latest, max(earliest, 2), definition
         self._seen = Distances()
         self._references: list[dict[str, Tensor]] = []  # the weights before and after the first epoch
@@ -126,7 +128,10 @@ class LazyRegime:
         norm = _distance(self._references[1])
         self._seen.after_first.append(_distance(parameters, self._references[1]) / norm if norm else 0.0)
         values = {name: change(self._seen) for name, change in DEFINITIONS.items()} if self._seen.d[1] > 0 else {}
-        self._log = {"distance": self._seen.d[-1], **{n: v for n, v in values.items() if epoch > 1 and v < float("inf")}}
+        self._log = {
+            "distance": self._seen.d[-1],
+            **{n: v for n, v in values.items() if epoch > 1 and v < float("inf")},
+        }
         if epoch >= self.earliest and values and values[self.definition] <= self.threshold:
             change = f"{values[self.definition]:.3g}"
             return f"lazy regime: {self.definition} change {change}, at most {self.threshold:.3g}"

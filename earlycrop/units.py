@@ -1,4 +1,6 @@
-"""What can be removed, single weights or nodes, and the score of each: a criterion summed over the entries that it owns."""
+"""What can be removed, single weights or nodes, and the score of each: a criterion summed over the entries that it
+owns.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,8 @@ def node_scores(
 
     ``gate="rows"`` sums over the rows and biases that produce the node, the paper's definition. ``gate="columns"`` sums
     over the columns that consume it. A node without a column is scored by its rows; one without a row, or with several
-    in one parameter (an LSTM unit's gates, an attention head), by its columns, since a gate on those rows is no gate on the
-    node. ``batch_statistics``: batch norm uses the batch's own (mind that it divides a gate on rows before it out).
+    in one parameter (an LSTM unit's gates, an attention head), by its columns, since a gate on those rows is no gate on
+    the node. ``batch_statistics``: batch norm uses the batch's own (mind that it divides a gate on rows before it out).
 
     Raises:
         ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.flow.flow`.

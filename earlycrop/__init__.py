@@ -1,0 +1,48 @@
+"""Prune networks early in training, by what each weight or neuron does to the gradient flow.
+
+    pruner = earlycrop.Pruner(model, optimizer, loss, method="earlycrop-s", sparsity=0.95, epochs=80)
+    pruner.step(batches)                 # before training: SNIP, CroP, ... cut here
+    for epoch in range(80):
+        train_one_epoch(model, optimizer)
+        pruner.step(batches)             # after every epoch: EarlyCroP cuts when its trigger fires
+
+Source: Rachwan et al., "Winning the Lottery Ahead of Time: Efficient Early Network Pruning", ICML 2022.
+"""
+
+from earlycrop._version import __version__
+from earlycrop.criteria import CRITERIA, Criterion
+from earlycrop.flow import FlowError, flow
+from earlycrop.graph import Graph, Node
+from earlycrop.masks import Masks
+from earlycrop.methods import METHODS, Method
+from earlycrop.pruner import Pruner
+from earlycrop.pruning import Event, prune
+from earlycrop.saving import SavingError, load, load_state, save, save_state
+from earlycrop.surgeon import Cut, SurgeryError, shrink
+from earlycrop.trace import TraceError, trace
+
+__all__ = [
+    "CRITERIA",
+    "METHODS",
+    "Criterion",
+    "Cut",
+    "Event",
+    "FlowError",
+    "Graph",
+    "Masks",
+    "Method",
+    "Node",
+    "Pruner",
+    "SavingError",
+    "SurgeryError",
+    "TraceError",
+    "__version__",
+    "flow",
+    "load",
+    "load_state",
+    "prune",
+    "save",
+    "save_state",
+    "shrink",
+    "trace",
+]

@@ -1,0 +1,93 @@
+"""What a network costs: sparsity, multiply-accumulates, bytes on disk, time of a training step, memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from math import ceil
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from earlycrop.graph import Graph
+from earlycrop.trace import trace
+from earlycrop.units import matrices
+
+
+def weight_counts(model: nn.Module) -> tuple[int, int]:
+    """Entries of the weight matrices that are not zero, and all of them."""
+    held = matrices(model).values()
+    return sum(int(p.detach().count_nonzero()) for p in held), sum(p.numel() for p in held)
+
+
+def weight_sparsity(model: nn.Module, dense: nn.Module) -> float:
+    """Share of the entries of ``dense``'s weight matrices that are zero or gone in ``model``."""
+    return 1 - weight_counts(model)[0] / weight_counts(dense)[1]
+
+
+def node_sparsity(pruned: Graph, dense: Graph) -> float:
+    """Share of layer outputs that are gone, the model's output layers excluded. A unit of an LSTM counts once."""
+    return 1 - pruned.cost("nodes") / dense.cost("nodes")
+
+
+def parameters(model: nn.Module) -> int:
+    """Entries of all parameters, a tied one once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def macs(model: nn.Module, example: Any) -> int:
+    """Multiply-accumulates of matrix products and convolutions for one sample of ``example`` (see :func:`trace`).
+
+    A sample is an index of the first dimension of the first tensor that the model is called with. Zeros count like any
+    other weight: a masked network does the work of the dense one.
+    """
+    samples: list[int] = []
+
+    def look(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        samples.extend(t.shape[0] for t in tree_leaves((arguments, keywords)) if isinstance(t, Tensor) and t.ndim)
+
+    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        graph = trace(model, example)
+    finally:
+        handle.remove()
+    return round(graph.cost("macs") / samples[0])
+
+
+def csr_bytes(model: nn.Module) -> int:
+    """The paper's estimate of the bytes on disk in CSR form: the sum over weight matrices of 34 bits for each entry
+    that is not zero and 2 (min(m, n) + 1) bits for the row pointers, m rows and n columns (all but the first
+    dimension).
+
+    Source: Rachwan et al. 2022, appendix D, as their code computes it. Deviation: there the bits are reported as bytes.
+    """
+    bits = 0
+    for p in matrices(model).values():
+        rows, columns = p.shape[0], p.numel() // p.shape[0]
+        bits += 34 * int(p.detach().count_nonzero()) + 2 * (min(rows, columns) + 1)
+    return ceil(bits / 8)
+
+
+def milliseconds(step: Callable[[], object], device: torch.device, repeats: int = 20, warmup: int = 3) -> float:
+    """The median time of ``step`` in milliseconds, with what it queued on a GPU."""
+    times = []
+    for _ in range(warmup + repeats):
+        start = perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(perf_counter() - start)
+    return 1000 * median(times[warmup:])
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory so far: allocated on a GPU since the last reset, or the process's resident set on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,202 @@
+"""One pruning, start to end: score, choose and remove, in as many rounds as the schedule has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from time import perf_counter
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+
+from earlycrop.budget import MEASURES, choose_nodes, choose_weights, limit
+from earlycrop.criteria import CRITERIA, Criterion
+from earlycrop.flow import Loss
+from earlycrop.graph import Graph
+from earlycrop.masks import Masks
+from earlycrop.schedule import halving
+from earlycrop.surgeon import shrink
+from earlycrop.trace import trace
+from earlycrop.units import matrices, node_scores, weight_scores
+
+Gate = Literal["auto", "rows", "columns"]
+GATES = ("auto", "rows", "columns")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to prune: the sparsity of each round's end, in ``of``, by nodes or single weights, ranked by ``criterion``.
+
+    gate: "rows" sums a node's score over the rows that produce it, in evaluation mode; "columns" over the columns that
+    consume it, with batch statistics; "auto" takes rows for a network that has been trained and columns for one that
+    has not.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    criterion: Criterion
+    structured: bool
+    targets: Sequence[float]
+    of: str = "weights"
+    gate: Gate = "auto"
+
+    def __post_init__(self) -> None:
+        for sparsity in self.targets:
+            limit(1, sparsity)
+        if self.of not in MEASURES:
+            raise ValueError(f"there is no measure '{self.of}': a sparsity can be a share of {', '.join(MEASURES)}")
+        if self.of != "weights" and not self.structured:
+            raise ValueError(f"single weights have a sparsity of weights, not of {self.of}: take a structured method")
+        if self.gate not in GATES:
+            raise ValueError(f"there is no gate '{self.gate}': take one of {', '.join(GATES)}")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A pruning that took place.
+
+    reason: why now. epoch: after how many epochs. of, asked, achieved: the sparsity in what was targeted. dense, left:
+    the same in units (weights, nodes, MACs of a run on the first batch, or bytes). weight_sparsity, node_sparsity:
+    shares of the network's before. rounds: how many. floors: layers whose last node or weight was kept though the
+    ranking had it go. difference: the worst certificate of the cuts, None where nothing was cut. batches: how many the
+    scores were computed on. seconds: what it took. masks: what holds removed weights at zero, after an unstructured
+    pruning.
+    """
+
+    reason: str
+    epoch: int
+    of: str
+    asked: float
+    achieved: float
+    dense: int
+    left: int
+    weight_sparsity: float
+    node_sparsity: float
+    rounds: int
+    floors: tuple[str, ...]
+    difference: float | None
+    batches: int
+    seconds: float
+    masks: Masks | None = field(default=None, repr=False, compare=False)
+
+    def record(self) -> dict[str, Any]:
+        """The event as plain numbers, strings and lists."""
+        plain = asdict(replace(self, masks=None))
+        del plain["masks"]
+        return {**plain, "floors": list(self.floors)}
+
+
+def prune(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[Any],
+    criterion: str | Criterion = "crop",
+    sparsity: float = 0.9,
+    of: str = "weights",
+    structured: bool = True,
+    rounds: int = 1,
+    optimizer: Optimizer | None = None,
+    gate: Gate = "rows",
+) -> Event:
+    """Prune ``model`` in place, now: cut its nodes (``structured``), or zero its weights and hold them there.
+
+    ``loss(model, batch)`` gives a scalar; ``batches`` are training data, of which all are read. The target is met in
+    ``rounds`` steps (:func:`earlycrop.schedule.halving`), with scores taken anew on what is left. ``gate``: see
+    :class:`Request`. Give the ``optimizer`` that is to go on with the pruned model.
+
+    Raises:
+        ValueError: an argument is out of its range, or there is no batch.
+        FlowError, TraceError, SurgeryError: scoring, tracing or cutting failed; what earlier rounds did stands.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, and is {rounds}")
+    if isinstance(criterion, str):
+        if criterion not in CRITERIA:
+            raise ValueError(f"there is no criterion '{criterion}': take one of {', '.join(CRITERIA)}")
+        criterion = CRITERIA[criterion]
+    request = Request(criterion, structured, halving(sparsity, rounds), of, gate)
+    return carry_out(request, model, loss, list(batches), optimizer, reason="asked for", epoch=0)
+
+
+def carry_out(
+    request: Request,
+    model: nn.Module,
+    loss: Loss,
+    batches: list[Any],
+    optimizer: Optimizer | None,
+    reason: str,
+    epoch: int,
+) -> Event:
+    """Prune as requested; ``epoch`` says how long the model has been trained."""
+    if not batches:
+        raise ValueError("there is no batch to score on: give at least one batch of training data")
+    start = perf_counter()
+    carry = _cut_nodes if request.structured else _zero_weights
+    event = carry(request, model, loss, batches, optimizer)
+    return replace(event, reason=reason, epoch=epoch, batches=len(batches), seconds=perf_counter() - start)
+
+
+def _event(request: Request, dense: int, left: int, **known: Any) -> Event:
+    achieved = 1 - left / dense
+    defaults = {"reason": "", "epoch": 0, "batches": 0, "seconds": 0.0, "rounds": len(request.targets)}
+    return Event(
+        of=request.of, asked=request.targets[-1], achieved=achieved, dense=dense, left=left, **{**defaults, **known}
+    )
+
+
+def _cut_nodes(
+    request: Request, model: nn.Module, loss: Loss, batches: list[Any], optimizer: Optimizer | None
+) -> Event:
+    """Rounds of trace, score, choose and shrink."""
+    columns = request.gate == "columns"
+
+    def traced() -> Graph:
+        return trace(model, lambda m: loss(m, batches[0]))
+
+    graph = traced()
+    if not graph.count:
+        raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
+    dense = {of: graph.cost(of) for of in (request.of, "weights", "nodes")}
+    floors: set[str] = set()
+    difference = 0.0
+    for sparsity in request.targets:
+        scores = node_scores(
+            model, graph, request.criterion, loss, batches, "columns" if columns else "rows", batch_statistics=columns
+        )
+        choice = choose_nodes(graph, scores, limit(dense[request.of], sparsity), request.of)
+        cut = shrink(model, graph, choice.removed.nonzero()[0], optimizer)
+        floors |= set(choice.floors)
+        difference = max(difference, cut.difference or 0.0)
+        graph = traced()
+    left = {of: graph.cost(of) for of in dense}
+    return _event(
+        request, dense[request.of], left[request.of], floors=tuple(sorted(floors)), difference=difference,
+        weight_sparsity=1 - left["weights"] / dense["weights"], node_sparsity=1 - left["nodes"] / dense["nodes"],
+    )  # fmt: skip
+
+
+def _zero_weights(
+    request: Request, model: nn.Module, loss: Loss, batches: list[Any], optimizer: Optimizer | None
+) -> Event:
+    """Rounds of score, choose and mask."""
+    every = matrices(model)
+    if not any(p.requires_grad for p in every.values()):
+        raise ValueError("the model has no trained weight matrix: there is nothing to prune")
+    dense = sum(p.numel() for p in every.values())
+    fixed = sum(p.numel() for p in every.values() if not p.requires_grad)
+    floors: set[str] = set()
+    left, masks, alive = dense, None, None
+    for sparsity in request.targets:
+        scores = weight_scores(model, request.criterion, loss, batches)
+        choice = choose_weights(scores, limit(dense, sparsity), alive, fixed)
+        floors |= set(choice.floors)
+        left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
+        if masks is not None:
+            masks.release()
+        masks = Masks(model, choice.removed, optimizer)
+    return _event(
+        request, dense, left, floors=tuple(sorted(floors)), difference=None, weight_sparsity=1 - left / dense,
+        node_sparsity=0.0, masks=masks,
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""Save and load a shrunk or masked model, and any training state, without pickle: safetensors, with a plan in JSON.
+
+A file is written under a temporary name and renamed, so that an interrupted write leaves the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from earlycrop._cut import sizes
+from earlycrop._modules import places, put, tensors
+
+FILE = "model.safetensors"
+_FORMAT = "earlycrop 1"
+_GROUPS = ("groups", "num_groups")
+
+
+class SavingError(RuntimeError):
+    """A file is missing, broken, or not what it should be; nothing was changed."""
+
+
+def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
+    """Write parameters, buffers and the sizes of ``model``'s layers to ``folder``/model.safetensors; the file.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    plan = {name: held for name, m in model.named_modules() if (held := _sizes(m))}
+    return _write(Path(folder) / FILE, tensors(model), {"sizes": plan})
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """Bring ``model``, fresh from its constructor, to the state that was saved in ``folder``: shrunk in place;
+    returned.
+
+    Weights of an unstructured pruning are zeros in the file; ``Masks.of_zeros(model, optimizer)`` holds them there.
+
+    Raises:
+        SavingError: the file is missing or broken, or it is not of this kind of model; the model is untouched.
+    """
+    path = Path(folder) / FILE
+    saved, header = _read(path)
+    named, where = tensors(model), places(model)
+    modules = dict(model.named_modules())
+    odd = sorted((set(saved) ^ set(named)) | (set(header["sizes"]) - set(modules)))
+    if odd:
+        lacks = "the file" if odd[0] in named else "the model"
+        raise SavingError(f"{path} is of another kind of model: {lacks} has no '{odd[0]}'")
+    for name, t in saved.items():
+        fresh = named[name]
+        if t.ndim != fresh.ndim or any(n > m for n, m in zip(t.shape, fresh.shape, strict=True)):
+            raise SavingError(
+                f"{path} is of another kind of model: '{name}' is {tuple(t.shape)} there and {tuple(fresh.shape)} in "
+                "the model given; give a fresh one, as its constructor makes it"
+            )
+    for name, t in saved.items():
+        old = named[name]
+        new = t.to(old.device)
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
+        put(where[id(old)], new)
+    for name, held in header["sizes"].items():
+        for attribute, value in held.items():
+            setattr(modules[name], attribute, value)
+    return model
+
+
+def save_state(state: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a nest of dicts, lists, numbers, strings, None and tensors (an optimizer's state, say) to a file; its path.
+
+    Raises:
+        TypeError: the state holds something else. OSError: the file cannot be written.
+    """
+    held: dict[str, Tensor] = {}
+    return _write(Path(path), held, {"state": _packed(state, held)})
+
+
+def load_state(path: str | os.PathLike[str]) -> Any:
+    """What ``save_state`` wrote, with tensors on the CPU and tuples as lists.
+
+    Raises:
+        SavingError: the file is missing or broken.
+    """
+    held, header = _read(Path(path))
+    if "state" not in header:
+        raise SavingError(f"{path} holds a model and no training state")
+    return _unpacked(header["state"], held)
+
+
+def _sizes(module: nn.Module) -> dict[str, int]:
+    groups = {a: int(getattr(module, a)) for a in _GROUPS if isinstance(getattr(module, a, None), int)}
+    held = sizes(module)
+    return {**held, **groups} if held else {}
+
+
+def _packed(state: Any, held: dict[str, Tensor]) -> Any:
+    if isinstance(state, Tensor):
+        name = f"{len(held)}"
+        held[name] = state
+        return {"tensor": name}
+    if isinstance(state, Mapping):
+        return {"dict": [[_packed(k, held), _packed(v, held)] for k, v in state.items()]}
+    if isinstance(state, list | tuple):
+        return [_packed(v, held) for v in state]
+    if state is None or isinstance(state, bool | int | float | str):
+        return state
+    raise TypeError(f"a training state cannot hold a {type(state).__name__}: make it tensors, numbers or strings")
+
+
+def _unpacked(packed: Any, held: Mapping[str, Tensor]) -> Any:
+    if isinstance(packed, dict):
+        if "tensor" in packed:
+            return held[packed["tensor"]]
+        return {_unpacked(k, held): _unpacked(v, held) for k, v in packed["dict"]}
+    return [_unpacked(v, held) for v in packed] if isinstance(packed, list) else packed
+
+
+def _write(path: Path, held: Mapping[str, Tensor], header: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # a copy each: safetensors refuses tensors that share memory, and those may (an expanded buffer, two views of one)
+    copies = {name: t.detach().cpu().contiguous().clone() for name, t in held.items()}
+    try:
+        save_file(copies, temporary, metadata={"format": _FORMAT, "plan": json.dumps(header)})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise SavingError(f"{path} was not written by earlycrop: its weights load with safetensors itself")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["plan"])  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise SavingError(f"there is no file {path}") from error
+    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+        raise SavingError(f"{path} is broken ({error}): it was cut short or changed; take an older copy") from error
