@@ -18,6 +18,8 @@ class Options:
     """Share to remove, between 0 and 1, of what --of names. Ignored by "dense"."""
     of: str = "weights"
     """What the sparsity is a share of: weights, nodes, macs or bytes."""
+    rounds: int = 5
+    """Rounds of the iterative methods (cropit, earlycrop); the others take one."""
     epochs: int = 30
     """Budget of training epochs, those before the cut included."""
     seed: int = 0

@@ -1,7 +1,7 @@
-"""Make ``import torchvision`` work where its compiled operators do not load (torch's CPU build beside a CUDA torchvision).
+"""Make ``import torchvision`` work where its compiled operators do not load: a CPU torch beside a CUDA torchvision.
 
-Only torchvision's models and data sets are used here. Importing it registers fake implementations for its operators ``nms``
-and ``qnms``, which fails where their schemas were never declared: this declares them. Import this module before
+Only torchvision's models and data sets are used here. Importing it registers fake implementations for its operators
+``nms`` and ``qnms``, which fails where their schemas were never declared: this declares them. Import this module before
 torchvision; where the operators load, it does nothing.
 """
 
@@ -24,14 +24,14 @@ def _declare() -> None:
         return
     for compiled in Path(found.origin).parent.glob("_C.*"):
         try:
-            torch.ops.load_library(compiled)
+            torch.ops.load_library(compiled)  # type: ignore[no-untyped-call]
         except OSError:
             continue
         return
-    _library = torch.library.Library("torchvision", "FRAGMENT")
+    _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
-            _library.define(name + _SCHEMA)
+            _library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
 
 
 _declare()

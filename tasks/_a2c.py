@@ -1,0 +1,250 @@
+"""Advantage actor-critic for environments with discrete actions: the adapter that the control tasks share.
+
+A2C is Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", with its actors in step; advantages are
+those of Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from tasks._options import Options
+from tasks._rollouts import EVALUATION_SEED, Player, Policy, Rollout, advantages, make_environment
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+EPISODES = 100
+TRAINING, SCORING = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2COptions(Options):
+    """A control task's configuration."""
+
+    environment: str
+    """Gymnasium environment with discrete actions."""
+    widths: tuple[int, ...] = (128, 128, 128)
+    """Neurons in each layer of the trunk that actor and critic share."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """What follows each layer of the trunk."""
+    steps: int = 300_000
+    """Environment steps over the whole run, all agents together."""
+    games: int = 0
+    """Finished games over the whole run; above 0 it replaces --steps."""
+    agents: int = 16
+    """Environments that are played in step."""
+    rollout: int = 32
+    """Steps that each agent plays between two updates."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate in the first epoch."""
+    decay: bool = True
+    """Whether the learning rate falls linearly, to 0 at the end of the last epoch."""
+    discount: float = 0.99
+    """Weight of a reward one step later, between 0 and 1."""
+    gae: float = 0.98
+    """Lambda of the advantage estimate, between 0 and 1; 1 means plain n-step returns."""
+    reward_scale: float = 1.0
+    """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
+    entropy: float = 0.01
+    """Weight of the entropy bonus in the loss."""
+    value: float = 0.5
+    """Weight of the critic's squared error in the loss."""
+    clip: float | None = 0.5
+    """Largest gradient norm, or None for no clipping."""
+    scoring_rollouts: int = 5
+    """Rollouts that pruning scores are computed on."""
+    scoring_length: int = 128
+    """Steps that each agent plays in one of them."""
+
+
+def check(options: A2COptions) -> None:
+    """Raise a ValueError for what cannot be trained."""
+    for name in ("epochs", "steps", "agents", "rollout", "scoring_rollouts", "scoring_length"):
+        number = getattr(options, name)
+        _require(number >= 1, f"{name} must be at least 1, not {number}.")
+    for name in ("games", "seed", "entropy", "value"):
+        number = getattr(options, name)
+        _require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}.")
+    for name in ("discount", "gae"):
+        number = getattr(options, name)
+        _require(0 <= number <= 1, f"{name} must be between 0 and 1, not {number}.")
+    for name in ("learning_rate", "reward_scale"):
+        number = getattr(options, name)
+        _require(0 < number < math.inf, f"{name} must be a number above 0, not {number}.")
+    clip, widths, known = options.clip, options.widths, " or ".join(ACTIVATIONS)
+    _require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
+    _require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
+    _require(options.activation in ACTIVATIONS, f"activation must be {known}, not {options.activation!r}.")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+class Batch(NamedTuple):
+    """One rollout, its T steps of N agents as T * N rows."""
+
+    observations: Tensor
+    actions: Tensor
+    returns: Tensor
+    advantages: Tensor
+    mask: Tensor
+    """1, or 0 where an environment was being reset: nobody acted there."""
+
+
+class ActorCritic(nn.Module):
+    """A trunk of linear layers with an actor's and a critic's linear head."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], actions: int, activation: str) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in zip((inputs, *widths), widths, strict=False):
+            layers += [_linear(before, after, math.sqrt(2)), ACTIVATIONS[activation]()]
+        self.trunk = nn.Sequential(*layers)
+        self.actor = _linear(widths[-1], actions, 0.01)
+        self.critic = _linear(widths[-1], 1, 1.0)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (..., actions) and values (...) of observations (..., inputs)."""
+        hidden = self.trunk(observation)
+        return self.actor(hidden), self.critic(hidden).squeeze(-1)
+
+
+def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Drawn:
+    """Batches that are drawn when first iterated over, and stay the same then."""
+
+    def __init__(self, draw: Callable[[], list[Batch]]) -> None:
+        self.draw = draw
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The batches."""
+        return self.draw()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+class A2C:
+    """An environment as a :class:`tasks.Task`."""
+
+    metric, higher_is_better, split = "return", True, f"{EPISODES} episodes"
+
+    def __init__(self, options: A2COptions) -> None:
+        check(options)
+        self.options = options
+        self.dataset, self.clip = options.environment, options.clip
+        self.network = "-".join(["mlp", *map(str, options.widths)])
+        self.games = self.steps = 0
+        self.returns: list[float] = []
+        self.logits = np.zeros((0, 1))
+        with closing(make_environment(options.environment, 1)) as environment:
+            self.inputs = int(np.prod(environment.single_observation_space.shape or ()))
+            self.actions = int(getattr(environment.single_action_space, "n", 0))
+        _require(self.actions > 0, f"environment must have discrete actions, which {options.environment} has not.")
+
+    def model(self) -> nn.Module:
+        """A trunk and two heads, with orthogonal weights."""
+        return ActorCritic(self.inputs, self.options.widths, self.actions, self.options.activation)
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """Adam, fused: its many small tensors cost more calls than arithmetic otherwise."""
+        return torch.optim.Adam(model.parameters(), self.options.learning_rate, eps=1e-5, fused=True)
+
+    def learning_rate(self, progress: float) -> float:
+        """Linear to 0, or constant."""
+        return self.options.learning_rate * (1 - progress if self.options.decay else 1)
+
+    def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
+        """Rollouts of the policy as it is, at least one, until this and all earlier epochs' share is played."""
+        options = self.options
+        self.returns = []
+        goal = (options.games or options.steps) * epoch / options.epochs
+        with closing(Player(options.environment, options.agents, (options.seed, epoch, TRAINING))) as player:
+            while True:
+                rollout = player.play(Policy(model), options.rollout)
+                self.steps += int(rollout.mask.sum())
+                self.games += len(rollout.returns)
+                self.returns += rollout.returns
+                self.logits = rollout.logits
+                yield self._batch(rollout, model)
+                if (self.games if options.games else self.steps) >= goal:
+                    return
+
+    def scoring_batches(self, model: nn.Module, epoch: int) -> Drawn:
+        """Longer rollouts in environments of their own."""
+
+        def draw() -> list[Batch]:
+            options = self.options
+            with closing(Player(options.environment, options.agents, (options.seed, epoch, SCORING))) as player:
+                policy = Policy(model)
+                rollouts = [player.play(policy, options.scoring_length) for _ in range(options.scoring_rollouts)]
+            return [self._batch(rollout, model) for rollout in rollouts]
+
+        return Drawn(draw)
+
+    def _batch(self, rollout: Rollout, model: nn.Module) -> Batch:
+        options = self.options
+        values = rollout.values
+        rewards = rollout.rewards * options.reward_scale
+        gains = advantages(rewards, values, rollout.terminated, rollout.truncated, options.discount, options.gae)
+        like = next(model.parameters())
+        rows = (rollout.observations[:-1].reshape(-1, self.inputs), gains + values[:-1], gains, rollout.mask)
+        observations, *others = (torch.from_numpy(np.ascontiguousarray(row)).to(like) for row in rows)
+        actions = torch.from_numpy(rollout.actions).flatten().to(like.device)
+        return Batch(observations, actions, *(row.flatten() for row in others))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean of -A log pi(a|s) + value * (R - V(s))^2 - entropy * H(pi(.|s)) over the rows that count."""
+        logits, values = model(batch.observations)
+        log = functional.log_softmax(logits, -1)
+        chosen = log.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+        entropy = -(log.exp() * log).sum(-1)
+        error = (batch.returns - values).square()
+        rows: Tensor = self.options.value * error - batch.advantages * chosen - self.options.entropy * entropy
+        return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+
+    def log(self) -> dict[str, float]:
+        """Games and steps so far; of the last epoch, the mean return of its finished games and the last entropy."""
+        log = self.logits - np.logaddexp.reduce(self.logits, -1, keepdims=True)
+        line = {"games": self.games, "steps": self.steps, "entropy": float(-(np.exp(log) * log).sum(-1).mean())}
+        return line | ({"return": float(np.mean(self.returns))} if self.returns else {})
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Mean undiscounted return of the most likely actions, over the first game of 100 environments."""
+        policy = Policy(model)
+        total, alive = np.zeros(EPISODES), np.ones(EPISODES, bool)
+        with closing(make_environment(self.options.environment, EPISODES)) as environment:
+            observation, _ = environment.reset(seed=EVALUATION_SEED)
+            while alive.any():
+                actions = policy.logits(policy.features(observation)).argmax(-1)
+                observation, rewards, terminated, truncated, _ = environment.step(actions)
+                total += rewards * alive
+                alive &= ~(terminated | truncated)
+        return float(total.mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters: environments and random numbers start anew in each epoch."""
+        return {"games": self.games, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the counters."""
+        self.games, self.steps = state["games"], state["steps"]

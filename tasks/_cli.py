@@ -1,0 +1,115 @@
+"""The one command line: a task's options, its presets, and a progress bar while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from earlycrop import METHODS
+from earlycrop.budget import MEASURES
+from tasks import Task
+from tasks._options import Options
+from tasks._record import Result
+from tasks._run import DivergedError, fresh, pruner_of, run
+from tasks._store import RunError, Store, configuration
+
+_UNTOLD = ("epoch", "learning_rate", "seconds", "steps")
+"""Numbers of an epoch's line that the progress bar has no room for."""
+
+
+def main(name: str, arguments: Sequence[str] | None = None) -> Result:
+    """Run the task ``name`` as ``python -m tasks.NAME ARGUMENTS`` does; its result.
+
+    Exits with 2 and one sentence on bad input, with 1 where training diverged, with 130 on Ctrl-C.
+    """
+    module = importlib.import_module(f"tasks.{name}")
+    options = parse(module, list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        check(options)
+        task: Task = module.make(options)
+        pruner_of(task, options, *fresh(task, options))  # for its complaints, before anything is written
+        store = Store(options.runs, configuration(name, options))
+    except (ValueError, RunError) as error:
+        fail(str(error), 2)
+    try:
+        result = store.result() or _with_progress(name, task, options, store)
+    except KeyboardInterrupt:
+        fail(f"stopped: the same command goes on from the last checkpoint in {store.folder}", 130)
+    except DivergedError as error:
+        fail(str(error), 1)
+    except RunError as error:
+        fail(str(error), 2)
+    finally:
+        store.close()
+    _tell(result, store)
+    return result
+
+
+def parse(module: Any, arguments: list[str]) -> Options:
+    """The options of a task's module: its preset's values, with the arguments in their place."""
+    preset = "default"
+    for i, argument in enumerate(arguments):
+        if argument == "--preset" and i + 1 < len(arguments):
+            preset = arguments[i + 1]
+        elif argument.startswith("--preset="):
+            preset = argument.partition("=")[2]
+    if preset not in module.PRESETS:
+        fail(f"there is no preset '{preset}': take one of {', '.join(module.PRESETS)}", 2)
+    options: Options = module.PRESETS[preset]()
+    options = dataclasses.replace(options, preset=preset)
+    description = f"{module.__doc__}\n\nPresets: {', '.join(module.PRESETS)}. Methods: {', '.join(METHODS)}."
+    return tyro.cli(
+        type(options), default=options, args=arguments, description=description, prog=f"python -m {module.__name__}"
+    )
+
+
+def check(options: Options) -> None:
+    """Raises ValueError, in a sentence, for an option of every task that is out of its range."""
+    if options.method not in METHODS:
+        raise ValueError(f"there is no method '{options.method}': take one of {', '.join(METHODS)}")
+    if options.method != "dense" and not 0 < options.sparsity < 1:
+        raise ValueError(f"--sparsity must be above 0 and below 1, and is {options.sparsity}: it is the share removed")
+    if options.of not in MEASURES:
+        raise ValueError(f"there is no measure '{options.of}': --of takes {', '.join(MEASURES)}")
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    """Say what is wrong, and leave."""
+    print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _with_progress(name: str, task: Task, options: Options, store: Store) -> Result:
+    """Run with a bar that counts epochs and shows what the last one told."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
+        TimeElapsedColumn(), TextColumn("{task.fields[told]}"),
+    )  # fmt: skip
+    what = options.method if options.method == "dense" else f"{options.method} {options.sparsity:g}"
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(f"{name} {what} seed {options.seed}", total=options.epochs, told="")
+
+        def report(epoch: int, line: dict[str, Any]) -> None:
+            numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in _UNTOLD}
+            told = "  ".join(f"{key} {value:,.4g}" for key, value in numbers.items())
+            progress.update(bar, completed=epoch, told=told)
+            if line["event"] is not None:
+                event = line["event"]
+                progress.print(
+                    f"epoch {epoch}: {event['achieved']:.2%} of the {event['of']} removed, "
+                    f"{event['node_sparsity']:.1%} of the nodes ({event['reason']})"
+                )
+
+        return run(name, task, options, store, report)
+
+
+def _tell(result: Result, store: Store) -> None:
+    cut = "" if result.pruned_epoch is None else f", {result.weight_sparsity:.2%} of the weights removed"
+    print(f"{result.method}: {result.metric} {result.value:.4g} on {result.split}{cut}; {store.folder}")

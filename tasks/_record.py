@@ -1,0 +1,130 @@
+"""What a finished run says of itself: the one schema of ``result.json`` and of the leaderboards' columns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished run, flat; raises ValueError, naming the field, when one does not have its declared type."""
+
+    run: str
+    """The run's id, which is also the name of its folder."""
+    task: str
+    """The task module's name, such as ``cartpole``."""
+    dataset: str
+    """The data set's or environment's name, as its own community writes it."""
+    preset: str
+    """Name of the setting that the run's options started from."""
+    network: str
+    """The network's name, such as ``mlp-128-128-128``."""
+    method: str
+    """The pruning method, a row of ``earlycrop.METHODS``."""
+    structured: bool
+    """Whether whole nodes are cut (False for single weights, and for dense)."""
+    sparsity_of: str
+    """What the asked sparsity is a share of: weights, nodes, macs or bytes."""
+    sparsity_asked: float | None
+    """Share to remove, 0 to 1; None for dense."""
+    weight_sparsity: float
+    """Achieved: share of the dense network's weight-matrix entries that are zero or gone, 0 to 1."""
+    node_sparsity: float
+    """Achieved: share of the dense network's nodes that are gone, output layer excluded, 0 to 1."""
+    metric: str
+    """What ``value`` measures, such as ``return``."""
+    value: float
+    """The final metric."""
+    higher_is_better: bool
+    """Whether a larger ``value`` is a better one."""
+    split: str
+    """What ``value`` was measured on, such as ``test`` or ``100 episodes``."""
+    epochs: int
+    """Training epochs in all, those before the cut included."""
+    pruned_epoch: int | None
+    """Epochs that were over when the last cut was made; 0 is before training; None when nothing was cut."""
+    pruned_why: str | None
+    """Why then; None when nothing was cut."""
+    seed: int
+    """The run's seed."""
+    parameters: int
+    """Parameters that are left: entries cut out or held at zero do not count."""
+    macs: int
+    """Multiply-accumulates of one example's forward pass."""
+    train_seconds: float
+    """Wall-clock seconds of training, scoring and cutting, without the final evaluation."""
+    batch_ms: float
+    """Milliseconds of one training step of the final network."""
+    peak_memory_bytes: int
+    """Largest memory in use while training, in bytes."""
+    disk_bytes: int
+    """Size of the saved model file, in bytes."""
+    csr_bytes: int
+    """The paper's estimate of the weights' size in compressed sparse rows, in bytes."""
+    device: str
+    """The device's model, such as ``cpu`` or a GPU's name."""
+    python: str
+    """Python's version."""
+    torch: str
+    """Torch's version."""
+    commit: str
+    """The commit of the code that ran."""
+
+    def __post_init__(self) -> None:
+        for name, kinds in KINDS.items():
+            _check(name, getattr(self, name), kinds)
+
+    def to_json(self) -> str:
+        """The result as a JSON object, a field a line, in the order of the columns."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "result") -> Result:
+        """The result held in ``data``; raises ValueError naming ``where`` and the field that is missing or wrong."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{where}: expected an object with a run's fields, got {type(data).__name__}")
+        if unknown := [str(name) for name in data if name not in KINDS]:
+            raise ValueError(f"{where}: unknown field {', '.join(unknown)}")
+        if missing := [name for name in KINDS if name not in data]:
+            raise ValueError(f"{where}: missing field {', '.join(missing)}")
+        try:
+            for name, kinds in KINDS.items():
+                _check(name, data[name], kinds)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        # JSON does not tell 1 from 1.0, and a column has one type.
+        typed: dict[str, Any] = {n: float(v) if float in KINDS[n] and v is not None else v for n, v in data.items()}
+        return cls(**typed)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "result.json") -> Result:
+        """The result written by ``to_json``; raises ValueError naming the file ``where`` and what is wrong in it."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
+        return cls.from_dict(data, where)
+
+
+def _check(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+    finite_number = type(value) is not bool and isinstance(value, int | float) and math.isfinite(value)
+    fits = (float in kinds and finite_number) or any(
+        isinstance(value, kind) for kind in kinds if kind is not float and (kind is bool or type(value) is not bool)
+    )
+    if not fits:
+        expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+        raise ValueError(f"field {name}: expected {expected}, got {value!r}")
+
+
+KINDS: dict[str, tuple[type, ...]] = {
+    field.name: get_args(hint) or (hint,)
+    for hints in [get_type_hints(Result)]
+    for field in fields(Result)
+    for hint in [hints[field.name]]
+}
+"""Every field, in the order of the columns, with the types that it may have."""

@@ -1,0 +1,154 @@
+"""Playing vectorised environments with the network in numpy: what the control tasks learn from.
+
+Acting goes one step at a time, and a call into torch costs more than the arithmetic of a few rows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+from torch import nn
+
+ACTIVATIONS: dict[type[nn.Module], Callable[..., np.ndarray]] = {
+    nn.Tanh: np.tanh,
+    nn.ReLU: lambda x, out: np.maximum(x, 0, out=out),
+}
+EVALUATION_SEED = 2**31
+"""Player shifts its seeds to below 2**30, so that no training environment is ever seeded like an evaluated one."""
+
+
+class Policy:
+    """A network of ``trunk``, ``actor`` and ``critic`` in numpy, on the parameters' own memory where that is the CPU's.
+
+    Make one anew for each rollout: pruning may replace the parameters, and on other devices these are copies.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = [
+            _arrays(layer) if isinstance(layer, nn.Linear) else ACTIVATIONS[type(layer)]
+            for layer in model.get_submodule("trunk").children()
+        ]
+        self.actor, self.critic = _arrays(model.get_submodule("actor")), _arrays(model.get_submodule("critic"))
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """The trunk's output."""
+        for layer in self.layers:
+            x = _affine(x, layer) if isinstance(layer, tuple) else layer(x, out=x)
+        return x
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """The actor's head on the trunk's output."""
+        return _affine(features, self.actor)
+
+    def values(self, features: np.ndarray) -> np.ndarray:
+        """The critic's head on the trunk's output."""
+        return _affine(features, self.critic)[..., 0]
+
+
+def _arrays(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    weight, bias = (layer.get_parameter(name).detach().cpu().numpy() for name in ("weight", "bias"))
+    return weight.T, bias
+
+
+def _affine(x: np.ndarray, layer: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    y: np.ndarray = x @ layer[0]
+    y += layer[1]
+    return y
+
+
+class Rollout(NamedTuple):
+    """What N agents lived through in T steps."""
+
+    observations: np.ndarray
+    """(T + 1, N, inputs): the last is what the last actions led to."""
+    actions: np.ndarray
+    """(T, N), as all below but ``values`` and ``returns``."""
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    mask: np.ndarray
+    logits: np.ndarray
+    """(T, N, actions)."""
+    values: np.ndarray
+    """(T + 1, N)."""
+    returns: list[float]
+    """Undiscounted returns of the games that ended."""
+
+
+def make_environment(name: str, agents: int) -> VectorEnv:
+    """Gymnasium's own vectorised form of an environment where there is one, else one after the other."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*out of date", DeprecationWarning)  # the paper plays CartPole-v0
+        return gymnasium.make_vec(name, num_envs=agents)
+
+
+class Player:
+    """Agents in environments that were reset with a seed made of ``key``; close it after use.
+
+    An environment that is done resets in its *next* step (gymnasium's default), so that the observation after a step
+    is always the one it led to, final ones included, and the step of the reset is no transition: ``mask`` is 0 there.
+    """
+
+    def __init__(self, name: str, agents: int, key: tuple[int, ...]) -> None:
+        self.environment = make_environment(name, agents)
+        sequence = np.random.SeedSequence(key)
+        self.random = np.random.default_rng(sequence)
+        self.observation, _ = self.environment.reset(seed=int(sequence.spawn(1)[0].generate_state(1)[0]) >> 2)
+        self.done = np.zeros(agents, bool)
+        self.total = np.zeros(agents)
+
+    def play(self, policy: Policy, length: int) -> Rollout:
+        """Play ``length`` steps, with actions drawn from the policy."""
+        agents = self.environment.num_envs
+        noise = self.random.gumbel(size=(length, agents, len(policy.actor[1]))).astype(np.float32)
+        observations, steps, features, logits, returns = [], [], [], [], []
+        for t in range(length):
+            observations.append(self.observation)
+            features.append(policy.features(self.observation))
+            logits.append(policy.logits(features[-1]))
+            actions = (logits[-1] + noise[t]).argmax(-1)  # the Gumbel-max trick: a draw from softmax(logits)
+            alive = ~self.done
+            self.observation, rewards, terminated, truncated, _ = self.environment.step(actions)
+            steps.append((actions, rewards, terminated, truncated, alive))
+            self.total += rewards
+            self.done = terminated | truncated
+            if self.done.any():
+                returns += self.total[self.done].tolist()
+                self.total[self.done] = 0
+        observations.append(self.observation)
+        features.append(policy.features(self.observation))
+        actions, rewards, terminated, truncated, mask = (np.stack(column) for column in zip(*steps, strict=True))
+        values = policy.values(np.stack(features))
+        seen, chances = np.stack(observations), np.stack(logits)
+        return Rollout(seen, actions, rewards, terminated, truncated, mask, chances, values, returns)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.environment.close()
+
+
+def advantages(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    discount: float,
+    gae: float,
+) -> np.ndarray:
+    """A_t = d_t + discount * gae * A_(t+1) within a game, d_t = r_t + discount * V_(t+1) - V_t; (T, N), V (T + 1, N).
+
+    Schulman et al. 2016, eq. 16, cut off at the end of the rollout, where V stands for what follows. V after a terminal
+    state is 0; a game that was only cut short (truncated) counts as going on, and V of its last observation is used.
+    """
+    errors = rewards + discount * values[1:] * ~terminated - values[:-1]
+    weights = discount * gae * ~(terminated | truncated)
+    result: np.ndarray = np.empty_like(errors)
+    following = np.zeros_like(errors[0])
+    for t in reversed(range(len(errors))):
+        result[t] = following = errors[t] + weights[t] * following
+    return result

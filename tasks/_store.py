@@ -1,0 +1,126 @@
+"""A run's folder: its configuration, its log, its checkpoints and its result.
+
+Nothing is lost: every file is written under a temporary name and renamed, and an unreadable one is named and left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import nn
+
+import earlycrop
+from tasks._options import Options
+from tasks._record import Result
+
+
+class RunError(RuntimeError):
+    """A run cannot go on as it is; the sentence says what to do."""
+
+
+def configuration(task: str, options: Options) -> dict[str, Any]:
+    """What makes a run the run that it is: the task and every option but the folder that it is kept in."""
+    held = dataclasses.asdict(options)
+    del held["runs"]
+    return {"task": task, **json.loads(json.dumps(held, default=str))}
+
+
+class Store:
+    """The folder ``runs``/<id>; the id is a hash of the configuration, so that the same command finds its run.
+
+    Raises:
+        RunError: the folder cannot be written, is used by another process, or belongs to another configuration.
+    """
+
+    def __init__(self, runs: Path, config: dict[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        self.id = f"{config['task']}-{digest[:12]}"
+        self.folder = runs / self.id
+        self.config = config
+        self._checkpoints = self.folder / "checkpoint"
+        try:
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / ".lock", timeout=0)
+            self._lock.acquire()
+        except Timeout:
+            raise RunError(f"another process is at work on {self.folder}: wait for it, or change an option") from None
+        except OSError as error:
+            raise RunError(
+                f"the run folder {self.folder} cannot be written ({error}): give another with --runs"
+            ) from None
+        if (self.folder / "config.json").exists():
+            self._own(self._json("config.json"), self.folder / "config.json")
+        else:
+            self.write("config.json", json.dumps(config, indent=1) + "\n")
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def write(self, name: str, text: str) -> None:
+        """Put a text file in place."""
+        temporary = self.folder / f".{name}.{os.getpid()}"
+        temporary.write_text(text)
+        temporary.replace(self.folder / name)
+
+    def result(self) -> Result | None:
+        """The finished run's result, if it is finished."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            return None
+        try:
+            return Result.from_json(path.read_text(), str(path))
+        except ValueError as error:
+            raise RunError(f"{error}: move the file away, and the same command writes it anew") from None
+
+    def finish(self, result: Result) -> None:
+        self.write("result.json", result.to_json())
+        (self.folder / "failure.json").unlink(missing_ok=True)
+
+    def log(self, lines: list[dict[str, Any]]) -> None:
+        """Put the whole log in place, an epoch a line."""
+        self.write("log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+    def save(self, model: nn.Module, epoch: int, state: dict[str, Any]) -> None:
+        """Write the checkpoint after ``epoch`` epochs, and only then drop the ones before."""
+        name = f"epoch-{epoch:05d}"
+        temporary = self._checkpoints / f".{name}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        earlycrop.save(model, temporary)
+        earlycrop.save_state({"config": self.config, **state}, temporary / "state.safetensors")
+        temporary.rename(self._checkpoints / name)
+        for older in self._checkpoints.iterdir():
+            if older.name != name:
+                shutil.rmtree(older)
+
+    def load(self, model: nn.Module) -> dict[str, Any] | None:
+        """Bring ``model`` to the last checkpoint; its state, or None where there is no checkpoint."""
+        found = sorted(p for p in self._checkpoints.iterdir() if p.name.startswith("epoch-"))
+        if not found:
+            return None
+        try:
+            state: dict[str, Any] = earlycrop.load_state(found[-1] / "state.safetensors")
+            self._own(state["config"], found[-1])
+            earlycrop.load(found[-1], model)
+        except earlycrop.SavingError as error:
+            raise RunError(
+                f"the checkpoint cannot be read: {error}; move {found[-1]} away to start the run anew"
+            ) from None
+        return state
+
+    def _own(self, config: Any, where: Path) -> None:
+        if config != self.config:
+            keys = sorted(k for k in {*config, *self.config} if config.get(k) != self.config.get(k))
+            raise RunError(f"{where} belongs to another configuration (it differs in {', '.join(keys)}): move it away")
+
+    def _json(self, name: str) -> Any:
+        try:
+            return json.loads((self.folder / name).read_text())
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.folder / name} is broken ({error}): move it away") from None
