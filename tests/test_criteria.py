@@ -1,0 +1,190 @@
+"""Scores against numbers worked out by hand, and against autograd on gates that stand in the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from earlycrop import CRITERIA, FlowError, trace
+from earlycrop.units import node_scores, weight_scores
+
+A = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
+
+
+def quadratic(model: nn.Module, batch: float) -> Tensor:
+    """1/2 w A w: at w = (1, -2), g = A w = (0, -5) and Hg = A g = (-5, -15)."""
+    w = model.weight[0]
+    return batch * 0.5 * w @ A @ w
+
+
+@pytest.mark.parametrize(
+    ("criterion", "scores"),
+    [
+        ("magnitude", [1.0, 2.0]),
+        ("snip", [0.0, 10.0]),  # |w g|
+        ("grasp", [-5.0, 30.0]),  # w Hg, with its sign
+        ("crop", [5.0, 30.0]),  # |w Hg|
+        # a gate on each weight: g(c) = w g = (0, 10); v = w g(c) = (0, -20); H v = A v = (-20, -60); w H v
+        ("crop-gate", [20.0, 120.0]),
+    ],
+)
+def test_scores_worked_out_by_hand(criterion: str, scores: list[float]) -> None:
+    model = nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    assert weight_scores(model, CRITERIA[criterion], quadratic, [1.0])["weight"].tolist() == [scores]
+
+
+def test_grasp_removes_first_what_raises_the_gradient_flow_most() -> None:
+    """The true rise of |g|^2 when a weight is made smaller by a thousandth, for each weight in turn."""
+    torch.manual_seed(3)
+    b = torch.randn(5, 5, dtype=torch.float64)
+    a = b @ b.T
+    model = nn.Linear(5, 1, bias=False).double()
+    w = model.weight.detach()[0].clone()
+    score = weight_scores(model, CRITERIA["grasp"], lambda m, _: 0.5 * m.weight[0] @ a @ m.weight[0], [0])["weight"][0]
+    rises = []
+    for i in range(5):
+        moved = w.clone()
+        moved[i] *= 1 - 1e-3
+        rises.append(float((a @ moved).square().sum() - (a @ w).square().sum()))
+    assert sorted(range(5), key=lambda i: -rises[i]) == torch.argsort(score).tolist()
+
+
+class Gated(nn.Module):
+    """An MLP with a gate on each hidden unit, before its activation (rows) or after it (columns)."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.one, self.two, self.out = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+        self.register_buffer("gates", torch.ones(11))
+
+    def forward(self, x: Tensor) -> Tensor:
+        c1, c2 = self.gates[:6], self.gates[6:]
+        if self.where == "rows":
+            return self.out((c2 * self.two((c1 * self.one(x)).tanh())).tanh())
+        return self.out(c2 * self.two(c1 * self.one(x).tanh()).tanh())
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+
+
+def square(output: Tensor, x: Tensor) -> Tensor:
+    return (output - x[:, :2]).square().mean()
+
+
+@pytest.mark.parametrize("where", ["rows", "columns"])
+@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("criterion", ["snip", "crop", "crop-gate", "grasp"])
+def test_node_scores_are_those_of_explicit_gates(where: str, batches: int, criterion: str) -> None:
+    model = plain()
+    data = [torch.randn(7, 4, dtype=torch.float64) for _ in range(batches)]
+    graph = trace(model, data[0])
+    got = node_scores(model, graph, CRITERIA[criterion], lambda m, x: square(m(x), x), data, where)  # type: ignore[arg-type]
+
+    gated = Gated(where).double()
+    weights = dict(zip([n for n, _ in gated.named_parameters()], model.parameters(), strict=True))
+    gates = torch.ones(11, dtype=torch.float64, requires_grad=True)
+    total = sum(square(functional_call(gated, {**weights, "gates": gates}, x), x) for x in data)
+    if criterion in ("snip", "crop-gate"):  # dL/dc, and H(c) g(c): gates alone
+        (g,) = torch.autograd.grad(total, gates, create_graph=True)
+        wanted = g if criterion == "snip" else torch.autograd.grad(g @ g.detach(), gates)[0]
+    else:  # the mixed form: d <g_w, dL/dw(c)> / dc, with g_w held fixed; GraSP is that without the g g term
+        gw = torch.autograd.grad(total, list(weights.values()), create_graph=True)
+        (wanted,) = torch.autograd.grad(sum((g * g.detach()).sum() for g in gw), gates)
+    wanted = wanted.detach()
+    if criterion == "grasp":
+        norms = [g.detach().square() for g in gw]
+        w1, b1, w2, b2, w3, _ = norms
+        own = [w1.sum(1) + b1, w2.sum(1) + b2] if where == "rows" else [w2.sum(0), w3.sum(0)]
+        wanted = wanted - torch.cat(own)
+    torch.testing.assert_close(got, wanted if criterion == "grasp" else wanted.abs())
+
+
+def test_a_residual_channel_is_gated_on_all_of_its_producers() -> None:
+    """Rows: one gate on both convolutions that add into a channel. Columns: one gate on the sum."""
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.a(x) + self.b(x).tanh())
+
+    model, x = Sum().double(), torch.randn(6, 3, dtype=torch.float64)
+    graph = trace(model, x)
+    gates = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    parameters = dict(model.named_parameters())
+
+    def oracle(forward: Callable[[], Tensor]) -> Tensor:
+        gw = torch.autograd.grad(square(forward(), x), list(parameters.values()), create_graph=True)
+        return torch.autograd.grad(sum((g * g.detach()).sum() for g in gw), gates)[0].abs()
+
+    rows = oracle(lambda: model.out(gates * model.a(x) + (gates * model.b(x)).tanh()))
+    columns = oracle(lambda: model.out(gates * (model.a(x) + model.b(x).tanh())))
+    for where, wanted in (("rows", rows), ("columns", columns)):
+        got = node_scores(model, graph, CRITERIA["crop"], lambda m, x: square(m(x), x), [x], where)  # type: ignore[arg-type]
+        torch.testing.assert_close(got, wanted)
+
+
+def test_an_lstm_unit_is_scored_where_it_is_consumed() -> None:
+    """Its four rows are four gates of its own, so a gate on the unit stands on the recurrent and the decoder's columns."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.out = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.rnn(x)[0])
+
+    model, x = Net().double(), torch.randn(2, 5, 3, dtype=torch.float64)
+    graph = trace(model, x)
+    got = node_scores(model, graph, CRITERIA["snip"], lambda m, x: m(x).square().mean(), [x], "rows")
+    g = dict(
+        zip(
+            dict(model.named_parameters()),
+            torch.autograd.grad(model(x).square().mean(), model.parameters()),
+            strict=True,
+        )
+    )
+    effect = (model.rnn.weight_hh_l0 * g["rnn.weight_hh_l0"]).sum(0) + (model.out.weight * g["out.weight"]).sum(0)
+    torch.testing.assert_close(got, effect.detach().abs())
+
+
+def test_random_numbers_do_not_depend_on_the_size_of_a_node() -> None:
+    model = nn.Sequential(nn.Linear(500, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 2))
+    graph = trace(model, torch.zeros(1, 500))
+    score = node_scores(model, graph, CRITERIA["random"], lambda m, x: m(x).sum(), [])
+    assert abs(float(score[:400].mean()) - 0.5) < 0.1
+    assert abs(float(score[400:].mean()) - 0.5) < 0.1
+    assert score.unique().numel() > 750
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight[0, 0] = float("inf")
+    with pytest.raises(FlowError, match=r"scores of weight are not finite"):
+        weight_scores(model, CRITERIA["magnitude"], lambda m, x: m(x).sum(), [])
+
+
+@pytest.mark.parametrize("name", list(CRITERIA))
+def test_every_criterion_scores_every_unit(name: str) -> None:
+    """The contract of the table: finite, one score a unit, and nothing but a sign below zero."""
+    model, x = plain(), torch.randn(7, 4, dtype=torch.float64)
+    by_weight = weight_scores(model, CRITERIA[name], lambda m, x: square(m(x), x), [x])
+    assert {n: s.shape for n, s in by_weight.items()} == {n: p.shape for n, p in model.named_parameters() if p.ndim > 1}
+    by_node = node_scores(model, trace(model, x), CRITERIA[name], lambda m, x: square(m(x), x), [x])
+    assert by_node.shape == (11,)
+    for scores in (*by_weight.values(), by_node):
+        assert bool(scores.isfinite().all())
+        assert CRITERIA[name].signed or bool((scores >= 0).all())

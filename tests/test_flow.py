@@ -1,0 +1,200 @@
+"""g and Hg against autograd written out, and everything that flow must leave as it was."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from earlycrop import FlowError, flow
+from tests.networks import CASES, build
+
+
+def loss(model: nn.Module, batch: Any) -> Tensor:
+    output = model(batch)
+    leaves = list(output.values()) if isinstance(output, dict) else [output]
+    return sum((t.double().tanh() ** 2).mean() + t.double().mean() * 0.1 for t in leaves)  # type: ignore[return-value]
+
+
+def written_out(model: nn.Module, value: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    parameters = dict(model.named_parameters())
+    g = torch.autograd.grad(value, list(parameters.values()), create_graph=True)
+    hg = torch.autograd.grad(sum((x * x.detach()).sum() for x in g), list(parameters.values()))
+    return {n: x.detach() for n, x in zip(parameters, g, strict=True)}, dict(zip(parameters, hg, strict=True))
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv-norm", "residual", "groups", "heads", "tied"])
+@pytest.mark.parametrize("batches", [1, 3])
+def test_flow_is_autograd_written_out(name: str, batches: int) -> None:
+    model, _ = build(name)
+    data = [CASES[name].example() for _ in range(batches)]
+    data = [x.double() if x.is_floating_point() else x for x in data]
+    got = flow(model, loss, data)
+    model.eval()
+    g, hg = written_out(model, sum(loss(model, x) for x in data))  # type: ignore[arg-type]
+    assert got.product is not None
+    for n in g:
+        torch.testing.assert_close(got.gradient[n], g[n])
+        torch.testing.assert_close(got.product[n], hg[n])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_recurrent_layers_have_a_second_derivative(kind: str) -> None:
+    """Against central differences of the gradient, which are sound on a smooth network."""
+    model, x = build(kind)
+    got = flow(model, loss, [x])
+    assert got.product is not None
+    step = 1e-5
+    with torch.no_grad():
+        for sign in (1, -2):
+            for n, p in model.named_parameters():
+                p += sign * step * got.gradient[n]
+            moved = flow(model, loss, [x], second=False).gradient
+            first = moved if sign == 1 else first
+    for n in got.product:
+        torch.testing.assert_close(got.product[n], (first[n] - moved[n]) / (2 * step), rtol=1e-5, atol=1e-8)
+
+
+def test_direction_takes_the_place_of_the_gradient() -> None:
+    """L = 1/2 w A w: H v = A v by hand."""
+    model = nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    a = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
+
+    def quadratic(m: nn.Module, scale: float) -> Tensor:
+        w = m.weight[0]
+        return scale * 0.5 * w @ a @ w
+
+    for batches in ([1.0], [0.25, 0.75]):
+        got = flow(model, quadratic, batches, direction={"weight": torch.tensor([[1.0, 1.0]], dtype=torch.float64)})
+        assert got.gradient["weight"].tolist() == [[0.0, -5.0]]  # A w
+        assert got.product is not None
+        assert got.product["weight"].tolist() == [[3.0, 4.0]]  # A (1, 1)
+        of_gradient = flow(model, quadratic, batches).product
+        assert of_gradient is not None
+        assert of_gradient["weight"].tolist() == [[-5.0, -15.0]]  # A A w
+
+
+class Noisy(nn.Module):
+    """Batch norm, dropout, and a buffer that the forward puts anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.norm, self.drop, self.fc2 = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return self.fc2(self.drop(self.norm(self.fc1(x)).relu()) + torch.rand(8))
+
+
+@pytest.mark.parametrize("batch_statistics", [False, True])
+@pytest.mark.parametrize("batches", [1, 2])
+def test_flow_leaves_everything_as_it_was(batch_statistics: bool, batches: int) -> None:
+    model = Noisy()
+    model.fc2.eval()
+    fired: list[str] = []
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 3.0)
+        p.register_hook(lambda g: fired.append("gradient"))
+        p.register_post_accumulate_grad_hook(lambda p: fired.append("accumulated"))
+    before = {n: (p, p.detach().clone(), p.grad) for n, p in model.named_parameters()}
+    buffers = {n: (b, b.clone()) for n, b in model.named_buffers()}
+    modes = [m.training for m in model.modules()]
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+
+    def noisy_loss(m: nn.Module, x: Tensor) -> Tensor:
+        random.random(), np.random.rand()
+        return m(x).square().mean()
+
+    flow(model, noisy_loss, [torch.randn(6, 4) for _ in range(batches)], batch_statistics=batch_statistics)
+    assert fired == []
+    assert [m.training for m in model.modules()] == modes
+    for n, p in model.named_parameters():
+        assert p is before[n][0]
+        torch.testing.assert_close(p.detach(), before[n][1], rtol=0, atol=0)
+        assert p.grad is before[n][2]
+        assert bool((p.grad == 3).all())
+    for n, b in model.named_buffers():
+        assert b is buffers[n][0]
+        torch.testing.assert_close(b, buffers[n][1], rtol=0, atol=0)
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+
+
+def test_flow_leaves_the_random_state() -> None:
+    model, batch = Noisy(), [torch.randn(6, 4)]
+    state = torch.get_rng_state()
+    flow(model, lambda m, x: m(x).mean() ** 2, batch)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_batch_statistics_are_used_when_asked() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)).double()
+    x = torch.randn(7, 3, dtype=torch.float64)
+
+    def mean_square(m: nn.Module, x: Tensor) -> Tensor:
+        return m(x).square().mean()
+
+    got = flow(model, mean_square, [x], batch_statistics=True).gradient
+    model.train()
+    running = model[1].running_mean.clone()
+    wanted = torch.autograd.grad(mean_square(model, x), list(model.parameters()))
+    assert torch.equal(running, torch.zeros(4, dtype=torch.float64))
+    for g, w in zip(got.values(), wanted, strict=True):
+        torch.testing.assert_close(g, w)
+    assert got["0.bias"].abs().max() < 1e-12  # the batch's own mean takes a bias out
+    assert flow(model, mean_square, [x]).gradient["0.bias"].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        (lambda m, x: m(x), "must be a scalar tensor, and is a tensor of shape"),
+        (lambda m, x: 1.0, "is a float"),
+        (lambda m, x: m(x).mean() * float("nan"), "the loss is nan"),
+        (lambda m, x: m(x).mean().detach(), "does not depend on any parameter"),
+        (lambda m, x: m[0](x).square().mean(), "does not depend on '2.weight', '2.bias'"),
+        (lambda m, x: m(x).mean() + m[0].weight[0, 0].sub(m[0].weight[0, 0].detach()).abs().sqrt(), "'0.weight'"),
+    ],
+)
+def test_a_bad_loss_is_named(bad: Callable[[nn.Module, Tensor], Tensor], sentence: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    for batches in (1, 2):
+        with pytest.raises(FlowError, match=sentence.replace("(", r"\(")):
+            flow(model, bad, [torch.randn(5, 3)] * batches)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_frozen_parameters_take_no_part_and_no_batch_is_an_error() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    model[0].requires_grad_(False)
+    got = flow(model, lambda m, x: functional.mse_loss(m(x), x[:, :1]), [torch.randn(5, 3)])
+    assert sorted(got.gradient) == ["1.bias", "1.weight"]
+    with pytest.raises(ValueError, match="at least one batch"):
+        flow(model, loss, [])
+    model[1].requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter requires a gradient"):
+        flow(model, loss, [torch.randn(5, 3)])
+
+
+def test_a_parameter_used_in_one_batch_only_counts_there() -> None:
+    model = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)]).double()
+
+    def by_batch(m: nn.Module, batch: tuple[int, Tensor]) -> Tensor:
+        return m[batch[0]](batch[1]).square().sum()  # type: ignore[index]
+
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    got = flow(model, by_batch, [(0, x), (1, x)])
+    for i in (0, 1):
+        w = model[i].weight.detach()
+        torch.testing.assert_close(got.gradient[f"{i}.weight"], 2 * (x @ w.T) * x)  # by hand: 2 (x w) x
+        assert got.product is not None
+        torch.testing.assert_close(got.product[f"{i}.weight"], 2 * (x @ got.gradient[f"{i}.weight"].T) * x)
