@@ -116,10 +116,10 @@ def sizes(module: nn.Module) -> dict[str, int]:
             return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
         case nn.RNNBase():
             gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-            held = dict(module.named_parameters(recurse=False))
-            projection = {"proj_size": held["weight_hr_l0"].shape[0]} if module.proj_size else {}
-            hidden = held["weight_hh_l0"].shape[0] // gates
-            return {"input_size": held["weight_ih_l0"].shape[1], "hidden_size": hidden, **projection}
+            own = dict(module.named_parameters(recurse=False))
+            projection = {"proj_size": own["weight_hr_l0"].shape[0]} if module.proj_size else {}
+            hidden = own["weight_hh_l0"].shape[0] // gates
+            return {"input_size": own["weight_ih_l0"].shape[1], "hidden_size": hidden, **projection}
         case nn.RNNCellBase():
             return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
     return {}

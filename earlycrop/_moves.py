@@ -70,10 +70,10 @@ def _shuffle(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
 
 MOVES: dict[Any, Move] = {
     **dict.fromkeys([aten.clone, aten._to_copy, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous], _same),
-    **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze, aten.squeeze_], _view),
+    **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze], _view),
     aten.permute: _permute,
-    aten.transpose: _transpose,
-    aten.t: _t,
+    **dict.fromkeys([aten.transpose, aten.transpose_], _transpose),
+    **dict.fromkeys([aten.t, aten.t_], _t),
     aten.expand: _expand,
     aten.flip: _flip,
     aten.roll: _roll,

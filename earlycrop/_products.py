@@ -30,7 +30,8 @@ def _contract(watch: Watch, a: Any, a_vector: Field | None, b: Any, b_vector: Fi
 
 
 def _matrix_product(watch: Watch, a: Tensor, b: Tensor) -> list[Field]:
-    a_rows, a_inner, b_inner, b_columns = (watch.vector(t, d) for t in (a, b) for d in (0, 1))
+    a_inner, b_inner = watch.vector(a, 1), watch.vector(b, 0)
+    a_rows, b_columns = watch.vector(a, 0, without=1), watch.vector(b, 1, without=0)
     _contract(watch, a, a_inner, b, b_inner)
     inner = b_inner if a_inner is None else a_inner
     _work(watch, a.shape[0] * a.shape[1] * b.shape[1], (a_rows, inner, b_columns))
@@ -139,7 +140,7 @@ def convolution(watch: Watch, operation: Any, arguments: Arguments, options: Opt
 def _grouped(
     watch: Watch, weight: Tensor, groups: int, channels: Field, rows: Field | None, columns: Field | None
 ) -> Field | None:
-    """Nodes are whole groups, or positions within every group, whichever is finer; the columns that are still cuttable."""
+    """Nodes are whole groups, or positions within every group, whichever is finer; the columns that may be cut."""
     by_group = channels.reshape(groups, -1)
     outputs = None if rows is None else rows.reshape(groups, -1)
     if groups >= by_group.shape[1]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntFlag
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from earlycrop._fields import Field, along, padded, support
 
 
-class Role(IntEnum):
-    """What a channel of a parameter is for."""
+class Role(IntFlag):
+    """What a channel of a parameter is for; a tied matrix has several. None of them: a norm's scale, a running mean."""
 
-    OTHER = 0
-    """Follows a node: a norm's scale, a running mean."""
     ROW = 1
     """Produces a node: a row of a weight matrix, an entry of its bias."""
     COLUMN = 2
     """Consumes a node: a column of a weight matrix."""
-    LOOKUP = 3
+    LOOKUP = 4
     """A row of an embedding, found by index."""
 
 
@@ -117,14 +115,17 @@ class Watch:
         if vector is not None:
             self.roles.append((vector, role))
 
-    def vector(self, tensor: object, dim: int) -> Field | None:
-        """The channels along ``dim``; what depends on other dimensions as well is frozen."""
+    def vector(self, tensor: object, dim: int, without: int | None = None) -> Field | None:
+        """The channels along ``dim``; what depends on other dimensions as well is coupled along those.
+
+        Fields that depend on the dimension ``without`` are left out.
+        """
         found = None
         for f in self.fields(tensor):
-            if support(f) == (dim,):
-                found = f.reshape(-1)
-            elif dim in support(f):
-                self.freeze([f], "its channels depend on several dimensions at once here")
+            if dim in support(f) and without not in support(f):
+                found = np.moveaxis(f, dim, 0).reshape(f.shape[dim], -1)
+                self.join(found, found[:, :1])
+                found = found[:, 0]
         return found
 
     def elementwise(self, operands: Sequence[Any], ndim: int) -> list[Field]:

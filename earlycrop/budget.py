@@ -98,8 +98,8 @@ def choose_nodes(graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, of:
     order = np.argsort(scores.detach().cpu().double().numpy(), kind="stable")
     rank = np.empty(graph.count, np.int64)
     rank[order] = np.arange(graph.count)
-    floor_of = _protected(graph, rank)
-    free = np.array([i for i in order.tolist() if i not in floor_of], np.int64)
+    protected = _protected(graph, rank)
+    free = np.array([i for i in order.tolist() if i not in protected], np.int64)
 
     def first(n: int) -> Removed:
         removed = np.zeros(graph.count, bool)
@@ -117,20 +117,14 @@ def choose_nodes(graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, of:
     _return(costs, removed, free[:low][::-1], allowed)
     last = int(rank[free[low - 1]]) if low else -1
     reached = low < len(free) or total(costs, removed) <= allowed
-    floors = {name for i, names in floor_of.items() if rank[i] < last or not reached for name in names}
+    floors = {graph.nodes[i].layer for i in protected if rank[i] < last or not reached}
     return Choice(removed, total(costs, removed), tuple(sorted(floors)))
 
 
-def _protected(graph: Graph, rank: Field) -> dict[int, list[str]]:
-    """The best node of each dimension of each parameter that only nodes make up, with the tensors that need it."""
-    floor_of: dict[int, list[str]] = {}
-    for slot in graph.slots:
-        if (slot.nodes >= 0).all():
-            best = int(slot.nodes[np.argmax(rank[slot.nodes])])
-            floor_of.setdefault(best, [])
-            if slot.layer not in floor_of[best]:
-                floor_of[best].append(slot.layer)
-    return floor_of
+def _protected(graph: Graph, rank: Field) -> set[int]:
+    """The best node of each dimension of each tensor that only nodes make up: without it, nothing would be left there."""
+    made_up = (slot.nodes for slot in graph.slots if (slot.nodes >= 0).all())
+    return {int(nodes[np.argmax(rank[nodes])]) for nodes in made_up}
 
 
 def _return(costs: Iterable[Work], removed: Removed, candidates: Field, allowed: int) -> None:

@@ -83,7 +83,7 @@ def flow(
 
 @contextmanager
 def _leaves(model: nn.Module) -> Iterator[Tensors]:
-    """Put leaves that share the parameters' memory in their place: gradients gather there, and no hook of theirs runs."""
+    """Put leaves that share the parameters' memory in their place: gradients gather there, and no hook runs."""
     real = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not real:
         raise ValueError("no parameter requires a gradient: there is nothing to score")
@@ -159,7 +159,7 @@ def _scalar(value: Any) -> Tensor:
         shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise FlowError(f"the loss must be a scalar tensor, and is {shape}: reduce it with .mean() or .sum()")
     if not bool(torch.isfinite(value)):
-        raise FlowError(f"the loss is {float(value)}: it cannot be differentiated")
+        raise FlowError(f"the loss is {value.item()}: it cannot be differentiated")
     if not value.requires_grad:
         raise FlowError("the loss does not depend on any parameter: does it run the model it is given, with gradients?")
     return value.reshape(())

@@ -94,16 +94,17 @@ class Graph:
             for i, where in zip(ids.tolist(), np.split(order, starts[1:]), strict=True):
                 if i >= 0:
                     owns[i].append((slot.tensor, slot.dim, tuple(where.tolist())))
-                    if slot.role == Role.ROW:
+                    if Role.ROW in slot.role:
                         layer.setdefault(i, slot.layer)
         return tuple(Node(i, layer.get(i, own[0][0]), tuple(own)) for i, own in enumerate(owns))
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """The modules with weight matrices, and their outputs. A unit with several rows (an LSTM's gates) counts once."""
+        """The modules with weight matrices, and their outputs. Rows that are coupled (an LSTM unit's) count once."""
         rows: dict[str, list[Slot]] = {}
         for slot in self.slots:
-            if slot.role == Role.ROW and slot.tensor in self.parameters and len(self.shapes[slot.tensor]) > 1:
+            produces = Role.ROW in slot.role and Role.LOOKUP not in slot.role
+            if produces and slot.tensor in self.parameters and len(self.shapes[slot.tensor]) > 1:
                 rows.setdefault(slot.layer, []).append(slot)
         layers = []
         for name, slots in rows.items():

@@ -107,7 +107,7 @@ def _masked_output(model: nn.Module, graph: Graph, removed: Removed) -> list[Ten
     masked: dict[str, Tensor] = {}
     for slot in graph.slots:
         gone = (slot.nodes >= 0) & removed[slot.nodes]
-        if slot.role != Role.COLUMN:
+        if Role.COLUMN not in slot.role:
             gone &= graph.inner[slot.nodes]
         if slot.tensor in named and gone.any():
             now = masked.get(slot.tensor, named[slot.tensor].detach())

@@ -177,15 +177,15 @@ def _graph(
                 why[c] = reason
     roles = np.zeros(watch.count, np.int64)
     for labels, role in watch.roles:
-        roles[labels] = np.maximum(roles[labels], role)
+        roles[labels] |= role
     consumed, produced = np.zeros(many, bool), np.zeros(many, bool)
-    consumed[classes[roles == Role.COLUMN]] = True
+    consumed[classes[roles & Role.COLUMN > 0]] = True
     for labels in watch.inner:
         consumed[classes[labels]] = True
     for name in parameters & set(slots):
         for v in slots[name]:
             if v is not None:
-                produced[classes[v[roles[v] <= Role.ROW]]] = True
+                produced[classes[v[(roles[v] == 0) | (roles[v] & Role.ROW > 0)]]] = True
     free = consumed & produced
     free[list(why)] = False
     # nodes are numbered in the order in which their first channel entered, so that a graph is the same every time
@@ -201,7 +201,9 @@ def _graph(
 
     def slot(name: str, dim: int, v: Field) -> Slot:
         reasons = dict.fromkeys(why[c] for c in np.unique(classes[v]).tolist() if c in why)
-        return Slot(name, dim, number[classes[v]], classes[v], Role(int(roles[v].max())), tuple(reasons))
+        return Slot(
+            name, dim, number[classes[v]], classes[v], Role(int(np.bitwise_or.reduce(roles[v]))), tuple(reasons)
+        )
 
     return Graph(
         example=example,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from typing import Any, Protocol
 
 import torch
@@ -65,27 +65,33 @@ class Distances:
 
 def unsquared(x: Distances) -> float:
     """|d_t - d_(t-1)| / d_1. Eq. 12's bound holds for this one, so it is the default."""
-    return abs(x.d[-1] - x.d[-2]) / x.d[1]
+    return _ratio(abs(x.d[-1] - x.d[-2]), x.d[1])
 
 
 def squared(x: Distances) -> float:
     """|d_t^2 - d_(t-1)^2| / d_1^2: Rachwan et al. 2022, eq. 10 and 11 to the letter."""
-    return abs(x.d[-1] ** 2 - x.d[-2] ** 2) / x.d[1] ** 2
+    return _ratio(abs(x.d[-1] ** 2 - x.d[-2] ** 2), x.d[1] ** 2)
 
 
 def squared_current(x: Distances) -> float:
     """|d_t^2 - d_(t-1)^2| / d_t^2: the end of section 4.3."""
-    return abs(x.d[-1] ** 2 - x.d[-2] ** 2) / x.d[-1] ** 2
+    return _ratio(abs(x.d[-1] ** 2 - x.d[-2] ** 2), x.d[-1] ** 2)
 
 
 def algorithm1(x: Distances) -> float:
     """(d_t^2 - d_(t-1)^2) / |w_0|^2, with its sign: algorithm 1, lines 6 and 7."""
-    return (x.d[-1] ** 2 - x.d[-2] ** 2) / x.initial**2
+    return _ratio(x.d[-1] ** 2 - x.d[-2] ** 2, x.initial**2)
 
 
 def authors(x: Distances) -> float:
     """|e_t - e_(t-1)| / e_2 with e_t = |w_t - w_1| / |w_1|: the authors' code, unstructured."""
-    return abs(x.after_first[-1] - x.after_first[-2]) / x.after_first[1] if len(x.after_first) > 1 else float("inf")
+    e = x.after_first
+    return _ratio(abs(e[-1] - e[-2]), e[1]) if len(e) > 1 else inf
+
+
+def _ratio(change: float, yardstick: float) -> float:
+    """Weights that have not moved, or started at zero, are no yardstick: such a change is not small."""
+    return change / yardstick if yardstick else inf
 
 
 DEFINITIONS = {f.__name__: f for f in (unsquared, squared, squared_current, algorithm1, authors)}
@@ -127,12 +133,12 @@ class LazyRegime:
             return None
         norm = _distance(self._references[1])
         self._seen.after_first.append(_distance(parameters, self._references[1]) / norm if norm else 0.0)
-        values = {name: change(self._seen) for name, change in DEFINITIONS.items()} if self._seen.d[1] > 0 else {}
+        values = {name: change(self._seen) for name, change in DEFINITIONS.items()}
         self._log = {
             "distance": self._seen.d[-1],
-            **{n: v for n, v in values.items() if epoch > 1 and v < float("inf")},
+            **{n: v for n, v in values.items() if epoch > 1 and v < inf},
         }
-        if epoch >= self.earliest and values and values[self.definition] <= self.threshold:
+        if epoch >= self.earliest and values[self.definition] <= self.threshold:
             change = f"{values[self.definition]:.3g}"
             return f"lazy regime: {self.definition} change {change}, at most {self.threshold:.3g}"
         if epoch >= self.latest:
@@ -152,7 +158,13 @@ class LazyRegime:
 
 
 def lazy_regime(sparsity: float, epochs: int) -> LazyRegime:
-    """The default: th = 1 - rho, not before 1/20 and not after 1/4 of the epochs (and never before epoch 2)."""
+    """The default: th = 1 - rho, not before 1/20 and not after 1/4 of the epochs (and never before epoch 2).
+
+    Raises:
+        ValueError: there are too few epochs to prune early in them.
+    """
+    if epochs < 3:
+        raise ValueError(f"early pruning needs at least 3 epochs, 2 before it and 1 after, and there are {epochs}")
     return LazyRegime(1 - sparsity, latest=max(2, ceil(epochs / 4)), earliest=max(2, ceil(epochs / 20)))
 
 

@@ -83,8 +83,8 @@ def node_scores(
 
 def _gated(graph: Graph, gate: Gate) -> list[tuple[Slot, Tensor]]:
     """The slots that gates stand on, each with the node of each index that is gated there, or -1."""
-    rows = [s for s in graph.slots if s.role == Role.ROW and s.tensor in graph.parameters]
-    columns = [s for s in graph.slots if s.role == Role.COLUMN and s.tensor in graph.parameters]
+    rows = [s for s in graph.slots if Role.ROW in s.role and s.tensor in graph.parameters]
+    columns = [s for s in graph.slots if Role.COLUMN in s.role and s.tensor in graph.parameters]
     has_column, has_row, several = (np.zeros(graph.count, bool) for _ in range(3))
     for slot in columns:
         has_column[slot.nodes[slot.nodes >= 0]] = True

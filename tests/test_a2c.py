@@ -231,6 +231,7 @@ def test_an_epoch_ends_with_its_share_of_steps_or_games():
 def test_log_tells_the_mean_return_only_where_a_game_ended():
     task = cartpole.make(replace(SMALL, rollout=5, steps=1, epochs=1))
     model = task.model()
+    assert task.log() == {"games": 0, "steps": 0}
     list(task.batches(model, 1))
     assert set(task.log()) == {"games", "steps", "entropy"}
     assert task.log()["steps"] == 20
