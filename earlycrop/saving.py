@@ -144,7 +144,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise SavingError(f"{path} was not written by earlycrop: its weights load with safetensors itself")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["plan"])  # noqa: SIM118
+            # a copy each: kernels add up in another order on memory that is not aligned as torch's own is
+            held = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return held, json.loads(metadata["plan"])
     except FileNotFoundError as error:
         raise SavingError(f"there is no file {path}") from error
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:

@@ -1,0 +1,34 @@
+# Two commands: `make demo` shows what this does, `make test` runs everything that CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+
+.PHONY: demo test test-all lint install clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m tasks.cartpole --method dense --runs runs/demo
+	$(BIN)/python -m tasks.cartpole --method earlycrop-s --sparsity 0.9 --runs runs/demo
+	$(BIN)/python -m tasks.cartpole --method earlycrop-u --sparsity 0.9 --runs runs/demo
+	$(BIN)/python -m leaderboards --runs runs/demo --out runs/demo/leaderboard
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest -n $(JOBS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,55 @@
+"""Measures against counts by hand and by torch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from earlycrop import Masks, measure, shrink, trace
+from tests.networks import CASES, build
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "lstm"])
+def test_macs_of_a_sample_are_what_torch_counts(name: str) -> None:
+    model, example = build(name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(example)
+    assert measure.macs(model, example) == counter.get_total_flops() // 2 // len(example)
+    assert measure.macs(model, lambda m: m(example)) == counter.get_total_flops() // 2 // len(example)
+
+
+def test_sparsities_by_hand() -> None:
+    dense, x = build("mlp")  # 6-10-8-3: 60 + 80 + 24 weights
+    small = copy.deepcopy(dense)
+    graph = trace(small, x)
+    shrink(small, graph, [0, 1, 10])  # 6-8-7-3: 48 + 56 + 21
+    assert measure.weight_sparsity(small, dense) == 1 - 125 / 164
+    assert measure.node_sparsity(trace(small, x), graph) == pytest.approx(3 / 18)
+    assert measure.parameters(small) == 125 + 8 + 7 + 3
+    masked = copy.deepcopy(dense)
+    Masks(masked, {"0.weight": torch.arange(60).reshape(10, 6) < 25})
+    assert measure.weight_sparsity(masked, dense) == pytest.approx(25 / 164)
+    assert measure.weight_counts(masked) == (139, 164)
+
+
+def test_csr_bytes_by_hand() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Conv2d(2, 5, 3))
+    with torch.no_grad():
+        model[0].weight[0] = 0
+    bits = 34 * 8 + 2 * (3 + 1) + 34 * 90 + 2 * (5 + 1)
+    assert measure.csr_bytes(model) == -(-bits // 8)
+
+
+def test_time_is_the_median_and_memory_is_positive() -> None:
+    calls = []
+    milliseconds = measure.milliseconds(lambda: calls.append(sum(range(1000))), torch.device("cpu"), 5, 2)
+    assert len(calls) == 7
+    assert 0 < milliseconds < 1000
+    before = measure.peak_memory_bytes(torch.device("cpu"))
+    held = torch.ones(50_000_000)
+    assert measure.peak_memory_bytes(torch.device("cpu")) >= before
+    assert measure.peak_memory_bytes(torch.device("cpu")) > held.numel() * 4

@@ -1,0 +1,249 @@
+"""The seam: every method of the table through a real training loop, its checkpoints, and what it says of bad input."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import earlycrop
+from earlycrop import CRITERIA, METHODS, Event, Pruner, prune
+from earlycrop.budget import limit
+from earlycrop.methods import Method
+from earlycrop.schedule import linear
+from earlycrop.trigger import AtEpoch, LazyRegime
+
+EPOCHS = 6
+PRUNING = [name for name, method in METHODS.items() if method.criterion is not None]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 3),
+    )  # fmt: skip
+
+
+def data() -> list[tuple[Tensor, Tensor]]:
+    """Three classes told apart by where the light is."""
+    g = torch.Generator().manual_seed(1)
+    y = torch.randint(0, 3, (96,), generator=g)
+    x = torch.randn(96, 1, 6, 6, generator=g) * 0.3
+    for i in range(96):
+        x[i, 0, 2 * y[i] : 2 * y[i] + 2] += 1
+    return list(zip(x.split(32), y.split(32), strict=True))
+
+
+def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Any]) -> None:
+    model.train()
+    for batch in batches:
+        optimizer.zero_grad()
+        loss(model, batch).backward()
+        optimizer.step()
+
+
+def run(method: str | Method, sparsity: float = 0.9, **options: Any) -> tuple[nn.Module, Pruner, list[Event | None]]:
+    model, batches = network(), data()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    pruner = Pruner(model, optimizer, loss, method, sparsity, epochs=EPOCHS, **options)
+    events = [pruner.step(batches)]
+    for _ in range(EPOCHS):
+        train_epoch(model, optimizer, batches)
+        events.append(pruner.step(batches))
+    return model, pruner, events
+
+
+def weights_left(model: nn.Module) -> int:
+    return sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1)
+
+
+def dead(model: nn.Module) -> bool:
+    return any(p.numel() == 0 or not bool(p.any()) for p in model.parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.9])
+@pytest.mark.parametrize("method", PRUNING)
+def test_every_method_reaches_its_sparsity_within_its_budget(method: str, sparsity: float) -> None:
+    dense = weights_left(network())
+    model, pruner, events = run(method, sparsity)
+    fired = [e for e in events if e is not None]
+    assert len(fired) == 1
+    event = fired[0]
+    assert event is pruner.event
+    assert event.epoch == events.index(event) <= EPOCHS
+    assert (event.epoch == 0) == (not method.startswith("earlycrop"))
+    assert event.left == limit(dense, sparsity) or METHODS[method].structured
+    assert event.left <= limit(dense, sparsity)
+    assert weights_left(model) == event.left
+    assert event.achieved == event.weight_sparsity == 1 - event.left / dense
+    assert not dead(model)
+    assert event.rounds == (5 if METHODS[method].iterative else 1)
+    assert (event.node_sparsity > 0) == METHODS[method].structured
+    if METHODS[method].structured:
+        assert event.difference is not None
+        assert event.difference <= 1e-5
+    accuracy = sum(int((model.eval()(x).argmax(1) == y).sum()) for x, y in data()) / 96
+    if sparsity < 0.5:
+        assert accuracy > 0.8, "the pruned network no longer learns"
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_is_the_same_for_a_seed(method: str) -> None:
+    first, _, events = run(method)
+    second, _, again = run(method)
+    assert [e and {**e.record(), "seconds": 0} for e in events] == [e and {**e.record(), "seconds": 0} for e in again]
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("after", range(EPOCHS))
+@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u", "snip", "dense"])
+def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(method: str, after: int, tmp_path: Path) -> None:
+    whole, _, events = run(method)
+    model, batches = network(), data()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    pruner = Pruner(model, optimizer, loss, method, 0.9, epochs=EPOCHS)
+    pruner.step(batches)
+    for _ in range(after):
+        train_epoch(model, optimizer, batches)
+        pruner.step(batches)
+    earlycrop.save(model, tmp_path)
+    state = {"optimizer": optimizer.state_dict(), "pruner": pruner.state_dict(), "rng": torch.get_rng_state()}
+    earlycrop.save_state(state, tmp_path / "state")
+
+    state = earlycrop.load_state(tmp_path / "state")
+    model = earlycrop.load(tmp_path, network())
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer.load_state_dict(state["optimizer"])
+    pruner = Pruner(model, optimizer, loss, method, 0.9, epochs=EPOCHS)
+    pruner.load_state_dict(state["pruner"])
+    torch.set_rng_state(state["rng"])
+    for epoch in range(after, EPOCHS):
+        train_epoch(model, optimizer, batches)
+        event = pruner.step(batches)
+        expected = events[epoch + 1]
+        assert (event is None) == (expected is None)
+        if event is not None and expected is not None:
+            assert {**event.record(), "seconds": 0} == {**expected.record(), "seconds": 0}
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_weights_that_are_kept_are_not_changed() -> None:
+    for structured in (True, False):
+        model, batches = network(), data()
+        before = copy.deepcopy(dict(model.named_parameters()))
+        prune(model, loss, batches, sparsity=0.7, structured=structured)
+        values = {v for p in before.values() for v in p.flatten().tolist()} | {0.0}
+        assert all(v in values for p in model.parameters() for v in p.flatten().tolist())
+
+
+@pytest.mark.parametrize("criterion", list(CRITERIA))
+@pytest.mark.parametrize("of", ["weights", "nodes", "macs", "bytes"])
+def test_prune_meets_any_measure(criterion: str, of: str) -> None:
+    model, batches = network(), data()
+    event = prune(model, loss, batches[:1], criterion, 0.6, of, rounds=2)
+    assert event.of == of
+    assert event.left == earlycrop.trace(model, lambda m: loss(m, batches[0])).cost(of) <= limit(event.dense, 0.6)
+    assert event.batches == 1
+
+
+def test_batches_are_read_only_when_there_is_something_to_score() -> None:
+    model = network()
+    pruner = Pruner(model, torch.optim.SGD(model.parameters(), 0.1), loss, "earlycrop-s", epochs=EPOCHS)
+
+    def reading() -> Any:
+        raise AssertionError("read too early")
+        yield
+
+    assert pruner.step(reading()) is None
+    endless = (batch for _ in iter(int, 1) for batch in data())
+    early = Pruner(model, torch.optim.SGD(model.parameters(), 0.1), loss, "crop-u", epochs=EPOCHS, score_batches=2)
+    event = early.step(endless)
+    assert event is not None
+    assert event.batches == 2
+
+
+def test_methods_and_triggers_can_be_ones_own() -> None:
+    mine = Method(CRITERIA["magnitude"], True, linear, lambda sparsity, epochs: AtEpoch(3))
+    _, _, events = run(mine, 0.5, rounds=2)
+    assert [e is not None for e in events] == [False] * 3 + [True] + [False] * 3
+    _, pruner, events = run("crop-u", trigger=LazyRegime(10.0, latest=4))
+    assert events[2] is not None
+    assert events[2].reason.startswith("lazy regime")
+    assert pruner.log() == {}
+
+
+def test_the_trigger_is_logged_every_epoch_until_it_fires() -> None:
+    model, batches = network(), data()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    pruner = Pruner(model, optimizer, loss, "earlycrop-u", 0.9, epochs=EPOCHS, trigger=LazyRegime(0.0, latest=4))
+    pruner.step(batches)
+    logs = []
+    for _ in range(EPOCHS):
+        train_epoch(model, optimizer, batches)
+        pruner.step(batches)
+        logs.append(pruner.log())
+    assert [sorted(log) for log in logs[1:4]] == [
+        ["algorithm1", "authors", "distance", "squared", "squared_current", "unsquared"]
+    ] * 3
+    assert logs[4:] == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "earlycrop"}, "there is no method 'earlycrop': take one of dense, random-u"),
+        ({"sparsity": 1.0}, "sparsity must be above 0 and below 1, and is 1.0"),
+        ({"sparsity": 95}, "sparsity must be above 0 and below 1"),
+        ({"of": "flops"}, "there is no measure 'flops': a sparsity can be a share of weights, nodes, macs, bytes"),
+        ({"method": "snip", "of": "nodes"}, "single weights have a sparsity of weights, not of nodes"),
+        ({"epochs": 0}, "epochs must be at least 1, and is 0"),
+        ({"epochs": 2}, "early pruning needs at least 3 epochs"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"score_batches": 0}, "score_batches must be at least 1"),
+        ({"gate": "middle"}, "there is no gate 'middle'"),
+    ],
+)
+def test_bad_options_are_refused_in_a_sentence(options: dict[str, Any], sentence: str) -> None:
+    model = network()
+    with pytest.raises(ValueError, match=sentence):
+        Pruner(model, torch.optim.SGD(model.parameters(), 0.1), loss, **{"epochs": EPOCHS, **options})
+
+
+def test_bad_calls_of_prune_are_refused() -> None:
+    model = network()
+    with pytest.raises(ValueError, match="there is no criterion 'taylor'"):
+        prune(model, loss, data(), "taylor")
+    with pytest.raises(ValueError, match="there is no batch to score on"):
+        prune(model, loss, [])
+    with pytest.raises(ValueError, match="no node of this model can be removed"):
+        prune(nn.Linear(36, 3), lambda m, b: functional.cross_entropy(m(b[0].flatten(1)), b[1]), data())
+    frozen = network().requires_grad_(False)
+    with pytest.raises(ValueError, match="the model has no trained weight matrix"):
+        prune(frozen, loss, data(), structured=False)
+
+
+def test_frozen_matrices_count_and_stay() -> None:
+    model = network()
+    model[3].weight.requires_grad_(False)
+    dense, frozen = weights_left(model), model[3].weight.numel()
+    event = prune(model, loss, data(), "magnitude", 0.1, structured=False)
+    assert weights_left(model) == event.left == limit(dense, 0.1)
+    assert int(model[3].weight.count_nonzero()) == frozen
+
+
+def test_an_impossible_target_is_reported() -> None:
+    model = network()
+    event = prune(model, loss, data(), sparsity=0.999)
+    assert event.left > limit(event.dense, 0.999)
+    assert event.achieved < event.asked
+    assert event.floors == ("0", "3")

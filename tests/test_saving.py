@@ -1,0 +1,133 @@
+"""Round trips of models and training states, and files that are not what they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import earlycrop
+from earlycrop import Masks, SavingError, shrink, trace
+from tests.networks import CASES, build
+from tests.test_surgeon import outputs, some_nodes
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_shrunk_network_loads_into_a_fresh_one(name: str, tmp_path: Path) -> None:
+    model, example = build(name)
+    graph = trace(model, example)
+    shrink(model, graph, some_nodes(graph, 0.5, 0))
+    earlycrop.save(model, tmp_path)
+    fresh, _ = build(name, seed=7)
+    assert earlycrop.load(tmp_path, fresh) is fresh
+    for a, b in zip(outputs(model, example), outputs(fresh, example), strict=True):
+        assert torch.equal(a, b)
+    assert [t.shape for t in fresh.parameters()] == [t.shape for t in model.parameters()]
+    assert [str(m) for m in fresh.modules()] == [str(m) for m in model.modules()]  # sizes and groups in attributes
+    again = trace(fresh, example)
+    assert again.count == trace(model, example).count
+    earlycrop.save(fresh, tmp_path)  # over the old file
+
+
+def test_what_was_loaded_can_be_trained(tmp_path: Path) -> None:
+    model, example = build("tied")
+    shrink(model, trace(model, example), [0])
+    model.hidden.weight.requires_grad_(False)
+    earlycrop.save(model, tmp_path)
+    fresh, _ = build("tied")
+    fresh.hidden.weight.requires_grad_(False)
+    earlycrop.load(tmp_path, fresh)
+    assert fresh.decoder.weight is fresh.embedding.weight
+    assert [p.requires_grad for p in fresh.parameters()] == [p.requires_grad for p in model.parameters()]
+    fresh(example).mean().backward()
+    assert fresh.embedding.weight.grad is not None
+
+
+def test_zeros_come_back_as_zeros(tmp_path: Path) -> None:
+    model, _ = build("mlp")
+    masks = Masks(model, {"0.weight": torch.rand(10, 6) < 0.7})
+    earlycrop.save(model, tmp_path)
+    fresh = earlycrop.load(tmp_path, build("mlp", seed=3)[0])
+    assert torch.equal(Masks.of_zeros(fresh).removed["0.weight"], masks.removed["0.weight"])
+
+
+def fresh_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: t.clone() for n, t in model.state_dict().items()}
+
+
+def test_another_model_is_refused_and_left_alone(tmp_path: Path) -> None:
+    model, _ = build("mlp")
+    earlycrop.save(model, tmp_path)
+    others = {
+        "'0.bias' is": nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3)),
+        "the model has no '4": nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8)),
+        "the file has no": nn.Sequential(*build("mlp")[0], nn.Linear(3, 3)),
+    }
+    for sentence, other in others.items():
+        before = fresh_state(other)
+        with pytest.raises(SavingError, match=f"of another kind of model: .*{sentence}"):
+            earlycrop.load(tmp_path, other)
+        assert all(torch.equal(before[n], t) for n, t in other.state_dict().items())
+
+
+def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:
+    model, _ = build("mlp")
+    with pytest.raises(SavingError, match="there is no file"):
+        earlycrop.load(tmp_path, model)
+    file = earlycrop.save(model, tmp_path)
+    whole = file.read_bytes()
+    for broken in (b"", whole[:100], whole[:-1], b"\x00" * 200):
+        file.write_bytes(broken)
+        with pytest.raises(SavingError, match=r"model\.safetensors is broken"):
+            earlycrop.load(tmp_path, model)
+        assert file.read_bytes() == broken
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(SavingError, match="was not written by earlycrop"):
+        earlycrop.load(tmp_path, model)
+    earlycrop.save(model, tmp_path)
+    with pytest.raises(SavingError, match="holds a model and no training state"):
+        earlycrop.load_state(file)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = build("mlp")
+    file = earlycrop.save(model, tmp_path)
+    before = file.read_bytes()
+
+    def full_disk(tensors: Any, path: Path, metadata: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("earlycrop.saving.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        earlycrop.save(model, tmp_path)
+    assert file.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_training_state_comes_back_exactly(tmp_path: Path) -> None:
+    model, example = build("conv-norm", torch.float32)
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.8, 0.99))
+    model(example).mean().backward()
+    optimizer.step()
+    state = {
+        "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "loss": 0.1 + 0.2, "inf": float("inf"),
+        "names": ["a", "b"], "none": None, "flag": True, "nested": {"1": {2: "int key"}}, "shared": [example, example],
+    }  # fmt: skip
+    earlycrop.save_state(state, tmp_path / "deep" / "state.safetensors")
+    back = earlycrop.load_state(tmp_path / "deep" / "state.safetensors")
+    assert back["loss"] == state["loss"]
+    assert back["nested"] == {"1": {2: "int key"}}
+    assert (back["names"], back["none"], back["flag"], back["inf"]) == (["a", "b"], None, True, float("inf"))
+    assert torch.equal(back["rng"], torch.get_rng_state())
+    other = torch.optim.Adam(build("conv-norm", torch.float32)[0].parameters())
+    other.load_state_dict(back["optimizer"])
+    for a, b in zip(optimizer.state.values(), other.state.values(), strict=True):
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    with pytest.raises(TypeError, match="cannot hold a object"):
+        earlycrop.save_state({"x": object()}, tmp_path / "bad.safetensors")
+    assert not (tmp_path / "bad.safetensors").exists()
