@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,13 +37,13 @@ class A2COptions(Options):
     """Neurons in each layer of the trunk that actor and critic share."""
     activation: Literal["tanh", "relu"] = "tanh"
     """What follows each layer of the trunk."""
-    steps: int = 300_000
+    steps: int = 500_000
     """Environment steps over the whole run, all agents together."""
     games: int = 0
     """Finished games over the whole run; above 0 it replaces --steps."""
     agents: int = 16
     """Environments that are played in step."""
-    rollout: int = 32
+    rollout: int = 16
     """Steps that each agent plays between two updates."""
     learning_rate: float = 1e-3
     """Adam's learning rate in the first epoch."""
@@ -129,18 +129,13 @@ def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 
 
 class Drawn:
-    """Batches that are drawn when first iterated over, and stay the same then."""
+    """Batches that are drawn when first iterated over (most epochs score nothing), and stay the same then."""
 
     def __init__(self, draw: Callable[[], list[Batch]]) -> None:
-        self.draw = draw
-
-    @cached_property
-    def batches(self) -> list[Batch]:
-        """The batches."""
-        return self.draw()
+        self.batches = cache(draw)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
+        return iter(self.batches())
 
 
 class A2C:
@@ -155,7 +150,7 @@ class A2C:
         self.network = "-".join(["mlp", *map(str, options.widths)])
         self.games = self.steps = 0
         self.returns: list[float] = []
-        self.logits = np.zeros((0, 1))
+        self.logits: np.ndarray = np.zeros((0, 1))
         with closing(make_environment(options.environment, 1)) as environment:
             self.inputs = int(np.prod(environment.single_observation_space.shape or ()))
             self.actions = int(getattr(environment.single_action_space, "n", 0))
@@ -202,8 +197,7 @@ class A2C:
         return Drawn(draw)
 
     def _batch(self, rollout: Rollout, model: nn.Module) -> Batch:
-        options = self.options
-        values = rollout.values
+        options, values = self.options, rollout.values
         rewards = rollout.rewards * options.reward_scale
         gains = advantages(rewards, values, rollout.terminated, rollout.truncated, options.discount, options.gae)
         like = next(model.parameters())
@@ -223,15 +217,18 @@ class A2C:
         return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
 
     def log(self) -> dict[str, float]:
-        """Games and steps so far; of the last epoch, the mean return of its finished games and the last entropy."""
-        log = self.logits - np.logaddexp.reduce(self.logits, -1, keepdims=True)
-        line = {"games": self.games, "steps": self.steps, "entropy": float(-(np.exp(log) * log).sum(-1).mean())}
-        return line | ({"return": float(np.mean(self.returns))} if self.returns else {})
+        """Games and steps so far; the mean return of the games that the last epoch ended; its last batch's entropy."""
+        line: dict[str, float] = {"games": self.games, "steps": self.steps}
+        if self.returns:
+            line["return"] = float(np.mean(self.returns))
+        if self.logits.size:
+            log = self.logits - np.logaddexp.reduce(self.logits, -1, keepdims=True)
+            line["entropy"] = float(-(np.exp(log) * log).sum(-1).mean())
+        return line
 
     def evaluate(self, model: nn.Module) -> float:
         """Mean undiscounted return of the most likely actions, over the first game of 100 environments."""
-        policy = Policy(model)
-        total, alive = np.zeros(EPISODES), np.ones(EPISODES, bool)
+        policy, total, alive = Policy(model), np.zeros(EPISODES), np.ones(EPISODES, bool)
         with closing(make_environment(self.options.environment, EPISODES)) as environment:
             observation, _ = environment.reset(seed=EVALUATION_SEED)
             while alive.any():

@@ -26,7 +26,7 @@ class Options(A2COptions):
 
 
 def default() -> Options:
-    """Our recipe: solves v1 in about 300 thousand steps, and still does when most of the network is cut on the way."""
+    """Our recipe: solves v1 in half a million steps, and still does when most of the network is cut on the way."""
     return Options()
 
 

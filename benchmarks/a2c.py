@@ -1,0 +1,117 @@
+"""Environment steps per second of A2C on cart-pole, ours and stable-baselines3's, one after the other in one process.
+
+The same network, environments, rollout length, and number of torch threads; evaluation, logging and set-up are not
+timed. Needs ``pip install stable-baselines3``. Run as ``python -m benchmarks.a2c``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3 import A2C
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from tasks import cartpole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is measured."""
+
+    rollouts: tuple[int, ...] = (5, 16, 32)
+    """Steps between two updates, a row each; 5 is stable-baselines3's default, 16 ours."""
+    steps: int = 50_000
+    """Environment steps that are timed."""
+    repeats: int = 3
+    """Timings of each, in turn; the fastest counts."""
+    threads: int = 1
+    """Torch's threads."""
+
+
+class Trunk(BaseFeaturesExtractor):
+    """Our trunk as theirs: their own shared layers are gone since version 1.8."""
+
+    def __init__(self, space: Any, trunk: nn.Module, width: int) -> None:
+        super().__init__(space, width)
+        self.trunk = trunk
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """The trunk's output."""
+        features: Tensor = self.trunk(observations)
+        return features
+
+
+def ours(rollout: int, steps: int) -> float:
+    """Steps per second of our training loop's inside."""
+    options = cartpole.Options(rollout=rollout, steps=2 * steps, epochs=1)
+    task = cartpole.make(options)
+    model = task.model()
+    optimizer = task.optimizer(model)
+
+    def train(updates: int) -> None:
+        for batch in islice(task.batches(model, 1), updates):
+            optimizer.zero_grad(set_to_none=True)
+            loss = task.loss(model, batch)
+            loss.backward()
+            if task.clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), task.clip)
+            optimizer.step()
+
+    updates = steps // (rollout * options.agents)
+    train(5)
+    before = task.log()["steps"]
+    start = time.perf_counter()
+    train(updates)
+    return (task.log()["steps"] - before) / (time.perf_counter() - start)
+
+
+def peer(rollout: int, steps: int) -> float:
+    """Steps per second of stable-baselines3's ``learn``, on the vectorised environment that it makes by default."""
+    options = cartpole.Options()
+    network = cartpole.make(options).model()
+    model = A2C(
+        "MlpPolicy",
+        make_vec_env(options.environment, n_envs=options.agents, seed=0),
+        n_steps=rollout,
+        gae_lambda=options.gae,
+        ent_coef=options.entropy,
+        use_rms_prop=False,
+        device="cpu",
+        policy_kwargs={
+            "net_arch": [],
+            "features_extractor_class": Trunk,
+            "features_extractor_kwargs": {"trunk": network.get_submodule("trunk"), "width": options.widths[-1]},
+        },
+    )
+    count = sum(p.numel() for p in network.parameters())
+    if sum(p.numel() for p in model.policy.parameters()) != count:
+        raise ValueError(f"stable-baselines3's network has not our {count} parameters, so the two cannot be compared.")
+    model.learn(5 * rollout * options.agents)
+    start = time.perf_counter()
+    model.learn(steps)
+    return model.num_timesteps / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = tyro.cli(Options)
+    torch.set_num_threads(options.threads)
+    table = Table("steps a rollout", "ours (steps/s)", "stable-baselines3 (steps/s)", "ratio")
+    for rollout in options.rollouts:
+        pairs = [(ours(rollout, options.steps), peer(rollout, options.steps)) for _ in range(options.repeats)]
+        best, theirs = (max(column) for column in zip(*pairs, strict=True))
+        table.add_row(str(rollout), f"{best:,.0f}", f"{theirs:,.0f}", f"{best / theirs:.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
