@@ -60,7 +60,7 @@ def ours(rollout: int, steps: int) -> float:
     def train(updates: int) -> None:
         for batch in islice(task.batches(model, 1), updates):
             optimizer.zero_grad(set_to_none=True)
-            loss = task.loss(model, batch)
+            loss = task.training_loss(model, batch)
             loss.backward()
             if task.clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), task.clip)

@@ -54,7 +54,10 @@ class Task(Protocol):
         """Training data that the pruning scores are computed on, drawn without changing anything that training sees."""
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """A batch's training loss, a scalar that is a mean over examples."""
+        """A batch's training loss, a scalar that is a mean over examples. Scoring differentiates it twice."""
+
+    def training_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The same number for a training step, which differentiates it once; a task may have a faster way to it."""
 
     def log(self) -> dict[str, float]:
         """What the last epoch's batches told (games played, mean return, ...), for the record's line of that epoch."""

@@ -15,10 +15,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from tasks._backprop import Played, fast_loss
 from tasks._options import Options
 from tasks._rollouts import EVALUATION_SEED, Player, Policy, Rollout, advantages, make_environment
 
@@ -57,7 +59,7 @@ class A2COptions(Options):
     """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
     entropy: float = 0.01
     """Weight of the entropy bonus in the loss."""
-    value: float = 0.5
+    value: float = 0.1
     """Weight of the critic's squared error in the loss."""
     clip: float | None = 0.5
     """Largest gradient norm, or None for no clipping."""
@@ -101,6 +103,8 @@ class Batch(NamedTuple):
     advantages: Tensor
     mask: Tensor
     """1, or 0 where an environment was being reset: nobody acted there."""
+    played: Played | None = None
+    """The same in numpy, with the forward pass of acting, for training on the CPU."""
 
 
 class ActorCritic(nn.Module):
@@ -112,7 +116,7 @@ class ActorCritic(nn.Module):
         for before, after in zip((inputs, *widths), widths, strict=False):
             layers += [_linear(before, after, math.sqrt(2)), ACTIVATIONS[activation]()]
         self.trunk = nn.Sequential(*layers)
-        self.actor = _linear(widths[-1], actions, 0.01)
+        self.actor = _linear(widths[-1], actions, 1.0)
         self.critic = _linear(widths[-1], 1, 1.0)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,14 +177,18 @@ class A2C:
         options = self.options
         self.returns = []
         goal = (options.games or options.steps) * epoch / options.epochs
-        with closing(Player(options.environment, options.agents, (options.seed, epoch, TRAINING))) as player:
+        # one thread for numpy: its pool and torch's would wait for each other's cores
+        with (
+            threadpool_limits(1, "blas"),
+            closing(Player(options.environment, options.agents, (options.seed, epoch, TRAINING))) as player,
+        ):
             while True:
                 rollout = player.play(Policy(model), options.rollout)
                 self.steps += int(rollout.mask.sum())
                 self.games += len(rollout.returns)
                 self.returns += rollout.returns
                 self.logits = rollout.logits
-                yield self._batch(rollout, model)
+                yield self._batch(rollout, model, train=True)
                 if (self.games if options.games else self.steps) >= goal:
                     return
 
@@ -192,19 +200,27 @@ class A2C:
             with closing(Player(options.environment, options.agents, (options.seed, epoch, SCORING))) as player:
                 policy = Policy(model)
                 rollouts = [player.play(policy, options.scoring_length) for _ in range(options.scoring_rollouts)]
-            return [self._batch(rollout, model) for rollout in rollouts]
+            return [self._batch(rollout, model, train=False) for rollout in rollouts]
 
         return Drawn(draw)
 
-    def _batch(self, rollout: Rollout, model: nn.Module) -> Batch:
+    def _batch(self, rollout: Rollout, model: nn.Module, train: bool) -> Batch:
         options, values = self.options, rollout.values
         rewards = rollout.rewards * options.reward_scale
         gains = advantages(rewards, values, rollout.terminated, rollout.truncated, options.discount, options.gae)
+        observations, actions, returns, gained, mask = (
+            np.ascontiguousarray(x).reshape(-1, *x.shape[2:])
+            for x in (rollout.observations[:-1], rollout.actions, gains + values[:-1], gains, rollout.mask)
+        )
+        observations = observations.reshape(-1, self.inputs)
         like = next(model.parameters())
-        rows = (rollout.observations[:-1].reshape(-1, self.inputs), gains + values[:-1], gains, rollout.mask)
-        observations, *others = (torch.from_numpy(np.ascontiguousarray(row)).to(like) for row in rows)
-        actions = torch.from_numpy(rollout.actions).flatten().to(like.device)
-        return Batch(observations, actions, *(row.flatten() for row in others))
+        played = None
+        if train and like.device.type == "cpu":
+            hidden = [h[:-1].reshape(-1, h.shape[-1]) for h in rollout.hidden]
+            logits = rollout.logits.reshape(-1, self.actions)
+            played = Played(observations, actions, returns, gained, mask, hidden, logits, values[:-1].reshape(-1))
+        seen, r, a, m = (torch.from_numpy(x).to(like) for x in (observations, returns, gained, mask))
+        return Batch(seen, torch.from_numpy(actions).to(like.device), r, a, m, played)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of -A log pi(a|s) + value * (R - V(s))^2 - entropy * H(pi(.|s)) over the rows that count."""
@@ -215,6 +231,12 @@ class A2C:
         error = (batch.returns - values).square()
         rows: Tensor = self.options.value * error - batch.advantages * chosen - self.options.entropy * entropy
         return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+
+    def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """``loss`` without a second derivative: on the CPU from the forward pass that acting has done."""
+        if batch.played is None:
+            return self.loss(model, batch)
+        return fast_loss(model, batch.played, self.options.value, self.options.entropy)
 
     def log(self) -> dict[str, float]:
         """Games and steps so far; the mean return of the games that the last epoch ended; its last batch's entropy."""

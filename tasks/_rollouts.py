@@ -35,11 +35,21 @@ class Policy:
         ]
         self.actor, self.critic = _arrays(model.get_submodule("actor")), _arrays(model.get_submodule("critic"))
 
-    def features(self, x: np.ndarray) -> np.ndarray:
-        """The trunk's output."""
+    def features(self, x: np.ndarray, outs: list[np.ndarray] | None = None) -> np.ndarray:
+        """The trunk's output; with ``outs``, an array for each activation's output, everything is left there."""
+        free = iter(outs or [])
         for layer in self.layers:
-            x = _affine(x, layer) if isinstance(layer, tuple) else layer(x, out=x)
+            if isinstance(layer, tuple):
+                x = np.matmul(x, layer[0], out=next(free, None))
+                x += layer[1]
+            else:
+                layer(x, out=x)
         return x
+
+    @property
+    def widths(self) -> list[int]:
+        """The trunk's layers' widths."""
+        return [len(layer[1]) for layer in self.layers if isinstance(layer, tuple)]
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """The actor's head on the trunk's output."""
@@ -76,6 +86,8 @@ class Rollout(NamedTuple):
     """(T, N, actions)."""
     values: np.ndarray
     """(T + 1, N)."""
+    hidden: list[np.ndarray]
+    """(T + 1, N, width) for each of the trunk's layers, what it gave."""
     returns: list[float]
     """Undiscounted returns of the games that ended."""
 
@@ -104,28 +116,32 @@ class Player:
 
     def play(self, policy: Policy, length: int) -> Rollout:
         """Play ``length`` steps, with actions drawn from the policy."""
-        agents = self.environment.num_envs
-        noise = self.random.gumbel(size=(length, agents, len(policy.actor[1]))).astype(np.float32)
-        observations, steps, features, logits, returns = [], [], [], [], []
+        agents, choices = self.environment.num_envs, len(policy.actor[1])
+        noise = self.random.gumbel(size=(length, agents, choices)).astype(np.float32)
+        hidden = [np.empty((length + 1, agents, width), np.float32) for width in policy.widths]
+        logits = np.empty((length, agents, choices), np.float32)
+        observations, steps = [self.observation], []
         for t in range(length):
-            observations.append(self.observation)
-            features.append(policy.features(self.observation))
-            logits.append(policy.logits(features[-1]))
-            actions = (logits[-1] + noise[t]).argmax(-1)  # the Gumbel-max trick: a draw from softmax(logits)
-            alive = ~self.done
+            logits[t] = policy.logits(policy.features(self.observation, [h[t] for h in hidden]))
+            actions = (logits[t] + noise[t]).argmax(-1)  # the Gumbel-max trick: a draw from softmax(logits)
             self.observation, rewards, terminated, truncated, _ = self.environment.step(actions)
-            steps.append((actions, rewards, terminated, truncated, alive))
-            self.total += rewards
-            self.done = terminated | truncated
-            if self.done.any():
-                returns += self.total[self.done].tolist()
-                self.total[self.done] = 0
-        observations.append(self.observation)
-        features.append(policy.features(self.observation))
-        actions, rewards, terminated, truncated, mask = (np.stack(column) for column in zip(*steps, strict=True))
-        values = policy.values(np.stack(features))
-        seen, chances = np.stack(observations), np.stack(logits)
-        return Rollout(seen, actions, rewards, terminated, truncated, mask, chances, values, returns)
+            observations.append(self.observation)
+            steps.append((actions, rewards, terminated, truncated))
+        policy.features(self.observation, [h[length] for h in hidden])
+        actions, rewards, terminated, truncated = (np.stack(column) for column in zip(*steps, strict=True))
+        mask, returns = self._games(rewards, terminated | truncated)
+        seen, values = np.stack(observations), policy.values(hidden[-1])
+        return Rollout(seen, actions, rewards, terminated, truncated, mask, logits, values, hidden, returns)
+
+    def _games(self, rewards: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, list[float]]:
+        """Where somebody acted, (T, N), and the returns of the games that ended, in the order of their ends."""
+        mask = ~np.concatenate([self.done[None], done[:-1]])
+        so_far, returns = rewards.cumsum(0) + self.total, []
+        for t, agent in np.argwhere(done):
+            returns.append(float(so_far[t, agent]))
+            so_far[t:, agent] -= so_far[t, agent]
+        self.done, self.total = done[-1], so_far[-1]
+        return mask, returns
 
     def close(self) -> None:
         """Close the environments."""

@@ -134,7 +134,7 @@ def train(task: Task, model: nn.Module, optimizer: Optimizer, epoch: int) -> flo
     checked = 0
     for step, batch in enumerate(task.batches(model, epoch), start=1):
         optimizer.zero_grad(set_to_none=True)
-        loss = task.loss(model, batch)
+        loss = task.training_loss(model, batch)
         losses.append(loss.detach())
         if loss.device.type == "cpu" or step % 50 == 0:  # on a GPU, looking at a value waits for the whole queue
             checked = _check(losses, checked, epoch)
@@ -203,7 +203,7 @@ def _result(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        task.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        task.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     model.train()

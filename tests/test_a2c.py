@@ -32,7 +32,7 @@ def learn(task, model, epochs):
             group["lr"] = task.learning_rate((epoch - 1) / task.options.epochs)
         for batch in task.batches(model, epoch):
             optimizer.zero_grad(set_to_none=True)
-            task.loss(model, batch).backward()
+            task.training_loss(model, batch).backward()
             nn.utils.clip_grad_norm_(model.parameters(), task.clip)
             optimizer.step()
 
@@ -91,7 +91,7 @@ def test_returns_of_truncated_games_are_bootstrapped_with_the_value_of_their_las
         model.critic.weight.zero_()
         model.critic.bias.fill_(7.0)
     rollout = next(play_until_truncated())
-    batch = task._batch(rollout._replace(values=np.full_like(rollout.values, 7.0)), model)
+    batch = task._batch(rollout._replace(values=np.full_like(rollout.values, 7.0)), model, train=False)
     row = np.flatnonzero(rollout.truncated[:, 0])[0]
     returns = batch.returns.view(rollout.actions.shape)[:, 0].tolist()
     assert returns[row - 1 : row + 1] == [1 + 0.5 * (1 + 0.5 * 7), 1 + 0.5 * 7]
@@ -152,9 +152,9 @@ def test_loss_by_hand():
 
 def test_loss_has_second_derivatives_and_runs_on_fake_tensors_with_one_call():
     task, model = fresh(SMALL)
-    batch = next(task.batches(model, 1))
+    (batch, *_) = task.scoring_batches(model, 1)
     model.double()
-    batch = Batch(*(t.double() if t.is_floating_point() else t for t in batch))
+    batch = Batch(*(t.double() if t.is_floating_point() else t for t in batch[:5]))
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
 
@@ -179,8 +179,26 @@ def test_loss_has_second_derivatives_and_runs_on_fake_tensors_with_one_call():
     curvature = sum((s * d).sum() for s, d in zip(second, direction, strict=True)).item()
     assert curvature == pytest.approx((slope(1e-4) - slope(-1e-4)) / 2e-4, rel=1e-4)
     with FakeTensorMode() as mode:
-        fake = Batch(*(mode.from_tensor(t) for t in batch))
+        fake = Batch(*(mode.from_tensor(t) for t in batch[:5]))
         assert loss(*(mode.from_tensor(p) for p in parameters), batch=fake).shape == ()
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_the_gradient_without_a_second_forward_pass_is_autograds(activation):
+    task, model = fresh(replace(SMALL, activation=activation, steps=2000, epochs=1))
+    for batch in task.batches(model, 1):
+        found = []
+        for loss in (task.loss, task.training_loss):
+            model.zero_grad()
+            value = loss(model, batch)
+            (3 * value).backward()
+            found.append([value.detach(), *(p.grad.clone() for p in model.parameters())])
+        for slow, fast in zip(*found, strict=True):
+            torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-6)
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+    assert not bool(batch.mask.all()), "a reset step was among the rows"
 
 
 def test_an_epoch_draws_the_same_after_a_resume():
@@ -235,7 +253,7 @@ def test_log_tells_the_mean_return_only_where_a_game_ended():
     list(task.batches(model, 1))
     assert set(task.log()) == {"games", "steps", "entropy"}
     assert task.log()["steps"] == 20
-    assert task.log()["entropy"] == pytest.approx(math.log(2), abs=1e-3)  # the head starts near 0
+    assert 0.3 < task.log()["entropy"] < math.log(2)  # of two actions, neither sure nor even
     task = cartpole.make(replace(SMALL, rollout=60, steps=1, epochs=1))
     list(task.batches(FALLING, 1))
     assert 8 <= task.log()["return"] <= 12

@@ -1,0 +1,1 @@
+"""Results: ``python -m leaderboards`` turns finished runs into records, a CSV, a table and a picture a task."""

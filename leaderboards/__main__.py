@@ -1,0 +1,106 @@
+"""The command line: ``python -m leaderboards [collect | show | check]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from leaderboards.check import problems
+from leaderboards.figures import draw
+from leaderboards.records import Record, finished_runs, merge, read_records, read_run, record_files, replacing
+from leaderboards.table import csv_text, groups, show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Turn finished runs into leaderboards: records, and a CSV, tables and a picture a task."""
+
+    what: tyro.conf.Positional[Literal["collect", "show", "check"]] = "collect"
+    """collect: take in finished runs, then show. show: CSV, tables and pictures from the records that are there.
+    check: whether records and CSVs are sound and agree; exit code 1 if not."""
+    runs: Path = Path("runs")
+    """Folder that holds one folder a run; only collect reads it."""
+    out: Path = Path("leaderboards")
+    """Folder of the leaderboards."""
+    task: str | None = None
+    """Only this task; all where it is not named."""
+
+
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Do what the command line asks and return the exit code: 0, 1 for a failed check, 2 for what cannot be done."""
+    options = tyro.cli(Options, args=argv, prog="python -m leaderboards")
+    console = console or Console(highlight=False)
+    if options.what == "check":
+        return check(options, console)
+    try:
+        if options.what == "collect":
+            collect(options, console)
+        display(options, console)
+    except ValueError as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+def collect(options: Options, console: Console) -> None:
+    """Write a record of every finished run; raises ValueError, with nothing written, when a file is not sound."""
+    done, skipped = finished_runs(options.runs)
+    left = ", ".join(f"{skipped[kind]} {kind}" for kind in ("unfinished", "failed") if skipped[kind])
+    new = [record for folder in done if options.task in (None, (record := read_run(folder)).result.task)]
+    if not new:
+        task, others = options.task or "cartpole", f" (skipped: {left})" if left else ""
+        of = f" of {options.task}" if options.task else ""
+        raise ValueError(f"No finished runs{of} found in {options.runs}{others}: run `python -m tasks.{task}` first.")
+    write, notes = merge(read_records(options.out, options.task), new)
+    for record in write:
+        with replacing(record_path(options.out, record)) as path:
+            path.write_text(record.to_json(), encoding="utf-8")
+    console.print(
+        f"Finished runs in {options.runs}: {len(new)}, new: {len(write)}; skipped: {left or 'none'}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    for note in notes:
+        console.print(note, markup=False, soft_wrap=True)
+
+
+def record_path(out: Path, record: Record) -> Path:
+    """Where a record lies."""
+    return out / "records" / record.result.task / f"{record.result.run}.json"
+
+
+def display(options: Options, console: Console) -> None:
+    """Rewrite CSVs and pictures from the records and print the tables; raises ValueError for a bad record or none."""
+    records = read_records(options.out, options.task)
+    if not records:
+        raise ValueError(f"No records found in {options.out / 'records'}: run `python -m leaderboards` first.")
+    for task in sorted({record.result.task for record in records.values()}):
+        mine = {run: record for run, record in records.items() if record.result.task == task}
+        with replacing(options.out / f"{task}.csv") as path:
+            path.write_text(csv_text(record.result for record in mine.values()), encoding="utf-8", newline="\n")
+        for group in groups(record.result for record in mine.values()):
+            show(group, mine, console)
+        picture = draw(mine.values(), options.out / task)
+        console.print(f"Table: {options.out / task}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
+
+
+def check(options: Options, console: Console) -> int:
+    """Print what is wrong with records and CSVs; 0 when nothing is, 1 when something is, 2 when there is nothing."""
+    files = record_files(options.out, options.task)
+    if not files and not list(options.out.glob(f"{options.task or '*'}.csv")):
+        console.print(f"No leaderboards found in {options.out}: run `python -m leaderboards` first.", soft_wrap=True)
+        return 2
+    found = list(problems(options.out, options.task))
+    for problem in found:
+        console.print(problem, markup=False, soft_wrap=True)
+    console.print(f"Records checked: {len(files)}, problems: {len(found)}", style="red" if found else "green")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

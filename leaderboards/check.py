@@ -1,0 +1,72 @@
+"""Whether the committed leaderboards are what their records say."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from leaderboards.records import Record, faults, read_record, record_files
+from leaderboards.table import csv_text
+from tasks._record import KINDS
+
+Rows = dict[str, tuple[int, dict[str, str]]]
+
+
+def problems(out: Path, task: str | None = None) -> Iterator[str]:
+    """A sentence for everything wrong with the records and CSVs under ``out``, each starting with file and line."""
+    records: dict[str, list[Record]] = {path.parent.name: [] for path in record_files(out, task)}
+    unreadable = set()
+    for path in record_files(out, task):
+        try:
+            record = read_record(path)
+        except ValueError as error:
+            unreadable.add(path.stem)
+            yield str(error)
+        else:
+            records[path.parent.name].append(record)
+            text = path.read_text(encoding="utf-8")
+            yield from (f"{path}:{_line(text, field)}: {sentence}" for field, sentence in faults(record))
+    tables = {path.stem for path in out.glob(f"{task or '*'}.csv")}
+    for name in sorted(tables | set(records)):
+        path = out / f"{name}.csv"
+        if name in tables:
+            yield from _csv_problems(path, records.get(name, []), unreadable)
+        else:
+            yield f"{path}: missing, though there are records of {name}"
+
+
+def _line(text: str, field: str) -> int:
+    """The line where a record's result (or its log) has the field."""
+    start = 0 if field == "log" else text.index('"result"')
+    return text.count("\n", 0, max(text.find(f'"{field}":', start), 0)) + 1
+
+
+def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    reader = csv.DictReader(io.StringIO(text), restkey="beyond the last column", restval="")
+    return list(reader.fieldnames or []), [(reader.line_num, row) for row in reader]
+
+
+def _csv_problems(path: Path, records: list[Record], unreadable: set[str]) -> Iterator[str]:
+    columns, rows = _rows(path.read_text(encoding="utf-8"))
+    if columns != list(KINDS):
+        wrong = sorted(set(columns) ^ set(KINDS)) or ["their order"]
+        yield f"{path}:1: the columns are not those of a leaderboard ({', '.join(map(str, wrong))})"
+        return
+    expected = {row["run"]: row for _, row in _rows(csv_text(record.result for record in records))[1]}
+    order = [run for run in expected if run in {row["run"] for _, row in rows}]
+    seen: list[str] = []
+    for line, row in rows:
+        run = row["run"]
+        if run in unreadable:
+            continue
+        if run in seen or run not in expected:
+            yield f"{path}:{line}: run {run} {'is there twice' if run in seen else 'has no record'}"
+            continue
+        seen.append(run)
+        for name in [name for name in row if row[name] != expected[run].get(name)]:
+            yield f"{path}:{line}: run {run}: {name} is {row[name]!r}, but {expected[run].get(name)!r} in its record"
+    yield from (f"{path}: run {run} has a record but no row" for run in expected if run not in seen)
+    if seen != order:
+        yield f"{path}: the rows are not sorted by method, sparsity, seed"

@@ -1,0 +1,165 @@
+"""The tables: a task's CSV with a row a run, and what is shown of it, a line a method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from leaderboards.records import Record
+from tasks._record import KINDS, Result
+
+RECIPE = ["task", "dataset", "preset", "network", "metric", "higher_is_better", "split", "epochs"]
+"""What runs share that may be compared with each other, and with dense."""
+VARIES = {"method", "sparsity", "of", "seed", "device", "task"}
+"""Options that tell the runs of one table apart by intent."""
+
+
+def frame(results: Iterable[Result]) -> pd.DataFrame:
+    """A row a run, sorted by method, sparsity (dense first), seed."""
+    rows = pd.DataFrame([asdict(result) for result in results], columns=list(KINDS))
+    rows = rows.astype({"pruned_epoch": "Int64", "sparsity_asked": "float64"})
+    return rows.sort_values(["method", "sparsity_asked", "seed", "run"], na_position="first", ignore_index=True)
+
+
+def csv_text(results: Iterable[Result]) -> str:
+    """The leaderboard's CSV; floats are written so that they read back equal, None as an empty cell."""
+    return frame(results).to_csv(index=False, lineterminator="\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs that may be compared: one recipe, one asked sparsity, and the recipe's dense runs."""
+
+    rows: pd.DataFrame
+    """The runs, as in ``frame``; dense only where the recipe has no pruned run."""
+
+    @property
+    def title(self) -> str:
+        """Task, data set, preset, asked sparsity and the rest of the recipe."""
+        first, asked = self.rows.iloc[0], self.rows["sparsity_asked"].max()
+        of = self.rows.loc[self.rows["sparsity_asked"].notna(), "sparsity_of"]
+        cut = "dense" if of.empty else f"{100 * asked:g} % of {of.iloc[0]} cut"
+        return f"{first['dataset']}, preset {first['preset']}, {first['network']}, {cut}, {first['epochs']} epochs"
+
+    @property
+    def seeds(self) -> str:
+        """How many runs a method has, such as ``3 seeds`` or ``1 to 3 seeds``."""
+        counts = self.rows["method"].value_counts()
+        low, high = counts.min(), counts.max()
+        return f"{high} seed{'s' * bool(high > 1)}" if low == high else f"{low} to {high} seeds"
+
+
+def groups(results: Iterable[Result]) -> Iterator[Group]:
+    """The runs split into groups that may be compared; dense runs are in every group of their recipe."""
+    for _, rows in frame(results).groupby(RECIPE):
+        dense, pruned = rows[rows["method"] == "dense"], rows[rows["method"] != "dense"]
+        if pruned.empty:
+            yield Group(rows=dense)
+        for _, part in pruned.groupby(["sparsity_of", "sparsity_asked"]):
+            yield Group(rows=pd.concat([dense, part]) if len(dense) else part)
+
+
+def summary(group: Group) -> pd.DataFrame:
+    """A line a method, dense first and then by rank: means over seeds, sample deviation, gap to dense.
+
+    What cannot be told is missing: a deviation of one seed, a gap without dense runs, a time of several devices.
+    """
+    by_method = group.rows.groupby("method")
+    lines = by_method.agg(
+        seeds=("seed", "size"), mean=("value", "mean"), std=("value", "std"),
+        weight_sparsity=("weight_sparsity", "mean"), node_sparsity=("node_sparsity", "mean"),
+        parameters=("parameters", "mean"), macs=("macs", "mean"),
+        batch_ms=("batch_ms", "mean"), train_seconds=("train_seconds", "mean"), pruned_epoch=("pruned_epoch", "mean"),
+    )  # fmt: skip
+    lines.loc[by_method["device"].nunique() > 1, ["batch_ms", "train_seconds"]] = float("nan")
+    is_dense = lines.index == "dense"
+    lines["gap"] = lines["mean"] - lines.loc[is_dense, "mean"].mean()
+    higher = bool(group.rows["higher_is_better"].iloc[0])
+    lines["rank"] = lines.loc[~is_dense, "mean"].rank(ascending=not higher, method="min")
+    return lines.sort_values(["rank", "method"], na_position="first")
+
+
+def differing(records: Iterable[Record]) -> list[str]:
+    """Options, other than those a table is about, in which runs differ: ``lr: 0.001, 0.01``."""
+    values: dict[str, set[str]] = {}
+    for record in records:
+        for key, value in record.config.items():
+            values.setdefault(key, set()).add(str(value))
+    return [f"{key}: {', '.join(sorted(v))}" for key, v in sorted(values.items()) if key not in VARIES and len(v) > 1]
+
+
+def short(number: float) -> str:
+    """Three digits and a unit: 34.1k, 1.2M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= 0.9995 * size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def show(group: Group, records: dict[str, Record], console: Console) -> None:
+    """Print the group's table; on a narrow terminal as two, results and costs, that repeat the method."""
+    results, costs = _columns(group)
+    whole, lead = _table(group.title, {**results, **costs}), dict(list(results.items())[:2])
+    if Measurement.get(console, console.options.update(max_width=1000), whole).maximum <= console.width:
+        console.print(whole)
+    else:
+        console.print(_table(group.title, results))
+        console.print(_table(None, {**lead, **costs}))
+    first = group.rows.iloc[0]
+    better = "higher" if first["higher_is_better"] else "lower"
+    devices = ", ".join(sorted(set(group.rows["device"])))
+    console.print(
+        f"{first['metric']} on {first['split']}, {better} is better; mean ± sample deviation over seeds; "
+        f"gap: difference to dense; device: {devices}",
+        style="dim", highlight=False,
+    )  # fmt: skip
+    if settings := differing(records[run] for run in group.rows["run"]):
+        console.print(f"Careful, settings differ between these runs: {'; '.join(settings)}", style="yellow")
+    console.print()
+
+
+def _columns(group: Group) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    lines = summary(group)
+    digits = 1 if (top := lines["mean"].abs().max()) >= 100 else 2 if top >= 10 else 4
+
+    def column(name: str, form: str = "", scale: float = 1) -> list[str]:
+        return ["-" if pd.isna(v) else format(scale * v, form) if form else short(v) for v in lines[name]]
+
+    spread = ["" if pd.isna(std) else f" ± {std:.{digits}f}" for std in lines["std"]]
+    arrow = "↑" if group.rows["higher_is_better"].iloc[0] else "↓"
+    results: dict[str, list[str]] = {
+        "#": column("rank", ".0f"),
+        "method": [str(method) for method in lines.index],
+        "seeds": column("seeds", "d"),
+        f"{group.rows['metric'].iloc[0]} {arrow}": [
+            mean + std for mean, std in zip(column("mean", f".{digits}f"), spread, strict=True)
+        ],
+        "gap": column("gap", f"+.{digits}f"),
+        "weights\ncut %": column("weight_sparsity", ".2f", 100),
+        "nodes\ncut %": column("node_sparsity", ".2f", 100),
+    }
+    costs = {
+        "params": column("parameters"),
+        "MACs": column("macs"),
+        "batch\nms": column("batch_ms"),
+        "train\ns": column("train_seconds"),
+        "cut at\nepoch": column("pruned_epoch", ".1f"),
+    }
+    return results, costs
+
+
+def _table(title: str | None, columns: dict[str, list[str]]) -> Table:
+    options: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "title_justify": "left"}
+    table = Table(title=title, title_style="bold", **options)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row, style="bold" if row[0] == "1" else None)
+    return table
