@@ -122,7 +122,7 @@ def choose_nodes(graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, of:
 
 
 def _protected(graph: Graph, rank: Field) -> set[int]:
-    """The best node of each dimension of each tensor that only nodes make up: without it, nothing would be left there."""
+    """The best node of each dimension of each tensor that only nodes make up: something must be left there."""
     made_up = (slot.nodes for slot in graph.slots if (slot.nodes >= 0).all())
     return {int(nodes[np.argmax(rank[nodes])]) for nodes in made_up}
 

@@ -19,12 +19,15 @@ from torch.utils.hooks import RemovableHandle
 
 from earlycrop.units import matrices
 
+_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer type as wide as a floating one, by bytes."""
+
 
 class Masks:
-    """The removed weights of a model, by parameter name: true where a weight is gone.
+    """Holds the removed weights of a model at zero; made by an unstructured pruning, or from zeros (:meth:`of_zeros`).
 
-    Made by an unstructured pruning, or from the zeros of a model that was loaded (:meth:`of_zeros`). ``release`` takes
-    the hooks off again; the weights stay as they are then, and may grow back.
+    removed: by parameter name, true where a weight is gone. ``release`` takes the hooks off again; the weights stay as
+    they are then, and may grow back.
 
     Raises:
         ValueError: a name is no parameter of the model, or a mask has not its shape.
@@ -39,14 +42,15 @@ class Masks:
                 raise ValueError(
                     f"the mask of '{name}' fits no parameter of the model: prune the model that it was made for"
                 )
-        self.removed = {name: gone.to(parameters[name].device) for name, gone in removed.items()}
-        self._pairs = [(parameters[name], gone) for name, gone in self.removed.items()]
+        # all bits set where a weight stays: "and" with them is exact for any value, and several times faster than a
+        # multiplication by booleans or a masked fill
+        self._bits = {name: _bits(parameters[name], gone) for name, gone in removed.items()}
+        self._pairs = [(parameters[name], bits) for name, bits in self._bits.items()]
         self._handles: list[RemovableHandle] = []
-        self._zero_weights()
-        for p, gone in self._pairs:
-            if p.grad is not None:
-                p.grad.masked_fill_(gone, 0)
-            handle = p.register_post_accumulate_grad_hook(partial(_zero_gradient, gone))  # type: ignore[no-untyped-call]
+        for p, bits in self._pairs:
+            _zero(p, bits)
+            _zero_gradient(bits, p)
+            handle = p.register_post_accumulate_grad_hook(partial(_zero_gradient, bits))  # type: ignore[no-untyped-call]
             self._handles.append(handle)
         if optimizer is not None:
             self._zero_state(optimizer)
@@ -57,28 +61,37 @@ class Masks:
         """Masks of every weight matrix's entries that are exactly zero now."""
         return cls(model, {name: p.detach() == 0 for name, p in matrices(model).items()}, optimizer)
 
+    @property
+    def removed(self) -> dict[str, Bool[Tensor, "..."]]:
+        """By parameter name, true where a weight is gone."""
+        return {name: bits == 0 for name, bits in self._bits.items()}
+
     def release(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def _zero_weights(self) -> None:
-        with torch.no_grad():
-            for p, gone in self._pairs:
-                p.masked_fill_(gone, 0)
-
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._zero_weights()
+        for p, bits in self._pairs:
+            _zero(p, bits)
 
     def _zero_state(self, optimizer: Optimizer) -> None:
         """Forget the momentum of removed weights: it would move them before the next step's end."""
-        for p, gone in self._pairs:
+        for p, bits in self._pairs:
             for value in optimizer.state.get(p, {}).values():
-                if isinstance(value, Tensor) and value.shape == gone.shape:
-                    value.masked_fill_(gone, 0)
+                if isinstance(value, Tensor) and value.shape == bits.shape:
+                    value.masked_fill_(bits == 0, 0)
 
 
-def _zero_gradient(gone: Tensor, p: Tensor) -> None:
+def _bits(p: Tensor, gone: Tensor) -> Tensor:
+    return torch.where(gone.to(p.device), 0, -1).to(_INTEGER[p.element_size()])
+
+
+def _zero(t: Tensor, bits: Tensor) -> None:
+    t.detach().view(bits.dtype).bitwise_and_(bits)
+
+
+def _zero_gradient(bits: Tensor, p: Tensor) -> None:
     if p.grad is not None:
-        p.grad.masked_fill_(gone, 0)
+        _zero(p.grad, bits)

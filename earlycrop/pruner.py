@@ -105,7 +105,7 @@ class Pruner:
             "epoch": self.epoch,
             "event": None if self.event is None else self.event.record(),
             "trigger": self.trigger.state_dict() if waiting else None,
-            "masks": None if masks is None else dict(masks.removed),
+            "masks": None if masks is None else masks.removed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

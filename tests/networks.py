@@ -53,7 +53,7 @@ class Concatenation(nn.Module):
 
 
 class Groups(nn.Module):
-    """A grouped convolution of few wide groups (positions are coupled), one of many narrow ones, and a depthwise one."""
+    """A grouped convolution of few wide groups (positions are coupled), one of many narrow ones, a depthwise one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -136,7 +136,7 @@ def test_a_residual_channel_is_gated_on_all_of_its_producers() -> None:
 
 
 def test_an_lstm_unit_is_scored_where_it_is_consumed() -> None:
-    """Its four rows are four gates of its own, so a gate on the unit stands on the recurrent and the decoder's columns."""
+    """Its four rows are gates of its own, so a gate on the unit stands on the recurrent and the decoder's columns."""
 
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Removed weights are zero after every step of any optimizer, and the rest is trained as if they had never been there."""
+"""Removed weights are zero after every step of any optimizer; the rest is trained as if they had never been there."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -24,7 +25,7 @@ def test_halving_is_the_papers_schedule() -> None:
 def test_every_schedule_rises_and_ends_on_the_target(schedule, sparsity: float, rounds: int) -> None:  # type: ignore[no-untyped-def]
     steps = schedule(sparsity, rounds)
     assert steps[-1] == sparsity
-    assert all(0 < a <= b <= sparsity for a, b in zip(steps, steps[1:], strict=False))
+    assert all(0 < a <= b <= sparsity for a, b in itertools.pairwise(steps))
 
 
 class Walk:

@@ -1,0 +1,344 @@
+"""Runs from the command line: their folders, killed and resumed, and what is said to who types the wrong thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import earlycrop
+import tasks
+from earlycrop import METHODS
+from tasks import _cli, _run, _store, cartpole
+
+TINY = [
+    "--steps", "4000", "--epochs", "6", "--agents", "4", "--rollout", "16", "--widths", "16", "16",
+    "--scoring-rollouts", "1", "--scoring-length", "32",
+]  # fmt: skip
+
+
+def command(runs: Path, *more: str) -> list[str]:
+    return [*TINY, "--runs", str(runs), *more]
+
+
+def folder(runs: Path) -> Path:
+    (found,) = runs.iterdir()
+    return found
+
+
+def contents(runs: Path) -> dict[str, Any]:
+    """Everything that must not depend on interruptions: weights, log and result, without what a clock says."""
+    run = folder(runs)
+    with safe_open(run / "model.safetensors", "pt") as file:
+        weights = {name: file.get_tensor(name).tolist() for name in file.keys()}  # noqa: SIM118
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for line in log:
+        del line["seconds"]
+        if line["event"]:
+            del line["event"]["seconds"]
+    result = json.loads((run / "result.json").read_text())
+    for clock in ("train_seconds", "batch_ms", "peak_memory_bytes"):
+        del result[clock]
+    return {"weights": weights, "log": log, "result": result}
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
+    result = _cli.main("cartpole", command(tmp_path, "--method", method, "--sparsity", "0.6"))
+    run = folder(tmp_path)
+    assert {p.name for p in run.iterdir()} >= {
+        "config.json",
+        "log.jsonl",
+        "checkpoint",
+        "model.safetensors",
+        "result.json",
+    }
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [1, 2, 3, 4, 5, 6]
+    assert result.run == run.name
+    assert result.method == method
+    assert result.commit == _run.commit()
+    dense = 4 * 16 + 16 * 16 + 16 * 2 + 16
+    if method == "dense":
+        assert (result.weight_sparsity, result.sparsity_asked, result.pruned_epoch) == (0.0, None, None)
+        assert result.macs == dense
+        assert result.parameters == dense + 16 + 16 + 2 + 1
+    else:
+        assert result.weight_sparsity >= 0.6
+        assert result.pruned_epoch == (2 if method.startswith("earlycrop") else 0)
+        assert (result.macs < dense) == METHODS[method].structured == result.structured
+    model = earlycrop.load(run, cartpole.make(cartpole.Options(widths=(16, 16))).model())
+    assert sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1) == round(
+        dense * (1 - result.weight_sparsity)
+    )
+    assert result.disk_bytes == (run / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u", "snap"])
+def test_a_killed_run_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
+    """Killed by the system at some moment of its third epoch or later, and started again with the same command."""
+    more = ["--method", method, "--sparsity", "0.7", "--steps", "60000"]
+    _cli.main("cartpole", command(tmp_path / "whole", *more))
+    line = [sys.executable, "-m", "tasks.cartpole", *command(tmp_path / "killed", *more)]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=_root())
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "killed").glob("*/checkpoint/epoch-0000[2345]")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder(tmp_path / "killed") / "result.json").exists(), "it finished before it could be killed"
+    _cli.main("cartpole", command(tmp_path / "killed", *more))
+    assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
+
+
+def _root() -> Path:
+    return Path(tasks.__file__).parent.parent
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5])
+def test_an_error_at_any_epoch_loses_nothing(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ["--method", "earlycrop-u", "--sparsity", "0.7"]
+    _cli.main("cartpole", command(tmp_path / "whole", *more))
+    train = _run.train
+
+    def interrupted(task: Any, model: Any, optimizer: Any, epoch: int) -> float:
+        if epoch == after + 1:
+            raise KeyboardInterrupt
+        return train(task, model, optimizer, epoch)
+
+    monkeypatch.setattr(_run, "train", interrupted)
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path / "cut", *more))
+    assert left.value.code == 130
+    monkeypatch.setattr(_run, "train", train)
+    assert [p.name for p in (folder(tmp_path / "cut") / "checkpoint").iterdir()] == [f"epoch-{after:05d}"]
+    _cli.main("cartpole", command(tmp_path / "cut", *more))
+    assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
+
+
+def test_control_c_leaves_a_checkpoint_and_a_sentence(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "tasks.cartpole", *command(tmp_path, "--steps", "3000000")]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_root())
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/checkpoint/epoch-00000")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from the last checkpoint" in told
+    assert "Traceback" not in told
+
+
+def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = _cli.main("cartpole", command(tmp_path))
+    said = capsys.readouterr().out
+    before = {p: p.stat().st_mtime_ns for p in folder(tmp_path).rglob("*") if p.is_file() and p.name != ".lock"}
+    assert _cli.main("cartpole", command(tmp_path)) == first
+    assert capsys.readouterr().out == said
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (["--sparsity", "1"], "--sparsity must be above 0 and below 1, and is 1"),
+        (["--sparsity", "-0.5"], "--sparsity must be above 0 and below 1"),
+        (["--sparsity", "nan"], "--sparsity must be above 0 and below 1"),
+        (["--method", "earlycrop"], "there is no method 'earlycrop': take one of dense, random-u, random-s, snip"),
+        (["--preset", "best"], "there is no preset 'best': take one of default, paper-table4"),
+        (["--of", "flops"], "--of takes weights, nodes, macs, bytes"),
+        (["--method", "snip", "--of", "nodes"], "single weights have a sparsity of weights"),
+        (["--epochs", "2"], "early pruning needs at least 3 epochs"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--agents", "0"], "agents must be at least 1"),
+        (["--clip", "-1"], "clip must be None or a number above 0"),
+        (["--device", "gpu"], "there is no device 'gpu' here"),
+        (["--dropout", "0.1"], "dropout"),
+        (["--environment", "Pong"], "Pong"),
+        (["--widths"], "widths"),
+    ],
+)
+def test_the_wrong_thing_typed(wrong: list[str], sentence: str, tmp_path: Path, capsys: Any) -> None:
+    """A sentence, exit code 2, and nothing written."""
+    runs = tmp_path / "runs"
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", ["--runs", str(runs), *wrong])
+    assert left.value.code == 2
+    told = capsys.readouterr()
+    assert sentence in " ".join((told.err + told.out).replace("│", " ").split())
+    assert not runs.exists()
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path / "file"))
+    assert left.value.code == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def interrupted_run(runs: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Path:
+    """A run that was stopped after three epochs; its checkpoint."""
+    train = _run.train
+
+    def stop(task: Any, model: Any, optimizer: Any, epoch: int) -> float:
+        if epoch == 4:
+            raise KeyboardInterrupt
+        return train(task, model, optimizer, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_run, "train", stop)
+        with pytest.raises(SystemExit):
+            _cli.main("cartpole", command(runs, *more))
+    (checkpoint,) = (folder(runs) / "checkpoint").iterdir()
+    return checkpoint
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "noise"])
+def test_a_broken_checkpoint_is_named_and_left(
+    name: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = interrupted_run(tmp_path, monkeypatch) / name
+    whole = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"noise" * 100)
+    before = file.read_bytes() if file.exists() else None
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path))
+    assert left.value.code == 2
+    told = capsys.readouterr().err
+    assert str(file) in told.replace("\n", "")
+    assert "to start the run anew" in told
+    assert (file.read_bytes() if file.exists() else None) == before
+
+
+def test_a_checkpoint_of_another_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    other = interrupted_run(tmp_path / "other", monkeypatch, "--seed", "5")
+    mine = interrupted_run(tmp_path / "mine", monkeypatch)
+    shutil.rmtree(mine)
+    shutil.copytree(other, mine)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path / "mine"))
+    assert left.value.code == 2
+    assert "belongs to another configuration (it differs in seed)" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    loss = cartpole.A2C.training_loss
+    seen = []
+
+    def diverging(self: Any, model: Any, batch: Any) -> torch.Tensor:
+        seen.append(1)
+        value = loss(self, model, batch)
+        return value * float("nan") if len(seen) == 30 else value
+
+    monkeypatch.setattr(cartpole.A2C, "training_loss", diverging)
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path))
+    assert left.value.code == 1
+    failure = json.loads((folder(tmp_path) / "failure.json").read_text())
+    told = capsys.readouterr().err
+    assert f"the loss is nan in epoch {failure['epoch']}, step {failure['step']}" in told
+    (checkpoint,) = (folder(tmp_path) / "checkpoint").iterdir()
+    assert checkpoint.name == f"epoch-{failure['epoch'] - 1:05d}"
+    per_epoch = [json.loads(line)["epoch"] for line in (folder(tmp_path) / "log.jsonl").read_text().splitlines()]
+    assert per_epoch == list(range(1, failure["epoch"]))
+    seen += [1] * 100
+    _cli.main("cartpole", command(tmp_path))  # mended, it goes on from there
+    assert not (folder(tmp_path) / "failure.json").exists()
+
+
+def test_two_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
+    options = cartpole.Options(runs=tmp_path)
+    store = _store.Store(tmp_path, _store.configuration("cartpole", options))
+    line = [sys.executable, "-m", "tasks.cartpole", "--runs", str(tmp_path)]
+    other = subprocess.run(line, capture_output=True, text=True, cwd=_root())
+    store.close()
+    assert other.returncode == 2
+    assert "another process is at work" in other.stderr
+
+
+def test_the_id_is_the_configuration(tmp_path: Path) -> None:
+    def id_of(**options: Any) -> str:
+        store = _store.Store(tmp_path, _store.configuration("cartpole", cartpole.Options(**options)))
+        store.close()
+        return store.id
+
+    assert id_of() == id_of(runs=Path("elsewhere"))
+    assert len({id_of(), id_of(seed=1), id_of(sparsity=0.5), id_of(agents=8)}) == 4
+
+
+def test_presets_are_the_starting_point() -> None:
+    paper = _cli.parse(cartpole, ["--preset", "paper-table4", "--seed", "4"])
+    assert isinstance(paper, cartpole.Options)
+    assert (paper.environment, paper.agents, paper.games, paper.widths) == ("CartPole-v0", 16, 8000, (128, 128, 128))
+    assert (paper.preset, paper.seed) == ("paper-table4", 4)
+    assert _cli.parse(cartpole, ["--preset=paper-table4"]) == cartpole.paper_table4()
+
+
+def test_help_names_methods_presets_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", ["--help"])
+    assert left.value.code == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for word in ("paper-table4", "earlycrop-s", "grasp", "--agents", "--sparsity", "Pruning method"):
+        assert word in told
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_task_keeps_the_contract(name: str) -> None:
+    import importlib
+
+    module = importlib.import_module(f"tasks.{name}")
+    assert "default" in module.PRESETS
+    for preset, make in module.PRESETS.items():
+        options = make()
+        assert options.preset == preset
+        task = module.make(options)
+        model = task.model()
+        assert task.optimizer(model).param_groups[0]["lr"] > 0
+        batch = next(iter(task.batches(model, 1)))
+        torch.testing.assert_close(
+            task.loss(model, batch).detach(), task.training_loss(model, batch).detach(), rtol=1e-4, atol=1e-6
+        )
+        state = json.loads(json.dumps(task.state_dict()))
+        task.load_state_dict(state)
+        assert task.state_dict() == state
+        scored = next(iter(task.scoring_batches(model, 1)))
+        earlycrop.flow(model, task.loss, [scored])
+
+
+def test_torchvision_can_be_imported_and_cut() -> None:
+    """In a process of its own: nothing may have declared the operators before."""
+    code = (
+        "import tasks._torchvision, torch, torchvision, earlycrop\n"
+        "model = torchvision.models.resnet18()\n"
+        "graph = earlycrop.trace(model, torch.zeros(1, 3, 64, 64))\n"
+        "cut = earlycrop.shrink(model, graph, range(0, graph.count, 3))\n"
+        "print(graph.count, cut.nodes, cut.difference < 1e-5)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_root())
+    assert told.stdout.split() == ["2880", "960", "True"], told.stderr
+
+
+def test_the_core_imports_no_task_library() -> None:
+    code = "import sys, earlycrop; print([m for m in ('torchvision', 'gymnasium', 'rich', 'tyro') if m in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_root(), env=os.environ)
+    assert told.stdout.strip() == "[]"
