@@ -1,7 +1,12 @@
-"""What the core costs beside plain training, as ratios in one process: ResNet18 with the CIFAR stem, 32 x 32, batch 128.
+"""What the core costs beside plain training, as ratios in one process: ResNet18, CIFAR stem, 32 x 32, batch 128.
 
-(a) one CroP scoring, g and Hg, in gradients on the same batch, beside the bare double backward of torch; (b) a training step with 90 % of the weights masked over a
-dense one; (c) trace and shrink, in seconds, on one thread. Run as ``python -m benchmarks.core``.
+(a) one CroP scoring, g and Hg, in gradients on the same batch, with torch's bare double backward beside it; (b) a
+training step with 90 % of the weights masked over a dense one; (c) trace and shrink, in seconds, on one thread.
+
+Run as ``python -m benchmarks.core``. On Linux, (a) depends on the allocator: glibc gives every large activation back to
+the system and faults it in again, and a double backward has more of them than a gradient. With
+``MALLOC_TOP_PAD_=1073741824 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592`` in the environment it
+keeps them, for every function measured here alike.
 """
 
 from __future__ import annotations
@@ -12,15 +17,14 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-import torchvision
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-import tasks._torchvision  # noqa: F401  it makes the import below work
 from earlycrop import flow, prune, shrink, trace
 from earlycrop.budget import choose_nodes, limit
+from tasks._torchvision import torchvision
 
 REPEATS = 7
 

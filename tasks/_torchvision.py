@@ -1,12 +1,13 @@
-"""Make ``import torchvision`` work where its compiled operators do not load: a CPU torch beside a CUDA torchvision.
+"""torchvision, also where its compiled operators do not load: a CPU torch beside a torchvision built for CUDA.
 
-Only torchvision's models and data sets are used here. Importing it registers fake implementations for its operators
-``nms`` and ``qnms``, which fails where their schemas were never declared: this declares them. Import this module before
-torchvision; where the operators load, it does nothing.
+Take it from here: ``from tasks._torchvision import torchvision``. Only its models and data sets are used. Its import
+registers fake implementations for its operators ``nms`` and ``qnms``, and fails where their schemas were never declared:
+this declares them first. Where the operators load, it does nothing.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -35,3 +36,4 @@ def _declare() -> None:
 
 
 _declare()
+torchvision = importlib.import_module("torchvision")
