@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from earlycrop._modules import places, plain_kernels, put, set_mode, undisturbed
 
@@ -77,7 +78,7 @@ def flow(
             return Flow(gradient, None)
         along = _checked(direction, leaves) if direction else gradient
         for batch in batches:
-            _differentiate(_graph(model, loss, batch, leaves, all_used=False), leaves, along)
+            _differentiate(_edges(_graph(model, loss, batch, leaves, all_used=False)), leaves, along)
         return Flow(gradient, _finite(_taken(leaves, used=False), "Hessian product"))
 
 
@@ -109,17 +110,19 @@ def _graph(model: nn.Module, loss: Loss, batch: Any, leaves: Tensors, all_used: 
     return gradient
 
 
-def _differentiate(gradient: Tensors, leaves: Tensors, along: Mapping[str, Tensor]) -> None:
-    """Add d<along, gradient>/dw to the leaves' ``.grad``; a gradient that is constant in w adds nothing."""
-    curved = [name for name, g in gradient.items() if g.requires_grad]
-    if curved:
-        torch.autograd.backward(
-            [gradient[name] for name in curved], [along[name] for name in curved], inputs=list(leaves.values())
-        )
+def _edges(gradient: Tensors) -> dict[str, GradientEdge]:
+    """Where the gradients stand in the graph: their values need not be kept to differentiate them."""
+    return {name: get_gradient_edge(g) for name, g in gradient.items() if g.requires_grad}
+
+
+def _differentiate(edges: dict[str, GradientEdge], leaves: Tensors, along: Mapping[str, Tensor]) -> None:
+    """Add d<along, gradient>/dw to the leaves' ``.grad``; a gradient that is constant in w has no edge and adds nothing."""
+    if edges:
+        torch.autograd.backward(list(edges.values()), [along[name] for name in edges], inputs=list(leaves.values()))
 
 
 def _product(gradient: Tensors, leaves: Tensors, along: Mapping[str, Tensor]) -> Tensors:
-    _differentiate(gradient, leaves, along)
+    _differentiate(_edges(gradient), leaves, along)
     return _finite(_taken(leaves, used=False), "Hessian product")
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from earlycrop.flow import Loss
 from earlycrop.masks import Masks
 from earlycrop.methods import METHODS, Method
-from earlycrop.pruning import Event, Gate, Request, carry_out
+from earlycrop.pruning import Event, Request, carry_out
 from earlycrop.trigger import Trigger
 
 
@@ -50,7 +50,7 @@ class Pruner:
         rounds: int = 5,
         score_batches: int | None = 5,
         trigger: Trigger | None = None,
-        gate: Gate = "auto",
+        gate: str = "auto",
     ) -> None:
         if isinstance(method, str):
             if method not in METHODS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -20,7 +20,6 @@ from earlycrop.surgeon import shrink
 from earlycrop.trace import trace
 from earlycrop.units import matrices, node_scores, weight_scores
 
-Gate = Literal["auto", "rows", "columns"]
 GATES = ("auto", "rows", "columns")
 
 
@@ -40,7 +39,7 @@ class Request:
     structured: bool
     targets: Sequence[float]
     of: str = "weights"
-    gate: Gate = "auto"
+    gate: str = "auto"
 
     def __post_init__(self) -> None:
         for sparsity in self.targets:
@@ -98,7 +97,7 @@ def prune(
     structured: bool = True,
     rounds: int = 1,
     optimizer: Optimizer | None = None,
-    gate: Gate = "rows",
+    gate: str = "rows",
 ) -> Event:
     """Prune ``model`` in place, now: cut its nodes (``structured``), or zero its weights and hold them there.
 
@@ -166,7 +165,7 @@ def _cut_nodes(
             model, graph, request.criterion, loss, batches, "columns" if columns else "rows", batch_statistics=columns
         )
         choice = choose_nodes(graph, scores, limit(dense[request.of], sparsity), request.of)
-        cut = shrink(model, graph, choice.removed.nonzero()[0], optimizer)
+        cut = shrink(model, graph, choice.removed.nonzero()[0].tolist(), optimizer)
         floors |= set(choice.floors)
         difference = max(difference, cut.difference or 0.0)
         graph = traced()

@@ -1,6 +1,6 @@
 """torchvision, also where its compiled operators do not load: a CPU torch beside a torchvision built for CUDA.
 
-Take it from here: ``from tasks._torchvision import torchvision``. Only its models and data sets are used. Its import
+Import it from here, ``from tasks._torchvision import torchvision``. Only models and data sets are used. Its import
 registers fake implementations for its operators ``nms`` and ``qnms``, and fails where their schemas were never declared:
 this declares them first. Where the operators load, it does nothing.
 """

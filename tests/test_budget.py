@@ -31,7 +31,7 @@ def test_limit_takes_the_sparsity_as_it_is_written(dense: int, sparsity: float, 
     assert limit(dense, sparsity) == left
 
 
-@pytest.mark.parametrize("sparsity", [0, 1, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("sparsity", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_a_sparsity_out_of_range_is_refused(sparsity: float) -> None:
     with pytest.raises(ValueError, match="sparsity must be above 0 and below 1"):
         limit(10, sparsity)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -198,3 +200,32 @@ def test_a_parameter_used_in_one_batch_only_counts_there() -> None:
         torch.testing.assert_close(got.gradient[f"{i}.weight"], 2 * (x @ w.T) * x)  # by hand: 2 (x w) x
         assert got.product is not None
         torch.testing.assert_close(got.product[f"{i}.weight"], 2 * (x @ got.gradient[f"{i}.weight"].T) * x)
+
+
+PEAK = """
+import resource, sys, torch
+from torch import nn
+from earlycrop import flow
+torch.set_num_threads(1)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+loss = lambda model, x: model(x).square().mean()
+flow(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)), loss, [torch.randn(2, 8)] * 2)
+before = peak()
+model = nn.Sequential(*[layer for _ in range(3) for layer in (nn.Linear(3072, 3072), nn.Tanh())])
+flow(model, loss, [torch.randn(2, 3072) for _ in range(int(sys.argv[1]))])
+print((peak() - before) / sum(p.numel() * 4 for p in model.parameters()))
+"""
+
+
+def test_memory_does_not_grow_with_the_batches() -> None:
+    """In units of the weights: they, g, Hg and one batch's graph, which is its own gradient and some of the next.
+
+    One batch needs no second gradient. Keeping the graphs of six batches, as the authors do, would take 6 more.
+    """
+    one, two, six = (
+        float(subprocess.run([sys.executable, "-c", PEAK, n], capture_output=True, text=True, check=True).stdout)
+        for n in "126"
+    )
+    assert one < 4.2
+    assert six < 4.9
+    assert six < two * 1.05

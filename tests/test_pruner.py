@@ -203,7 +203,7 @@ def test_the_trigger_is_logged_every_epoch_until_it_fires() -> None:
     [
         ({"method": "earlycrop"}, "there is no method 'earlycrop': take one of dense, random-u"),
         ({"sparsity": 1.0}, "sparsity must be above 0 and below 1, and is 1.0"),
-        ({"sparsity": 95}, "sparsity must be above 0 and below 1"),
+        ({"sparsity": 95.0}, "sparsity must be above 0 and below 1"),
         ({"of": "flops"}, "there is no measure 'flops': a sparsity can be a share of weights, nodes, macs, bytes"),
         ({"method": "snip", "of": "nodes"}, "single weights have a sparsity of weights, not of nodes"),
         ({"epochs": 0}, "epochs must be at least 1, and is 0"),
