@@ -116,7 +116,9 @@ def _edges(gradient: Tensors) -> dict[str, GradientEdge]:
 
 
 def _differentiate(edges: dict[str, GradientEdge], leaves: Tensors, along: Mapping[str, Tensor]) -> None:
-    """Add d<along, gradient>/dw to the leaves' ``.grad``; a gradient that is constant in w has no edge and adds nothing."""
+    """Add d<along, gradient>/dw to the leaves' ``.grad``; a gradient that is constant in w has no edge and adds
+    nothing.
+    """
     if edges:
         torch.autograd.backward(list(edges.values()), [along[name] for name in edges], inputs=list(leaves.values()))
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
@@ -30,8 +29,9 @@ from earlycrop import _rules
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field
 from earlycrop._modules import call, plain_kernels, tensors
-from earlycrop._watch import Reason, Role, Watch, Work
-from earlycrop.graph import Graph, Slot
+from earlycrop._solve import solved
+from earlycrop._watch import Reason, Watch
+from earlycrop.graph import Graph
 
 _NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 
@@ -110,9 +110,7 @@ def _watched(
                     "earlycrop to see where"
                 ) from error
         _freeze_outputs(watch, output)
-    shapes = {name: tuple(t.shape) for name, t in tensors(copied).items()}
-    itemsizes = {name: t.element_size() for name, t in tensors(copied).items()}
-    return _graph(watch, slots, shapes, itemsizes, set(parameters), example), copied
+    return solved(watch, slots, tensors(copied), frozenset(parameters), example), copied
 
 
 def _copied(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
@@ -158,63 +156,6 @@ def _freeze_outputs(watch: Watch, output: Any) -> None:
     watch.operation = "return"
     for t in tree_leaves(output):
         watch.freeze(watch.fields(t), Graph.OUTPUT)
-
-
-def _graph(
-    watch: Watch,
-    slots: dict[str, list[Field | None]],
-    shapes: dict[str, tuple[int, ...]],
-    itemsizes: dict[str, int],
-    parameters: set[str],
-    example: Any,
-) -> Graph:
-    classes = watch.components()
-    many = int(classes.max(initial=-1)) + 1
-    why: dict[int, Reason] = {}
-    for labels, reason in watch.freezes:
-        for c in np.unique(classes[labels]).tolist():
-            if c not in why or reason.why == Graph.OUTPUT:
-                why[c] = reason
-    roles = np.zeros(watch.count, np.int64)
-    for labels, role in watch.roles:
-        roles[labels] |= role
-    consumed, produced = np.zeros(many, bool), np.zeros(many, bool)
-    consumed[classes[roles & Role.COLUMN > 0]] = True
-    for labels in watch.inner:
-        consumed[classes[labels]] = True
-    for name in parameters & set(slots):
-        for v in slots[name]:
-            if v is not None:
-                produced[classes[v[(roles[v] == 0) | (roles[v] & Role.ROW > 0)]]] = True
-    free = consumed & produced
-    free[list(why)] = False
-    # nodes are numbered in the order in which their first channel entered, so that a graph is the same every time
-    first = np.full(many, watch.count)
-    np.minimum.at(first, classes, np.arange(watch.count))
-    order = [c for c in np.argsort(first, kind="stable").tolist() if free[c]]
-    number = np.full(many, -1)
-    number[order] = np.arange(len(order))
-    inner = np.zeros(len(order), bool)
-    for labels in watch.inner:
-        mine = number[classes[labels]]
-        inner[mine[mine >= 0]] = True
-
-    def slot(name: str, dim: int, v: Field) -> Slot:
-        reasons = dict.fromkeys(why[c] for c in np.unique(classes[v]).tolist() if c in why)
-        return Slot(
-            name, dim, number[classes[v]], classes[v], Role(int(np.bitwise_or.reduce(roles[v]))), tuple(reasons)
-        )
-
-    return Graph(
-        example=example,
-        shapes=shapes,
-        itemsizes=itemsizes,
-        parameters=frozenset(parameters),
-        slots=tuple(slot(n, d, v) for n, vs in slots.items() for d, v in enumerate(vs) if v is not None),
-        count=len(order),
-        inner=inner,
-        work=tuple(Work(w.constant, tuple(number[classes[a]] for a in w.axes)) for w in watch.work),
-    )
 
 
 def _without_fixed_sizes(

@@ -1,8 +1,8 @@
 """torchvision, also where its compiled operators do not load: a CPU torch beside a torchvision built for CUDA.
 
 Import it from here, ``from tasks._torchvision import torchvision``. Only models and data sets are used. Its import
-registers fake implementations for its operators ``nms`` and ``qnms``, and fails where their schemas were never declared:
-this declares them first. Where the operators load, it does nothing.
+registers fake implementations for its operators ``nms`` and ``qnms``, and fails where their schemas were never
+declared: this declares them first. Where the operators load, it does nothing.
 """
 
 from __future__ import annotations

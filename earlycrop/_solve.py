@@ -1,0 +1,95 @@
+"""From what a run showed to a graph: classes of coupled channels, which of them are nodes, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from earlycrop._fields import Field
+from earlycrop._watch import Reason, Role, Watch, Work
+from earlycrop.graph import Graph, Slot
+
+Vectors = Mapping[str, list[Field | None]]
+"""Parameter or buffer name -> its channels along each dimension."""
+
+
+def solved(
+    watch: Watch, vectors: Vectors, held: Mapping[str, Tensor], parameters: frozenset[str], example: Any
+) -> Graph:
+    """The graph of a network with the tensors ``held``, of which ``parameters`` are parameters."""
+    classes = watch.components()
+    roles = _roles(watch)
+    why = _reasons(watch, classes)
+    nodes = _numbers(classes, _consumed(watch, classes, roles) & _produced(vectors, parameters, classes, roles), why)
+    count = int(nodes.max(initial=-1)) + 1
+    inner = np.zeros(count + 1, bool)  # the last entry takes what is no node, -1
+    for labels in watch.inner:
+        inner[nodes[labels]] = True
+
+    def slot(name: str, dim: int, labels: Field) -> Slot:
+        reasons = dict.fromkeys(why[c] for c in np.unique(classes[labels]).tolist() if c in why)
+        role = Role(int(np.bitwise_or.reduce(roles[labels])))
+        return Slot(name, dim, nodes[labels], classes[labels], role, tuple(reasons))
+
+    return Graph(
+        example=example,
+        shapes={name: tuple(t.shape) for name, t in held.items()},
+        itemsizes={name: t.element_size() for name, t in held.items()},
+        parameters=parameters,
+        slots=tuple(slot(n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None),
+        count=count,
+        inner=inner[:-1],
+        work=tuple(Work(w.constant, tuple(nodes[a] for a in w.axes)) for w in watch.work),
+    )
+
+
+def _roles(watch: Watch) -> Field:
+    """What each channel is for."""
+    roles = np.zeros(watch.count, np.int64)
+    for labels, role in watch.roles:
+        roles[labels] |= role
+    return roles
+
+
+def _reasons(watch: Watch, classes: Field) -> dict[int, Reason]:
+    """Why a class may not be cut: the first reason, but rather that it is the model's output."""
+    why: dict[int, Reason] = {}
+    for labels, reason in watch.freezes:
+        for c in np.unique(classes[labels]).tolist():
+            if c not in why or reason.why == Graph.OUTPUT:
+                why[c] = reason
+    return why
+
+
+def _consumed(watch: Watch, classes: Field, roles: Field) -> Field:
+    """An entry a class: whether a weight's columns, or another activation, is multiplied with it."""
+    consumed = np.zeros(classes.max(initial=-1) + 1, np.int64)
+    consumed[classes[roles & Role.COLUMN > 0]] = 1
+    for labels in watch.inner:
+        consumed[classes[labels]] = 1
+    return consumed
+
+
+def _produced(vectors: Vectors, parameters: frozenset[str], classes: Field, roles: Field) -> Field:
+    """An entry a class: whether a parameter makes it; buffers come along, but never make a node."""
+    produced = np.zeros(classes.max(initial=-1) + 1, np.int64)
+    for labels in (v for name in parameters & set(vectors) for v in vectors[name] if v is not None):
+        produced[classes[labels[(roles[labels] == 0) | (roles[labels] & Role.ROW > 0)]]] = 1
+    return produced
+
+
+def _numbers(classes: Field, nodes: Field, why: Mapping[int, Reason]) -> Field:
+    """For each channel, the number of its node, or -1; in the order of first channels, so that a graph is always the
+    same.
+    """
+    free = nodes.astype(bool)
+    free[list(why)] = False
+    first = np.full(free.size, classes.size)
+    np.minimum.at(first, classes, np.arange(classes.size))
+    order = [c for c in np.argsort(first, kind="stable").tolist() if free[c]]
+    number = np.full(free.size, -1)
+    number[order] = np.arange(len(order))
+    return number[classes]
