@@ -1,4 +1,4 @@
-"""From what a run showed to a graph: classes of coupled channels, which of them are nodes, and why the others are not."""
+"""From what a run showed to a graph: classes of coupled channels, which of them are nodes, and why others are not."""
 
 from __future__ import annotations
 

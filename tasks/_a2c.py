@@ -124,6 +124,7 @@ class A2C:
 
     def __init__(self, options: A2COptions) -> None:
         check(options)
+        threadpool_limits(1, "blas")  # for good: numpy's pool and torch's would wait for each other's cores
         self.options = options
         self.dataset, self.clip = options.environment, options.clip
         self.network = "-".join(["mlp", *map(str, options.widths)])
@@ -152,11 +153,7 @@ class A2C:
         options = self.options
         self.returns = []
         goal = (options.games or options.steps) * epoch / options.epochs
-        # one thread for numpy: its pool and torch's would wait for each other's cores
-        with (
-            threadpool_limits(1, "blas"),
-            closing(Player(options.environment, options.agents, (options.seed, epoch, TRAINING))) as player,
-        ):
+        with closing(Player(options.environment, options.agents, (options.seed, epoch, TRAINING))) as player:
             while True:
                 rollout = player.play(Policy(model), options.rollout)
                 self.steps += int(rollout.mask.sum())

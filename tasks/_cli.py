@@ -20,9 +20,6 @@ from tasks._record import Result
 from tasks._run import DivergedError, fresh, pruner_of, run
 from tasks._store import RunError, Store, configuration
 
-_UNTOLD = ("epoch", "learning_rate", "seconds", "steps")
-"""Numbers of an epoch's line that the progress bar has no room for."""
-
 
 def main(name: str, arguments: Sequence[str] | None = None) -> Result:
     """Run the task ``name`` as ``python -m tasks.NAME ARGUMENTS`` does; its result.
@@ -97,9 +94,8 @@ def _with_progress(name: str, task: Task, options: Options, store: Store) -> Res
         bar = progress.add_task(f"{name} {what} seed {options.seed}", total=options.epochs, told="")
 
         def report(epoch: int, line: dict[str, Any]) -> None:
-            numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in _UNTOLD}
-            told = "  ".join(f"{key} {value:,.4g}" for key, value in numbers.items())
-            progress.update(bar, completed=epoch, told=told)
+            key = task.metric if task.metric in line else "loss"
+            progress.update(bar, completed=epoch, told=f"{key} {line[key]:.4g}")
             if line["event"] is not None:
                 event = line["event"]
                 progress.print(
