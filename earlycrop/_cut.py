@@ -77,6 +77,7 @@ def _smaller(old: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     new = selected(old, dims)
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
+        new.__dict__.update(old.__dict__)
         new.grad = None if old.grad is None else selected(old.grad, dims)
     return new
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 """Modules whose training mode means batch statistics and whose evaluation mode means running ones."""
@@ -50,6 +51,23 @@ def call(model: nn.Module, example: Any) -> Any:
     return model(example)
 
 
+def tensors_in(output: Any) -> list[Tensor]:
+    """The tensors that a forward returned, in containers, dataclasses and plain objects (a distribution, say) too."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+
+    def walk(value: Any) -> None:
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, Tensor):
+                found.append(leaf)
+            elif hasattr(leaf, "__dict__") and not isinstance(leaf, type | nn.Module) and id(leaf) not in seen:
+                seen.add(id(leaf))
+                walk(dict(vars(leaf)))
+
+    walk(output)
+    return found
+
+
 @contextmanager
 def replaced(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
     """For a while, hold ``new[name]`` in place of the parameter or buffer ``name``, wherever it is tied to."""
@@ -71,7 +89,9 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for m in module.modules()]
     # a forward may write into a buffer or put another one in its place: keep the object and its values
     buffers = [
-        (m, name, b, b.detach().clone()) for m in module.modules() for name, b in m._buffers.items() if b is not None
+        (m, name, b, None if b is None else b.detach().clone())
+        for m in module.modules()
+        for name, b in m._buffers.items()
     ]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = sorted({t.device.index or 0 for t in tensors(module).values() if t.device.type == "cuda"})
@@ -84,7 +104,9 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for owner, name, buffer, before in buffers:
                 owner._buffers[name] = buffer
-                buffer.copy_(before)
+                # only what has changed: an expanded buffer cannot be written to
+                if buffer is not None and before is not None and not torch.equal(buffer, before):
+                    buffer.copy_(before)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
 
@@ -106,6 +128,7 @@ def plain_kernels(module: nn.Module) -> Iterator[None]:
     """
     cudnn, fastpath = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
         torch.backends.mha.set_fastpath_enabled(False)
         if any(isinstance(m, nn.RNNBase) for m in module.modules()):

@@ -27,6 +27,8 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
     """Bring the watch up to date after ``operation`` gave ``results``."""
     inputs = [t for t in tree_leaves((arguments, options)) if isinstance(t, Tensor)]
     packet = operation.overloadpacket
+    if operation._schema.is_mutable:
+        _written(watch, packet, arguments)
     if packet in FACTORIES:
         for result in results:
             watch.learn(result, uniform=True)
@@ -39,7 +41,20 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
                 watch.learn(result, uniform=True)
         return
     rule = RULES.get(packet, _elementwise if elementwise else _unknown)
-    rule(watch, operation, arguments, options, results)
+    try:
+        rule(watch, operation, arguments, options, results)
+    except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
+        _unknown(watch, operation, arguments, options, results)
+
+
+def _written(watch: Watch, packet: Any, arguments: Arguments) -> None:
+    """What was written into is no longer the same everywhere, and nor is what it is a view of."""
+    target = arguments[0]
+    if not isinstance(target, Tensor) or (packet in (aten.fill_, aten.zero_) and target._base is None):
+        return
+    for t in (target, target._base):
+        if t is not None and watch.known(t).uniform:
+            watch.learn(t, watch.fields(t))
 
 
 def _elementwise(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
@@ -55,6 +70,8 @@ def _elementwise(watch: Watch, operation: Any, arguments: Arguments, options: Op
 def _unknown(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     for t in tree_leaves((arguments, options)):
         watch.freeze(watch.fields(t), "this operation is not understood")
+    for result in results:
+        watch.learn(result)
 
 
 def _batch_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:

@@ -23,6 +23,10 @@ def solved(
     classes = watch.components()
     roles = _roles(watch)
     why = _reasons(watch, classes)
+    for name, dim, labels in ((n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None):
+        if labels.size > 1 and (classes[labels] == classes[labels[0]]).all():
+            reason = Reason(f"dimension {dim} of {name}", "", "all its channels can only go together")
+            why.setdefault(int(classes[labels[0]]), reason)
     nodes = _numbers(classes, _consumed(watch, classes, roles) & _produced(vectors, parameters, classes, roles), why)
     count = int(nodes.max(initial=-1)) + 1
     inner = np.zeros(count + 1, bool)  # the last entry takes what is no node, -1
@@ -42,6 +46,7 @@ def solved(
         slots=tuple(slot(n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None),
         count=count,
         inner=inner[:-1],
+        returned=frozenset(c for c, reason in why.items() if reason.why == Graph.OUTPUT),
         work=tuple(Work(w.constant, tuple(nodes[a] for a in w.axes)) for w in watch.work),
     )
 

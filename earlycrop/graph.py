@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,9 @@ import numpy.typing as npt
 from earlycrop._fields import Field
 from earlycrop._watch import Reason, Role, Work
 
-Removed = npt.NDArray[np.bool_]
+Group: TypeAlias = tuple[tuple[str, int], ...]
+"""The (tensor, dimension) pairs that a node has entries in."""
+Removed: TypeAlias = npt.NDArray[np.bool_]
 """An entry a node: whether it is removed."""
 
 
@@ -34,10 +36,6 @@ class Slot:
     reasons: tuple[Reason, ...]
 
     @property
-    def is_output(self) -> bool:
-        return any(r.why == Graph.OUTPUT for r in self.reasons)
-
-    @property
     def layer(self) -> str:
         return self.tensor.rpartition(".")[0] or self.tensor
 
@@ -53,12 +51,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Layer:
-    """A module's outputs: for each, the node that it is, or -1. ``entries``: of the module's parameters."""
+    """A module's outputs: for each, the node that it is, or -1, and whether the model returns it."""
 
     name: str
     nodes: Field
+    returned: Removed
     reasons: tuple[Reason, ...]
-    is_output: bool
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,8 @@ class Graph:
     inner: Removed
     """Whether a node is consumed where two activations are multiplied (attention), and not only by a weight's columns.
     """
+    returned: frozenset[int]
+    """Classes of channels that the model returns."""
     work: tuple[Work, ...]
     """Multiply-accumulates of one run on the example, an entry an operation."""
 
@@ -99,6 +99,14 @@ class Graph:
         return tuple(Node(i, layer.get(i, own[0][0]), tuple(own)) for i, own in enumerate(owns))
 
     @cached_property
+    def groups(self) -> dict[Group, tuple[int, ...]]:
+        """The nodes that own entries along the same dimensions of the same tensors: those of coupled layers."""
+        groups: dict[Group, list[int]] = {}
+        for node in self.nodes:
+            groups.setdefault(tuple((tensor, dim) for tensor, dim, _ in node.owns), []).append(node.index)
+        return {group: tuple(ids) for group, ids in groups.items()}
+
+    @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The modules with weight matrices, and their outputs. Rows that are coupled (an LSTM unit's) count once."""
         rows: dict[str, list[Slot]] = {}
@@ -108,10 +116,11 @@ class Graph:
                 rows.setdefault(slot.layer, []).append(slot)
         layers = []
         for name, slots in rows.items():
-            first = np.unique(np.concatenate([s.classes for s in slots]), return_index=True)[1]
-            nodes = np.concatenate([s.nodes for s in slots])[np.sort(first)]
+            classes = np.concatenate([s.classes for s in slots])
+            first = np.sort(np.unique(classes, return_index=True)[1])
+            nodes = np.concatenate([s.nodes for s in slots])[first]
             reasons = tuple(dict.fromkeys(r for s in slots for r in s.reasons))
-            layers.append(Layer(name, nodes, reasons, any(s.is_output for s in slots)))
+            layers.append(Layer(name, nodes, np.isin(classes[first], list(self.returned)), reasons))
         return tuple(layers)
 
     def costs(self, of: str) -> tuple[Work, ...]:
@@ -123,7 +132,7 @@ class Graph:
         if of == "macs":
             return self.work
         if of == "nodes":
-            return tuple(Work(1, (layer.nodes,)) for layer in self.layers if not layer.is_output)
+            return tuple(Work(1, (layer.nodes[~layer.returned],)) for layer in self.layers)
         names = [n for n, shape in self.shapes.items() if of == "bytes" or (n in self.parameters and len(shape) > 1)]
         slots: dict[str, list[Field]] = {n: [] for n in names}
         for slot in self.slots:

@@ -50,8 +50,9 @@ class Masks:
         for p, bits in self._pairs:
             _zero(p, bits)
             _zero_gradient(bits, p)
-            handle = p.register_post_accumulate_grad_hook(partial(_zero_gradient, bits))  # type: ignore[no-untyped-call]
-            self._handles.append(handle)
+            if p.requires_grad:
+                hook = partial(_zero_gradient, bits)
+                self._handles.append(p.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
         if optimizer is not None:
             self._zero_state(optimizer)
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
@@ -89,7 +90,10 @@ def _bits(p: Tensor, gone: Tensor) -> Tensor:
 
 
 def _zero(t: Tensor, bits: Tensor) -> None:
-    t.detach().view(bits.dtype).bitwise_and_(bits)
+    if t.element_size() == bits.element_size() and t.device == bits.device:
+        t.detach().view(bits.dtype).bitwise_and_(bits)
+    else:  # the model was moved or converted since
+        t.detach().masked_fill_((bits == 0).to(t.device), 0)
 
 
 def _zero_gradient(bits: Tensor, p: Tensor) -> None:

@@ -32,7 +32,8 @@ def weight_sparsity(model: nn.Module, dense: nn.Module) -> float:
 
 def node_sparsity(pruned: Graph, dense: Graph) -> float:
     """Share of layer outputs that are gone, the model's output layers excluded. A unit of an LSTM counts once."""
-    return 1 - pruned.cost("nodes") / dense.cost("nodes")
+    every = dense.cost("nodes")
+    return 1 - pruned.cost("nodes") / every if every else 0.0
 
 
 def parameters(model: nn.Module) -> int:

@@ -71,6 +71,8 @@ class Pruner:
         """Epochs done at the last ``step``; -1 before the first."""
         self.event: Event | None = None
         """The pruning, once it has taken place."""
+        self._due: str | None = None
+        """Why a pruning is due that has failed."""
 
     def step(self, batches: Iterable[Any]) -> Event | None:
         """Count an epoch, and prune if the trigger says so; what was done, or None.
@@ -83,13 +85,18 @@ class Pruner:
         self.epoch += 1
         if self.request is None or self.event is not None:
             return None
-        reason = self.trigger.update(self.model, self.epoch)
+        reason = self._due or self.trigger.update(self.model, self.epoch)
         if reason is None:
             return None
-        request, read = self.request, list(islice(batches, self.score_batches))
+        request = self.request
         if request.gate == "auto":  # a norm's running statistics mean nothing before there was any training
             request = replace(request, gate="rows" if self.epoch else "columns")
-        self.event = carry_out(request, self.model, self.loss, read, self.optimizer, reason, self.epoch)
+        try:
+            read = list(islice(batches, self.score_batches))
+            self.event = carry_out(request, self.model, self.loss, read, self.optimizer, reason, self.epoch)
+        except BaseException:  # the same step can be taken again once the cause is mended
+            self._due, self.epoch = reason, self.epoch - 1
+            raise
         return self.event
 
     def log(self) -> dict[str, float]:
@@ -118,4 +125,5 @@ class Pruner:
         self.event = None
         if state["event"] is not None:
             masks = None if state["masks"] is None else Masks(self.model, state["masks"], self.optimizer)
-            self.event = Event(**{**state["event"], "floors": tuple(state["event"]["floors"]), "masks": masks})
+            lists = {name: tuple(state["event"][name]) for name in ("floors", "whole")}
+            self.event = Event(**{**state["event"], **lists, "masks": masks})

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from earlycrop._watch import Reason
 from earlycrop.budget import MEASURES, choose_nodes, choose_weights, limit
 from earlycrop.criteria import CRITERIA, Criterion
 from earlycrop.flow import Loss
-from earlycrop.graph import Graph
+from earlycrop.graph import Graph, Group
 from earlycrop.masks import Masks
 from earlycrop.schedule import halving
-from earlycrop.surgeon import shrink
+from earlycrop.surgeon import SurgeryError, shrink, uncertified
 from earlycrop.trace import trace
-from earlycrop.units import matrices, node_scores, weight_scores
+from earlycrop.units import Gate, matrices, node_scores, unscored, weight_scores
 
 GATES = ("auto", "rows", "columns")
 
@@ -75,6 +78,7 @@ class Event:
     node_sparsity: float
     rounds: int
     floors: tuple[str, ...]
+    whole: tuple[str, ...]
     difference: float | None
     batches: int
     seconds: float
@@ -84,7 +88,7 @@ class Event:
         """The event as plain numbers, strings and lists."""
         plain = asdict(replace(self, masks=None))
         del plain["masks"]
-        return {**plain, "floors": list(self.floors)}
+        return {**plain, "floors": list(self.floors), "whole": list(self.whole)}
 
 
 def prune(
@@ -134,6 +138,13 @@ def carry_out(
     start = perf_counter()
     carry = _cut_nodes if request.structured else _zero_weights
     event = carry(request, model, loss, batches, optimizer)
+    if event.left > limit(event.dense, event.asked):
+        held = ", ".join(event.floors + event.whole)
+        warnings.warn(
+            f"asked to remove {event.asked:.2%} of the {event.of}, and {event.achieved:.2%} could go: more would empty "
+            f"a layer or fail its certificate ({held or 'see Graph.report()'})",
+            stacklevel=3,
+        )
     return replace(event, reason=reason, epoch=epoch, batches=len(batches), seconds=perf_counter() - start)
 
 
@@ -148,11 +159,14 @@ def _event(request: Request, dense: int, left: int, **known: Any) -> Event:
 def _cut_nodes(
     request: Request, model: nn.Module, loss: Loss, batches: list[Any], optimizer: Optimizer | None
 ) -> Event:
-    """Rounds of trace, score, choose and shrink."""
-    columns = request.gate == "columns"
+    """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole."""
+    gate: Gate = "columns" if request.gate == "columns" else "rows"
+    whole: dict[Group, Reason] = {}
 
     def traced() -> Graph:
-        return trace(model, lambda m: loss(m, batches[0]))
+        graph = trace(model, lambda m: loss(m, batches[0]))
+        graph = graph.without(unscored(model, graph, request.criterion))
+        return graph.without({i: whole[g] for g, ids in graph.groups.items() if g in whole for i in ids})
 
     graph = traced()
     if not graph.count:
@@ -161,18 +175,30 @@ def _cut_nodes(
     floors: set[str] = set()
     difference = 0.0
     for sparsity in request.targets:
-        scores = node_scores(
-            model, graph, request.criterion, loss, batches, "columns" if columns else "rows", batch_statistics=columns
-        )
-        choice = choose_nodes(graph, scores, limit(dense[request.of], sparsity), request.of)
-        cut = shrink(model, graph, choice.removed.nonzero()[0].tolist(), optimizer)
+        scores = node_scores(model, graph, request.criterion, loss, batches, gate, batch_statistics=gate == "columns")
+        while True:
+            choice = choose_nodes(graph, scores, limit(dense[request.of], sparsity), request.of)
+            remove = choice.removed.nonzero()[0].tolist()
+            try:
+                cut = shrink(model, graph, remove, optimizer)
+                break
+            except SurgeryError:
+                failing = uncertified(model, graph, remove)
+                if not failing:
+                    raise
+                found = {g: Reason("certificate", "", told) for g, told in failing.items()}
+                reasons = {i: found[g] for g in found for i in graph.groups[g]}
+                whole |= found
+                scores, graph = scores[torch.from_numpy(~graph.mask(reasons))], graph.without(reasons)
         floors |= set(choice.floors)
         difference = max(difference, cut.difference or 0.0)
         graph = traced()
     left = {of: graph.cost(of) for of in dense}
+    shares = {of: 1 - left[of] / dense[of] if dense[of] else 0.0 for of in dense}
     return _event(
         request, dense[request.of], left[request.of], floors=tuple(sorted(floors)), difference=difference,
-        weight_sparsity=1 - left["weights"] / dense["weights"], node_sparsity=1 - left["nodes"] / dense["nodes"],
+        weight_sparsity=shares["weights"], node_sparsity=shares["nodes"],
+        whole=tuple(sorted({tensor for group in whole for tensor, _ in group})),
     )  # fmt: skip
 
 
@@ -196,6 +222,6 @@ def _zero_weights(
             masks.release()
         masks = Masks(model, choice.removed, optimizer)
     return _event(
-        request, dense, left, floors=tuple(sorted(floors)), difference=None, weight_sparsity=1 - left / dense,
+        request, dense, left, floors=tuple(sorted(floors)), whole=(), difference=None, weight_sparsity=1 - left / dense,
         node_sparsity=0.0, masks=masks,
     )  # fmt: skip

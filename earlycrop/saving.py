@@ -41,7 +41,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Bring ``model``, fresh from its constructor, to the state that was saved in ``folder``: shrunk in place;
     returned.
 
-    Weights of an unstructured pruning are zeros in the file; ``Masks.of_zeros(model, optimizer)`` holds them there.
+    Its parameters stay the same objects. Weights of an unstructured pruning are zeros in the file;
+    ``Masks.of_zeros(model, optimizer)`` holds them there.
 
     Raises:
         SavingError: the file is missing or broken, or it is not of this kind of model; the model is untouched.
@@ -63,10 +64,11 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             )
     for name, t in saved.items():
         old = named[name]
-        new = t.to(old.device)
         if isinstance(old, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=old.requires_grad)
-        put(where[id(old)], new)
+            # the same object, so that an optimizer made before goes on with it; a fresh model has no graph to break
+            old.data, old.grad = t.to(old.device), None
+        else:
+            put(where[id(old)], t.to(old.device))
     for name, held in header["sizes"].items():
         for attribute, value in held.items():
             setattr(modules[name], attribute, value)

@@ -6,6 +6,7 @@ same output, or the cut is taken back.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from earlycrop._cut import Swap, cut_module, keep_of, selected
-from earlycrop._modules import call, plain_kernels, replaced, tensors, undisturbed
+from earlycrop._modules import call, plain_kernels, replaced, tensors, tensors_in, undisturbed
 from earlycrop._watch import Role
-from earlycrop.graph import Graph, Removed
+from earlycrop.graph import Graph, Group, Removed
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest relative difference that a certificate allows, by the outputs' type."""
@@ -81,6 +82,25 @@ def shrink(
     return Cut(int(removed.sum()), before, graph.cost("weights", removed), difference)
 
 
+def uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> dict[Group, str]:
+    """The coupled layers whose part of a cut fails its certificate by itself, with what it says; tried on copies."""
+    wanted = set(remove)
+    failing: dict[Group, str] = {}
+
+    def search(groups: list[Group]) -> None:
+        try:
+            shrink(copy.deepcopy(model), graph, [i for g in groups for i in graph.groups[g] if i in wanted])
+        except SurgeryError as error:
+            if len(groups) == 1:
+                failing[groups[0]] = str(error)
+                return
+            search(groups[: len(groups) // 2])
+            search(groups[len(groups) // 2 :])
+
+    search([g for g, ids in graph.groups.items() if wanted & set(ids)])
+    return failing
+
+
 def _check(model: nn.Module, graph: Graph, removed: Removed, optimizer: Optimizer | None) -> None:
     named = tensors(model)
     if {name: tuple(t.shape) for name, t in named.items()} != graph.shapes:
@@ -90,6 +110,11 @@ def _check(model: nn.Module, graph: Graph, removed: Removed, optimizer: Optimize
         if emptied:
             raise ValueError(
                 f"the cut would leave nothing of dimension {emptied[0]} of '{name}': keep one of its nodes"
+            )
+        if getattr(named[name], "_post_accumulate_grad_hooks", None) or named[name]._backward_hooks:
+            raise ValueError(
+                f"'{name}' has hooks that a cut would lose (masks of an unstructured pruning, or your own): release "
+                "them first"
             )
     if optimizer is not None:
         mine = {id(p) for p in model.parameters()}
@@ -123,7 +148,7 @@ def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
     seen: list[Tensor] = []
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen.extend(t.detach().clone() for t in tree_leaves(output) if isinstance(t, Tensor))
+        seen.extend(t.detach().clone() for t in tensors_in(output))
 
     handle = model.register_forward_hook(look)
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -136,8 +161,13 @@ def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
         handle.remove()
-    found = seen or [t for t in tree_leaves(output) if isinstance(t, Tensor)]
-    return [t for t in found if t.is_floating_point()]
+    found = [t for t in seen or tensors_in(output) if t.is_floating_point()]
+    if not found:
+        raise SurgeryError(
+            "the model returns no floating tensor to compare, so that the cut cannot be proven: return one, or cut "
+            "with certify=False"
+        )
+    return found
 
 
 def _certified(expected: list[Tensor], got: list[Tensor]) -> float:
@@ -148,8 +178,10 @@ def _certified(expected: list[Tensor], got: list[Tensor]) -> float:
     for a, b in zip(expected, got, strict=True):
         if not a.numel():
             continue
-        scale = float(a.double().abs().max())
-        difference = float((a.double() - b.double()).abs().max()) / max(scale, torch.finfo(a.dtype).tiny)
+        same = (a == b) | (a.isnan() & b.isnan())  # two infinities have no difference
+        apart = (a.double() - b.double()).abs().masked_fill(same, 0)
+        scale = float(a.double().abs().masked_fill(~a.isfinite(), 0).max())
+        difference = float(apart.max()) / max(scale, torch.finfo(a.dtype).tiny)
         worst = max(worst, difference)
         if not difference <= TOLERANCE[a.dtype]:
             raise SurgeryError(

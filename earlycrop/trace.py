@@ -8,6 +8,7 @@ joined channels that something produces and something consumes is a node. Nothin
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,12 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedFakeTensorException,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,12 +24,10 @@ from torch.utils._pytree import tree_leaves
 from earlycrop import _rules
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field
-from earlycrop._modules import call, plain_kernels, tensors
+from earlycrop._modules import call, plain_kernels, tensors, tensors_in
 from earlycrop._solve import solved
 from earlycrop._watch import Reason, Watch
 from earlycrop.graph import Graph
-
-_NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 
 
 class TraceError(RuntimeError):
@@ -55,7 +49,7 @@ def trace(model: nn.Module, example: Any) -> Graph:
     fake: FakeTensorMode | None = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         graph, copied = _watched(model, run, example, fake)
-    except _NEEDS_VALUES:  # a forward that looks at values (.item(), if mask.all()) needs real ones
+    except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones
         fake = None
         graph, copied = _watched(model, run, example, fake)
     return _without_fixed_sizes(graph, copied, run, fake)
@@ -96,31 +90,73 @@ def _watched(
         names = {id(m): name for name, m in copied.named_modules()}
         slots: dict[str, list[Field | None]] = {}
         parameters = dict(copied.named_parameters())
-        for name, t in tensors(copied).items():
+        held = tensors(copied)  # before the run, which may fill a buffer
+        for name, t in held.items():
             if t.is_floating_point() or t.is_complex():
                 slots[name] = watch.enter(t, weight=name in parameters)
-        with _module_names(watch, names, copied), _Watcher(watch):
+        parents = {id(m) for m in copied.modules() if m._parameters}
+        with _module_names(watch, names, copied) as called, _Watcher(watch):
             try:
-                output = run(copied)
-            except _NEEDS_VALUES:
-                raise
+                with _quiet():
+                    output = run(copied)
             except Exception as error:
                 raise TraceError(
                     f"the model fails on the example ({type(error).__name__}: {error}): call it the same way without "
                     "earlycrop to see where"
                 ) from error
-        _freeze_outputs(watch, output)
-    return solved(watch, slots, tensors(copied), frozenset(parameters), example), copied
+            _freeze_outputs(watch, output)
+            if not watch.work:
+                raise TraceError(
+                    "the example multiplied nothing with a weight of the model: if it is a callable, does it run the "
+                    "model that it is given?"
+                )
+            if uncalled := parents - called:
+                _watch_training(watch, copied, run, uncalled)
+    return solved(watch, slots, held, frozenset(parameters), example), copied
+
+
+def _watch_training(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any], uncalled: set[int]) -> None:
+    """Watch a run in training mode as well: some modules (an auxiliary head, say) are used only then.
+
+    Where it fails, what those modules would have used cannot be known, and all that is known by then is kept.
+    """
+    work = list(watch.work)  # a network's work is that of its evaluation
+    modes = [(m, m.training) for m in copied.modules()]
+    try:
+        copied.train()
+        with _quiet():
+            run(copied)
+    except Exception as error:
+        watch.operation = type(error).__name__
+        unseen = [p for m in copied.modules() if id(m) in uncalled for p in m.parameters(recurse=False)]
+        for p in unseen:
+            watch.freeze(watch.fields(p), "it is not used in evaluation mode, and the run in training mode failed")
+    finally:
+        watch.work[:] = work
+        for m, training in modes:
+            m.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log of operations that fail on fake tensors: here a failure is an answer."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _copied(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
     """A copy in evaluation mode, whose parameters and buffers are fakes: nothing of their size is allocated."""
     memo: dict[int, Any] = {}
-    if fake is not None:
-        for t in (*model.parameters(), *model.buffers()):
-            like = fake.from_tensor(t.detach())
-            memo[id(t)] = nn.Parameter(like, t.requires_grad) if isinstance(t, nn.Parameter) else like
     try:
+        if fake is not None:
+            for t in (*model.parameters(), *model.buffers()):
+                like = fake.from_tensor(t.detach())
+                memo[id(t)] = nn.Parameter(like, t.requires_grad) if isinstance(t, nn.Parameter) else like
         return copy.deepcopy(model, memo).eval()
     except Exception as error:
         raise TraceError(
@@ -130,11 +166,16 @@ def _copied(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
 
 
 @contextmanager
-def _module_names(watch: Watch, names: dict[int, str], root: nn.Module) -> Iterator[None]:
-    """Keep ``watch.module`` at the module that is running, and freeze what the whole model returns."""
+def _module_names(watch: Watch, names: dict[int, str], root: nn.Module) -> Iterator[set[int]]:
+    """Keep ``watch.module`` at the module that is running, and freeze what the whole model returns.
+
+    Gives the ids of the modules that have been called so far.
+    """
     stack: list[str] = []
+    called: set[int] = set()
 
     def enter(module: nn.Module, inputs: Any) -> None:
+        called.add(id(module))
         stack.append(names.get(id(module), ""))
         watch.module = stack[-1]
 
@@ -146,7 +187,7 @@ def _module_names(watch: Watch, names: dict[int, str], root: nn.Module) -> Itera
 
     handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
     try:
-        yield
+        yield called
     finally:
         for handle in handles:
             handle.remove()
@@ -154,7 +195,7 @@ def _module_names(watch: Watch, names: dict[int, str], root: nn.Module) -> Itera
 
 def _freeze_outputs(watch: Watch, output: Any) -> None:
     watch.operation = "return"
-    for t in tree_leaves(output):
+    for t in tensors_in(output):
         watch.freeze(watch.fields(t), Graph.OUTPUT)
 
 
@@ -165,13 +206,10 @@ def _without_fixed_sizes(
 
     One node of every coupled group of layers is cut from the copy, which is run; where that fails, halves are tried.
     """
-    groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
-    for node in graph.nodes:
-        groups.setdefault(tuple((tensor, dim) for tensor, dim, _ in node.owns), []).append(node.index)
-    several = [ids for ids in groups.values() if len(ids) > 1]
-    failing: list[tuple[list[int], str]] = []
+    several = [ids for ids in graph.groups.values() if len(ids) > 1]
+    failing: list[tuple[tuple[int, ...], str]] = []
 
-    def search(suspects: list[list[int]]) -> None:
+    def search(suspects: list[tuple[int, ...]]) -> None:
         message = _fails(graph, copied, [ids[0] for ids in suspects], run, fake)
         if message is None:
             return
@@ -196,7 +234,8 @@ def _fails(
     with _faked(fake), torch.no_grad(), plain_kernels(copied):
         swap = cut_module(copied, keep_of(graph, graph.mask(remove)))
         try:
-            run(copied)
+            with _quiet():
+                run(copied)
         except Exception as error:  # whatever a forward raises when a size is not what it was
             return str(error).partition("\n")[0]
         finally:

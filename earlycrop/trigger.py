@@ -125,7 +125,7 @@ class LazyRegime:
         self._log: dict[str, float] = {}
 
     def update(self, model: nn.Module, epoch: int) -> str | None:
-        parameters = {name: p.detach() for name, p in model.named_parameters()}
+        parameters = {name: p.detach() for name, p in model.named_parameters() if p.is_floating_point()}
         if len(self._references) < 2:
             self._references.append({name: p.clone() for name, p in parameters.items()})
         self._seen.d.append(_distance(parameters, self._references[0]))

@@ -4,7 +4,7 @@ owns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from earlycrop._watch import Role
+from earlycrop._watch import Reason, Role
 from earlycrop.criteria import Criterion
 from earlycrop.flow import Flow, FlowError, Loss, Tensors, flow
 from earlycrop.graph import Graph, Slot
@@ -61,8 +61,8 @@ def node_scores(
     """
     if criterion.effect is None:
         return torch.rand(graph.count, dtype=torch.float64)
-    chosen = _gated(graph, gate)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
+    chosen = _gated(graph, gate, parameters if criterion.order == 0 else _trained(model))
 
     def spread(effects: Tensors) -> Tensors:
         """Each entry's node's sum."""
@@ -81,10 +81,13 @@ def node_scores(
     return _scored(_sums(graph, chosen, effects), criterion, "the nodes")
 
 
-def _gated(graph: Graph, gate: Gate) -> list[tuple[Slot, Tensor]]:
-    """The slots that gates stand on, each with the node of each index that is gated there, or -1."""
-    rows = [s for s in graph.slots if Role.ROW in s.role and s.tensor in graph.parameters]
-    columns = [s for s in graph.slots if Role.COLUMN in s.role and s.tensor in graph.parameters]
+def _gated(graph: Graph, gate: Gate, scored: Container[str]) -> list[tuple[Slot, Tensor]]:
+    """The slots that gates stand on, each with the node of each index that is gated there, or -1.
+
+    Only parameters in ``scored`` count: one that is not trained has no gradient, and would make its nodes worthless.
+    """
+    rows = [s for s in graph.slots if Role.ROW in s.role and s.tensor in scored]
+    columns = [s for s in graph.slots if Role.COLUMN in s.role and s.tensor in scored]
     has_column, has_row, several = (np.zeros(graph.count, bool) for _ in range(3))
     for slot in columns:
         has_column[slot.nodes[slot.nodes >= 0]] = True
@@ -96,6 +99,20 @@ def _gated(graph: Graph, gate: Gate) -> list[tuple[Slot, Tensor]]:
     by_row = np.append(by_row, False)  # the last entry serves -1
     chosen = [(s, torch.from_numpy(np.where(by_row[s.nodes], s.nodes, -1))) for s in rows]
     return chosen + [(s, torch.from_numpy(np.where(by_row[s.nodes], -1, s.nodes))) for s in columns]
+
+
+def _trained(model: nn.Module) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def unscored(model: nn.Module, graph: Graph, criterion: Criterion) -> dict[int, Reason]:
+    """The nodes that ``criterion`` cannot score, as no parameter that produces or consumes them is trained."""
+    if criterion.order == 0:
+        return {}
+    gated = _gated(graph, "rows", _trained(model))
+    seen = {i for _, nodes in gated for i in nodes.tolist()}
+    reason = Reason(f"{criterion.order}. derivative", "", "none of its parameters is trained, so it has no score")
+    return {i: reason for i in range(graph.count) if i not in seen}
 
 
 def _sums(graph: Graph, chosen: Iterable[tuple[Slot, Tensor]], effects: Mapping[str, Tensor]) -> Tensor:

@@ -59,7 +59,7 @@ class A2COptions(Options):
     """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
     entropy: float = 0.01
     """Weight of the entropy bonus in the loss."""
-    value: float = 0.1
+    value: float = 0.25
     """Weight of the critic's squared error in the loss."""
     clip: float | None = 0.5
     """Largest gradient norm, or None for no clipping."""

@@ -1,0 +1,259 @@
+"""Networks and calls that once went wrong, or would in a tool that trusts its first impression."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import earlycrop
+from earlycrop import Masks, Pruner, SurgeryError, TraceError, prune, shrink, trace
+from earlycrop.surgeon import _outputs
+
+
+class Net(nn.Module):
+    """A forward given as a function of the module and its input."""
+
+    def __init__(self, forward: Callable[..., Any], **modules: nn.Module) -> None:
+        super().__init__()
+        self.function = forward
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(self, *inputs)
+
+
+def mlp(width: int = 16) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def data() -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(8, 6), torch.randint(0, 3, (8,))) for _ in range(3)]
+
+
+def test_an_optimizer_made_before_loading_trains_the_loaded_model(tmp_path: Any) -> None:
+    small = mlp()
+    shrink(small, trace(small, torch.randn(2, 6)), [0, 20])
+    earlycrop.save(small, tmp_path)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    earlycrop.load(tmp_path, model)
+    before = model[0].weight.detach().clone()
+    loss(model, data()[0]).backward()
+    optimizer.step()
+    assert model[0].weight.shape == (15, 6)
+    assert not torch.equal(model[0].weight, before)
+
+
+def test_outputs_in_plain_objects_are_compared_and_kept_whole() -> None:
+    @dataclass
+    class Out:
+        policy: torch.distributions.Categorical
+        hidden: Tensor
+
+    def forward(self: Any, x: Tensor) -> Out:
+        hidden = self.a(x).relu()
+        return Out(torch.distributions.Categorical(logits=self.c(self.b(hidden).relu())), hidden)
+
+    model, x = Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 5), c=nn.Linear(5, 3)), torch.randn(4, 6)
+    graph = trace(model, x)
+    assert graph.count == 5, "what is returned in a field stays"
+    assert {tuple(t.shape) for t in _outputs(model, x)} == {(4, 3), (4, 8)}
+    shrink(model, graph, [0, 1])
+    assert model(x).policy.logits.shape == (4, 3)
+    blind = Net(lambda self, x: self.b(self.a(x).relu()).argmax(-1), a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+    graph = trace(blind, x)
+    with pytest.raises(SurgeryError, match="returns no floating tensor to compare"):
+        shrink(blind, graph, [0])
+
+
+def test_frozen_layers_are_not_the_first_to_go() -> None:
+    model = mlp(32)
+    model[0].requires_grad_(False)  # its nodes are scored by the columns that consume them
+    prune(model, loss, data(), sparsity=0.5)
+    assert model[0].out_features > 10
+    model = mlp(32)
+    for layer in (model[0], model[2]):
+        layer.requires_grad_(False)
+    prune(model, loss, data(), sparsity=0.1)
+    assert model[0].out_features == 32, "nothing that is trained produces or consumes it"
+    assert model[2].out_features < 32
+
+
+def test_modules_that_only_training_uses_follow() -> None:
+    def forward(self: Any, x: Tensor) -> Any:
+        hidden = self.a(x).relu()
+        return (self.b(hidden), self.aux(hidden)) if self.training else self.b(hidden)
+
+    model = Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3), aux=nn.Linear(8, 3))
+    model.eval()
+    shrink(model, trace(model, torch.randn(4, 6)), [0, 5])
+    model.train()
+    assert [y.shape for y in model(torch.randn(4, 6))] == [(4, 3), (4, 3)]
+
+
+def test_several_matrices_of_one_module_are_not_one_layer() -> None:
+    class Raw(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Parameter(torch.randn(6, 16)), nn.Parameter(torch.randn(16, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x @ self.one).relu() @ self.two
+
+    event = prune(Raw(), loss, data(), sparsity=0.5)
+    assert event.node_sparsity == 0.5
+    assert prune(Raw(), loss, data(), sparsity=0.5, of="nodes").left == 8
+
+
+def test_a_failed_step_can_be_taken_again() -> None:
+    model = mlp()
+    pruner = Pruner(model, torch.optim.SGD(model.parameters(), 0.1), loss, "snap", 0.5, epochs=3)
+    with pytest.raises(ValueError, match="no batch to score on"):
+        pruner.step([])
+    event = pruner.step(data())
+    assert event is not None
+    assert (event.epoch, event.reason) == (0, "before training")
+
+
+def test_masks_are_not_lost_by_a_cut() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    event = prune(model, loss, data(), sparsity=0.5, structured=False, optimizer=optimizer)
+    with pytest.raises(ValueError, match=r"'0.weight' has hooks that a cut would lose .*: release them first"):
+        prune(model, loss, data(), sparsity=0.3, optimizer=optimizer)
+    assert event.masks is not None
+    event.masks.release()
+    model[0].weight.decay = False  # type: ignore[attr-defined]
+    prune(model, loss, data(), sparsity=0.3, optimizer=optimizer)
+    assert model[0].weight.decay is False  # type: ignore[attr-defined]
+
+
+def test_a_layer_whose_cut_cannot_be_certified_stays_whole_and_the_rest_is_cut() -> None:
+    """Its own width is in the computation, which the fake run cannot tell from a correct one."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return self.c(self.b(x / x.shape[-1]).relu())
+
+    model = Net(forward, a=nn.Linear(6, 16), b=nn.Linear(16, 40), c=nn.Linear(40, 3))
+    event = prune(model, loss, data(), sparsity=0.5, rounds=3)
+    assert event.left <= event.dense // 2
+    assert model.a.out_features == 16
+    assert model.b.out_features < 40
+    assert "a.weight" in event.whole
+    assert event.difference is not None
+    assert event.difference <= 1e-5
+
+
+def test_infinities_in_the_outputs_are_equal() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu()).masked_fill(torch.tensor([True, False, False]), -torch.inf)
+
+    model = Net(forward, a=nn.Linear(6, 16), b=nn.Linear(16, 3))
+    assert shrink(model, trace(model, torch.randn(4, 6)), [0, 1]).difference <= 1e-5  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("write", ["slice", "select", "scatter"])
+def test_a_constant_that_is_written_into_is_constant_no_more(write: str) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        scale = torch.ones_like(hidden)
+        if write == "slice":
+            scale[:, 1::2] = -1.0
+        elif write == "select":
+            scale[:, 0] = 3.0
+        else:
+            scale = scale.scatter(1, torch.zeros(len(x), 1, dtype=torch.long), -2.0)
+        return self.b((hidden * scale).relu())
+
+    model = Net(forward, a=nn.Linear(6, 16), b=nn.Linear(16, 3))
+    graph = trace(model, torch.randn(4, 6))
+    assert graph.count == 0
+    assert "fixed size" in graph.report() or "not understood" in graph.report()
+
+
+def test_a_loss_may_look_at_numbers_in_numpy() -> None:
+    def looking(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        output = model(batch[0])
+        assert output.detach().cpu().numpy().argmax(1).shape == (8,)
+        return functional.cross_entropy(output, batch[1])
+
+    assert prune(mlp(), looking, data(), sparsity=0.5).achieved >= 0.5
+
+
+def test_a_loss_that_runs_another_model_is_told_so() -> None:
+    other = mlp()
+    with pytest.raises(TraceError, match="does it run the model that it is given"):
+        trace(mlp(), lambda model: other(torch.randn(2, 6)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_masks_hold_after_the_model_was_converted(dtype: torch.dtype) -> None:
+    model = mlp()
+    prune(model, loss, data(), sparsity=0.5, structured=False)
+    gone = {n: p.detach() == 0 for n, p in model.named_parameters() if p.ndim > 1}
+    model.to(dtype)
+    x, y = data()[0]
+    loss(model, (x.to(dtype), y)).backward()
+    for n, mask in gone.items():
+        assert bool((model.get_parameter(n).grad[mask] == 0).all())  # type: ignore[index]
+
+
+def test_masks_of_zeros_with_a_frozen_matrix() -> None:
+    model = mlp()
+    with torch.no_grad():
+        model[0].weight[0] = 0
+    model[0].weight.requires_grad_(False)
+    assert int(Masks.of_zeros(model).removed["0.weight"].sum()) == 6
+
+
+def test_expanded_and_lazy_buffers_survive_scoring() -> None:
+    class Buffered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.register_buffer("position", torch.arange(3.0).expand(4, 3))
+            self.register_buffer("cache", None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.cache = torch.ones(2)
+            return self.b(self.a(x).relu()) + self.position[0]
+
+    model = Buffered()
+    prune(model, loss, data(), sparsity=0.5)
+    assert model.cache is None
+    assert model.position.stride() == (0, 1)
+
+
+def test_channels_that_can_only_go_together_are_not_removable() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(1, 16), nn.ReLU(), nn.Conv2d(16, 3, 1), nn.Flatten())
+    graph = trace(model, torch.randn(2, 3, 5, 5))
+    assert graph.count == 0
+    assert "all its channels can only go together" in graph.report()
+
+
+def test_tracing_in_inference_mode_and_without_gradients() -> None:
+    model, x = mlp(), torch.randn(2, 6)
+    for context in (torch.inference_mode(), torch.no_grad()):
+        with context:
+            assert trace(model, x).count == 32
+
+
+def test_a_failing_trial_cut_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    model = Net(lambda self, x: self.b(self.a(x).view(-1, 2, 4).sum(1)), a=nn.Linear(6, 8), b=nn.Linear(4, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trace(model, torch.randn(3, 6))
+    assert capfd.readouterr().err == ""
