@@ -54,35 +54,37 @@ def limit(dense: int, sparsity: float) -> int:
 
 
 def choose_weights(
-    scores: dict[str, Float[Tensor, "..."]], allowed: int, alive: dict[str, Tensor] | None = None, fixed: int = 0
+    scores: dict[str, Float[Tensor, "..."]],
+    allowed: int,
+    keep: dict[str, Bool[Tensor, "..."]],
+    alive: dict[str, Bool[Tensor, "..."]] | None = None,
+    fixed: int = 0,
 ) -> WeightChoice:
     """Remove the weights of least score, over all matrices, until at most ``allowed`` are left.
 
-    ``alive`` (by matrix; all by default): what may still be removed; the rest is gone already. ``fixed``: weights that
-    count and cannot be removed, such as frozen matrices.
+    ``keep``: the floor, what stays whatever its score. ``alive`` (all by default): what may still be removed; the rest
+    is gone already. ``fixed``: weights that count and cannot be removed, such as frozen matrices.
     """
     device = next(iter(scores.values())).device
     sizes = [s.numel() for s in scores.values()]
-    flat = torch.cat([s.detach().reshape(-1).to(device) for s in scores.values()])
-    living = torch.ones_like(flat, dtype=torch.bool)
-    if alive is not None:
-        living = torch.cat([alive[name].reshape(-1).to(device) for name in scores])
-    free, floor_of, start = living.clone(), {}, 0
-    for name, part, mine in zip(scores, torch.split(flat, sizes), torch.split(living, sizes), strict=True):
-        at_best = (part == part[mine].max()) & mine
-        floor_of[name] = start + int(at_best.nonzero()[-1])  # among equals the last, since the lower indices go first
-        free[floor_of[name]] = False
-        start += part.numel()
+
+    def flat(parts: dict[str, Tensor]) -> Tensor:
+        return torch.cat([parts[name].detach().reshape(-1).to(device) for name in scores])
+
+    score, floor = flat(scores), flat(keep)
+    living = torch.ones_like(floor) if alive is None else flat(alive)
+    free = living & ~floor
     go = min(max(int(living.sum()) + fixed - allowed, 0), int(free.sum()))
     gone = ~living
     floors: tuple[str, ...] = ()
     if go:
-        threshold = flat[free].kthvalue(go).values
-        below = free & (flat < threshold)
-        ties = (free & (flat == threshold)).nonzero()[: go - int(below.sum())]
+        threshold = score[free].kthvalue(go).values
+        below = free & (score < threshold)
+        ties = (free & (score == threshold)).nonzero()[: go - int(below.sum())]
         gone |= below
         gone[ties] = True
-        floors = tuple(name for name, best in floor_of.items() if flat[best] < threshold)
+        held = torch.split(living & floor & (score < threshold), sizes)
+        floors = tuple(name for name, part in zip(scores, held, strict=True) if bool(part.any()))
     parts = torch.split(gone, sizes)
     removed = {n: p.reshape(s.shape).to(s.device) for (n, s), p in zip(scores.items(), parts, strict=True)}
     return WeightChoice(removed, int((~gone).sum()) + fixed, floors)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from earlycrop._paths import path_weights
 from earlycrop._watch import Reason
 from earlycrop.budget import MEASURES, choose_nodes, choose_weights, limit
 from earlycrop.criteria import CRITERIA, Criterion
@@ -212,10 +213,12 @@ def _zero_weights(
     dense = sum(p.numel() for p in every.values())
     fixed = sum(p.numel() for p in every.values() if not p.requires_grad)
     floors: set[str] = set()
-    left, masks, alive = dense, None, None
+    graph = trace(model, lambda m: loss(m, batches[0]))
+    left, masks, alive, keep = dense, None, None, None
     for sparsity in request.targets:
         scores = weight_scores(model, request.criterion, loss, batches)
-        choice = choose_weights(scores, limit(dense, sparsity), alive, fixed)
+        keep = keep or path_weights(graph, scores)  # of the first round: what a later one would choose may be gone
+        choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed)
         floors |= set(choice.floors)
         left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
         if masks is not None:

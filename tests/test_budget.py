@@ -37,9 +37,17 @@ def test_a_sparsity_out_of_range_is_refused(sparsity: float) -> None:
         limit(10, sparsity)
 
 
+def best(scores: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The last of each matrix's best weights, as a floor."""
+    floor = {n: torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()}
+    for n, s in scores.items():
+        floor[n][tuple((s == s.max()).nonzero()[-1].tolist())] = True
+    return floor
+
+
 def test_weights_by_hand_with_ties_by_index() -> None:
     scores = {"a": torch.tensor([[3.0, 1.0], [1.0, 1.0]]), "b": torch.tensor([[1.0, 0.5]])}
-    chosen = choose_weights(scores, 3)
+    chosen = choose_weights(scores, 3, best(scores))
     assert chosen.left == 3
     assert chosen.floors == ()
     # 0.5 goes, then the first two of the four ones; b keeps its best, whatever its rank
@@ -49,11 +57,11 @@ def test_weights_by_hand_with_ties_by_index() -> None:
 
 def test_the_last_weight_of_a_matrix_stays_and_is_reported() -> None:
     scores = {"weak": torch.tensor([[0.1, 0.2]]), "strong": torch.tensor([[5.0, 6.0, 7.0, 8.0]])}
-    chosen = choose_weights(scores, 2)
+    chosen = choose_weights(scores, 2, best(scores))
     assert chosen.removed["weak"].tolist() == [[True, False]]
     assert chosen.removed["strong"].tolist() == [[True, True, True, False]]
     assert chosen.floors == ("weak",)
-    assert choose_weights(scores, 0).left == 2
+    assert choose_weights(scores, 0, best(scores)).left == 2
 
 
 @settings(deadline=None, max_examples=100)
@@ -69,7 +77,8 @@ def test_weights_are_counted_exactly(data: st.DataObject) -> None:
     fixed = data.draw(st.integers(0, 5))
     living = sum(int(a.sum()) for a in alive.values())
     allowed = data.draw(st.integers(0, living + fixed))
-    chosen = choose_weights(scores, allowed, alive, fixed)
+    floor = best({n: s.masked_fill(~alive[n], -1) for n, s in scores.items()})
+    chosen = choose_weights(scores, allowed, floor, alive, fixed)
     kept = {n: ~gone for n, gone in chosen.removed.items()}
     left = sum(int(k.sum()) for k in kept.values()) + fixed
     assert chosen.left == left == max(min(allowed, living + fixed), len(sizes) + fixed)

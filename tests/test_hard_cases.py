@@ -14,7 +14,10 @@ from torch.nn import functional
 
 import earlycrop
 from earlycrop import Masks, Pruner, SurgeryError, TraceError, prune, shrink, trace
+from earlycrop._paths import path_weights
+from earlycrop.budget import limit
 from earlycrop.surgeon import _outputs
+from tests.networks import build
 
 
 class Net(nn.Module):
@@ -257,3 +260,48 @@ def test_a_failing_trial_cut_is_silent(capfd: pytest.CaptureFixture[str]) -> Non
         warnings.simplefilter("error")
         trace(model, torch.randn(3, 6))
     assert capfd.readouterr().err == ""
+
+
+def lives(model: nn.Sequential) -> bool:
+    """Whether some input reaches some output through weights that are not zero."""
+    reached = torch.ones(6, dtype=torch.bool)
+    for layer in model[::2]:
+        reached = ((layer.weight != 0) & reached).any(1)
+    return bool(reached.any())
+
+
+@pytest.mark.parametrize("criterion", ["random", "magnitude", "crop", "grasp", "snip"])
+@pytest.mark.parametrize("sparsity", [0.5, 0.95, 0.98, 0.999])
+def test_single_weights_never_cut_a_network_in_two(criterion: str, sparsity: float) -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model = mlp(10)
+        with torch.no_grad():
+            model[4].weight.mul_(1e-3)  # a head of little weight, whose last one need not be where the trunk is alive
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "asked to remove")
+            event = prune(model, loss, data(), criterion, sparsity, structured=False, rounds=3)
+        assert lives(model)
+        assert event.left == max(limit(190, sparsity), 3)
+
+
+@pytest.mark.parametrize("name", ["conv-norm", "residual", "concatenation", "lstm", "gru", "heads", "tied"])
+def test_a_path_of_weights_is_left_in_every_network(name: str) -> None:
+    """At the highest sparsity there is, every output still depends on the parameters of every layer it passes."""
+    model, example = build(name)
+    graph = trace(model, example)
+    scores = {n: torch.rand_like(p) for n, p in model.named_parameters() if p.ndim > 1}
+    kept = path_weights(graph, scores)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if n in kept:
+                p.mul_(kept[n])
+    model.eval()
+    outputs = model(example)
+    total = sum(t.square().sum() for t in (outputs.values() if isinstance(outputs, dict) else [outputs]))
+    total.backward()
+    assert all(bool(k.any()) for k in kept.values())
+    assert sum(int(k.sum()) for k in kept.values()) <= 2 * len(kept) ** 2
+    for n in ("stem.weight", "conv.weight", "embedding.weight", "trunk.0.weight"):
+        if n in kept:
+            assert bool(model.get_parameter(n).grad.any()), n  # type: ignore[union-attr]
