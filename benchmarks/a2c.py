@@ -35,6 +35,8 @@ class Options:
     """Timings of each, in turn; the fastest counts."""
     threads: int = 1
     """Torch's threads."""
+    towers: bool = False
+    """Whether the peer has its own MlpPolicy, a tower of these widths for the actor and one for the critic."""
 
 
 class Trunk(BaseFeaturesExtractor):
@@ -74,10 +76,15 @@ def ours(rollout: int, steps: int) -> float:
     return (task.log()["steps"] - before) / (time.perf_counter() - start)
 
 
-def peer(rollout: int, steps: int) -> float:
+def peer(rollout: int, steps: int, towers: bool) -> float:
     """Steps per second of stable-baselines3's ``learn``, on the vectorised environment that it makes by default."""
     options = cartpole.Options()
     network = cartpole.make(options).model()
+    shared = {
+        "net_arch": [],
+        "features_extractor_class": Trunk,
+        "features_extractor_kwargs": {"trunk": network.get_submodule("trunk"), "width": options.widths[-1]},
+    }
     model = A2C(
         "MlpPolicy",
         make_vec_env(options.environment, n_envs=options.agents, seed=0),
@@ -86,14 +93,10 @@ def peer(rollout: int, steps: int) -> float:
         ent_coef=options.entropy,
         use_rms_prop=False,
         device="cpu",
-        policy_kwargs={
-            "net_arch": [],
-            "features_extractor_class": Trunk,
-            "features_extractor_kwargs": {"trunk": network.get_submodule("trunk"), "width": options.widths[-1]},
-        },
+        policy_kwargs={"net_arch": list(options.widths)} if towers else shared,
     )
     count = sum(p.numel() for p in network.parameters())
-    if sum(p.numel() for p in model.policy.parameters()) != count:
+    if not towers and sum(p.numel() for p in model.policy.parameters()) != count:
         raise ValueError(f"stable-baselines3's network has not our {count} parameters, so the two cannot be compared.")
     model.learn(5 * rollout * options.agents)
     start = time.perf_counter()
@@ -107,7 +110,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     table = Table("steps a rollout", "ours (steps/s)", "stable-baselines3 (steps/s)", "ratio")
     for rollout in options.rollouts:
-        pairs = [(ours(rollout, options.steps), peer(rollout, options.steps)) for _ in range(options.repeats)]
+        pairs = [
+            (ours(rollout, options.steps), peer(rollout, options.steps, options.towers)) for _ in range(options.repeats)
+        ]
         best, theirs = (max(column) for column in zip(*pairs, strict=True))
         table.add_row(str(rollout), f"{best:,.0f}", f"{theirs:,.0f}", f"{best / theirs:.1f}")
     Console().print(table)
