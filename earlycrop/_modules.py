@@ -12,10 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 """Modules whose training mode means batch statistics and whose evaluation mode means running ones."""
+
+
+def require_its_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
+    """Raise ValueError where the optimizer trains nothing of the module, or what the module no longer has."""
+    mine = {id(p) for p in module.parameters()}
+    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("the optimizer holds none of the model's parameters: give the one that trains this model")
 
 
 def places(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

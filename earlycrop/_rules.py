@@ -49,7 +49,7 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
 
 def _written(watch: Watch, packet: Any, arguments: Arguments) -> None:
     """What was written into is no longer the same everywhere, and nor is what it is a view of."""
-    target = arguments[0]
+    target = arguments[0] if arguments else None
     if not isinstance(target, Tensor) or (packet in (aten.fill_, aten.zero_) and target._base is None):
         return
     for t in (target, target._base):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from earlycrop._modules import require_its_optimizer
 from earlycrop.units import matrices
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -42,6 +43,8 @@ class Masks:
                 raise ValueError(
                     f"the mask of '{name}' fits no parameter of the model: prune the model that it was made for"
                 )
+        if optimizer is not None:
+            require_its_optimizer(model, optimizer)
         # all bits set where a weight stays: "and" with them is exact for any value, and several times faster than a
         # multiplication by booleans or a masked fill
         self._bits = {name: _bits(parameters[name], gone) for name, gone in removed.items()}

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from earlycrop._modules import require_its_optimizer
 from earlycrop.flow import Loss
 from earlycrop.masks import Masks
 from earlycrop.methods import METHODS, Method
@@ -59,6 +60,7 @@ class Pruner:
         for name, value in (("epochs", epochs), ("rounds", rounds), ("score_batches", score_batches)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, and is {value}")
+        require_its_optimizer(model, optimizer)
         self.model, self.optimizer, self.loss, self.method = model, optimizer, loss, method
         self.score_batches = score_batches
         self.request: Request | None = None

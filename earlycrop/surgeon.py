@@ -17,7 +17,15 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from earlycrop._cut import Swap, cut_module, keep_of, selected
-from earlycrop._modules import call, plain_kernels, replaced, tensors, tensors_in, undisturbed
+from earlycrop._modules import (
+    call,
+    plain_kernels,
+    replaced,
+    require_its_optimizer,
+    tensors,
+    tensors_in,
+    undisturbed,
+)
 from earlycrop._watch import Role
 from earlycrop.graph import Graph, Group, Removed
 
@@ -117,10 +125,7 @@ def _check(model: nn.Module, graph: Graph, removed: Removed, optimizer: Optimize
                 "them first"
             )
     if optimizer is not None:
-        mine = {id(p) for p in model.parameters()}
-        held = [p for group in optimizer.param_groups for p in group["params"]]
-        if not any(id(p) in mine for p in held):
-            raise ValueError("the optimizer holds none of the model's parameters: give the one that trains this model")
+        require_its_optimizer(model, optimizer)
 
 
 def _masked_output(model: nn.Module, graph: Graph, removed: Removed) -> list[Tensor]:

@@ -305,3 +305,12 @@ def test_a_path_of_weights_is_left_in_every_network(name: str) -> None:
     for n in ("stem.weight", "conv.weight", "embedding.weight", "trunk.0.weight"):
         if n in kept:
             assert bool(model.get_parameter(n).grad.any()), n  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u", "dense"])
+def test_the_optimizer_of_another_model_is_refused_at_once(method: str) -> None:
+    other = torch.optim.SGD(mlp().parameters(), 0.1)
+    with pytest.raises(ValueError, match="the optimizer holds none of the model's parameters"):
+        Pruner(mlp(), other, loss, method, epochs=4)
+    with pytest.raises(ValueError, match="the optimizer holds none of the model's parameters"):
+        Masks.of_zeros(mlp(), other)
