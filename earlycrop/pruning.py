@@ -138,7 +138,12 @@ def carry_out(
         raise ValueError("there is no batch to score on: give at least one batch of training data")
     start = perf_counter()
     carry = _cut_nodes if request.structured else _zero_weights
-    event = carry(request, model, loss, batches, optimizer)
+    found = carry(request, model, loss, batches, optimizer)
+    event = Event(
+        reason=reason, epoch=epoch, of=request.of, asked=request.targets[-1],
+        achieved=1 - found["left"] / found["dense"], rounds=len(request.targets), batches=len(batches),
+        seconds=perf_counter() - start, **found,
+    )  # fmt: skip
     if event.left > limit(event.dense, event.asked):
         held = ", ".join(event.floors + event.whole)
         warnings.warn(
@@ -146,20 +151,12 @@ def carry_out(
             f"a layer or fail its certificate ({held or 'see Graph.report()'})",
             stacklevel=3,
         )
-    return replace(event, reason=reason, epoch=epoch, batches=len(batches), seconds=perf_counter() - start)
-
-
-def _event(request: Request, dense: int, left: int, **known: Any) -> Event:
-    achieved = 1 - left / dense
-    defaults = {"reason": "", "epoch": 0, "batches": 0, "seconds": 0.0, "rounds": len(request.targets)}
-    return Event(
-        of=request.of, asked=request.targets[-1], achieved=achieved, dense=dense, left=left, **{**defaults, **known}
-    )
+    return event
 
 
 def _cut_nodes(
     request: Request, model: nn.Module, loss: Loss, batches: list[Any], optimizer: Optimizer | None
-) -> Event:
+) -> dict[str, Any]:
     """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole."""
     gate: Gate = "columns" if request.gate == "columns" else "rows"
     whole: dict[Group, Reason] = {}
@@ -175,7 +172,9 @@ def _cut_nodes(
     dense = {of: graph.cost(of) for of in (request.of, "weights", "nodes")}
     floors: set[str] = set()
     difference = 0.0
-    for sparsity in request.targets:
+    for done, sparsity in enumerate(request.targets):
+        if done:
+            graph = traced()
         scores = node_scores(model, graph, request.criterion, loss, batches, gate, batch_statistics=gate == "columns")
         while True:
             choice = choose_nodes(graph, scores, limit(dense[request.of], sparsity), request.of)
@@ -193,20 +192,19 @@ def _cut_nodes(
                 scores, graph = scores[torch.from_numpy(~graph.mask(reasons))], graph.without(reasons)
         floors |= set(choice.floors)
         difference = max(difference, cut.difference or 0.0)
-        graph = traced()
-    left = {of: graph.cost(of) for of in dense}
+    left = {of: graph.cost(of, choice.removed) for of in dense}
     shares = {of: 1 - left[of] / dense[of] if dense[of] else 0.0 for of in dense}
-    return _event(
-        request, dense[request.of], left[request.of], floors=tuple(sorted(floors)), difference=difference,
-        weight_sparsity=shares["weights"], node_sparsity=shares["nodes"],
-        whole=tuple(sorted({tensor for group in whole for tensor, _ in group})),
-    )  # fmt: skip
+    return {
+        "dense": dense[request.of], "left": left[request.of], "floors": tuple(sorted(floors)), "difference": difference,
+        "weight_sparsity": shares["weights"], "node_sparsity": shares["nodes"],
+        "whole": tuple(sorted({tensor for group in whole for tensor, _ in group})),
+    }  # fmt: skip
 
 
 def _zero_weights(
     request: Request, model: nn.Module, loss: Loss, batches: list[Any], optimizer: Optimizer | None
-) -> Event:
-    """Rounds of score, choose and mask."""
+) -> dict[str, Any]:
+    """Rounds of score, choose and mask; what the event says of them."""
     every = matrices(model)
     if not any(p.requires_grad for p in every.values()):
         raise ValueError("the model has no trained weight matrix: there is nothing to prune")
@@ -224,7 +222,7 @@ def _zero_weights(
         if masks is not None:
             masks.release()
         masks = Masks(model, choice.removed, optimizer)
-    return _event(
-        request, dense, left, floors=tuple(sorted(floors)), whole=(), difference=None, weight_sparsity=1 - left / dense,
-        node_sparsity=0.0, masks=masks,
-    )  # fmt: skip
+    return {
+        "dense": dense, "left": left, "floors": tuple(sorted(floors)), "whole": (), "difference": None,
+        "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks,
+    }  # fmt: skip

@@ -118,7 +118,7 @@ def _watched(
 def _watch_training(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any], uncalled: set[int]) -> None:
     """Watch a run in training mode as well: some modules (an auxiliary head, say) are used only then.
 
-    Where it fails, what those modules would have used cannot be known, and all that is known by then is kept.
+    Where it fails, those modules stay whole; which channels they would have used cannot be known.
     """
     work = list(watch.work)  # a network's work is that of its evaluation
     modes = [(m, m.training) for m in copied.modules()]

@@ -77,13 +77,11 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     """
     model, optimizer = fresh(task, options)
     state = store.load(model)
-    if state is not None:
-        optimizer = task.optimizer(model)  # loading put other parameters in place
     pruner = pruner_of(task, options, model, optimizer)
     epoch, seconds, lines = 0, 0.0, []
     if state is None:
         start = perf_counter()
-        pruner.step(_lazily(lambda: task.scoring_batches(model, 0)))
+        _ask(pruner, task, model, 0)
         seconds = perf_counter() - start
     else:
         optimizer.load_state_dict(state["optimizer"])
@@ -111,8 +109,6 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
         except DivergedError as error:
             store.write("failure.json", json.dumps(error.failure) + "\n")
             raise
-        except (earlycrop.FlowError, earlycrop.TraceError, earlycrop.SurgeryError) as error:
-            raise RunError(f"pruning after epoch {epoch + 1} failed: {error}") from error
         epoch += 1
         seconds += perf_counter() - start
         lines.append({**line, "seconds": perf_counter() - start})
@@ -164,11 +160,19 @@ def _epoch(
         group["lr"] = rate
     loss = train(task, model, optimizer, epoch)
     told = task.log()  # before the scoring draws batches of its own
-    event = pruner.step(_lazily(lambda: task.scoring_batches(model, epoch)))
+    event = _ask(pruner, task, model, epoch)
     return {
         "epoch": epoch, "loss": loss, "learning_rate": rate, "parameters": living(model), **told,
         "trigger": pruner.log(), "event": None if event is None else event.record(),
     }  # fmt: skip
+
+
+def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> earlycrop.Event | None:
+    """Let the pruner act after ``epoch`` epochs; scoring batches are drawn only if it reads them."""
+    try:
+        return pruner.step(_lazily(lambda: task.scoring_batches(model, epoch)))
+    except (ValueError, earlycrop.FlowError, earlycrop.TraceError, earlycrop.SurgeryError) as error:
+        raise RunError(f"pruning after epoch {epoch} failed: {error}") from error
 
 
 def _lazily(batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:

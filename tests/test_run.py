@@ -265,6 +265,17 @@ def test_a_loss_that_is_not_a_number_stops_the_run(
     assert not (folder(tmp_path) / "failure.json").exists()
 
 
+@pytest.mark.parametrize(("method", "epoch"), [("snap", 0), ("earlycrop-u", 2)])
+def test_a_pruning_that_fails_is_a_sentence(
+    method: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(cartpole.A2C, "loss", lambda self, model, batch: model(batch.observations)[0].mean() / 0)
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path, "--method", method))
+    assert left.value.code == 2
+    assert f"pruning after epoch {epoch} failed: the loss is" in capsys.readouterr().err
+
+
 def test_two_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
     options = cartpole.Options(runs=tmp_path)
     store = _store.Store(tmp_path, _store.configuration("cartpole", options))
