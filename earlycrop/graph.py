@@ -12,41 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from earlycrop._fields import Field
+from earlycrop._nodes import Group, Node, Nodes, Slot
 from earlycrop._watch import Reason, Role, Work
 
-Group: TypeAlias = tuple[tuple[str, int], ...]
-"""The (tensor, dimension) pairs that a node has entries in."""
+__all__ = ["Graph", "Group", "Layer", "Node", "Removed", "Slot", "total"]
+
 Removed: TypeAlias = npt.NDArray[np.bool_]
 """An entry a node: whether it is removed."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One dimension of one parameter or buffer.
-
-    nodes: for each index along it, the node that owns it, or -1. classes: for each index, a number that is equal where
-    indices are coupled, nodes or not. reasons: why the indices without a node have none.
-    """
-
-    tensor: str
-    dim: int
-    nodes: Field
-    classes: Field
-    role: Role
-    reasons: tuple[Reason, ...]
-
-    @property
-    def layer(self) -> str:
-        return self.tensor.rpartition(".")[0] or self.tensor
-
-
-@dataclass(frozen=True)
-class Node:
-    """Entries that can only be removed together: for each (parameter or buffer, dimension), the indices along it."""
-
-    index: int
-    layer: str
-    owns: tuple[tuple[str, int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -84,27 +56,14 @@ class Graph:
     """Multiply-accumulates of one run on the example, an entry an operation."""
 
     @cached_property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> Nodes:
         """Every node with what it owns."""
-        owns: list[list[tuple[str, int, tuple[int, ...]]]] = [[] for _ in range(self.count)]
-        layer: dict[int, str] = {}
-        for slot in self.slots:
-            order = np.argsort(slot.nodes, kind="stable")
-            ids, starts = np.unique(slot.nodes[order], return_index=True)
-            for i, where in zip(ids.tolist(), np.split(order, starts[1:]), strict=True):
-                if i >= 0:
-                    owns[i].append((slot.tensor, slot.dim, tuple(where.tolist())))
-                    if Role.ROW in slot.role:
-                        layer.setdefault(i, slot.layer)
-        return tuple(Node(i, layer.get(i, own[0][0]), tuple(own)) for i, own in enumerate(owns))
+        return Nodes(self.slots, self.count)
 
     @cached_property
     def groups(self) -> dict[Group, tuple[int, ...]]:
         """The nodes that own entries along the same dimensions of the same tensors: those of coupled layers."""
-        groups: dict[Group, list[int]] = {}
-        for node in self.nodes:
-            groups.setdefault(tuple((tensor, dim) for tensor, dim, _ in node.owns), []).append(node.index)
-        return {group: tuple(ids) for group, ids in groups.items()}
+        return self.nodes.groups()
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
