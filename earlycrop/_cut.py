@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from earlycrop._meta import hollow
 from earlycrop._modules import places, put, tensors
 from earlycrop.graph import Graph, Removed
 
@@ -74,6 +75,9 @@ def cut_module(module: nn.Module, keep: Keep) -> Swap:
 
 
 def _smaller(old: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    if old.is_meta and old.grad is None:
+        shape = [dims[d].numel() if d in dims and n > 1 else n for d, n in enumerate(old.shape)]
+        return hollow(old, shape)
     new = selected(old, dims)
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)

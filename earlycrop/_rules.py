@@ -26,6 +26,7 @@ Rule: TypeAlias = Callable[[Watch, Any, Arguments, Options, list[Tensor]], None]
 def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     """Bring the watch up to date after ``operation`` gave ``results``."""
     inputs = [t for t in tree_leaves((arguments, options)) if isinstance(t, Tensor)]
+    watch.seen.update(map(id, inputs))
     packet = operation.overloadpacket
     if operation._schema.is_mutable:
         _written(watch, packet, arguments)

@@ -76,6 +76,8 @@ class Watch:
         self.inner: list[Field] = []
         self.rectangles: list[Field] = []
         self.work: list[Work] = []
+        self.seen: set[int] = set()
+        """Ids of the tensors that an operation was given."""
         self.module: str = ""
         self.operation: str = ""
         # weak: the activations of a run on real tensors must not be kept alive

@@ -8,7 +8,7 @@ joined channels that something produces and something consumes is a node. Nothin
 from __future__ import annotations
 
 import copy
-import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import _rules
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field
+from earlycrop._meta import Weightless, hollow, on_shapes
 from earlycrop._modules import call, plain_kernels, tensors, tensors_in
 from earlycrop._solve import solved
 from earlycrop._watch import Reason, Watch
@@ -46,47 +45,38 @@ def trace(model: nn.Module, example: Any) -> Graph:
         TraceError: the model cannot be copied, or fails on the example.
     """
     run = partial(call, example=example)
-    fake: FakeTensorMode | None = FakeTensorMode(allow_non_fake_inputs=True)
+    device = next((t.device for t in tensors(model).values()), torch.device("cpu"))
+    real = False
     try:
-        graph, copied = _watched(model, run, example, fake)
+        graph, copied = _watched(model, run, example, real, device)
     except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones
-        fake = None
-        graph, copied = _watched(model, run, example, fake)
-    return _without_fixed_sizes(graph, copied, run, fake)
+        real = True
+        graph, copied = _watched(model, run, example, real, device)
+    return _without_fixed_sizes(graph, copied, run, real, device)
 
 
-class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watcher(Weightless):  # type: ignore[no-untyped-call]
     """Shows every operation to the rules."""
 
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, watch: Watch, real: bool) -> None:
+        super().__init__(real)
         self.watch = watch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func.namespace != "prim":
-            self.watch.operation = str(func.overloadpacket).removeprefix("aten.")
-            results = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-            _rules.apply(self.watch, func, args, kwargs, results)
+        result = self.run(func, args, kwargs)
+        self.watch.operation = func._schema.name.removeprefix("aten::")
+        results = [result] if isinstance(result, Tensor) else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        _rules.apply(self.watch, func, args, kwargs, results)
         return result
 
 
-@contextmanager
-def _faked(fake: FakeTensorMode | None) -> Iterator[None]:
-    if fake is None:
-        yield
-    else:
-        with fake:
-            yield
-
-
 def _watched(
-    model: nn.Module, run: Callable[[nn.Module], Any], example: Any, fake: FakeTensorMode | None
+    model: nn.Module, run: Callable[[nn.Module], Any], example: Any, real: bool, device: torch.device
 ) -> tuple[Graph, nn.Module]:
     watch = Watch()
-    copied = _copied(model, fake)
-    with _faked(fake), torch.no_grad(), plain_kernels(model):
+    copied = _copied(model, real)
+    with plain_kernels(model):
         names = {id(m): name for name, m in copied.named_modules()}
         slots: dict[str, list[Field | None]] = {}
         parameters = dict(copied.named_parameters())
@@ -94,11 +84,10 @@ def _watched(
         for name, t in held.items():
             if t.is_floating_point() or t.is_complex():
                 slots[name] = watch.enter(t, weight=name in parameters)
-        parents = {id(m) for m in copied.modules() if m._parameters}
-        with _module_names(watch, names, copied) as called, _Watcher(watch):
+        _freeze_attention(watch, copied)
+        with _module_names(watch, names, copied), on_shapes(_Watcher(watch, real), device):
             try:
-                with _quiet():
-                    output = run(copied)
+                output = run(copied)
             except Exception as error:
                 raise TraceError(
                     f"the model fails on the example ({type(error).__name__}: {error}): call it the same way without "
@@ -110,53 +99,44 @@ def _watched(
                     "the example multiplied nothing with a weight of the model: if it is a callable, does it run the "
                     "model that it is given?"
                 )
-            if uncalled := parents - called:
-                _watch_training(watch, copied, run, uncalled)
+            if unused := [name for name, p in parameters.items() if id(p) not in watch.seen]:
+                _watch_training(watch, copied, run, unused)
     return solved(watch, slots, held, frozenset(parameters), example), copied
 
 
-def _watch_training(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any], uncalled: set[int]) -> None:
-    """Watch a run in training mode as well: some modules (an auxiliary head, say) are used only then.
+def _watch_training(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any], unused: list[str]) -> None:
+    """Watch a run in training mode as well: some parameters (an auxiliary head's) are used only then.
 
-    Where it fails, those modules stay whole; which channels they would have used cannot be known.
+    Where it fails, those stay whole; which channels they would have used cannot be known.
     """
     work = list(watch.work)  # a network's work is that of its evaluation
     modes = [(m, m.training) for m in copied.modules()]
     try:
         copied.train()
-        with _quiet():
-            run(copied)
+        run(copied)
     except Exception as error:
         watch.operation = type(error).__name__
-        unseen = [p for m in copied.modules() if id(m) in uncalled for p in m.parameters(recurse=False)]
-        for p in unseen:
-            watch.freeze(watch.fields(p), "it is not used in evaluation mode, and the run in training mode failed")
+        why = f"it is not used in evaluation mode, and the run in training mode failed: {error}"
+        for name in unused:
+            watch.freeze(watch.fields(copied.get_parameter(name)), why)
     finally:
         watch.work[:] = work
         for m, training in modes:
             m.training = training
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the log of operations that fail on fake tensors: here a failure is an answer."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _copied(model: nn.Module, real: bool) -> nn.Module:
+    """A copy in evaluation mode. Unless it shall be ``real``, nothing of its weights' size is allocated.
 
-
-def _copied(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
-    """A copy in evaluation mode, whose parameters and buffers are fakes: nothing of their size is allocated."""
+    Buffers of whole numbers (tables of indices, masks) stay real: what they move can be followed.
+    """
     memo: dict[int, Any] = {}
     try:
-        if fake is not None:
-            for t in (*model.parameters(), *model.buffers()):
-                like = fake.from_tensor(t.detach())
-                memo[id(t)] = nn.Parameter(like, t.requires_grad) if isinstance(t, nn.Parameter) else like
+        for m in model.modules():  # most of a module is empty dicts of hooks, which deepcopy is slow at
+            memo |= {id(v): type(v)() for v in vars(m).values() if type(v) in (dict, OrderedDict) and not v}
+        if not real:
+            held = (*model.parameters(), *model.buffers())
+            memo |= {id(t): hollow(t) for t in held if t.is_floating_point() or t.is_complex()}
         return copy.deepcopy(model, memo).eval()
     except Exception as error:
         raise TraceError(
@@ -166,16 +146,11 @@ def _copied(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
 
 
 @contextmanager
-def _module_names(watch: Watch, names: dict[int, str], root: nn.Module) -> Iterator[set[int]]:
-    """Keep ``watch.module`` at the module that is running, and freeze what the whole model returns.
-
-    Gives the ids of the modules that have been called so far.
-    """
+def _module_names(watch: Watch, names: dict[int, str], root: nn.Module) -> Iterator[None]:
+    """Keep ``watch.module`` at the module that is running, and freeze what the whole model returns."""
     stack: list[str] = []
-    called: set[int] = set()
 
     def enter(module: nn.Module, inputs: Any) -> None:
-        called.add(id(module))
         stack.append(names.get(id(module), ""))
         watch.module = stack[-1]
 
@@ -187,10 +162,25 @@ def _module_names(watch: Watch, names: dict[int, str], root: nn.Module) -> Itera
 
     handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
     try:
-        yield called
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _freeze_attention(watch: Watch, model: nn.Module) -> None:
+    """torch's own attention compares the width of its input, and of its projections, with ``embed_dim``."""
+    watch.operation = "nn.MultiheadAttention"
+    why = "it insists on embed_dim, and can lose neither heads nor width: project and attend with layers of your own"
+    for name, m in model.named_modules():
+        if isinstance(m, nn.MultiheadAttention):
+            watch.module = name
+            whole = (m.in_proj_weight, m.q_proj_weight)
+            rows = (m.k_proj_weight, m.v_proj_weight)
+            watch.freeze([f for t in whole if t is not None for f in watch.fields(t)], why)
+            watch.freeze([watch.vector(t, 0) for t in rows if t is not None], why)
+            watch.freeze([watch.vector(m.out_proj.weight, 1)], why)
+    watch.module = ""
 
 
 def _freeze_outputs(watch: Watch, output: Any) -> None:
@@ -200,7 +190,7 @@ def _freeze_outputs(watch: Watch, output: Any) -> None:
 
 
 def _without_fixed_sizes(
-    graph: Graph, copied: nn.Module, run: Callable[[nn.Module], Any], fake: FakeTensorMode | None
+    graph: Graph, copied: nn.Module, run: Callable[[nn.Module], Any], real: bool, device: torch.device
 ) -> Graph:
     """Freeze the nodes whose removal makes the forward fail: a size is written into it somewhere.
 
@@ -210,7 +200,7 @@ def _without_fixed_sizes(
     failing: list[tuple[tuple[int, ...], str]] = []
 
     def search(suspects: list[tuple[int, ...]]) -> None:
-        message = _fails(graph, copied, [ids[0] for ids in suspects], run, fake)
+        message = _fails(graph, copied, [ids[0] for ids in suspects], run, real, device)
         if message is None:
             return
         if len(suspects) == 1:
@@ -228,14 +218,19 @@ def _without_fixed_sizes(
 
 
 def _fails(
-    graph: Graph, copied: nn.Module, remove: list[int], run: Callable[[nn.Module], Any], fake: FakeTensorMode | None
+    graph: Graph,
+    copied: nn.Module,
+    remove: list[int],
+    run: Callable[[nn.Module], Any],
+    real: bool,
+    device: torch.device,
 ) -> str | None:
     """Cut the copy, run it, put it back; what went wrong."""
-    with _faked(fake), torch.no_grad(), plain_kernels(copied):
-        swap = cut_module(copied, keep_of(graph, graph.mask(remove)))
+    keep = keep_of(graph, graph.mask(remove))
+    with plain_kernels(copied), on_shapes(Weightless(real), device):
+        swap = cut_module(copied, keep)
         try:
-            with _quiet():
-                run(copied)
+            run(copied)
         except Exception as error:  # whatever a forward raises when a size is not what it was
             return str(error).partition("\n")[0]
         finally:

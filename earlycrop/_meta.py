@@ -1,0 +1,139 @@
+"""Run a network on shapes alone: its weights lie on torch's meta device, which has no memory and does no arithmetic.
+
+torch's fake tensors do the same with more checks, at many times the cost for every operation of a new shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+aten: Any = torch.ops.aten
+META = torch.device("meta")
+
+
+class NeedsValues(RuntimeError):
+    """The forward reads a value that was never computed."""
+
+
+def hollow(t: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """A tensor without memory like ``t``, a parameter if it is one; of another ``shape``, contiguous, if given."""
+    if shape is None and t.layout == torch.strided:
+        empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META)
+    else:
+        empty = torch.empty(t.shape if shape is None else shape, dtype=t.dtype, device=META)
+    return nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
+
+
+class Weightless(TorchDispatchMode):
+    """Operations that meet a tensor on the meta device are done there, whatever else they are given.
+
+    Those on real tensors alone (a mask, indices, the batch before it enters the network) are done for real, so that a
+    forward may look at their values; new tensors of floating numbers are made on the meta device.
+    """
+
+    def __init__(self, real: bool = False) -> None:
+        """``real``: do everything for real, whatever it costs."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.real = real
+        self._metas: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the operation gives."""
+        if self.real:
+            return func(*args, **kwargs)
+        found: list[Tensor] = []
+        _gather(args, found)
+        if kwargs:
+            _gather(tuple(kwargs.values()), found)
+        on_meta = [t.is_meta for t in found]
+        if not found:
+            if _makes_floats(func, kwargs):
+                kwargs = {**kwargs, "device": META}
+        elif any(on_meta):
+            if kwargs.get("device") is not None:
+                kwargs = {**kwargs, "device": META}
+            if not all(on_meta):
+                if func._schema.is_mutable and not on_meta[0]:
+                    raise NeedsValues("a real tensor is written to with what was never computed")
+                args, kwargs = self._on_meta(args), {k: self._on_meta(v) for k, v in kwargs.items()}
+        if func is aten.native_batch_norm.default and any(on_meta):
+            shortcut = _batch_norm(args)
+            if shortcut is not None:
+                return shortcut
+        return func(*args, **kwargs)
+
+    def _on_meta(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.is_meta:
+                return value
+            if value not in self._metas:
+                self._metas[value] = hollow(value.detach())
+            return self._metas[value]
+        if isinstance(value, list | tuple):
+            return type(value)(self._on_meta(v) for v in value)
+        return value
+
+
+def _gather(values: Sequence[Any], found: list[Tensor]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            _gather(value, found)
+
+
+def _makes_floats(func: Any, options: Mapping[str, Any]) -> bool:
+    if not any(argument.name == "device" for argument in func._schema.arguments):
+        return False
+    dtype = options.get("dtype")
+    if dtype is None:
+        return func.overloadpacket in FLOATS
+    return bool(dtype.is_floating_point or dtype.is_complex)
+
+
+FLOATS = {aten.zeros, aten.ones, aten.empty, aten.rand, aten.randn, aten.empty_strided}
+"""Make floating numbers where no other type is asked for."""
+
+
+def _batch_norm(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Batch norm on running statistics keeps the shape; torch works that out by twenty operations.
+
+    None where the sizes do not agree, and torch shall say so.
+    """
+    x, *per_channel, training, _, _ = args
+    if training or x.ndim < 2 or any(t is not None and tuple(t.shape) != (x.shape[1],) for t in per_channel):
+        return None
+    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+
+
+class _Device(TorchFunctionMode):
+    """Lets tensors on the meta device say that they are where the network is."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return self.device if isinstance(result, torch.device) and result.type == "meta" else result
+
+
+@contextmanager
+def on_shapes(mode: Weightless, device: torch.device) -> Iterator[None]:
+    """Run under ``mode``; what it keeps on the meta device says that it is on ``device``.
+
+    Without gradients; random states stay as they are.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), _Device(device), mode:
+        yield
