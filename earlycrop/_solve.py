@@ -22,21 +22,20 @@ def solved(
     """The graph of a network with the tensors ``held``, of which ``parameters`` are parameters."""
     classes = watch.components()
     roles = _roles(watch)
-    why = _reasons(watch, classes)
-    for name, dim, labels in ((n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None):
-        if labels.size > 1 and (classes[labels] == classes[labels[0]]).all():
-            reason = Reason(f"dimension {dim} of {name}", "", "all its channels can only go together")
-            why.setdefault(int(classes[labels[0]]), reason)
-    nodes = _numbers(classes, _consumed(watch, classes, roles) & _produced(vectors, parameters, classes, roles), why)
+    reasons, why = _reasons(watch, classes, vectors)
+    nodes = _numbers(
+        classes, _consumed(watch, classes, roles) & _produced(vectors, parameters, classes, roles) & (why < 0)
+    )
     count = int(nodes.max(initial=-1)) + 1
     inner = np.zeros(count + 1, bool)  # the last entry takes what is no node, -1
     for labels in watch.inner:
         inner[nodes[labels]] = True
 
     def slot(name: str, dim: int, labels: Field) -> Slot:
-        reasons = dict.fromkeys(why[c] for c in np.unique(classes[labels]).tolist() if c in why)
+        mine = classes[labels]
         role = Role(int(np.bitwise_or.reduce(roles[labels])))
-        return Slot(name, dim, nodes[labels], classes[labels], role, tuple(reasons))
+        told = tuple(reasons[i] for i in np.unique(why[mine]).tolist() if i >= 0)
+        return Slot(name, dim, nodes[labels], mine, role, told)
 
     return Graph(
         example=example,
@@ -46,7 +45,7 @@ def solved(
         slots=tuple(slot(n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None),
         count=count,
         inner=inner[:-1],
-        returned=frozenset(c for c, reason in why.items() if reason.why == Graph.OUTPUT),
+        returned=frozenset(c for c, i in enumerate(why.tolist()) if i >= 0 and reasons[i].why == Graph.OUTPUT),
         work=tuple(Work(w.constant, tuple(nodes[a] for a in w.axes)) for w in watch.work),
     )
 
@@ -59,14 +58,23 @@ def _roles(watch: Watch) -> Field:
     return roles
 
 
-def _reasons(watch: Watch, classes: Field) -> dict[int, Reason]:
-    """Why a class may not be cut: the first reason, but rather that it is the model's output."""
-    why: dict[int, Reason] = {}
+def _reasons(watch: Watch, classes: Field, vectors: Vectors) -> tuple[list[Reason], Field]:
+    """The reasons, and for each class the number of the one why it may not be cut, or -1.
+
+    That is the first that was met, but rather that the class is the model's output.
+    """
+    reasons = list(dict.fromkeys(reason for _, reason in watch.freezes))
+    number = {reason: i for i, reason in enumerate(reasons)}
+    why = np.full(classes.max(initial=-1) + 1, -1)
     for labels, reason in watch.freezes:
-        for c in np.unique(classes[labels]).tolist():
-            if c not in why or reason.why == Graph.OUTPUT:
-                why[c] = reason
-    return why
+        mine = classes[labels]
+        why[mine if reason.why == Graph.OUTPUT else mine[why[mine] < 0]] = number[reason]
+    for name, dim, labels in ((n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None):
+        mine = classes[labels]
+        if labels.size > 1 and why[mine[0]] < 0 and (mine == mine[0]).all():
+            why[mine[0]] = len(reasons)
+            reasons.append(Reason(f"dimension {dim} of {name}", "", "all its channels can only go together"))
+    return reasons, why
 
 
 def _consumed(watch: Watch, classes: Field, roles: Field) -> Field:
@@ -86,15 +94,14 @@ def _produced(vectors: Vectors, parameters: frozenset[str], classes: Field, role
     return produced
 
 
-def _numbers(classes: Field, nodes: Field, why: Mapping[int, Reason]) -> Field:
+def _numbers(classes: Field, free: Field) -> Field:
     """For each channel, the number of its node, or -1; in the order of first channels, so that a graph is always the
-    same.
+    same. ``free``: an entry a class, whether it is a node.
     """
-    free = nodes.astype(bool)
-    free[list(why)] = False
     first = np.full(free.size, classes.size)
     np.minimum.at(first, classes, np.arange(classes.size))
-    order = [c for c in np.argsort(first, kind="stable").tolist() if free[c]]
+    order = np.argsort(first, kind="stable")
+    order = order[free[order] > 0]
     number = np.full(free.size, -1)
-    number[order] = np.arange(len(order))
+    number[order] = np.arange(order.size)
     return number[classes]

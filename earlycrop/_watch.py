@@ -165,8 +165,7 @@ class Watch:
                 return classes
 
     def _connected(self) -> Field:
-        a = np.concatenate([np.zeros(0, np.int64), *(j[0] for j in self.joins)])
-        b = np.concatenate([np.zeros(0, np.int64), *(j[1] for j in self.joins)])
+        a, b = (np.concatenate([np.zeros(0, np.int32), *(j[i] for j in self.joins)], dtype=np.int32) for i in (0, 1))
         graph = coo_array((np.ones(a.size, np.int8), (a, b)), shape=(self.count, self.count))
         return connected_components(graph, directed=False)[1].astype(np.int64)
 
