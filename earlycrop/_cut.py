@@ -59,8 +59,11 @@ class Swap:
             put(self.spots[name], old)
 
 
-def cut_module(module: nn.Module, keep: Keep) -> Swap:
-    """Put smaller parameters and buffers in place, with their gradients. Sizes in attributes follow."""
+def cut_module(module: nn.Module, keep: Keep, own: Mapping[tuple[str, str], int]) -> Swap:
+    """Put smaller parameters and buffers in place, with their gradients. Sizes in attributes follow.
+
+    ``own``: (module, attribute) -> size, for attributes of the modules' own.
+    """
     named, where = tensors(module), places(module)
     swap = Swap({name: (named[name], _smaller(named[name], dims)) for name, dims in keep.items()}, {}, [])
     owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in where[id(old)]}
@@ -71,6 +74,8 @@ def cut_module(module: nn.Module, keep: Keep) -> Swap:
     for key, owner in owners.items():
         swap.hold(owner, _groups(owner, rows[key]))
         swap.hold(owner, sizes(owner))  # after the groups: in_channels are counted in them
+    for (path, attribute), value in own.items():
+        swap.hold(module.get_submodule(path), {attribute: value})
     return swap
 
 

@@ -44,6 +44,17 @@ class Node:
     owns: tuple[tuple[str, int, tuple[int, ...]], ...]
 
 
+@dataclass(frozen=True)
+class Follow:
+    """An integer attribute of a module that goes in proportion with the width of a tensor's dimension."""
+
+    module: str
+    attribute: str
+    value: int
+    tensor: str
+    dim: int
+
+
 class Nodes(Sequence[Node]):
     """Every node, each made when it is asked for: a large network has hundreds of thousands."""
 

@@ -78,10 +78,17 @@ class Watch:
         self.work: list[Work] = []
         self.seen: set[int] = set()
         """Ids of the tensors that an operation was given."""
-        self.module: str = ""
+        self.stack: list[str] = []
+        """Names of the modules that are running, outermost first."""
         self.operation: str = ""
+        self.done = 0
+        """How many operations have run."""
         # weak: the activations of a run on real tensors must not be kept alive
         self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    @property
+    def module(self) -> str:
+        return self.stack[-1] if self.stack else ""
 
     def known(self, tensor: object) -> Known:
         return self._known[tensor] if isinstance(tensor, Tensor) and tensor in self._known else UNKNOWN

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from earlycrop._fields import Field
-from earlycrop._nodes import Group, Node, Nodes, Slot
+from earlycrop._nodes import Follow, Group, Node, Nodes, Slot
 from earlycrop._watch import Reason, Role, Work
 
-__all__ = ["Graph", "Group", "Layer", "Node", "Removed", "Slot", "total"]
+__all__ = ["Follow", "Graph", "Group", "Layer", "Node", "Removed", "Slot", "total"]
 
 Removed: TypeAlias = npt.NDArray[np.bool_]
 """An entry a node: whether it is removed."""
@@ -54,6 +54,8 @@ class Graph:
     """Classes of channels that the model returns."""
     work: tuple[Work, ...]
     """Multiply-accumulates of one run on the example, an entry an operation."""
+    follows: tuple[Follow, ...] = ()
+    """Sizes in attributes of the modules' own."""
 
     @cached_property
     def nodes(self) -> Nodes:
@@ -108,6 +110,24 @@ class Graph:
     def cost(self, of: str, removed: Removed | None = None) -> int:
         """The network's size in ``of`` without the nodes in ``removed``."""
         return total(self.costs(of), np.zeros(self.count, bool) if removed is None else removed)
+
+    def sizes(self, removed: Removed) -> dict[tuple[str, str], int]:
+        """(Module, attribute) -> what it holds without the nodes in ``removed``, where that differs.
+
+        Raises:
+            ValueError: an attribute would not be whole.
+        """
+        kept = np.append(~removed, True)
+        nodes = {(s.tensor, s.dim): s.nodes for s in self.slots}
+        now: dict[tuple[str, str], int] = {}
+        for f in self.follows:
+            stay = kept[nodes[f.tensor, f.dim]]
+            whole, rest = divmod(f.value * int(stay.sum()), stay.size)
+            if rest:
+                raise ValueError(f"'{f.module}.{f.attribute}' ({f.value}) would not be whole: remove nodes evenly")
+            if whole != f.value:
+                now[f.module, f.attribute] = whole
+        return now
 
     def mask(self, remove: Iterable[int]) -> Removed:
         """An entry a node, true where it is in ``remove``.

@@ -72,7 +72,7 @@ def shrink(
     named = tensors(model)
     states = {} if optimizer is None else {n: _small_state(n, named[n], keep[n], optimizer) for n in keep}
     expected = _masked_output(model, graph, removed) if certify else None
-    swap = cut_module(model, keep)
+    swap = cut_module(model, keep, graph.sizes(removed))
     difference = None
     if expected is not None:
         try:

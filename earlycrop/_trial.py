@@ -1,0 +1,258 @@
+"""Trial cuts: does the small network run, and does it still mean the same?
+
+A forward may hold a size (``view(n, t, 4, -1)``, ``x[:, :8]``), which shows only once a channel is gone. So some nodes
+of every group are cut out of the copy, and it is run on shapes once more, with the channels numbered by the classes
+that the first run found: whoever joins two of them, or freezes one that is a node, has another network in mind. Where a
+size stands in an attribute of a module, its new value is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from earlycrop import _rules
+from earlycrop._attributes import mended
+from earlycrop._cut import cut_module, keep_of
+from earlycrop._fields import Field, along
+from earlycrop._meta import Weightless, on_shapes
+from earlycrop._modules import plain_kernels, tensors, tensors_in
+from earlycrop._watch import Reason, Watch
+from earlycrop.graph import Follow, Graph, Removed
+
+Shapes = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module in the first run, to be repeated: what it was given, and the shapes that it returned."""
+
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    shapes: Shapes
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a small network: after how many operations, in which modules (outermost first), and why."""
+
+    at: int
+    path: tuple[str, ...]
+    reason: Reason
+
+
+class Watcher(Weightless):  # type: ignore[no-untyped-call]
+    """Shows every operation to the rules."""
+
+    def __init__(self, watch: Watch, real: bool) -> None:
+        super().__init__(real)
+        self.watch = watch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = self.run(func, args, kwargs)
+        self.watch.done += 1
+        self.watch.operation = func._schema.name.removeprefix("aten::")
+        results = [result] if isinstance(result, Tensor) else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        _rules.apply(self.watch, func, args, kwargs, results)
+        return result
+
+
+class _Check(Watch):
+    """Channels are numbered by their classes; what would make two of them one, or freeze one, is a fault.
+
+    ``tested``: an entry a class, whether its group has lost nodes.
+    """
+
+    def __init__(self, tested: Removed) -> None:
+        super().__init__()
+        self.count = tested.size
+        self.tested = tested
+        self.faults: list[Fault] = []
+
+    def join(self, a: Field, b: Field) -> None:
+        a, b = np.broadcast_arrays(a, b)
+        different = (a != b) & (np.maximum(a, b) < self.tested.size)  # above are channels of data, one wide perhaps
+        if different.any() and self.tested[np.stack([a[different], b[different]])].any():
+            self._object("channels that were apart become one")
+
+    def freeze(self, fields: Sequence[Field | None], why: str) -> None:
+        for f in fields:
+            if f is not None and self.tested[f[f < self.tested.size]].any():
+                self._object(why)
+
+    def _object(self, why: str) -> None:
+        self.faults.append(
+            Fault(self.done, tuple(self.stack), Reason(self.operation, self.module, f"{WRITTEN}, {why}"))
+        )
+
+
+WRITTEN = "a size seems to be written into it: with some of its channels cut"
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The copy of a network, and how to run it or one of its modules again.
+
+    watched: a context in which a watch is told which module runs.
+    """
+
+    copied: nn.Module
+    run: Callable[[nn.Module], Any]
+    calls: dict[str, Call]
+    watched: Callable[[Watch], AbstractContextManager[None]]
+    real: bool
+    device: torch.device
+    sound: dict[str, bool] = field(default_factory=dict)
+
+    def faults(
+        self, graph: Graph, remove: Sequence[int], tested: Sequence[int], home: str = "",
+        follows: tuple[Follow, ...] = (),
+    ) -> list[Fault]:  # fmt: skip
+        """Cut ``remove`` out of the copy, run ``home`` (all of it by default), put it back; what is wrong, and concerns
+        the nodes ``tested``.
+        """
+        module = self.copied.get_submodule(home)
+        removed = graph.mask(remove)
+        inside = _inside(replace(graph, follows=graph.follows + follows), home)
+        classes = np.zeros(max((int(s.classes.max()) for s in graph.slots), default=-1) + 1, bool)
+        hit = np.append(graph.mask(tested), False)
+        for s in graph.slots:
+            classes[s.classes[hit[s.nodes]]] = True
+        watch = _Check(classes)
+        with plain_kernels(module):
+            swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
+            try:
+                _enter(watch, inside, module, removed)
+                with self.watched(watch), on_shapes(Watcher(watch, self.real), self.device):
+                    self._run(home, module)
+            except Exception as error:  # whatever a forward raises when a size is not what it was
+                told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
+                return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
+            finally:
+                swap.undo()
+        return watch.faults
+
+    def _run(self, home: str, module: nn.Module) -> None:
+        if not home:
+            self.run(module)
+            return
+        call = self.calls[home]
+        shapes = shapes_of(module(*call.arguments, **call.options))
+        if shapes != call.shapes:
+            raise ValueError(f"it returns tensors of the shapes {shapes} instead of {call.shapes}")
+
+    def home(self, graph: Graph, names: Iterable[str]) -> str:
+        """The innermost module that holds these tensors and can be run again by itself."""
+        common: list[str] = []
+        for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
+            if len(set(parts)) > 1:
+                break
+            common.append(parts[0])
+        while common:
+            name = ".".join(common)
+            if name in self.calls and name not in self.sound:
+                self.sound[name] = not self.faults(graph, [], [], name)
+            if self.sound.get(name):
+                return name
+            common.pop()
+        return ""
+
+
+def shapes_of(output: Any) -> Shapes:
+    """The shapes of the tensors in what a module returned."""
+    return [tuple(t.shape) for t in tensors_in(output)]
+
+
+def _inside(graph: Graph, home: str) -> Graph:
+    """The part of the graph that concerns a module, with names as that module has them."""
+    if not home:
+        return graph
+    start = f"{home}."
+    slots = tuple(replace(s, tensor=s.tensor.removeprefix(start)) for s in graph.slots if s.tensor.startswith(start))
+    follows = tuple(
+        replace(f, module=f.module[len(start) :], tensor=f.tensor.removeprefix(start))
+        for f in graph.follows
+        if f"{f.module}.".startswith(start) and f.tensor.startswith(start)
+    )
+    return replace(graph, slots=slots, follows=follows)
+
+
+def _enter(watch: Watch, graph: Graph, module: nn.Module, removed: Removed) -> None:
+    """Number the channels of the small network's tensors by their classes."""
+    kept = np.append(~removed, True)
+    held = tensors(module)
+    fields: dict[str, list[Field]] = {name: [] for name in held}
+    for s in graph.slots:
+        if s.tensor in held:
+            fields[s.tensor].append(along(s.classes[kept[s.nodes]], s.dim, held[s.tensor].ndim))
+    for name, t in held.items():
+        watch.learn(t, fields[name], weight=isinstance(t, nn.Parameter))
+
+
+def settled(graph: Graph, trials: Trials) -> Graph:
+    """The graph without the nodes whose removal leaves a network that fails or means something else.
+
+    First all groups at once; only where that has a fault, each by itself in the innermost module that holds it.
+    """
+    for _ in range(3):
+        everything = range(graph.count)
+        if not graph.count or not trials.faults(graph, some(graph, graph.groups.values()), everything):
+            return graph
+        now = _each(graph, trials)
+        if now is graph:
+            break
+        graph = now
+    return _halved(graph, trials)
+
+
+def some(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:
+    """About a third of the nodes of each group, no two neighbours alike, such that no tensor is emptied."""
+    rng = np.random.default_rng(0)
+    removed = graph.mask([i for ids in groups for i in rng.choice(ids, max(1, len(ids) // 3), replace=False).tolist()])
+    for s in graph.slots:
+        if (s.nodes >= 0).all() and removed[s.nodes].all():
+            removed[s.nodes[0]] = False
+    return removed.nonzero()[0].tolist()
+
+
+def _each(graph: Graph, trials: Trials) -> Graph:
+    """Try each group; where it has a fault that no attribute mends, freeze it."""
+    follows: tuple[Follow, ...] = ()
+    frozen: dict[int, Reason] = {}
+    for group, ids in graph.groups.items():
+        home = trials.home(graph, [tensor for tensor, _ in group])
+        faults = trials.faults(graph, some(graph, [ids]), ids, home, follows)
+        if not faults:
+            continue
+        more = mended(graph, trials, ids, home, follows)
+        if more is None:
+            frozen |= dict.fromkeys(ids, faults[0].reason)
+        else:
+            follows += more
+    if not follows and not frozen:
+        return graph
+    return replace(graph, follows=graph.follows + follows).without(frozen)
+
+
+def _halved(graph: Graph, trials: Trials) -> Graph:
+    """Freeze the groups that have a fault only in the whole network, found by halving."""
+    frozen: dict[int, Reason] = {}
+
+    def search(groups: list[tuple[int, ...]]) -> None:
+        faults = trials.faults(graph, some(graph, groups), [i for ids in groups for i in ids])
+        if faults and len(groups) == 1:
+            frozen.update(dict.fromkeys(groups[0], faults[0].reason))
+        elif faults:
+            search(groups[: len(groups) // 2])
+            search(groups[len(groups) // 2 :])
+
+    search(list(graph.groups.values()))
+    return graph.without(frozen)
