@@ -68,9 +68,25 @@ def _shuffle(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
     return reshaped(split, (n, c // (r * r), h, r, w, r), y.shape)
 
 
+def _unshuffle(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    """The reverse: (N, C, H r, W r) to (N, C r r, H, W)."""
+    n, c, h, w = x.shape
+    r = arguments[1]
+    split = reshaped(f, x.shape, (n, c, h // r, r, w // r, r)).transpose(0, 1, 3, 5, 2, 4)
+    return reshaped(split, (n, c, r, r, h // r, w // r), y.shape)
+
+
+def _channel_shuffle(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
+    n, c, *rest = x.shape
+    groups = arguments[1]
+    split = reshaped(f, x.shape, (n, groups, c // groups, *rest)).swapaxes(1, 2)
+    return reshaped(split, (n, c // groups, groups, *rest), y.shape)
+
+
 MOVES: dict[Any, Move] = {
     **dict.fromkeys([aten.clone, aten._to_copy, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous], _same),
     **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze], _view),
+    **dict.fromkeys([aten.squeeze_, aten.unsqueeze_], _view),
     aten.permute: _permute,
     **dict.fromkeys([aten.transpose, aten.transpose_], _transpose),
     **dict.fromkeys([aten.t, aten.t_], _t),
@@ -79,11 +95,16 @@ MOVES: dict[Any, Move] = {
     aten.roll: _roll,
     aten.repeat: _repeat,
     aten.pixel_shuffle: _shuffle,
+    aten.pixel_unshuffle: _unshuffle,
+    **dict.fromkeys([aten.channel_shuffle, aten.native_channel_shuffle], _channel_shuffle),
 }
 
 
 def move(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     x, y = arguments[0], results[0]
+    if x is y:  # moved in place: the shape that it had is known, if anything is
+        x = torch.empty(watch.known(y).shape, device="meta")
+        watch.learn(x, watch.fields(y), weight=watch.known(y).weight)
     fields = [MOVES[operation.overloadpacket](f, x, y, arguments) for f in watch.fields(x)]
     watch.rectangles += [f for f in fields if len(support(f)) > 1]
     watch.learn(y, fields, weight=watch.known(x).weight)
@@ -137,6 +158,20 @@ def _extent(
     widths = [1] * len(results) if packet is aten.unbind else [y.shape[dim] for y in results]
     starts = [sum(widths[:i]) for i in range(len(widths))]
     return starts, widths[0] if len(set(widths)) == 1 else size + 1, 1
+
+
+def glu(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    """The first half, each entry times a function of its partner in the second."""
+    x, y = arguments[0], results[0]
+    dim = int(arguments[1] if len(arguments) > 1 else options.get("dim", -1)) % x.ndim
+    fields = []
+    for f in watch.fields(x):
+        if f.shape[dim] > 1:
+            first, second = np.split(f, 2, axis=dim)
+            watch.join(second, first)
+            f = first
+        fields.append(f)
+    watch.learn(y, fields)
 
 
 def cat(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 from torch import Tensor
 
 from earlycrop._fields import Field, along, support
@@ -20,11 +21,15 @@ def _contract(watch: Watch, a: Any, a_vector: Field | None, b: Any, b_vector: Fi
     if a_known.weight:
         watch.role(a_vector, Role.COLUMN)
     if b_known.weight:
-        watch.role(b_vector, Role.COLUMN)
+        watch.role(b_vector, Role.ROW if a_known.weight else Role.COLUMN)  # of two factors of a matrix one makes it
     if a_vector is not None and b_vector is not None:
         watch.join(a_vector, b_vector)
         if not (a_known.weight or b_known.weight):
             watch.inner.append(a_vector)
+            if not (a_known.vanishes or b_known.vanishes):
+                watch.freeze(
+                    [a_vector], "a product of two activations is summed over it, which is not zero where it is masked"
+                )
     elif not (a_known.uniform or b_known.uniform):
         watch.freeze([a_vector, b_vector], "it is multiplied with data of a fixed width, such as the network's input")
 
@@ -38,9 +43,6 @@ def _matrix_product(watch: Watch, a: Tensor, b: Tensor) -> list[Field]:
     for t, vector in ((a, a_rows), (b, b_columns)):
         if watch.known(t).weight:
             watch.role(vector, Role.ROW)
-    if a_rows is not None and b_columns is not None:
-        watch.freeze([a_rows, b_columns], "it is one side of an outer product")
-        return []
     return [along(v, d, 2) for d, v in enumerate((a_rows, b_columns)) if v is not None]
 
 
@@ -95,9 +97,6 @@ def _batched(watch: Watch, a: Tensor, b: Tensor) -> list[Field]:
     batch = b_batch if a_batch is None else a_batch
     inner = b_inner if a_inner is None else a_inner
     _work(watch, a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2], (batch, a_outer, inner, b_outer))
-    if a_outer is not None and b_outer is not None:
-        watch.freeze([a_outer, b_outer], "it is one side of an outer product")
-        a_outer = b_outer = None
     return [along(v, d, 3) for d, v in enumerate((batch, a_outer, b_outer)) if v is not None]
 
 
@@ -120,47 +119,54 @@ def convolution(watch: Watch, operation: Any, arguments: Arguments, options: Opt
         watch.role(rows, Role.ROW)
     if groups == 1:
         _contract(watch, x, channels, weight, columns)
-    elif transposed or channels is None:
-        watch.freeze([rows, columns, channels], "it is a grouped convolution of a kind that is not cut")
-        rows = columns = None
+        outputs = rows
     else:
-        columns = _grouped(watch, weight, groups, channels, rows, columns)
+        outputs, rows, columns = _grouped(watch, weight, groups, channels, rows, columns, transposed)
     positions = results[0].numel() // results[0].shape[1] if not transposed else x.numel() // x.shape[1]
     _work(watch, positions * weight.numel(), (rows, columns))
-    fields = [] if rows is None else [along(rows, 1, x.ndim)]
-    watch.learn(results[0], fields)
+    watch.learn(results[0], [] if outputs is None else [along(outputs, 1, x.ndim)])
     if bias is not None:
         _bias(watch, bias)
-        if rows is None:
+        if outputs is None:
             watch.freeze(watch.fields(bias), "it is the bias of channels that may not be cut")
         elif watch.fields(bias):
-            watch.join(rows, watch.fields(bias)[0].reshape(-1))
+            watch.join(outputs, watch.fields(bias)[0].reshape(-1))
 
 
 def _grouped(
-    watch: Watch, weight: Tensor, groups: int, channels: Field, rows: Field | None, columns: Field | None
-) -> Field | None:
-    """Nodes are whole groups, or positions within every group, whichever is finer; the columns that may be cut."""
+    watch: Watch, weight: Tensor, groups: int, channels: Field | None, rows: Field | None, columns: Field | None,
+    transposed: bool,
+) -> tuple[Field | None, Field | None, Field | None]:  # fmt: skip
+    """Nodes are whole groups, or positions within every group, whichever is finer.
+
+    Gives the output channels, and the rows and columns of the weight that may be cut. A transposed weight has all input
+    channels along its columns (dimension 0), and the outputs of one group along its rows.
+    """
+    if channels is None:
+        channels = watch.fresh(groups * (weight.shape[0] // groups if transposed else weight.shape[1]))
+        watch.freeze([channels], "it is convolved in groups with data of a fixed width")
     by_group = channels.reshape(groups, -1)
-    outputs = None if rows is None else rows.reshape(groups, -1)
-    if groups >= by_group.shape[1]:
-        watch.freeze([columns], "it is a position within a group, and this convolution is cut by whole groups")
-        watch.join(by_group, by_group[:, :1])
+    whole = by_group.shape[1] == 1 or groups >= by_group.shape[1]
+    if (by_group == by_group[:, :1]).all():  # known from a first run, as is the other case
+        whole = True
+    elif groups > 1 and (by_group == by_group[:1]).all():
+        whole = False
+    across = by_group[:, :1] if whole else by_group[:1]
+    watch.join(by_group, across)
+    if not transposed:
+        outputs = None if rows is None else rows.reshape(groups, -1)
         if outputs is not None:
-            watch.join(outputs, by_group[:, :1])
-        return None
+            watch.join(outputs, across if whole else outputs[:1])
+        if columns is not None and whole:
+            watch.freeze([columns], "it is a position within a group, and this convolution is cut by whole groups")
+        elif columns is not None:
+            watch.join(by_group, columns[None])
+            watch.role(columns, Role.COLUMN)
+        return rows, rows, None if whole else columns
     if columns is not None:
-        watch.join(by_group, columns[None])
+        watch.join(columns, channels)
         watch.role(columns, Role.COLUMN)
-    if outputs is not None:
-        watch.join(outputs, outputs[:1])
-    return columns
-
-
-def embedding(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    weight, index = arguments[:2]
-    rows, width = watch.vector(weight, 0), watch.vector(weight, 1)
-    watch.freeze([rows], "its rows are looked up by index")
-    watch.role(rows, Role.LOOKUP)
-    watch.role(width, Role.ROW)
-    watch.learn(results[0], [] if width is None else [along(width, index.ndim, index.ndim + 1)])
+    if whole:
+        watch.freeze([rows], "it is a position within a group, and this convolution is cut by whole groups")
+        return np.repeat(by_group[:, 0], weight.shape[1]), None, columns
+    return None if rows is None else np.tile(rows, groups), rows, columns

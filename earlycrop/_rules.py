@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from earlycrop import _moves, _products
+from earlycrop import _lookups, _moves, _products
 from earlycrop._fields import Field, along, support
+from earlycrop._vanish import vanishes
 from earlycrop._watch import Watch
 
 aten: Any = torch.ops.aten
@@ -31,8 +32,8 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
     if operation._schema.is_mutable:
         _written(watch, packet, arguments)
     if packet in FACTORIES:
-        for result in results:
-            watch.learn(result, uniform=True)
+        for result in results:  # zeros_like(x) is as wide as x
+            watch.learn(result, watch.fields(arguments[0]) if arguments else (), uniform=True)
         return
     elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
     moves = packet in _moves.MOVES or packet in _moves.PARTS
@@ -42,10 +43,13 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
                 watch.learn(result, uniform=True)
         return
     rule = RULES.get(packet, _elementwise if elementwise else _unknown)
+    gone = vanishes(watch, packet, arguments, options)
     try:
         rule(watch, operation, arguments, options, results)
     except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
         _unknown(watch, operation, arguments, options, results)
+    for result in results:
+        watch.known(result).vanishes = gone
 
 
 def _written(watch: Watch, packet: Any, arguments: Arguments) -> None:
@@ -111,6 +115,7 @@ def _group_norm(watch: Watch, operation: Any, arguments: Arguments, options: Opt
     if channels is not None:
         by_group = channels.reshape(groups, -1)
         watch.join(by_group, by_group[:, :1])
+        watch.apart(by_group[:, 0])
     for t in (weight, bias):
         if isinstance(t, Tensor):
             _follow(watch, channels, t)
@@ -150,6 +155,13 @@ def _padded(x: Tensor, arguments: Arguments, options: Options) -> set[int]:
     return {x.ndim - 1 - i // 2 for i, n in enumerate(arguments[1]) if n}
 
 
+def _random(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    """Other numbers are drawn for the channels that are left; in training that is dropout's business."""
+    if not watch.training:
+        watch.freeze(watch.fields(arguments[0]), "random numbers are drawn for it in evaluation too")
+    _elementwise(watch, operation, arguments, options, results)
+
+
 def _copy(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     fields = watch.elementwise(arguments[:2], arguments[0].ndim)
     watch.freeze(fields, "it is written into a part of another tensor")
@@ -165,8 +177,7 @@ FACTORIES = _named(
     "new_zeros new_ones new_full new_empty"
 )
 ELEMENTWISE = _named(
-    "native_dropout rand_like randn_like hardtanh_ hardswish_ where prelu _prelu_kernel bernoulli hardsigmoid "
-    "floor_divide masked_fill"
+    "native_dropout hardtanh_ hardswish_ where prelu _prelu_kernel hardsigmoid floor_divide masked_fill"
 )
 _FAMILIES: list[tuple[str, Rule]] = [
     ("mm", _products.mm),
@@ -174,7 +185,16 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("bmm", _products.bmm),
     ("baddbmm", _products.baddbmm),
     ("convolution", _products.convolution),
-    ("embedding", _products.embedding),
+    ("embedding", _lookups.embedding),
+    ("_embedding_bag _embedding_bag_forward_only", _lookups.embedding_bag),
+    ("index _unsafe_index", _lookups.index),
+    ("index_select", _lookups.along_dim),
+    ("gather", _lookups.gather),
+    ("glu", _moves.glu),
+    (
+        "rand_like randn_like randint_like bernoulli bernoulli_ normal_ uniform_ exponential_ random_ poisson",
+        _random,
+    ),
     ("cat", _moves.cat),
     ("stack", _moves.stack),
     ("copy_", _copy),
@@ -197,8 +217,11 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ),
     (
         "avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d "
-        "adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices max_pool3d_with_indices upsample_nearest2d "
-        "upsample_bilinear2d upsample_bicubic2d reflection_pad2d",
+        "adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d "
+        "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+        "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d "
+        "_upsample_bicubic2d_aa upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d "
+        "replication_pad1d replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d fractional_max_pool2d",
         _along_dims("it runs along the dimensions that are pooled or resized", _spatial),
     ),
 ]

@@ -88,6 +88,11 @@ class _Check(Watch):
             if f is not None and self.tested[f[f < self.tested.size]].any():
                 self._object(why)
 
+    def apart(self, channels: Field) -> None:
+        known = channels[channels < self.tested.size]
+        if np.unique(known).size < known.size and self.tested[known].any():
+            self._object("channels that were one are apart")
+
     def _object(self, why: str) -> None:
         self.faults.append(
             Fault(self.done, tuple(self.stack), Reason(self.operation, self.module, f"{WRITTEN}, {why}"))

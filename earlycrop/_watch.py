@@ -46,12 +46,17 @@ class Reason:
 
 @dataclass
 class Known:
-    """What is known of one tensor. ``uniform``: all its entries are equal, so that it fits any size. ``weight``: it is
-    a parameter, moved at most."""
+    """What is known of one tensor.
+
+    uniform: all its entries are equal, so that it fits any size. weight: it is a parameter, moved at most. vanishes:
+    its entries are zero once the parameters of their channels are. shape: its shape when this was learnt.
+    """
 
     fields: list[Field] = field(default_factory=list)
     uniform: bool = False
     weight: bool = False
+    vanishes: bool = False
+    shape: tuple[int, ...] = ()
 
 
 UNKNOWN = Known()
@@ -81,6 +86,7 @@ class Watch:
         self.stack: list[str] = []
         """Names of the modules that are running, outermost first."""
         self.operation: str = ""
+        self.training = False
         self.done = 0
         """How many operations have run."""
         # weak: the activations of a run on real tensors must not be kept alive
@@ -97,7 +103,7 @@ class Watch:
         return self.known(tensor).fields
 
     def learn(self, tensor: Tensor, fields: Sequence[Field] = (), uniform: bool = False, weight: bool = False) -> None:
-        self._known[tensor] = Known([f for f in fields if f.size > 1], uniform, weight)
+        self._known[tensor] = Known([f for f in fields if f.size > 1], uniform, weight, weight, tuple(tensor.shape))
 
     def fresh(self, n: int) -> Field:
         self.count += n
@@ -119,6 +125,9 @@ class Watch:
     def freeze(self, fields: Sequence[Field | None], why: str) -> None:
         reason = Reason(self.operation, self.module, why)
         self.freezes += [(np.unique(f), reason) for f in fields if f is not None]
+
+    def apart(self, channels: Field) -> None:
+        """These are treated as different ones."""
 
     def role(self, vector: Field | None, role: Role) -> None:
         if vector is not None:
@@ -156,13 +165,24 @@ class Watch:
         for t in tensors:
             if self.known(t).uniform:
                 continue
-            shape = (1,) * (ndim - t.ndim) + tuple(t.shape)
             covered = {d for f in self.fields(t) for d in support(padded(f, ndim))}
-            fixed = [f for f in result if any(shape[d] > 1 and d not in covered for d in support(f))]
-            if fixed:
-                self.freeze(fixed, "it meets a tensor of a fixed size")
-                result = [f for f in result if all(f is not x for x in fixed)]
+            first = ndim - t.ndim
+            fixed = {first + d for d, n in enumerate(t.shape) if n > 1 and t.stride(d)} - covered
+            result = [g for f in result if (g := self._across(f, fixed)) is not None]
         return result
+
+    def _across(self, f: Field, dims: set[int]) -> Field | None:
+        """The field where it meets a fixed number of values along ``dims``: what runs along other dimensions as well
+        (heads, beside a position within them) can only go whole; otherwise it may not go.
+        """
+        for d in dims & set(support(f)):
+            whole = f.take([0], axis=d)
+            if whole.size == 1:
+                self.freeze([f], "it meets a tensor of a fixed size")
+                return None
+            self.join(f, whole)
+            f = whole
+        return f
 
     def components(self) -> Field:
         """For each channel number, which class of coupled channels it belongs to."""

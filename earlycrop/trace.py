@@ -93,6 +93,7 @@ def _watch_training(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], 
     work = list(watch.work)  # a network's work is that of its evaluation
     modes = [(m, m.training) for m in copied.modules()]
     try:
+        watch.training = True
         copied.train()
         run(copied)
     except Exception as error:

@@ -1,0 +1,56 @@
+"""Whether a tensor's entries are zero once all parameters that make their channels are.
+
+Where two activations are multiplied and summed over a channel, only then is the network without the channel the network
+in which it is masked: ``elu(k) + 1`` of a masked key is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from earlycrop import _moves
+from earlycrop._watch import Watch
+
+aten: Any = torch.ops.aten
+
+
+def _named(names: str) -> set[Any]:
+    return {getattr(aten, name) for name in names.split() if hasattr(aten, name)}
+
+
+KEEP_ZERO = _named(
+    "mm addmm bmm baddbmm convolution embedding embedding_bag cat stack index index_select gather native_dropout "
+    "relu relu_ leaky_relu leaky_relu_ prelu _prelu_kernel elu elu_ celu gelu gelu_ silu silu_ tanh tanh_ hardswish "
+    "hardswish_ hardtanh hardtanh_ mish mish_ neg abs sin sqrt square sign relu6 softsign hardshrink softshrink "
+    "mean sum amax amin avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
+    "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d constant_pad_nd glu"
+) | {*_moves.MOVES, *_moves.PARTS}
+SUMS = _named("add add_ sub sub_")
+PRODUCTS = _named("mul mul_")
+QUOTIENTS = _named("div div_ masked_fill masked_fill_")
+NORMS = _named("native_batch_norm native_group_norm _native_batch_norm_legit _native_batch_norm_legit_no_training")
+
+
+def vanishes(watch: Watch, packet: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+    """Whether the result of an operation vanishes with its channels' parameters."""
+    given = tree_leaves((arguments, options))
+    tensors = [t for t in given if isinstance(t, Tensor)]
+    with_channels = [t for t in tensors if watch.fields(t)]
+    if packet in KEEP_ZERO:
+        return all(watch.known(t).vanishes for t in with_channels)
+    if packet in SUMS:
+        whole = [t for t in arguments[:2] if isinstance(t, Tensor)]
+        shifted = any(isinstance(n, int | float | complex) and n != 0 for n in arguments[:2])
+        return not shifted and all(watch.known(t).vanishes for t in whole)
+    if packet in PRODUCTS:
+        return all(any(watch.known(t).vanishes for t in tensors) for _ in with_channels[:1])
+    if packet in QUOTIENTS:
+        return watch.known(arguments[0]).vanishes
+    if packet in NORMS:
+        return all(isinstance(t, Tensor) and watch.known(t).weight for t in arguments[1:3])
+    return False
