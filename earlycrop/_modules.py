@@ -6,6 +6,8 @@ import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,7 +62,10 @@ def call(model: nn.Module, example: Any) -> Any:
 
 
 def tensors_in(output: Any) -> list[Tensor]:
-    """The tensors that a forward returned, in containers, dataclasses and plain objects (a distribution, say) too."""
+    """The tensors that a forward returned, in containers, dataclasses and distributions too.
+
+    Any other object (a cache of keys and values, say) is taken for the network's own state, and not for an output.
+    """
     found: list[Tensor] = []
     seen: set[int] = set()
 
@@ -68,12 +73,18 @@ def tensors_in(output: Any) -> list[Tensor]:
         for leaf in tree_leaves(value):
             if isinstance(leaf, Tensor):
                 found.append(leaf)
-            elif hasattr(leaf, "__dict__") and not isinstance(leaf, type | nn.Module) and id(leaf) not in seen:
+            elif _holds_outputs(leaf) and id(leaf) not in seen:
                 seen.add(id(leaf))
                 walk(dict(vars(leaf)))
 
     walk(output)
     return found
+
+
+def _holds_outputs(value: Any) -> bool:
+    if isinstance(value, type):
+        return False
+    return is_dataclass(value) or isinstance(value, torch.distributions.Distribution | SimpleNamespace)
 
 
 @contextmanager

@@ -179,17 +179,27 @@ def cat(watch: Watch, operation: Any, arguments: Arguments, options: Options, re
     y = results[0]
     dim = int(arguments[1] if len(arguments) > 1 else options.get("dim", 0)) % y.ndim
     operands = [t for t in arguments[0] if t.ndim == y.ndim]
-    vectors = [watch.vector(t, dim) for t in operands]
-    fields = []
-    if any(v is not None for v in vectors):
-        whole = []
-        for t, v in zip(operands, vectors, strict=True):
-            if v is None:
-                v = watch.fresh(t.shape[dim])
-                watch.freeze([v], "it is concatenated with data of a fixed size")
-            whole.append(v)
-        fields.append(along(np.concatenate(whole), dim, y.ndim))
+    bent = [[f for f in watch.fields(t) if dim in support(f)] for t in operands]
+    if all(len(fs) == 1 and support(fs[0]) == support(bent[0][0]) for fs in bent):
+        fields = [np.concatenate([fs[0] for fs in bent], axis=dim)]
+        watch.rectangles += [f for f in fields if len(support(f)) > 1]
+    else:
+        fields = _in_a_row(watch, operands, dim, y.ndim)
     watch.learn(y, fields + _joined(watch, operands, dim))
+
+
+def _in_a_row(watch: Watch, operands: list[Tensor], dim: int, ndim: int) -> list[Field]:
+    """The operands' channels along ``dim``, where they depend on nothing else; those of data may not be cut."""
+    vectors = [watch.vector(t, dim) for t in operands]
+    if all(v is None for v in vectors):
+        return []
+    whole = []
+    for t, v in zip(operands, vectors, strict=True):
+        if v is None:
+            v = watch.fresh(t.shape[dim])
+            watch.freeze([v], "it is concatenated with data of a fixed size")
+        whole.append(v)
+    return [along(np.concatenate(whole), dim, ndim)]
 
 
 def _joined(watch: Watch, operands: list[Tensor], dim: int) -> list[Field]:

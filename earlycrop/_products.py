@@ -147,9 +147,9 @@ def _grouped(
         watch.freeze([channels], "it is convolved in groups with data of a fixed width")
     by_group = channels.reshape(groups, -1)
     whole = by_group.shape[1] == 1 or groups >= by_group.shape[1]
-    if (by_group == by_group[:, :1]).all():  # known from a first run, as is the other case
+    if watch.same(by_group, by_group[:, :1]):  # known from a first run, as is the other case
         whole = True
-    elif groups > 1 and (by_group == by_group[:1]).all():
+    elif watch.same(by_group, by_group[:1]):
         whole = False
     across = by_group[:, :1] if whole else by_group[:1]
     watch.join(by_group, across)

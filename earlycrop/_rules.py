@@ -163,8 +163,11 @@ def _random(watch: Watch, operation: Any, arguments: Arguments, options: Options
 
 
 def _copy(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    fields = watch.elementwise(arguments[:2], arguments[0].ndim)
-    watch.freeze(fields, "it is written into a part of another tensor")
+    to, by = arguments[:2]
+    if not to._is_view() and to.ndim == by.ndim:
+        watch.learn(to, watch.elementwise([by], to.ndim))
+    else:
+        watch.freeze(watch.elementwise([to, by], to.ndim), "it is written into a part of another tensor")
 
 
 def _named(names: str) -> list[Any]:

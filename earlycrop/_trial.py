@@ -66,37 +66,54 @@ class Watcher(Weightless):  # type: ignore[no-untyped-call]
 
 
 class _Check(Watch):
-    """Channels are numbered by their classes; what would make two of them one, or freeze one, is a fault.
+    """Channels come with their classes; what would make two classes one, part one, or freeze one, is a fault.
 
     ``tested``: an entry a class, whether its group has lost nodes.
     """
 
     def __init__(self, tested: Removed) -> None:
         super().__init__()
-        self.count = tested.size
-        self.tested = tested
+        self.tested = np.append(tested, False)  # the last entry serves channels of data, which have no class: -1
+        self.classes = np.zeros(0, np.int64)
         self.faults: list[Fault] = []
 
+    def of(self, channels: Field) -> Field:
+        """The classes of channels."""
+        if self.classes.size < self.count:
+            self.classes = np.append(self.classes, np.full(self.count - self.classes.size, -1))
+        return self.classes[channels]
+
+    def told(self, classes: Field) -> Field:
+        """New channels of these classes."""
+        channels = self.fresh(classes.size)
+        self.classes = np.append(self.classes, classes)
+        return channels
+
     def join(self, a: Field, b: Field) -> None:
-        a, b = np.broadcast_arrays(a, b)
-        different = (a != b) & (np.maximum(a, b) < self.tested.size)  # above are channels of data, one wide perhaps
-        if different.any() and self.tested[np.stack([a[different], b[different]])].any():
+        first, second = np.broadcast_arrays(self.of(a), self.of(b))
+        different = (first != second) & (np.minimum(first, second) >= 0)
+        if different.any() and self.tested[np.stack([first[different], second[different]])].any():
             self._object("channels that were apart become one")
 
     def freeze(self, fields: Sequence[Field | None], why: str) -> None:
-        for f in fields:
-            if f is not None and self.tested[f[f < self.tested.size]].any():
-                self._object(why)
+        if any(f is not None and self.tested[self.of(f)].any() for f in fields):
+            self._object(why)
+
+    def share(self, small: Field, large: Field) -> None:
+        """Told apart in the first run."""
 
     def apart(self, channels: Field) -> None:
-        known = channels[channels < self.tested.size]
+        known = self.of(channels)
+        known = known[known >= 0]
         if np.unique(known).size < known.size and self.tested[known].any():
             self._object("channels that were one are apart")
 
+    def same(self, a: Field, b: Field) -> bool:
+        return bool((self.of(a) == self.of(b)).all())
+
     def _object(self, why: str) -> None:
-        self.faults.append(
-            Fault(self.done, tuple(self.stack), Reason(self.operation, self.module, f"{WRITTEN}, {why}"))
-        )
+        reason = Reason(self.operation, self.module, f"{WRITTEN}, {why}")
+        self.faults.append(Fault(self.done, tuple(self.stack), reason))
 
 
 WRITTEN = "a size seems to be written into it: with some of its channels cut"
@@ -131,6 +148,11 @@ class Trials:
         hit = np.append(graph.mask(tested), False)
         for s in graph.slots:
             classes[s.classes[hit[s.nodes]]] = True
+        kept = np.append(~removed, True)
+        for s in graph.slots:
+            left = s.classes[kept[s.nodes]]
+            if (left == left[0]).all():  # a dimension of one channel or one head fits whatever it meets
+                classes[left[0]] = False
         watch = _Check(classes)
         with plain_kernels(module):
             swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
@@ -190,14 +212,14 @@ def _inside(graph: Graph, home: str) -> Graph:
     return replace(graph, slots=slots, follows=follows)
 
 
-def _enter(watch: Watch, graph: Graph, module: nn.Module, removed: Removed) -> None:
-    """Number the channels of the small network's tensors by their classes."""
+def _enter(watch: _Check, graph: Graph, module: nn.Module, removed: Removed) -> None:
+    """Give the small network's tensors channels of the classes that are left."""
     kept = np.append(~removed, True)
     held = tensors(module)
     fields: dict[str, list[Field]] = {name: [] for name in held}
     for s in graph.slots:
         if s.tensor in held:
-            fields[s.tensor].append(along(s.classes[kept[s.nodes]], s.dim, held[s.tensor].ndim))
+            fields[s.tensor].append(along(watch.told(s.classes[kept[s.nodes]]), s.dim, held[s.tensor].ndim))
     for name, t in held.items():
         watch.learn(t, fields[name], weight=isinstance(t, nn.Parameter))
 

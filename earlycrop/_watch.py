@@ -78,6 +78,7 @@ class Watch:
         self.joins: list[tuple[Field, Field]] = []
         self.freezes: list[tuple[Field, Reason]] = []
         self.roles: list[tuple[Field, Role]] = []
+        self.shared: list[tuple[Field, Field, Reason]] = []
         self.inner: list[Field] = []
         self.rectangles: list[Field] = []
         self.work: list[Work] = []
@@ -126,8 +127,21 @@ class Watch:
         reason = Reason(self.operation, self.module, why)
         self.freezes += [(np.unique(f), reason) for f in fields if f is not None]
 
+    def share(self, small: Field, large: Field) -> None:
+        """``small`` meets ``large``, which runs along other dimensions too: a scale for each position within a head.
+
+        Either positions go in all heads at once, with their scales, or whole heads go, and the scales stay. That is
+        told apart at the end, when it is known whether something else wants heads whole.
+        """
+        reason = Reason(self.operation, self.module, "it is shared by what can only go whole, such as heads")
+        self.shared.append((small, large, reason))
+
     def apart(self, channels: Field) -> None:
         """These are treated as different ones."""
+
+    def same(self, a: Field, b: Field) -> bool:
+        """Whether these are known to be the same already."""
+        return bool((a == b).all())
 
     def role(self, vector: Field | None, role: Role) -> None:
         if vector is not None:
@@ -157,7 +171,11 @@ class Watch:
         for f in (padded(f, ndim) for t in tensors for f in self.fields(t)):
             meeting = [i for i, r in enumerate(result) if set(support(f)) & set(support(r))]
             for i in meeting:
-                self.join(f, result[i])
+                small, large = sorted((f, result[i]), key=lambda g: len(support(g)))
+                if set(support(small)) < set(support(large)):
+                    self.share(small, large)
+                else:
+                    self.join(f, result[i])
                 if f.size > result[i].size:
                     result[i] = f
             if not meeting:
@@ -188,8 +206,25 @@ class Watch:
         """For each channel number, which class of coupled channels it belongs to."""
         while True:
             classes = self._connected()
+            if self._told_apart(classes):
+                continue
             if not sum(self._straightened(classes, f) for f in self.rectangles):
                 return classes
+
+    def _told_apart(self, classes: Field) -> bool:
+        """Decide what is shared where that is clear, or else the first of it; whether something was joined."""
+        pending = []
+        for small, large, reason in self.shared:
+            now = classes[large]
+            if all((now == now.take([0], axis=d)).all() for d in support(small)):
+                self.freezes.append((np.unique(small), reason))
+            else:
+                pending.append((small, large, reason))
+        self.shared = pending
+        if pending:
+            small, large, _ = self.shared.pop(0)
+            self.join(small, large)
+        return bool(pending)
 
     def _connected(self) -> Field:
         a, b = (np.concatenate([np.zeros(0, np.int32), *(j[i] for j in self.joins)], dtype=np.int32) for i in (0, 1))
