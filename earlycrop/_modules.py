@@ -12,18 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 """Modules whose training mode means batch statistics and whose evaluation mode means running ones."""
 
 
-def require_its_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
-    """Raise ValueError where the optimizer trains nothing of the module, or what the module no longer has."""
-    mine = {id(p) for p in module.parameters()}
-    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError("the optimizer holds none of the model's parameters: give the one that trains this model")
+class SurgeryError(RuntimeError):
+    """The cut was not made, or was taken back: model, copies and optimizers are as they were."""
 
 
 def places(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
@@ -82,19 +78,18 @@ def replaced(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
     old = tensors(module)
     where = places(module)
     spots = {name: where[id(old[name])] for name in new}
-    try:
+    with ExitStack() as each:
         for name, tensor in new.items():
+            each.callback(put, spots[name], old[name])
             put(spots[name], tensor)
         yield
-    finally:
-        for name in new:
-            put(spots[name], old[name])
 
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Restore training modes, buffers and the random states of torch, numpy and Python on the way out."""
+    """Restore training modes, attributes, buffers and the random states of torch, numpy and Python on the way out."""
     modes = [(m, m.training) for m in module.modules()]
+    attributes = [(m, dict(vars(m))) for m in module.modules()]  # a forward may keep a state or an activation in one
     # a forward may write into a buffer or put another one in its place: keep the object and its values
     buffers = [
         (m, name, b, None if b is None else b.detach().clone())
@@ -107,7 +102,10 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
-        for m, training in modes:
+        for m, held in attributes:
+            vars(m).clear()
+            vars(m).update(held)
+        for m, training in modes:  # a scripted module's is no attribute
             m.training = training
         with torch.no_grad():
             for owner, name, buffer, before in buffers:
