@@ -15,9 +15,11 @@ from earlycrop._modules import SurgeryError, call, plain_kernels, replaced, tens
 from earlycrop._watch import Role
 from earlycrop.graph import Graph, Removed
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 """Largest relative difference that a certificate allows, by the outputs' type."""
 HALF = (torch.float16, torch.bfloat16)
+HALF_TOLERANCE = 5e-2
+"""The same where a model computes in half precision, whatever is done: it proves little."""
 
 _OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
@@ -25,8 +27,8 @@ _OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 class Noise:
     """What stands in the place of the floating tensors that a model is called with: the same in every run.
 
-    Normal, with the mean, the spread and the range of the tensor that it replaces; where that is constant, or not
-    finite, or an earlier output of the model, it stays. ``drawn`` while a run is watched; put in place by later ones.
+    Normal, with the mean, the spread and the range of the tensor that it replaces; where that is constant or not
+    finite, it stays. ``drawn`` while a run is watched; put in place by later ones.
     """
 
     def __init__(self) -> None:
@@ -36,12 +38,11 @@ class Noise:
         """Whether a later run called the model with tensors of another shape."""
         self._generator = torch.Generator().manual_seed(0)
 
-    def draw(self, number: int, inputs: Any, returned: list[Tensor]) -> None:
+    def draw(self, number: int, inputs: Any) -> None:
         """Look at what the model is called with, for the ``number``-th time."""
-        storages = {t.untyped_storage().data_ptr() for t in returned if _plain(t)}
         drawn: dict[int, Tensor] = {}
         for i, t in enumerate(tree_flatten(inputs)[0]):
-            if _plain(t) and t.is_floating_point() and t.numel() and t.untyped_storage().data_ptr() not in storages:
+            if _plain(t) and t.is_floating_point() and t.numel():
                 if id(t) not in drawn:
                     drawn[id(t)] = self._like(t)
                 if bool((drawn[id(t)] != drawn[id(t)].flatten()[0]).any()):
@@ -95,7 +96,9 @@ def expected_of(model: nn.Module, graph: Graph, removed: Removed) -> Expected:
     except Exception as error:
         noise, precise = Noise(), False
         given = outputs(model, graph.example, masked, precise, draw=noise)
-        caveats = [f"it is one in half precision, since the model does not run in float32 ({_said(error)})"]
+        caveats = [f"it allows {HALF_TOLERANCE:g}: the model does not run in float32 ({_said(error)})"]
+    if precise and any(t.dtype in HALF for t in given):
+        caveats = [f"it allows {HALF_TOLERANCE:g}: the model returns half precision, whatever it is given"]
     noisy = None
     if noise.drawn:
         try:
@@ -122,7 +125,8 @@ def certified(model: nn.Module, graph: Graph, expected: Expected) -> tuple[float
         SurgeryError: it is above the tolerance, or the small network does not run.
     """
     try:
-        worst = _difference(expected.outputs, outputs(model, graph.example, {}, expected.precise), expected.precise)
+        got = outputs(model, graph.example, {}, expected.precise)
+        worst = _difference(expected.outputs, got, expected.precise, "")
         if expected.noisy is None:
             return worst, expected.caveats
         try:
@@ -132,7 +136,7 @@ def certified(model: nn.Module, graph: Graph, expected: Expected) -> tuple[float
                 raise
         if expected.noise.unlike:
             return worst, (*expected.caveats, "it stands on the example alone: what is cut is an input of the model")
-        return max(worst, _difference(expected.noisy, got, expected.precise)), expected.caveats
+        return max(worst, _difference(expected.noisy, got, expected.precise, " on noise")), expected.caveats
     except (SurgeryError, *_OF_MEMORY):
         raise
     except Exception as error:
@@ -155,23 +159,19 @@ def outputs(
     ``parameters`` stand in the place of the model's own. ``precise``: half precision is cast up, and autocast is off.
     """
     seen: list[Tensor] = []
-    returned: list[Tensor] = []
     calls = 0
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
         nonlocal calls
         inputs, calls = (args, kwargs), calls + 1
         if draw is not None:
-            draw.draw(calls, inputs, returned)
+            draw.draw(calls, inputs)
         if put is not None:
             inputs = put.put(calls, inputs)
         return tree_map(_up, inputs) if precise else inputs
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        found = tensors_in(output)
-        seen.extend(t.detach().clone() for t in found)
-        if draw is not None:
-            returned.extend(found)
+        seen.extend(t.detach().clone() for t in tensors_in(output))
 
     with ExitStack() as stack:
         stack.enter_context(replaced(model, parameters))
@@ -191,7 +191,8 @@ def outputs(
         model.eval()
         torch.manual_seed(0)  # a forward that draws numbers draws the same ones every time
         output = call(model, example)
-    found = [t for t in seen or tensors_in(output) if t.is_floating_point()]
+    given = [torch.view_as_real(t) if t.is_complex() else t for t in seen or tensors_in(output)]
+    found = [t for t in given if t.is_floating_point()]
     if not found:
         raise SurgeryError(
             "the model returns no floating tensor to compare, so that the cut cannot be proven: return one, or cut "
@@ -218,10 +219,10 @@ def _masked(model: nn.Module, graph: Graph, removed: Removed) -> dict[str, Tenso
     return {name: nn.Parameter(t, named[name].requires_grad) for name, t in masked.items()}
 
 
-def _difference(expected: list[Tensor], got: list[Tensor], precise: bool) -> float:
+def _difference(expected: list[Tensor], got: list[Tensor], precise: bool, where: str) -> float:
     if [t.shape for t in expected] != [t.shape for t in got]:
         shapes = f"{[tuple(t.shape) for t in got]} instead of {[tuple(t.shape) for t in expected]}"
-        raise SurgeryError(f"the small network's outputs have the shapes {shapes}; the model is as it was")
+        raise SurgeryError(f"the small network's outputs{where} have the shapes {shapes}; the model is as it was")
     worst = 0.0
     for a, b in zip(expected, got, strict=True):
         if not a.numel():
@@ -231,10 +232,10 @@ def _difference(expected: list[Tensor], got: list[Tensor], precise: bool) -> flo
         scale = float(a.double().abs().masked_fill(~a.isfinite(), 0).max())
         difference = float(apart.max()) / max(scale, torch.finfo(a.dtype).tiny)
         worst = max(worst, difference)
-        allowed = TOLERANCE[a.dtype] if precise else max(TOLERANCE.values())
+        allowed = TOLERANCE.get(a.dtype, HALF_TOLERANCE) if precise else HALF_TOLERANCE
         if not difference <= allowed:
             raise SurgeryError(
-                f"the small network's output differs from the masked dense one's by {difference:.2g} (relative; "
+                f"the small network's output{where} differs from the masked dense one's by {difference:.2g} (relative; "
                 f"allowed {allowed:g}); the model is as it was. Either the forward computes with its own width, or "
                 "this is a bug in the tracer: please report it with Graph.report()"
             )
