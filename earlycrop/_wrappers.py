@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -22,7 +26,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: its parameters are sharded over processes.
     """
-    while attribute := _inside(model):
+    for _, attribute in _around(model):
         model = getattr(model, attribute)
     sharded = sys.modules.get("torch.distributed.tensor")
     for name, t in tensors(model).items():
@@ -78,11 +82,7 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def say_what_to_wrap(model: nn.Module, stacklevel: int) -> None:
     """Warn where something around the network holds parameters from before the cut, with the line to type."""
-    around = []
-    inner = model
-    while attribute := _inside(inner):
-        around.append((inner, attribute))
-        inner = getattr(inner, attribute)
+    around = _around(model)
     while around and not isinstance(around[-1][0], _STALE):
         around.pop()
     if not around:
@@ -95,6 +95,33 @@ def say_what_to_wrap(model: nn.Module, stacklevel: int) -> None:
         f"inside again, with the options that you gave it: model = {line}",
         stacklevel=stacklevel + 1,
     )
+
+
+def require_agreement(model: nn.Module, removed: Iterable[npt.ArrayLike]) -> None:
+    """Raise ValueError where the processes of DistributedDataParallel are about to remove different things.
+
+    All of them must call this.
+    """
+    for wrapper, _ in _around(model):
+        if not isinstance(wrapper, DistributedDataParallel) or wrapper.process_group.size() < 2:
+            continue
+        packed = b"".join(np.packbits(np.asarray(r)).tobytes() for r in removed)
+        chosen: list[str] = [""] * wrapper.process_group.size()
+        torch.distributed.all_gather_object(chosen, sha256(packed).hexdigest(), wrapper.process_group)
+        if len(set(chosen)) > 1:
+            raise ValueError(
+                "the processes chose to remove different nodes or weights: give each of them the same batches to score "
+                "on, and the same seed"
+            )
+
+
+def _around(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The wrappers around the network, from the outside in, each with the attribute that holds what it wraps."""
+    around = []
+    while attribute := _inside(model):
+        around.append((model, attribute))
+        model = getattr(model, attribute)
+    return around
 
 
 def _inside(model: nn.Module) -> str | None:

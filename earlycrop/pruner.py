@@ -108,6 +108,7 @@ class Pruner:
         except BaseException:  # the same step can be taken again once the cause is mended
             self._due, self.epoch = reason, self.epoch - 1
             raise
+        self.model = unwrapped(self.model)  # a wrapper from before the cut must not be kept alive
         return self.event
 
     def log(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from earlycrop._paths import path_weights
 from earlycrop._watch import Reason
-from earlycrop._wrappers import say_what_to_wrap, unwrapped
+from earlycrop._wrappers import require_agreement, say_what_to_wrap, unwrapped
 from earlycrop.budget import MEASURES, choose_nodes, choose_weights, limit
 from earlycrop.criteria import CRITERIA, Criterion
 from earlycrop.flow import Loss
@@ -143,7 +143,7 @@ def carry_out(
         raise ValueError("there is no batch to score on: give at least one batch of training data")
     start = perf_counter()
     carry = _cut_nodes if request.structured else _zero_weights
-    found = carry(request, unwrapped(model), loss, batches, optimizer, copies)
+    found = carry(request, model, loss, batches, optimizer, copies)
     event = Event(
         reason=reason, epoch=epoch, of=request.of, asked=request.targets[-1],
         achieved=1 - found["left"] / found["dense"], rounds=len(request.targets), batches=len(batches),
@@ -170,6 +170,7 @@ def _cut_nodes(
     copies: Sequence[nn.Module],
 ) -> dict[str, Any]:
     """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole."""
+    wrapped, model = model, unwrapped(model)
     gate: Gate = "columns" if request.gate == "columns" else "rows"
     whole: dict[Group, Reason] = {}
 
@@ -191,6 +192,7 @@ def _cut_nodes(
         while True:
             choice = choose_nodes(graph, scores, limit(dense[request.of], sparsity), request.of)
             remove = choice.removed.nonzero()[0].tolist()
+            require_agreement(wrapped, [choice.removed])
             try:
                 cut = shrink(model, graph, remove, optimizer, copies=copies)
                 break
@@ -222,6 +224,7 @@ def _zero_weights(
     copies: Sequence[nn.Module],
 ) -> dict[str, Any]:
     """Rounds of score, choose and mask; what the event says of them."""
+    wrapped, model = model, unwrapped(model)
     every = matrices(model)
     if not any(p.requires_grad for p in every.values()):
         raise ValueError("the model has no trained weight matrix: there is nothing to prune")
@@ -236,6 +239,7 @@ def _zero_weights(
         choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed)
         floors |= set(choice.floors)
         left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
+        require_agreement(wrapped, [gone.cpu().numpy() for gone in choice.removed.values()])
         if masks is not None:
             masks.release()
         masks = Masks(model, choice.removed, optimizer, copies)

@@ -19,7 +19,7 @@ from earlycrop._cut import Keep, cut_module, keep_of
 from earlycrop._modules import SurgeryError as SurgeryError
 from earlycrop._modules import tensors
 from earlycrop._optimizers import follow, listed, require_its_optimizers, restoring, small_states
-from earlycrop._wrappers import insides_of, say_what_to_wrap, shapes_of, unwrapped
+from earlycrop._wrappers import insides_of, require_agreement, say_what_to_wrap, shapes_of, unwrapped
 from earlycrop.graph import Graph, Group
 
 
@@ -83,6 +83,7 @@ def shrink(
     before = graph.cost("weights")
     if not removed.any():
         return Cut(0, before, before, 0.0 if certify else None)
+    require_agreement(model, [removed])
     optimizers = listed(optimizer)
     states = [small_states(o, tensors(network), keep) for o in optimizers]
     expected = expected_of(network, graph, removed) if certify else None
