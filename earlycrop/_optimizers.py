@@ -29,7 +29,7 @@ def listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]
                 if isinstance(inner, Optimizer):
                     add(inner)
 
-    for one in [optimizer] if isinstance(optimizer, Optimizer) else optimizer or ():
+    for one in _given(optimizer):
         add(one)
     return found
 
@@ -37,8 +37,8 @@ def listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]
 def require_its_optimizers(module: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
     """Raise ValueError where an optimizer trains nothing of the module, or what the module no longer has."""
     mine = {id(p) for p in module.parameters()}
-    for one in listed(optimizer):
-        if not any(id(p) in mine for group in one.param_groups for p in group["params"]):
+    for one in _given(optimizer):
+        if not any(id(p) in mine for o in listed(one) for group in o.param_groups for p in group["params"]):
             raise ValueError("the optimizer holds none of the model's parameters: give the one that trains this model")
 
 
@@ -86,6 +86,10 @@ def restoring(optimizer: Optimizer) -> Callable[[], None]:
         optimizer.state.update(state)
 
     return restore
+
+
+def _given(optimizer: Optimizer | Sequence[Optimizer] | None) -> Sequence[Optimizer]:
+    return [optimizer] if isinstance(optimizer, Optimizer) else optimizer or ()
 
 
 def _small(optimizer: Optimizer, name: str, old: Tensor, dims: Mapping[int, Tensor], key: str, value: Any) -> Any:

@@ -31,6 +31,8 @@ class SavingError(RuntimeError):
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     """Write parameters, buffers and the sizes of ``model``'s layers to ``folder``/model.safetensors; the file.
 
+    Of a compiled or parallel model, what is inside; an ``AveragedModel`` with its count.
+
     Raises:
         OSError: the folder cannot be written.
     """
