@@ -6,19 +6,15 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
-import earlycrop
-from earlycrop import Masks, Pruner, SurgeryError, prune, shrink, trace
-from tests.networks import Language
-from tests.test_optimizers import Gone, gone_of, kept, optimizers_of, step, with_zeros
+from earlycrop import SurgeryError, shrink, trace
+from tests.test_optimizers import Gone, gone_of, kept, step, with_zeros
 from tests.test_surgeon import zeroed
 
 
@@ -240,168 +236,3 @@ def test_nothing_holds_the_parameters_from_before() -> None:
     gc.collect()
     assert len(old) == 8
     assert all(ref() is None for ref in old)
-
-
-def pair(model: nn.Module) -> list[Optimizer]:
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    return [torch.optim.Muon(matrices, 0.02), torch.optim.AdamW([p for p in model.parameters() if p.ndim != 2], 0.01)]
-
-
-def data() -> list[tuple[Tensor, Tensor]]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(3, 16, 6, generator=g, dtype=torch.float64)
-    return [(batch, batch[:, :3].argmax(1)) for batch in x]
-
-
-def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
-
-
-def epoch(model: nn.Module, optimizers: list[Optimizer]) -> None:
-    for batch in data():
-        model.zero_grad()
-        loss(model, batch).backward()
-        for o in optimizers:
-            o.step()
-
-
-@pytest.mark.parametrize("structured", [True, False])
-def test_prune_takes_several_optimizers(structured: bool) -> None:
-    model = mlp()
-    optimizers = pair(model)
-    epoch(model, optimizers)
-    event = prune(model, loss, data(), sparsity=0.5, structured=structured, optimizer=optimizers)
-    zeros = {n: p.detach() == 0 for n, p in model.named_parameters()}
-    assert sum(int(z.sum()) for z in zeros.values()) == (0 if structured else event.dense - event.left)
-    for _ in range(2):
-        epoch(model, optimizers)
-    held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
-    assert held == {id(p) for p in model.parameters()}
-    assert all(bool((model.get_parameter(n)[z] == 0).all()) for n, z in zeros.items()), "Muon moved a removed weight"
-
-
-@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u"])
-def test_a_pruner_with_several_optimizers_goes_on_from_a_checkpoint(method: str, tmp_path: Path) -> None:
-    def start(model: nn.Module) -> tuple[nn.Module, list[Optimizer], Pruner]:
-        optimizers = pair(model)
-        return model, optimizers, Pruner(model, optimizers, loss, method, 0.5, epochs=6)
-
-    def epochs(model: nn.Module, optimizers: list[Optimizer], pruner: Pruner, n: int) -> None:
-        for _ in range(n):
-            epoch(model, optimizers)
-            pruner.step(data())
-
-    whole = start(mlp())
-    whole[2].step(data())
-    epochs(*whole, 4)
-    assert whole[2].event is not None
-    earlycrop.save(whole[0], tmp_path)
-    state = {"optimizers": [o.state_dict() for o in whole[1]], "pruner": whole[2].state_dict()}
-    earlycrop.save_state(state, tmp_path / "state")
-    epochs(*whole, 2)
-
-    state = earlycrop.load_state(tmp_path / "state")
-    resumed = start(earlycrop.load(tmp_path, mlp()))
-    for o, held in zip(resumed[1], state["optimizers"], strict=True):
-        o.load_state_dict(held)
-    resumed[2].load_state_dict(state["pruner"])
-    epochs(*resumed, 2)
-    assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), resumed[0].parameters(), strict=True))
-
-
-def test_one_of_several_optimizers_that_is_another_models_is_refused() -> None:
-    model, x = mlp(), torch.randn(5, 6, dtype=torch.float64)
-    optimizers = [torch.optim.SGD(model.parameters(), 0.1), torch.optim.SGD(mlp().parameters(), 0.1)]
-    for call in (
-        lambda: shrink(model, trace(model, x), [0], optimizers),
-        lambda: Pruner(model, optimizers, loss, epochs=6),
-        lambda: Masks.of_zeros(model, optimizers),
-        lambda: prune(model, loss, data(), optimizer=optimizers),
-    ):
-        with pytest.raises(ValueError, match="the optimizer holds none of the model's parameters"):
-            call()
-
-
-def test_gradients_and_memory_formats_are_kept() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)).double()
-    model.to(memory_format=torch.channels_last)
-    x = torch.randn(2, 3, 8, 8, dtype=torch.float64).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    step(model, [optimizer], x)
-    model[0].bias.grad = None
-    model[2].weight.grad = model[2].weight.grad.contiguous()  # type: ignore[union-attr]
-    model[4].requires_grad_(False)
-    before = copy.deepcopy(model)
-    gradient = model[2].weight.grad
-    shrink(model, trace(model, x), [1, 9], optimizer)
-    assert model[0].bias.grad is None
-    assert model[2].weight.is_contiguous(memory_format=torch.channels_last)
-    assert not model[2].weight.is_contiguous()
-    assert optimizer.state[model[0].weight]["momentum_buffer"].is_contiguous(memory_format=torch.channels_last)
-    expected = gradient[[0, 2, 3, 4, 5]][:, [0, *range(2, 8)]]  # type: ignore[index]
-    assert torch.equal(model[2].weight.grad, expected)
-    assert model[2].weight.grad.is_contiguous()
-    assert [p.requires_grad for p in model.parameters()] == [True] * 4 + [False] * 2
-    assert torch.equal(model[4].weight, before[4].weight[:, [0, 2, 3, 4, 5]])
-
-
-class Lists(nn.Module):
-    """Parameters in a list and a dict, one shared, and a buffer that is not saved."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = nn.ParameterList([nn.Parameter(torch.randn(8, 6)), nn.Parameter(torch.randn(8, 8))])
-        self.named = nn.ParameterDict({"out": nn.Parameter(torch.randn(3, 8))})
-        self.again = nn.ParameterList([self.named["out"]])
-        self.register_buffer("scale", torch.rand(8) + 1, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for w in self.weights:
-            x = (x @ w.T).tanh()
-        return (x * self.scale) @ self.named["out"].T + x @ self.again[0].T
-
-
-def test_parameters_in_lists_and_buffers_that_are_not_saved() -> None:
-    model, x = Lists().double(), torch.randn(5, 6, dtype=torch.float64)
-    optimizer = torch.optim.Adam(model.parameters())
-    step(model, [optimizer], x)
-    graph = trace(model, x)
-    assert graph.count == 16
-    masked = zeroed(model, graph, [0, 1, 9])
-    shrink(model, graph, [0, 1, 9], optimizer)
-    torch.testing.assert_close(model(x), masked(x))
-    assert [tuple(w.shape) for w in model.weights] == [(6, 6), (7, 6)]
-    assert model.named["out"] is model.again[0]
-    assert model.scale.shape == (7,)
-    assert "scale" not in model.state_dict()
-    step(model, [optimizer], x)
-
-
-def test_module_hooks_stay() -> None:
-    model, x = mlp(), torch.randn(5, 6, dtype=torch.float64)
-    seen: list[tuple[int, ...]] = []
-    model[0].register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape)))
-    model.register_forward_pre_hook(lambda m, i: (i[0] * 2,))
-    graph = trace(model, x)
-    masked = zeroed(model, graph, [0, 15])
-    shrink(model, graph, [0, 15])
-    seen.clear()
-    torch.testing.assert_close(model(x), masked(x))
-    assert seen == [(5, 11), (5, 12)]
-
-
-def test_recurrent_layers_follow_under_muon() -> None:
-    """Gates that are stacked in one matrix lose the same rows in the momentum."""
-    model = Language(nn.LSTM).double()
-    x = torch.randint(0, 9, (3, 5))
-    optimizers = optimizers_of("Muon", {}, model)
-    step(model, optimizers, x)
-    weight = model.rnn.weight_hh_l0
-    momentum = optimizers[0].state[weight]["momentum_buffer"].clone()
-    graph = trace(model, x)
-    node = next(n for n in graph.nodes if any(name == "rnn.weight_hh_l0" for name, _, _ in n.owns))
-    rows, columns = (next(i for name, d, i in node.owns if (name, d) == ("rnn.weight_hh_l0", dim)) for dim in (0, 1))
-    shrink(model, graph, [node.index], optimizers)
-    expected = momentum[np.setdiff1d(np.arange(28), rows)][:, np.setdiff1d(np.arange(7), columns)]
-    assert torch.equal(optimizers[0].state[model.rnn.weight_hh_l0]["momentum_buffer"], expected)
