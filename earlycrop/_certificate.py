@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from earlycrop._modules import SurgeryError, call, plain_kernels, replaced, tensors, tensors_in, undisturbed
+from earlycrop._modules import (
+    SurgeryError,
+    attributes_kept,
+    call,
+    plain_kernels,
+    replaced,
+    tensors,
+    tensors_in,
+    undisturbed,
+)
 from earlycrop._noise import Noise
 from earlycrop._watch import Role
 from earlycrop.graph import Graph, Removed
@@ -141,6 +150,7 @@ def outputs(
         stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", torch.backends.cuda.matmul.allow_tf32)
         stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        stack.enter_context(attributes_kept(model))
         stack.enter_context(undisturbed(model))
         stack.enter_context(plain_kernels(model))
         if precise:

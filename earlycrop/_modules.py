@@ -87,9 +87,8 @@ def replaced(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Restore training modes, attributes, buffers and the random states of torch, numpy and Python on the way out."""
+    """Restore training modes, buffers and the random states of torch, numpy and Python on the way out."""
     modes = [(m, m.training) for m in module.modules()]
-    attributes = [(m, dict(vars(m))) for m in module.modules()]  # a forward may keep a state or an activation in one
     # a forward may write into a buffer or put another one in its place: keep the object and its values
     buffers = [
         (m, name, b, None if b is None else b.detach().clone())
@@ -102,10 +101,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
-        for m, held in attributes:
-            vars(m).clear()
-            vars(m).update(held)
-        for m, training in modes:  # a scripted module's is no attribute
+        for m, training in modes:
             m.training = training
         with torch.no_grad():
             for owner, name, buffer, before in buffers:
@@ -115,6 +111,22 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+@contextmanager
+def attributes_kept(module: nn.Module) -> Iterator[None]:
+    """Restore plain attributes on the way out: a forward may keep a state or an activation in one.
+
+    Parameters must be the same ones on the way in and out: an LSTM keeps a list of them.
+    """
+    attributes = [(m, dict(vars(m))) for m in module.modules()]
+    try:
+        yield
+    finally:
+        for m, held in attributes:
+            for name in vars(m).keys() - held.keys():
+                del vars(m)[name]
+            vars(m).update(held)
 
 
 def set_mode(module: nn.Module, batch_statistics: bool) -> None:

@@ -254,3 +254,22 @@ def test_what_a_forward_keeps_is_as_it_was() -> None:
     with pytest.raises(SurgeryError):
         shrink(model, trace(model, x), [0, 3])
     assert model.state is state
+
+
+@pytest.mark.parametrize("certified", ["taken back", "cut"])
+def test_a_recurrent_layer_computes_with_its_own_weights_after_it(certified: str) -> None:
+    """It keeps a list of them, which must not be one of those that stood in their place."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = self.rnn(x)[0]
+        return self.out(hidden / hidden.shape[-1] if certified == "taken back" else hidden)
+
+    model, x = Net(forward, rnn=nn.LSTM(4, 8), out=nn.Linear(8, 2)), torch.randn(3, 5, 4)
+    model(x)
+    graph = trace(model, x)
+    if certified == "taken back":
+        with pytest.raises(SurgeryError):
+            shrink(model, graph, [0, 3])
+    else:
+        shrink(model, graph, [0, 3])
+    assert len(torch.autograd.grad(model(x).sum(), list(model.parameters()))) == 6
