@@ -46,7 +46,7 @@ def gradients(model: nn.Module, run: nn.Module, x: Any) -> list[Tensor]:
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", ["around", "in place", "a part"])
 @pytest.mark.parametrize("name", ["conv-norm", "lstm"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute", "ignore:Using `torch.compile")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")
 def test_a_compiled_model_goes_on_by_itself(name: str, how: str, backend: str) -> None:
     """It is compiled anew where a size has changed: outputs and gradients are the small network's, with no warning."""
     torch.compiler.reset()
