@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +30,21 @@ def keep_of(graph: Graph, removed: Removed) -> Keep:
 
 
 def selected(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
-    """The entries of ``tensor`` that stay. Dimensions that are 1 wide broadcast, and stay whole."""
+    """The entries of ``tensor`` that stay, in the same order in memory (channels last, say).
+
+    Dimensions that are 1 wide broadcast, and stay whole.
+    """
+    strides = tensor.stride() if tensor.layout == torch.strided else (0,) * tensor.ndim
+    order = sorted(range(tensor.ndim), key=lambda d: -strides[d])
     small = tensor.detach()
     for dim, index in keep.items():
         if small.shape[dim] > 1:
-            small = small.index_select(dim, index.to(small.device))
+            index = index.to(small.device)
+            if order == sorted(order):
+                small = small.index_select(dim, index)
+            else:
+                moved = small.permute(order).index_select(order.index(dim), index)
+                small = moved.permute([order.index(d) for d in range(tensor.ndim)])
     return small
 
 
@@ -53,29 +64,35 @@ class Swap:
             setattr(owner, attribute, value)
 
     def undo(self) -> None:
-        for owner, attribute, value in self.sizes:
-            setattr(owner, attribute, value)
-        for name, (old, _) in self.tensors.items():
-            put(self.spots[name], old)
+        with ExitStack() as each:  # in reverse, and whatever another one raises
+            for name, where in self.spots.items():
+                each.callback(put, where, self.tensors[name][0])
+            for owner, attribute, value in self.sizes:
+                each.callback(setattr, owner, attribute, value)
 
 
 def cut_module(module: nn.Module, keep: Keep, own: Mapping[tuple[str, str], int]) -> Swap:
     """Put smaller parameters and buffers in place, with their gradients. Sizes in attributes follow.
 
     ``own``: (module, attribute) -> size, for attributes of the modules' own.
+    Where that fails, everything is put back.
     """
     named, where = tensors(module), places(module)
     swap = Swap({name: (named[name], _smaller(named[name], dims)) for name, dims in keep.items()}, {}, [])
     owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in where[id(old)]}
     rows = {key: _rows(owner) for key, owner in owners.items()}
-    for name, (old, new) in swap.tensors.items():
-        swap.spots[name] = where[id(old)]
-        put(swap.spots[name], new)
-    for key, owner in owners.items():
-        swap.hold(owner, _groups(owner, rows[key]))
-        swap.hold(owner, sizes(owner))  # after the groups: in_channels are counted in them
-    for (path, attribute), value in own.items():
-        swap.hold(module.get_submodule(path), {attribute: value})
+    try:
+        for name, (old, new) in swap.tensors.items():
+            swap.spots[name] = where[id(old)]
+            put(swap.spots[name], new)
+        for key, owner in owners.items():
+            swap.hold(owner, _groups(owner, rows[key]))
+            swap.hold(owner, sizes(owner))  # after the groups: in_channels are counted in them
+        for (path, attribute), value in own.items():
+            swap.hold(module.get_submodule(path), {attribute: value})
+    except BaseException:
+        swap.undo()
+        raise
     return swap
 
 

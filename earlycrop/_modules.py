@@ -14,18 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 """Modules whose training mode means batch statistics and whose evaluation mode means running ones."""
 
 
-def require_its_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
-    """Raise ValueError where the optimizer trains nothing of the module, or what the module no longer has."""
-    mine = {id(p) for p in module.parameters()}
-    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError("the optimizer holds none of the model's parameters: give the one that trains this model")
+class SurgeryError(RuntimeError):
+    """The cut was not made, or was taken back: model, copies and optimizers are as they were."""
 
 
 def places(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
@@ -93,13 +89,11 @@ def replaced(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
     old = tensors(module)
     where = places(module)
     spots = {name: where[id(old[name])] for name in new}
-    try:
+    with ExitStack() as each:
         for name, tensor in new.items():
+            each.callback(put, spots[name], old[name])
             put(spots[name], tensor)
         yield
-    finally:
-        for name in new:
-            put(spots[name], old[name])
 
 
 @contextmanager
@@ -128,6 +122,22 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+@contextmanager
+def attributes_kept(module: nn.Module) -> Iterator[None]:
+    """Restore plain attributes on the way out: a forward may keep a state or an activation in one.
+
+    Parameters must be the same ones on the way in and out: an LSTM keeps a list of them.
+    """
+    attributes = [(m, dict(vars(m))) for m in module.modules()]
+    try:
+        yield
+    finally:
+        for m, held in attributes:
+            for name in vars(m).keys() - held.keys():
+                del vars(m)[name]
+            vars(m).update(held)
 
 
 def set_mode(module: nn.Module, batch_statistics: bool) -> None:

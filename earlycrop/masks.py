@@ -7,7 +7,7 @@ optimizers that move a weight without a gradient (weight decay on momentum, Muon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop._modules import require_its_optimizer
+from earlycrop._optimizers import listed, require_its_optimizers
+from earlycrop._wrappers import insides_of, shapes_of, unwrapped
 from earlycrop.units import matrices
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -27,24 +28,33 @@ _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Masks:
     """Holds the removed weights of a model at zero; made by an unstructured pruning, or from zeros (:meth:`of_zeros`).
 
-    removed: by parameter name, true where a weight is gone. ``release`` takes the hooks off again; the weights stay as
-    they are then, and may grow back.
+    removed: by parameter name, true where a weight is gone. optimizer: all that train the model, one or several.
+    copies: averages of the model's weights, whose removed weights are set to zero once: averages of zeros stay zero.
+    ``release`` takes the hooks off again; the weights stay as they are then, and may grow back.
+
+    The hooks are on the model's parameters: a deep copy of it is not held (``Masks.of_zeros`` holds it).
 
     Raises:
-        ValueError: a name is no parameter of the model, or a mask has not its shape.
+        ValueError: a name is no parameter of the model, a mask has not its shape, or an optimizer or a copy is not the
+        model's.
     """
 
     def __init__(
-        self, model: nn.Module, removed: Mapping[str, Bool[Tensor, "..."]], optimizer: Optimizer | None = None
+        self,
+        model: nn.Module,
+        removed: Mapping[str, Bool[Tensor, "..."]],
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        copies: Sequence[nn.Module] = (),
     ) -> None:
+        model = unwrapped(model)
         parameters = dict(model.named_parameters())
         for name, gone in removed.items():
             if name not in parameters or parameters[name].shape != gone.shape:
                 raise ValueError(
                     f"the mask of '{name}' fits no parameter of the model: prune the model that it was made for"
                 )
-        if optimizer is not None:
-            require_its_optimizer(model, optimizer)
+        require_its_optimizers(model, optimizer)
+        copied = [dict(m.named_parameters()) for m in insides_of(copies, model, shapes_of(model))]
         # all bits set where a weight stays: "and" with them is exact for any value, and several times faster than a
         # multiplication by booleans or a masked fill
         self._bits = {name: _bits(parameters[name], gone) for name, gone in removed.items()}
@@ -56,13 +66,17 @@ class Masks:
             if p.requires_grad:
                 hook = partial(_zero_gradient, bits)
                 self._handles.append(p.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
-        if optimizer is not None:
-            self._zero_state(optimizer)
-            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        for own in copied:
+            for name, bits in self._bits.items():
+                _zero(own[name], bits)
+        for one in listed(optimizer):
+            self._zero_state(one)
+            self._handles.append(one.register_step_post_hook(self._after_step))
 
     @classmethod
-    def of_zeros(cls, model: nn.Module, optimizer: Optimizer | None = None) -> Masks:
+    def of_zeros(cls, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> Masks:
         """Masks of every weight matrix's entries that are exactly zero now."""
+        model = unwrapped(model)
         return cls(model, {name: p.detach() == 0 for name, p in matrices(model).items()}, optimizer)
 
     @property

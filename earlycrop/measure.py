@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from earlycrop._wrappers import unwrapped
 from earlycrop.graph import Graph
 from earlycrop.trace import trace
 from earlycrop.units import matrices
@@ -48,6 +49,7 @@ def macs(model: nn.Module, example: Any) -> int:
     other weight: a masked network does the work of the dense one.
     """
     samples: list[int] = []
+    model = unwrapped(model)
 
     def look(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         samples.extend(t.shape[0] for t in tree_leaves((arguments, keywords)) if isinstance(t, Tensor) and t.ndim)

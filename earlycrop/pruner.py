@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop._modules import require_its_optimizer
+from earlycrop._optimizers import require_its_optimizers
+from earlycrop._wrappers import insides_of, shapes_of, unwrapped
 from earlycrop.flow import Loss
 from earlycrop.masks import Masks
 from earlycrop.methods import METHODS, Method
@@ -27,21 +28,23 @@ class Pruner:
             train_one_epoch(model, optimizer)
             pruner.step(batches)
 
-    model, optimizer: pruned in place; the optimizer goes on with the live parameters and their state.
+    model, optimizer: pruned in place; the optimizer, or all of several, goes on with the live parameters and their
+    state.
+    A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside (see :func:`earlycrop.shrink`).
     loss: (model, batch) -> scalar. method: a name in ``METHODS``, or a ``Method``. sparsity: the share of ``of``
     (weights, nodes, macs or bytes) to remove, above 0 and below 1. epochs: the whole budget. rounds: of iterative
     methods. score_batches: how many batches a scoring reads (the authors take 5), None for all that ``step`` is given.
     trigger: in place of the method's own. gate: where a node's gate stands ("rows", "columns" or "auto"), see
-    :class:`earlycrop.pruning.Request`.
+    :class:`earlycrop.pruning.Request`. copies: averages of the model's weights, pruned at the same places.
 
     Raises:
-        ValueError: an argument is unknown or out of its range.
+        ValueError: an argument is unknown or out of its range, or an optimizer or a copy is not the model's.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         loss: Loss,
         method: str | Method = "earlycrop-s",
         sparsity: float = 0.9,
@@ -52,6 +55,7 @@ class Pruner:
         score_batches: int | None = 5,
         trigger: Trigger | None = None,
         gate: str = "auto",
+        copies: Sequence[nn.Module] = (),
     ) -> None:
         if isinstance(method, str):
             if method not in METHODS:
@@ -60,7 +64,10 @@ class Pruner:
         for name, value in (("epochs", epochs), ("rounds", rounds), ("score_batches", score_batches)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, and is {value}")
-        require_its_optimizer(model, optimizer)
+        inside = unwrapped(model)
+        require_its_optimizers(inside, optimizer)
+        insides_of(copies, inside, shapes_of(inside))
+        self.copies = copies
         self.model, self.optimizer, self.loss, self.method = model, optimizer, loss, method
         self.score_batches = score_batches
         self.request: Request | None = None
@@ -87,7 +94,7 @@ class Pruner:
         self.epoch += 1
         if self.request is None or self.event is not None:
             return None
-        reason = self._due or self.trigger.update(self.model, self.epoch)
+        reason = self._due or self.trigger.update(unwrapped(self.model), self.epoch)
         if reason is None:
             return None
         request = self.request
@@ -95,10 +102,13 @@ class Pruner:
             request = replace(request, gate="rows" if self.epoch else "columns")
         try:
             read = list(islice(batches, self.score_batches))
-            self.event = carry_out(request, self.model, self.loss, read, self.optimizer, reason, self.epoch)
+            self.event = carry_out(
+                request, self.model, self.loss, read, self.optimizer, reason, self.epoch, self.copies
+            )
         except BaseException:  # the same step can be taken again once the cause is mended
             self._due, self.epoch = reason, self.epoch - 1
             raise
+        self.model = unwrapped(self.model)  # a wrapper from before the cut must not be kept alive
         return self.event
 
     def log(self) -> dict[str, float]:
@@ -126,6 +136,6 @@ class Pruner:
             self.event.masks.release()
         self.event = None
         if state["event"] is not None:
-            masks = None if state["masks"] is None else Masks(self.model, state["masks"], self.optimizer)
+            masks = None if state["masks"] is None else Masks(self.model, state["masks"], self.optimizer, self.copies)
             lists = {name: tuple(state["event"][name]) for name in ("floors", "whole")}
             self.event = Event(**{**state["event"], **lists, "masks": masks})

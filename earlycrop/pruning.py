@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from earlycrop._paths import path_weights
 from earlycrop._watch import Reason
+from earlycrop._wrappers import require_agreement, say_what_to_wrap, unwrapped
 from earlycrop.budget import MEASURES, choose_nodes, choose_weights, limit
 from earlycrop.criteria import CRITERIA, Criterion
 from earlycrop.flow import Loss
@@ -101,14 +102,17 @@ def prune(
     of: str = "weights",
     structured: bool = True,
     rounds: int = 1,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
     gate: str = "rows",
+    copies: Sequence[nn.Module] = (),
 ) -> Event:
     """Prune ``model`` in place, now: cut its nodes (``structured``), or zero its weights and hold them there.
 
     ``loss(model, batch)`` gives a scalar; ``batches`` are training data, of which all are read. The target is met in
     ``rounds`` steps (:func:`earlycrop.schedule.halving`), with scores taken anew on what is left. ``gate``: see
-    :class:`Request`. Give the ``optimizer`` that is to go on with the pruned model.
+    :class:`Request`. Give the ``optimizer``, or all of several, that is to go on with the pruned model, and ``copies``
+    that average its weights. A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside (see
+    :func:`earlycrop.shrink`).
 
     Raises:
         ValueError: an argument is out of its range, or there is no batch.
@@ -121,7 +125,7 @@ def prune(
             raise ValueError(f"there is no criterion '{criterion}': take one of {', '.join(CRITERIA)}")
         criterion = CRITERIA[criterion]
     request = Request(criterion, structured, halving(sparsity, rounds), of, gate)
-    return carry_out(request, model, loss, list(batches), optimizer, reason="asked for", epoch=0)
+    return carry_out(request, model, loss, list(batches), optimizer, reason="asked for", epoch=0, copies=copies)
 
 
 def carry_out(
@@ -129,16 +133,17 @@ def carry_out(
     model: nn.Module,
     loss: Loss,
     batches: list[Any],
-    optimizer: Optimizer | None,
+    optimizer: Optimizer | Sequence[Optimizer] | None,
     reason: str,
     epoch: int,
+    copies: Sequence[nn.Module] = (),
 ) -> Event:
     """Prune as requested; ``epoch`` says how long the model has been trained."""
     if not batches:
         raise ValueError("there is no batch to score on: give at least one batch of training data")
     start = perf_counter()
     carry = _cut_nodes if request.structured else _zero_weights
-    found = carry(request, model, loss, batches, optimizer)
+    found = carry(request, model, loss, batches, optimizer, copies)
     event = Event(
         reason=reason, epoch=epoch, of=request.of, asked=request.targets[-1],
         achieved=1 - found["left"] / found["dense"], rounds=len(request.targets), batches=len(batches),
@@ -151,13 +156,21 @@ def carry_out(
             f"a layer or fail its certificate ({held or 'see Graph.report()'})",
             stacklevel=3,
         )
+    if request.structured:
+        say_what_to_wrap(model, stacklevel=3)
     return event
 
 
 def _cut_nodes(
-    request: Request, model: nn.Module, loss: Loss, batches: list[Any], optimizer: Optimizer | None
+    request: Request,
+    model: nn.Module,
+    loss: Loss,
+    batches: list[Any],
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    copies: Sequence[nn.Module],
 ) -> dict[str, Any]:
     """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole."""
+    wrapped, model = model, unwrapped(model)
     gate: Gate = "columns" if request.gate == "columns" else "rows"
     whole: dict[Group, Reason] = {}
 
@@ -179,8 +192,9 @@ def _cut_nodes(
         while True:
             choice = choose_nodes(graph, scores, limit(dense[request.of], sparsity), request.of)
             remove = choice.removed.nonzero()[0].tolist()
+            require_agreement(wrapped, [choice.removed])
             try:
-                cut = shrink(model, graph, remove, optimizer)
+                cut = shrink(model, graph, remove, optimizer, copies=copies)
                 break
             except SurgeryError:
                 failing = uncertified(model, graph, remove)
@@ -202,9 +216,15 @@ def _cut_nodes(
 
 
 def _zero_weights(
-    request: Request, model: nn.Module, loss: Loss, batches: list[Any], optimizer: Optimizer | None
+    request: Request,
+    model: nn.Module,
+    loss: Loss,
+    batches: list[Any],
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    copies: Sequence[nn.Module],
 ) -> dict[str, Any]:
     """Rounds of score, choose and mask; what the event says of them."""
+    wrapped, model = model, unwrapped(model)
     every = matrices(model)
     if not any(p.requires_grad for p in every.values()):
         raise ValueError("the model has no trained weight matrix: there is nothing to prune")
@@ -219,9 +239,10 @@ def _zero_weights(
         choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed)
         floors |= set(choice.floors)
         left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
+        require_agreement(wrapped, [gone.cpu().numpy() for gone in choice.removed.values()])
         if masks is not None:
             masks.release()
-        masks = Masks(model, choice.removed, optimizer)
+        masks = Masks(model, choice.removed, optimizer, copies)
     return {
         "dense": dense, "left": left, "floors": tuple(sorted(floors)), "whole": (), "difference": None,
         "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks,

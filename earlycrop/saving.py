@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from earlycrop._cut import sizes
 from earlycrop._modules import places, put, tensors
+from earlycrop._wrappers import stored
 
 FILE = "model.safetensors"
 _FORMAT = "earlycrop 1"
@@ -30,9 +31,12 @@ class SavingError(RuntimeError):
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     """Write parameters, buffers and the sizes of ``model``'s layers to ``folder``/model.safetensors; the file.
 
+    Of a compiled or parallel model, what is inside; an ``AveragedModel`` with its count.
+
     Raises:
         OSError: the folder cannot be written.
     """
+    model = stored(model)
     plan = {name: held for name, m in model.named_modules() if (held := _sizes(m))}
     return _write(Path(folder) / FILE, tensors(model), {"sizes": plan})
 
@@ -49,8 +53,9 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """
     path = Path(folder) / FILE
     saved, header = _read(path)
-    named, where = tensors(model), places(model)
-    modules = dict(model.named_modules())
+    inside = stored(model)
+    named, where = tensors(inside), places(inside)
+    modules = dict(inside.named_modules())
     odd = sorted((set(saved) ^ set(named)) | (set(header["sizes"]) - set(modules)))
     if odd:
         lacks = "the file" if odd[0] in named else "the model"

@@ -24,6 +24,7 @@ from earlycrop._modules import call, plain_kernels, tensors, tensors_in
 from earlycrop._solve import solved
 from earlycrop._trial import Call, Trials, Watcher, settled, shapes_of
 from earlycrop._watch import Watch
+from earlycrop._wrappers import unwrapped
 from earlycrop.graph import Graph
 
 
@@ -42,6 +43,7 @@ def trace(model: nn.Module, example: Any) -> Graph:
     Raises:
         TraceError: the model cannot be copied, or fails on the example.
     """
+    model = unwrapped(model)
     try:
         return _traced(model, example, real=False)
     except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones

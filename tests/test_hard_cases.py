@@ -14,9 +14,9 @@ from torch.nn import functional
 
 import earlycrop
 from earlycrop import Masks, Pruner, SurgeryError, TraceError, prune, shrink, trace
+from earlycrop._certificate import outputs
 from earlycrop._paths import path_weights
 from earlycrop.budget import limit
-from earlycrop.surgeon import _outputs
 from tests.networks import build
 
 
@@ -72,7 +72,7 @@ def test_outputs_in_plain_objects_are_compared_and_kept_whole() -> None:
     model, x = Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 5), c=nn.Linear(5, 3)), torch.randn(4, 6)
     graph = trace(model, x)
     assert graph.count == 5, "what is returned in a field stays"
-    assert {tuple(t.shape) for t in _outputs(model, x)} == {(4, 3), (4, 8)}
+    assert {tuple(t.shape) for t in outputs(model, x, {})} == {(4, 3), (4, 8)}
     shrink(model, graph, [0, 1])
     assert model(x).policy.logits.shape == (4, 3)
     blind = Net(lambda self, x: self.b(self.a(x).relu()).argmax(-1), a=nn.Linear(6, 8), b=nn.Linear(8, 3))

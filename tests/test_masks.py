@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -132,6 +133,19 @@ def test_masks_of_zeros_hold_a_loaded_network() -> None:
     assert int(masks.removed["0.weight"].sum()) == 6
     assert bool((model[0].weight[2] == 0).all())
     assert bool((model[0].weight[3] != 0).all())
+
+
+def test_a_deep_copy_is_held_by_masks_of_its_own() -> None:
+    model = network()
+    removed = removed_of(model)
+    Masks(model, removed)
+    for held in (False, True):
+        other = copy.deepcopy(model)
+        optimizer = torch.optim.SGD(other.parameters(), 0.1)
+        if held:
+            Masks.of_zeros(other, optimizer)
+        train(other, optimizer, 2)
+        assert all(bool((p[removed[n]] == 0).all()) for n, p in other.named_parameters()) == held
 
 
 def test_a_mask_of_another_model_is_refused() -> None:
