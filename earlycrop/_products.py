@@ -151,6 +151,8 @@ def _grouped(
         whole = True
     elif watch.same(by_group, by_group[:1]):
         whole = False
+    if (columns if transposed or not whole else rows) is None:
+        watch.freeze([channels], "the kernel that it is convolved with may not be cut")
     across = by_group[:, :1] if whole else by_group[:1]
     watch.join(by_group, across)
     if not transposed:
