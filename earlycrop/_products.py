@@ -91,6 +91,8 @@ def _batched(watch: Watch, a: Tensor, b: Tensor) -> list[Field]:
     if a_batch is not None and b_batch is not None:
         watch.join(a_batch, b_batch)
         watch.inner.append(a_batch)
+        watch.apart(a_batch)
+        watch.apart(b_batch)
     elif not watch.known(b if b_batch is None else a).uniform:
         watch.freeze([a_batch, b_batch], "it is multiplied batch by batch with data of a fixed size")
     _contract(watch, a, a_inner, b, b_inner)

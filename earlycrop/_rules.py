@@ -37,7 +37,7 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
         return
     elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
     moves = packet in _moves.MOVES or packet in _moves.PARTS
-    if not any(watch.fields(t) for t in inputs):
+    if packet not in CONTRACTIONS and not any(watch.fields(t) for t in inputs):
         if (elementwise or moves) and inputs and all(watch.known(t).uniform for t in inputs):
             for result in results:
                 watch.learn(result, uniform=True)
@@ -107,6 +107,17 @@ def _layer_norm(watch: Watch, operation: Any, arguments: Arguments, options: Opt
     for t in arguments[2:4]:
         watch.freeze(watch.fields(t), "it is the scale or shift of a norm over all channels")
     watch.learn(results[0], [f for f in watch.fields(x) if all(f is not o for o in over)])
+
+
+def _weight_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    """A matrix in polar form: its norm is taken over all dimensions but one."""
+    v, g = arguments[:2]
+    dim = arguments[2] if len(arguments) > 2 else 0
+    rows, scales = watch.vector(v, dim), watch.vector(g, dim)
+    watch.freeze([f for f in watch.fields(v) if f.shape[dim] == 1], "the norm of its weights is taken over it")
+    if rows is not None and scales is not None:
+        watch.join(rows, scales)
+    watch.learn(results[0], [] if rows is None else [along(rows, dim, v.ndim)], weight=watch.known(v).weight)
 
 
 def _group_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
@@ -208,6 +219,7 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ),
     ("native_layer_norm", _layer_norm),
     ("native_group_norm", _group_norm),
+    ("_weight_norm_interface", _weight_norm),
     ("constant_pad_nd", _along_dims("it is padded along", _padded)),
     ("linalg_vector_norm", _along_dims("its norm is taken over", _reduced(2))),
     (
@@ -228,6 +240,8 @@ _FAMILIES: list[tuple[str, Rule]] = [
         _along_dims("it runs along the dimensions that are pooled or resized", _spatial),
     ),
 ]
+CONTRACTIONS = _named("mm addmm bmm baddbmm convolution")
+"""Counted as work whatever is known of their operands."""
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(_moves.MOVES, _moves.move),
     **dict.fromkeys(_moves.PARTS, _moves.part),

@@ -17,10 +17,12 @@ Vectors = Mapping[str, list[Field | None]]
 
 
 def solved(
-    watch: Watch, vectors: Vectors, held: Mapping[str, Tensor], parameters: frozenset[str], example: Any
+    watch: Watch, classes: Field, vectors: Vectors, held: Mapping[str, Tensor], parameters: frozenset[str], example: Any
 ) -> Graph:
-    """The graph of a network with the tensors ``held``, of which ``parameters`` are parameters."""
-    classes = watch.components()
+    """The graph of a network with the tensors ``held``, of which ``parameters`` are parameters.
+
+    ``classes``: for each channel number, its class.
+    """
     roles = _roles(watch)
     reasons, why = _reasons(watch, classes, vectors)
     nodes = _numbers(

@@ -68,12 +68,15 @@ class Watcher(Weightless):  # type: ignore[no-untyped-call]
 class _Check(Watch):
     """Channels come with their classes; what would make two classes one, part one, or freeze one, is a fault.
 
-    ``tested``: an entry a class, whether its group has lost nodes.
+    ``tested``: an entry a class, whether its group has lost nodes. ``alone``: whether a dimension has only this class
+    left, and fits whatever it meets. ``most``: how many of a class were told apart in the first run.
     """
 
-    def __init__(self, tested: Removed) -> None:
+    def __init__(self, tested: Removed, alone: Removed, most: Field) -> None:
         super().__init__()
         self.tested = np.append(tested, False)  # the last entry serves channels of data, which have no class: -1
+        self.firm = np.append(tested & ~alone, False)
+        self.most = most
         self.classes = np.zeros(0, np.int64)
         self.faults: list[Fault] = []
 
@@ -92,20 +95,19 @@ class _Check(Watch):
     def join(self, a: Field, b: Field) -> None:
         first, second = np.broadcast_arrays(self.of(a), self.of(b))
         different = (first != second) & (np.minimum(first, second) >= 0)
-        if different.any() and self.tested[np.stack([first[different], second[different]])].any():
+        if different.any() and self.firm[np.stack([first[different], second[different]])].any():
             self._object("channels that were apart become one")
 
     def freeze(self, fields: Sequence[Field | None], why: str) -> None:
-        if any(f is not None and self.tested[self.of(f)].any() for f in fields):
+        if any(f is not None and self.firm[self.of(f)].any() for f in fields):
             self._object(why)
 
     def share(self, small: Field, large: Field) -> None:
         """Told apart in the first run."""
 
     def apart(self, channels: Field) -> None:
-        known = self.of(channels)
-        known = known[known >= 0]
-        if np.unique(known).size < known.size and self.tested[known].any():
+        known, times = np.unique(self.of(np.unique(channels)), return_counts=True)
+        if (self.tested[known] & (times > self.most[known])).any():
             self._object("channels that were one are apart")
 
     def same(self, a: Field, b: Field) -> bool:
@@ -132,6 +134,7 @@ class Trials:
     watched: Callable[[Watch], AbstractContextManager[None]]
     real: bool
     device: torch.device
+    most: Field
     sound: dict[str, bool] = field(default_factory=dict)
 
     def faults(
@@ -149,11 +152,12 @@ class Trials:
         for s in graph.slots:
             classes[s.classes[hit[s.nodes]]] = True
         kept = np.append(~removed, True)
+        alone = np.zeros_like(classes)
         for s in graph.slots:
             left = s.classes[kept[s.nodes]]
-            if (left == left[0]).all():  # a dimension of one channel or one head fits whatever it meets
-                classes[left[0]] = False
-        watch = _Check(classes)
+            if (left == left[0]).all():
+                alone[left[0]] = True
+        watch = _Check(classes, alone, self.most)
         with plain_kernels(module):
             swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
             try:
@@ -196,6 +200,11 @@ class Trials:
 def shapes_of(output: Any) -> Shapes:
     """The shapes of the tensors in what a module returned."""
     return [tuple(t.shape) for t in tensors_in(output)]
+
+
+def repeatable(arguments: Any) -> bool:
+    """Whether a call with these can be made again: an object (a cache of keys, say) may not be what it was."""
+    return all(isinstance(v, Tensor | bool | int | float | str | None | torch.dtype) for v in tree_leaves(arguments))
 
 
 def _inside(graph: Graph, home: str) -> Graph:

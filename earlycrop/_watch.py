@@ -79,6 +79,7 @@ class Watch:
         self.freezes: list[tuple[Field, Reason]] = []
         self.roles: list[tuple[Field, Role]] = []
         self.shared: list[tuple[Field, Field, Reason]] = []
+        self.parts: list[Field] = []
         self.inner: list[Field] = []
         self.rectangles: list[Field] = []
         self.work: list[Work] = []
@@ -137,7 +138,16 @@ class Watch:
         self.shared.append((small, large, reason))
 
     def apart(self, channels: Field) -> None:
-        """These are treated as different ones."""
+        """These are treated as different ones: heads, groups of a norm."""
+        self.parts.append(np.unique(channels))
+
+    def multiplicity(self, classes: Field) -> Field:
+        """For each class, how many channels of it were treated as different ones in one place."""
+        most = np.ones(classes.max(initial=-1) + 1, np.int64)
+        for part in self.parts:
+            which, times = np.unique(classes[part], return_counts=True)
+            most[which] = np.maximum(most[which], times)
+        return most
 
     def same(self, a: Field, b: Field) -> bool:
         """Whether these are known to be the same already."""

@@ -22,7 +22,7 @@ from earlycrop._fields import Field
 from earlycrop._meta import hollow, on_shapes
 from earlycrop._modules import call, plain_kernels, tensors, tensors_in
 from earlycrop._solve import solved
-from earlycrop._trial import Call, Trials, Watcher, settled, shapes_of
+from earlycrop._trial import Call, Trials, Watcher, repeatable, settled, shapes_of
 from earlycrop._watch import Watch
 from earlycrop._wrappers import unwrapped
 from earlycrop.graph import Graph
@@ -67,8 +67,10 @@ def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
         _watch_evaluation(watch, copied, run)
         if unused := [name for name, p in parameters.items() if id(p) not in watch.seen]:
             _watch_training(watch, copied, run, unused)
-    graph = solved(watch, slots, held, frozenset(parameters), example)
-    return settled(graph, Trials(copied, run, calls, partial(_told, copied, None), real, device))
+    classes = watch.components()
+    graph = solved(watch, classes, slots, held, frozenset(parameters), example)
+    most = watch.multiplicity(classes)
+    return settled(graph, Trials(copied, run, calls, partial(_told, copied, None), real, device, most))
 
 
 def _watch_evaluation(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any]) -> None:
@@ -80,7 +82,7 @@ def _watch_evaluation(watch: Watch, copied: nn.Module, run: Callable[[nn.Module]
             "to see where"
         ) from error
     _freeze_outputs(watch, output)
-    if not watch.work:
+    if not watch.seen & {id(p) for p in copied.parameters()}:
         raise TraceError(
             "the example multiplied nothing with a weight of the model: if it is a callable, does it run the model "
             "that it is given?"
@@ -149,7 +151,7 @@ def _told(model: nn.Module, calls: dict[str, Call] | None, watch: Watch) -> Iter
             pass
         if module is model:
             _freeze_outputs(watch, output)
-        if calls is not None and name not in calls:
+        if calls is not None and name not in calls and repeatable((arguments, options)):
             calls[name] = Call(arguments, options, shapes_of(output))
 
     handles = []
