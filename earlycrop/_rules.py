@@ -37,6 +37,9 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
         return
     elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
     moves = packet in _moves.MOVES or packet in _moves.PARTS
+    if elementwise:
+        numbers = tuple(float(n) for n in arguments if isinstance(n, int | float))
+        watch.reckoned((watch.operation, numbers))
     if packet not in CONTRACTIONS and not any(watch.fields(t) for t in inputs):
         if (elementwise or moves) and inputs and all(watch.known(t).uniform for t in inputs):
             for result in results:

@@ -24,7 +24,7 @@ from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field, along
 from earlycrop._meta import Weightless, on_shapes
 from earlycrop._modules import plain_kernels, tensors, tensors_in
-from earlycrop._watch import Reason, Watch
+from earlycrop._watch import Numbers, Reason, Watch
 from earlycrop.graph import Follow, Graph, Removed
 
 Shapes = list[tuple[int, ...]]
@@ -72,11 +72,12 @@ class _Check(Watch):
     left, and fits whatever it meets. ``most``: how many of a class were told apart in the first run.
     """
 
-    def __init__(self, tested: Removed, alone: Removed, most: Field) -> None:
+    def __init__(self, tested: Removed, alone: Removed, most: Field, expected: list[Numbers]) -> None:
         super().__init__()
         self.tested = np.append(tested, False)  # the last entry serves channels of data, which have no class: -1
         self.firm = np.append(tested & ~alone, False)
         self.most = most
+        self.expected = expected
         self.classes = np.zeros(0, np.int64)
         self.faults: list[Fault] = []
 
@@ -110,6 +111,12 @@ class _Check(Watch):
         if (self.tested[known] & (times > self.most[known])).any():
             self._object("channels that were one are apart")
 
+    def reckoned(self, numbers: Numbers) -> None:
+        super().reckoned(numbers)
+        before = self.expected[len(self.numbers) - 1 : len(self.numbers)]
+        if before and before[0][0] == numbers[0] and before[0] != numbers and self.tested.any():
+            self._object(f"it computes with {numbers[1]} instead of {before[0][1]}, which is taken from its own width")
+
     def same(self, a: Field, b: Field) -> bool:
         return bool((self.of(a) == self.of(b)).all())
 
@@ -135,6 +142,8 @@ class Trials:
     real: bool
     device: torch.device
     most: Field
+    numbers: dict[str, list[Numbers]]
+    """The plain numbers that the network, or one of its modules, reckons with."""
     sound: dict[str, bool] = field(default_factory=dict)
 
     def faults(
@@ -157,7 +166,7 @@ class Trials:
             left = s.classes[kept[s.nodes]]
             if (left == left[0]).all():
                 alone[left[0]] = True
-        watch = _Check(classes, alone, self.most)
+        watch = _Check(classes, alone, self.most, self.numbers.get(home, []))
         with plain_kernels(module):
             swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
             try:
@@ -169,6 +178,7 @@ class Trials:
                 return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
             finally:
                 swap.undo()
+        self.numbers.setdefault(home, watch.numbers)  # those of the first call, with nothing removed
         return watch.faults
 
     def _run(self, home: str, module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -70,6 +70,10 @@ class Work:
     axes: tuple[Field, ...]
 
 
+Numbers: TypeAlias = tuple[str, tuple[float, ...]]
+"""The name of an operation, and the plain numbers that it was given."""
+
+
 class Watch:
     """Fields of the tensors of one run, and the joins, freezes, roles and work that its operations imply."""
 
@@ -89,6 +93,8 @@ class Watch:
         """Names of the modules that are running, outermost first."""
         self.operation: str = ""
         self.training = False
+        self.numbers: list[Numbers] = []
+        """The plain numbers that went into the arithmetic, in order."""
         self.done = 0
         """How many operations have run."""
         # weak: the activations of a run on real tensors must not be kept alive
@@ -97,6 +103,10 @@ class Watch:
     @property
     def module(self) -> str:
         return self.stack[-1] if self.stack else ""
+
+    def reckoned(self, numbers: Numbers) -> None:
+        """An operation on entries was given these."""
+        self.numbers.append(numbers)
 
     def known(self, tensor: object) -> Known:
         return self._known[tensor] if isinstance(tensor, Tensor) and tensor in self._known else UNKNOWN

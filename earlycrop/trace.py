@@ -65,12 +65,13 @@ def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
     calls: dict[str, Call] = {}
     with plain_kernels(model), _told(copied, None if real else calls, watch), on_shapes(Watcher(watch, real), device):
         _watch_evaluation(watch, copied, run)
+        numbers = {"": list(watch.numbers)}
         if unused := [name for name, p in parameters.items() if id(p) not in watch.seen]:
             _watch_training(watch, copied, run, unused)
     classes = watch.components()
     graph = solved(watch, classes, slots, held, frozenset(parameters), example)
     most = watch.multiplicity(classes)
-    return settled(graph, Trials(copied, run, calls, partial(_told, copied, None), real, device, most))
+    return settled(graph, Trials(copied, run, calls, partial(_told, copied, None), real, device, most, numbers))
 
 
 def _watch_evaluation(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any]) -> None:

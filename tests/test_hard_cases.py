@@ -144,11 +144,11 @@ def test_masks_are_not_lost_by_a_cut() -> None:
 
 
 def test_a_layer_whose_cut_cannot_be_certified_stays_whole_and_the_rest_is_cut() -> None:
-    """Its own width is in the computation, which the fake run cannot tell from a correct one."""
+    """A tensor holds its own width, which a run on shapes cannot tell from another."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         x = self.a(x).relu()
-        return self.c(self.b(x / x.shape[-1]).relu())
+        return self.c(self.b(x / torch.tensor(x.shape[-1])).relu())
 
     model = Net(forward, a=nn.Linear(6, 16), b=nn.Linear(16, 40), c=nn.Linear(40, 3))
     event = prune(model, loss, data(), sparsity=0.5, rounds=3)
