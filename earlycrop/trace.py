@@ -8,6 +8,7 @@ joined channels that something produces and something consumes is a node. Nothin
 from __future__ import annotations
 
 import copy
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from earlycrop._trial import Call, Trials, Watcher, settled, shapes_of
 from earlycrop._watch import Watch
 from earlycrop.graph import Graph
 
+_log = logging.getLogger(__name__)
+
 
 class TraceError(RuntimeError):
     """The network could not be run on the example."""
@@ -42,9 +45,11 @@ def trace(model: nn.Module, example: Any) -> Graph:
     Raises:
         TraceError: the model cannot be copied, or fails on the example.
     """
+    _log.debug("tracing")
     try:
         return _traced(model, example, real=False)
     except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones
+        _log.debug("tracing on real values")
         return _traced(model, example, real=True)
 
 
@@ -66,6 +71,7 @@ def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
         if unused := [name for name, p in parameters.items() if id(p) not in watch.seen]:
             _watch_training(watch, copied, run, unused)
     graph = solved(watch, slots, held, frozenset(parameters), example)
+    _log.debug("trying cuts")
     return settled(graph, Trials(copied, run, calls, partial(_told, copied, None), real, device))
 
 
