@@ -15,7 +15,7 @@ from earlycrop._watch import Reason, Work
 from earlycrop.graph import Graph, Layer, Removed, total
 
 UNUSED = "no other weight uses its outputs"
-
+SIZES = "sizes taken from the tensors in the forward (x.shape[-1], or -1 in a view) instead of a number"
 HELP = {
     Graph.OUTPUT: "nothing: what the model returns keeps its size",
     "it is normalised over": "nothing in place: mean and variance are taken over these channels, and change when one "
@@ -24,25 +24,19 @@ HELP = {
     "it is concatenated with data of a fixed size": "concatenate along another dimension than that of the channels",
     "it is written into a part of another tensor": "join the parts by torch.cat or torch.stack instead",
     "it is cut into parts of different sizes": "make the parts in layers of their own, or of equal sizes",
-    "it is one side of an outer product": "a product that sums over these channels",
-    "it is a grouped convolution of a kind that is not cut": "nothing in place: its input is frozen, or it is "
-    "transposed",
     "it is not used in evaluation mode, and the run in training mode failed": "an example that training mode can run: "
     "more than one sample, or larger ones",
     "its rows are looked up by index": "nothing: any of them may be asked for",
     "all its channels can only go together": "nothing: without them the layer is empty",
-    "a size is written into it": "sizes taken from the tensors in the forward (x.shape[-1], or -1 in a view) instead "
-    "of a number",
+    "it is gathered by indices of a fixed size": "indices made from the tensor's own size",
+    "random numbers are drawn for it in evaluation too": "draw them in training only",
+    "a size seems to be written into it": SIZES,
+    "a size is written into it": SIZES,
     "this operation is not understood": "the same in operations on whole channels: linear, convolution, elementwise, "
     "view, permute, sum",
     UNUSED: "nothing: it does not matter to what the model returns",
 }
 """The beginning of a reason -> what would help. A reason that is not here speaks for itself."""
-HELP_KIND = {
-    "MultiheadAttention": "another attention: nn.MultiheadAttention insists on the embed_dim and num_heads that it was "
-    "made with, and can lose no heads",
-}
-"""The class of all the layers concerned -> what would help."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,7 @@ def summary(graph: Graph, kinds: Mapping[str, str] | None = None, shares: tuple[
         macs=graph.cost("macs"),
         rest_parameters=parameters - sum(r.parameters for r in rows),
         rows=rows,
-        frozen=_regions(graph.layers, kinds),
+        frozen=_regions(graph.layers),
         cuts=tuple(_outlook(graph, share) for share in (*shares, None)),
     )
 
@@ -190,7 +184,7 @@ def _outlook(graph: Graph, share: float | None) -> Outlook:
     return Outlook(share, *(graph.cost(of, removed) for of in ("weights", "parameters", "macs")))
 
 
-def _regions(layers: tuple[Layer, ...], kinds: Mapping[str, str]) -> tuple[Region, ...]:
+def _regions(layers: tuple[Layer, ...]) -> tuple[Region, ...]:
     found: dict[tuple[str, str], tuple[list[Reason], dict[str, Layer]]] = {}
     for layer in layers:
         if (layer.nodes >= 0).all():
@@ -201,7 +195,7 @@ def _regions(layers: tuple[Layer, ...], kinds: Mapping[str, str]) -> tuple[Regio
             concerned[layer.name] = layer
     return tuple(
         Region(
-            str(reasons[0]) if operation else why, operation, why, _help(why, {kinds.get(name, "") for name in held}),
+            str(reasons[0]) if operation else why, operation, why, _help(why),
             tuple(dict.fromkeys(r.module for r in reasons)), tuple(held),
             sum(int((x.nodes < 0).sum()) for x in held.values()),
         )
@@ -209,7 +203,5 @@ def _regions(layers: tuple[Layer, ...], kinds: Mapping[str, str]) -> tuple[Regio
     )  # fmt: skip
 
 
-def _help(why: str, kinds: set[str]) -> str:
-    if len(kinds) == 1 and (kind := next(iter(kinds))) in HELP_KIND and why.startswith("a size is written"):
-        return HELP_KIND[kind]
+def _help(why: str) -> str:
     return next((text for start, text in HELP.items() if why.startswith(start)), "")

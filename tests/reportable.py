@@ -43,9 +43,7 @@ class Two(nn.Module):
 
 
 def attention() -> tuple[nn.Module, Tensor]:
-    return nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), nn.Linear(8, 3)), torch.zeros(
-        2, 5, 8
-    )
+    return nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)), torch.zeros(2, 5, 8)
 
 
 ready = mlp()

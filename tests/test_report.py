@@ -198,7 +198,7 @@ def test_tokens_and_several_inputs() -> None:
 def test_attention_of_torch_says_why_no_head_goes() -> None:
     code, out, _ = ran("tests.reportable:attention")
     assert code == 0
-    assert "nn.MultiheadAttention insists on the embed_dim" in " ".join(out.split())
+    assert "it insists on embed_dim, and can lose neither heads nor width" in " ".join(out.split())
     assert any(line.split()[-5:-2] == ["16/16", "144", "1.28k"] for line in out.splitlines())  # its feed-forward
 
 
