@@ -146,11 +146,11 @@ def _torchvision(name: str) -> Any:
 def _named(place: str, name: str) -> Any:
     try:
         module = importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        raise RequestError(
-            f"there is no module '{error.name}': run this where 'import {place}' works, or set PYTHONPATH"
-        ) from error
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):
+            raise RequestError(
+                f"there is no module '{error.name}': run this where 'import {place}' works, or set PYTHONPATH"
+            ) from error
         raise RequestError(f"'import {place}' fails ({type(error).__name__}: {_first_line(error)})") from error
     try:
         found = reduce(getattr, name.split("."), module)

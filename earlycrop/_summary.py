@@ -17,10 +17,12 @@ from earlycrop.graph import Graph, Layer, Removed, total
 UNUSED = "no other weight uses its outputs"
 SIZES = "sizes taken from the tensors in the forward (x.shape[-1], or -1 in a view) instead of a number"
 HELP = {
-    Graph.OUTPUT: "nothing: what the model returns keeps its size",
+    Graph.OUTPUT: "returning less, where that can be (a language model's cache: use_cache=False); what is returned "
+    "keeps its size",
     "it is normalised over": "nothing in place: mean and variance are taken over these channels, and change when one "
     "goes. Batch norm, whose statistics are each channel's own, can be cut",
-    "it meets a tensor of a fixed size": "let the other operand be 1 wide there, or computed from the same channels",
+    "it meets a tensor of a fixed size": "another reason here may have frozen the other operand; if none has, let it "
+    "be 1 wide there, or computed from the same channels",
     "it is concatenated with data of a fixed size": "concatenate along another dimension than that of the channels",
     "it is written into a part of another tensor": "join the parts by torch.cat or torch.stack instead",
     "it is cut into parts of different sizes": "make the parts in layers of their own, or of equal sizes",

@@ -262,6 +262,7 @@ def test_a_command_that_is_wrong(arguments: list[str], told: str, capsys: pytest
     ("arguments", "told"),
     [
         (["no_such_package.models:net"], "there is no module 'no_such_package': run this where"),
+        (["tests.broken_import:net"], "'import tests.broken_import' fails (ModuleNotFoundError: No module named 'no_"),
         (["tests.reportable:no_such"], "'tests.reportable' has no 'no_such'"),
         (["tests.reportable:NUMBER"], "is a int, and not something to call"),
         (["tests.reportable:no_module"], "'tests.reportable:no_module' gives a str: it must give a torch.nn.Module"),
