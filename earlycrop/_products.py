@@ -50,7 +50,7 @@ def _work(watch: Watch, total: int, vectors: Sequence[Field | None]) -> None:
     axes = tuple(v for v in vectors if v is not None)
     for v in axes:
         total //= v.size
-    watch.work.append(Work(total, axes))
+    watch.work.append(Work(total, axes, watch.module))
 
 
 def mm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:

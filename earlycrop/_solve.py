@@ -48,7 +48,7 @@ def solved(
         count=count,
         inner=inner[:-1],
         returned=frozenset(c for c, i in enumerate(why.tolist()) if i >= 0 and reasons[i].why == Graph.OUTPUT),
-        work=tuple(Work(w.constant, tuple(nodes[a] for a in w.axes)) for w in watch.work),
+        work=tuple(Work(w.constant, tuple(nodes[a] for a in w.axes), w.module) for w in watch.work),
     )
 
 

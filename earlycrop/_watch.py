@@ -64,10 +64,14 @@ UNKNOWN = Known()
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-accumulates of one contraction: ``constant`` times the number of channels in each of ``axes``."""
+    """Multiply-accumulates of one contraction: ``constant`` times the number of channels in each of ``axes``.
+
+    module: the path of the module that it ran in.
+    """
 
     constant: int
     axes: tuple[Field, ...]
+    module: str
 
 
 Numbers: TypeAlias = tuple[str, tuple[float, ...]]

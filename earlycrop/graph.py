@@ -85,16 +85,21 @@ class Graph:
         return tuple(layers)
 
     def costs(self, of: str) -> tuple[Work, ...]:
-        """What the network costs in ``of``: weights, nodes, macs or bytes, as products over the kept channels.
+        """What the network costs in ``of``: weights, parameters, nodes, macs or bytes, as products over kept channels.
 
         Weights are the entries of parameters with two or more dimensions; nodes are the outputs of every layer but the
-        model's output layers; macs are those of one run on the example; bytes are those of parameters and buffers.
+        model's output layers; macs are those of one run on the example; bytes are those of parameters and buffers. Each
+        product names its module.
         """
         if of == "macs":
             return self.work
         if of == "nodes":
-            return tuple(Work(1, (layer.nodes[~layer.returned],)) for layer in self.layers)
-        names = [n for n, shape in self.shapes.items() if of == "bytes" or (n in self.parameters and len(shape) > 1)]
+            return tuple(Work(1, (layer.nodes[~layer.returned],), layer.name) for layer in self.layers)
+        names = [
+            n
+            for n, shape in self.shapes.items()
+            if of == "bytes" or (n in self.parameters and (len(shape) > 1 or of == "parameters"))
+        ]
         slots: dict[str, list[Field]] = {n: [] for n in names}
         for slot in self.slots:
             if slot.tensor in slots:
@@ -103,6 +108,7 @@ class Graph:
             Work(
                 prod(self.shapes[n]) // prod(a.size for a in axes) * (self.itemsizes[n] if of == "bytes" else 1),
                 tuple(axes),
+                n.rpartition(".")[0] or n,
             )
             for n, axes in slots.items()
         )
@@ -153,22 +159,15 @@ class Graph:
         for s in self.slots:
             mine = [reasons[i] for i in np.unique(s.nodes).tolist() if i in reasons]
             slots.append(replace(s, nodes=number[s.nodes], reasons=tuple(dict.fromkeys([*s.reasons, *mine]))))
-        work = tuple(Work(w.constant, tuple(number[a] for a in w.axes)) for w in self.work)
+        work = tuple(Work(w.constant, tuple(number[a] for a in w.axes), w.module) for w in self.work)
         return replace(self, slots=tuple(slots), work=work, inner=self.inner[~gone], count=int((~gone).sum()))
 
-    def report(self) -> str:
-        """What can go, what cannot and why, a line a layer, for a person to read."""
-        width = max([len("layer"), *(len(layer.name) for layer in self.layers)])
-        weights = self.cost("weights")
-        lines = [
-            f"{self.count:,} nodes can be removed; {weights:,} weights, {self.cost('macs'):,} MACs on the example.",
-            f"{'layer':{width}}  outputs  removable  why not",
-        ]
-        for layer in self.layers:
-            free = int((layer.nodes >= 0).sum())
-            why = "; ".join(str(r) for r in layer.reasons) if free < layer.nodes.size else ""
-            lines.append(f"{layer.name:{width}}  {layer.nodes.size:7,}  {free:9,}  {why}".rstrip())
-        return "\n".join(lines)
+    def report(self, width: int | None = None) -> str:
+        """What can go and what that saves, what cannot and why, for a person to read in lines of ``width`` at most."""
+        from earlycrop._summary import summary  # which imports this module
+        from earlycrop._text import text
+
+        return text(summary(self), width)
 
 
 def total(costs: Iterable[Work], removed: Removed) -> int:

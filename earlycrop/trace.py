@@ -8,6 +8,7 @@ joined channels that something produces and something consumes is a node. Nothin
 from __future__ import annotations
 
 import copy
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from earlycrop._watch import Watch
 from earlycrop._wrappers import unwrapped
 from earlycrop.graph import Graph
 
+_log = logging.getLogger(__name__)
+
 
 class TraceError(RuntimeError):
     """The network could not be run on the example."""
@@ -44,9 +47,11 @@ def trace(model: nn.Module, example: Any) -> Graph:
         TraceError: the model cannot be copied, or fails on the example.
     """
     model = unwrapped(model)
+    _log.debug("tracing")
     try:
         return _traced(model, example, real=False)
     except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones
+        _log.debug("tracing on real values")
         return _traced(model, example, real=True)
 
 
@@ -71,6 +76,7 @@ def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
     classes = watch.components()
     graph = solved(watch, classes, slots, held, frozenset(parameters), example)
     most = watch.multiplicity(classes)
+    _log.debug("trying cuts")
     return settled(graph, Trials(copied, run, calls, partial(_told, copied, None), real, device, most, numbers))
 
 

@@ -1,0 +1,92 @@
+"""Networks for ``python -m earlycrop.report tests.reportable:NAME``, sound and not."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NUMBER = 3
+
+
+def mlp(hidden: int = 10, name: str = "") -> nn.Module:
+    print("a line of the network's own on standard output")
+    assert name in ("", "a word")
+    return nn.Sequential(nn.Linear(6, hidden), nn.ReLU(), nn.Linear(hidden, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def pair() -> tuple[nn.Module, Tensor]:
+    return mlp(), torch.zeros(5, 6)
+
+
+def words() -> nn.Module:
+    return nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 4), nn.Linear(4, 9))
+
+
+class Two(nn.Module):
+    """Called with tokens and floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(9, 6), nn.Linear(6, 3)
+
+    def forward(self, tokens: Tensor, x: Tensor) -> Tensor:
+        return self.out(self.embedding(tokens) + x)
+
+
+def attention() -> tuple[nn.Module, Tensor]:
+    return nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)), torch.zeros(2, 5, 8)
+
+
+ready = mlp()
+
+
+def swin() -> tuple[nn.Module, Tensor]:
+    from tasks._torchvision import torchvision
+
+    return torchvision.models.swin_t(weights=None), torch.zeros(1, 3, 224, 224)
+
+
+def no_module() -> str:
+    return "a string"
+
+
+def fails() -> nn.Module:
+    raise KeyError("no such key")
+
+
+def leaves() -> nn.Module:
+    sys.exit("goodbye")
+
+
+def dies() -> nn.Module:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return nn.Identity()
+
+
+def hangs(note: str) -> nn.Module:
+    """Never returns, never gives another thread a turn, and has started a process of its own."""
+    other = subprocess.Popen(["sleep", "600"])
+    Path(note).write_text(f"{os.getpid()} {other.pid}")
+    re.match(r"(a+)+$", "a" * 60 + "b")
+    return nn.Identity()
+
+
+class Waits(nn.Module):
+    """Waits in its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        time.sleep(600)
+        return self.two(self.one(x))
