@@ -22,7 +22,7 @@ from earlycrop.flow import Loss
 from earlycrop.graph import Graph, Removed, total
 from earlycrop.limits import NO_BOUNDS, Bounds, Limits
 
-WARMUP, PAIRS, SECONDS = 2, (3, 50), 1.0
+WARMUP, PAIRS, SECONDS = 2, (5, 50), 1.5
 """A measurement: steps that do not count, the least and the most pairs that do, and after how long no more start."""
 PROBES, TOLERANCE = 9, 0.02
 """At most so many cuts are measured for a target; less than this share of the dense step is not fought for."""
