@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._modules import undisturbed
+from earlycrop._wrappers import slowest, unwrapped
 from earlycrop.budget import Choice, ranking_of
 from earlycrop.flow import Loss
 from earlycrop.graph import Graph, Removed, total
@@ -41,26 +42,26 @@ class Clock:
 
     A copy of the model as it is now is the yardstick: a cut is measured on another copy, step by step in turn with it,
     so that whatever else the machine does meets both, and the ratio of the medians counts. The model, its buffers and
-    the random state are not touched.
+    the random state are not touched. Of several processes that train one model, the slowest counts.
 
     Raises:
         ValueError: the loss fails on the copy in training mode.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, batch: Any) -> None:
-        self.loss, self.batch = loss, batch
-        self.model = _copied(model)
-        self.dense = ceil(1e6 * median(self._times(self.model)[0]))
+        self.wrapped, self.loss, self.batch = model, loss, batch
+        self.model = _copied(unwrapped(model))
+        self.dense = slowest(model, ceil(1e6 * median(self._times(self.model)[0])))
         """The dense step, in microseconds."""
 
-    def beside(self, model: nn.Module, graph: Graph) -> Probe:
-        """What measures cuts of ``model``, which ``graph`` is of."""
+    def beside(self, graph: Graph) -> Probe:
+        """What measures cuts of the model as it is now, which ``graph`` is of."""
 
         def left(removed: Removed) -> int:
-            small = _copied(model)
-            cut_module(small, keep_of(graph, removed))
+            small = _copied(unwrapped(self.wrapped))
+            cut_module(small, keep_of(graph, removed), graph.sizes(removed))
             dense, times = self._times(self.model, small)
-            return ceil(self.dense * median(times) / median(dense))
+            return slowest(self.wrapped, ceil(self.dense * median(times) / median(dense)))
 
         return Probe(left, self.dense)
 

@@ -37,8 +37,8 @@ class Pruner:
     (weights, nodes, macs, bytes or time) to remove, above 0 and below 1. epochs: the whole budget. rounds: of iterative
     methods. score_batches: how many batches a scoring reads (the authors take 5), None for all that ``step`` is given.
     trigger: in place of the method's own. gate: where a node's gate stands ("rows", "columns" or "auto"), see
-    :class:`earlycrop.event.Request`. copies: averages of the model's weights, pruned at the same places. limits: floors,
-    ceilings, layers to leave alone, multiples of channels.
+    :class:`earlycrop.event.Request`. copies: averages of the model's weights, pruned at the same places. limits:
+    floors, ceilings, layers to leave alone, multiples of channels.
 
     Raises:
         ValueError: an argument is unknown or out of its range, or an optimizer or a copy is not the model's.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from earlycrop import Limits, _timing, prune, trace
 from earlycrop._timing import PROBES, TOLERANCE, Clock, Probe, choose_nodes_in_time
@@ -36,6 +39,7 @@ def network() -> nn.Module:
 
 
 def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
     return torch.randn(256, 64), torch.randint(0, 8, (256,))
 
 
@@ -136,12 +140,43 @@ def test_measuring_touches_nothing() -> None:
     np.random.seed(5)
     with torch.no_grad():
         clock = Clock(model, loss, data)
-        assert clock.beside(model, graph).left(graph.mask(range(0, graph.count, 2))) > 0
+        assert clock.beside(graph).left(graph.mask(range(0, graph.count, 2))) > 0
     assert (torch.rand(1).item(), np.random.rand()) == drawn
     assert [m.training for m in model][:3] == [True, False, False]
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     now = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(torch.equal(a, b) for a, b in zip(gradients, now, strict=True))
+
+
+def _process(rank: int, folder: str) -> None:
+    """Cut to half the time, with a batch of this process's own size to measure."""
+    torch.set_num_threads(1)
+    _timing.SECONDS = 0.1
+    distributed.init_process_group("gloo", store=distributed.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    model = network()
+    x, y = batch()
+
+    def slower(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        if model.training:
+            batch = (batch[0][: 64 * (rank + 1)], batch[1][: 64 * (rank + 1)])
+        return loss(model, batch)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the DistributedDataParallel around")
+        event = prune(DistributedDataParallel(model), slower, [(x, y)], "magnitude", 0.5, of="time")
+    torch.save({"model": model.state_dict(), "left": event.left, "dense": event.dense}, f"{folder}/{rank}")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_choose_alike_by_the_slowest(tmp_path: Path) -> None:
+    multiprocessing.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}") for rank in (0, 1))
+    assert (first["left"], first["dense"]) == (second["left"], second["dense"])
+    assert first["left"] <= limit(first["dense"], 0.5)
+    for a, b in zip(first["model"].values(), second["model"].values(), strict=True):
+        assert torch.equal(a, b)
+    assert first["model"]["0.weight"].shape[0] < 1024
 
 
 def test_a_step_that_cannot_be_timed_is_a_sentence() -> None:
