@@ -11,12 +11,14 @@ Source: Rachwan et al., "Winning the Lottery Ahead of Time: Efficient Early Netw
 
 from earlycrop._version import __version__
 from earlycrop.criteria import CRITERIA, Criterion
+from earlycrop.event import Event
 from earlycrop.flow import FlowError, flow
 from earlycrop.graph import Graph, Node
+from earlycrop.limits import Limits
 from earlycrop.masks import Masks
 from earlycrop.methods import METHODS, Method
 from earlycrop.pruner import Pruner
-from earlycrop.pruning import Event, prune
+from earlycrop.pruning import prune
 from earlycrop.saving import SavingError, load, load_state, save, save_state
 from earlycrop.surgeon import Cut, SurgeryError, shrink
 from earlycrop.trace import TraceError, trace
@@ -29,6 +31,7 @@ __all__ = [
     "Event",
     "FlowError",
     "Graph",
+    "Limits",
     "Masks",
     "Method",
     "Node",

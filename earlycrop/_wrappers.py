@@ -115,6 +115,19 @@ def require_agreement(model: nn.Module, removed: Iterable[npt.ArrayLike]) -> Non
             )
 
 
+def slowest(model: nn.Module, time: int) -> int:
+    """The largest of the times that the processes of DistributedDataParallel have measured; all of them must call this.
+
+    They must choose alike, and wait for the slowest in any case.
+    """
+    for wrapper, _ in _around(model):
+        if isinstance(wrapper, DistributedDataParallel) and wrapper.process_group.size() > 1:
+            times = [0] * wrapper.process_group.size()
+            torch.distributed.all_gather_object(times, time, wrapper.process_group)
+            time = max(times)
+    return time
+
+
 def _around(model: nn.Module) -> list[tuple[nn.Module, str]]:
     """The wrappers around the network, from the outside in, each with the attribute that holds what it wraps."""
     around = []

@@ -90,7 +90,12 @@ class Graph:
         Weights are the entries of parameters with two or more dimensions; nodes are the outputs of every layer but the
         model's output layers; macs are those of one run on the example; bytes are those of parameters and buffers. Each
         product names its module.
+
+        Raises:
+            ValueError: it is something else, such as time, which is measured and not counted.
         """
+        if of not in ("weights", "parameters", "nodes", "macs", "bytes"):
+            raise ValueError(f"'{of}' cannot be counted on a graph: weights, nodes, macs and bytes can")
         if of == "macs":
             return self.work
         if of == "nodes":

@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 
 from earlycrop._optimizers import require_its_optimizers
 from earlycrop._wrappers import insides_of, shapes_of, unwrapped
+from earlycrop.event import Event, Request
 from earlycrop.flow import Loss
+from earlycrop.limits import NO_LIMITS, Limits
 from earlycrop.masks import Masks
 from earlycrop.methods import METHODS, Method
-from earlycrop.pruning import Event, Request, carry_out
+from earlycrop.pruning import carry_out
 from earlycrop.trigger import Trigger
 
 
@@ -32,10 +34,11 @@ class Pruner:
     state.
     A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside (see :func:`earlycrop.shrink`).
     loss: (model, batch) -> scalar. method: a name in ``METHODS``, or a ``Method``. sparsity: the share of ``of``
-    (weights, nodes, macs or bytes) to remove, above 0 and below 1. epochs: the whole budget. rounds: of iterative
+    (weights, nodes, macs, bytes or time) to remove, above 0 and below 1. epochs: the whole budget. rounds: of iterative
     methods. score_batches: how many batches a scoring reads (the authors take 5), None for all that ``step`` is given.
     trigger: in place of the method's own. gate: where a node's gate stands ("rows", "columns" or "auto"), see
-    :class:`earlycrop.pruning.Request`. copies: averages of the model's weights, pruned at the same places.
+    :class:`earlycrop.event.Request`. copies: averages of the model's weights, pruned at the same places. limits:
+    floors, ceilings, layers to leave alone, multiples of channels.
 
     Raises:
         ValueError: an argument is unknown or out of its range, or an optimizer or a copy is not the model's.
@@ -56,6 +59,7 @@ class Pruner:
         trigger: Trigger | None = None,
         gate: str = "auto",
         copies: Sequence[nn.Module] = (),
+        limits: Limits = NO_LIMITS,
     ) -> None:
         if isinstance(method, str):
             if method not in METHODS:
@@ -74,7 +78,8 @@ class Pruner:
         """What will be pruned; None for a method that prunes nothing."""
         if method.criterion is not None:
             targets = method.schedule(sparsity, rounds)
-            self.request = Request(method.criterion, method.structured, targets, of, gate)
+            self.request = Request(method.criterion, method.structured, targets, of, gate, limits)
+            limits.require_known(model)
             self.trigger = method.trigger(sparsity, epochs) if trigger is None else trigger
         self.epoch = -1
         """Epochs done at the last ``step``; -1 before the first."""
@@ -137,5 +142,4 @@ class Pruner:
         self.event = None
         if state["event"] is not None:
             masks = None if state["masks"] is None else Masks(self.model, state["masks"], self.optimizer, self.copies)
-            lists = {name: tuple(state["event"][name]) for name in ("floors", "whole")}
-            self.event = Event(**{**state["event"], **lists, "masks": masks})
+            self.event = Event.of_record(state["event"], masks)

@@ -3,94 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop._paths import path_weights
+from earlycrop._timing import Clock, choose_nodes_in_time
 from earlycrop._watch import Reason
 from earlycrop._wrappers import require_agreement, say_what_to_wrap, unwrapped
-from earlycrop.budget import MEASURES, choose_nodes, choose_weights, limit
+from earlycrop.budget import (
+    Choice,
+    choose_nodes,
+    choose_weights,
+    limit,
+    node_bounds,
+    outputs_left,
+    weight_bounds,
+    weights_left,
+)
 from earlycrop.criteria import CRITERIA, Criterion
+from earlycrop.event import Event, Request
 from earlycrop.flow import Loss
 from earlycrop.graph import Graph, Group
+from earlycrop.limits import NO_LIMITS, Bounds, Limits
 from earlycrop.masks import Masks
 from earlycrop.schedule import halving
 from earlycrop.surgeon import SurgeryError, shrink, uncertified
 from earlycrop.trace import trace
 from earlycrop.units import Gate, matrices, node_scores, unscored, weight_scores
 
-GATES = ("auto", "rows", "columns")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to prune: the sparsity of each round's end, in ``of``, by nodes or single weights, ranked by ``criterion``.
-
-    gate: "rows" sums a node's score over the rows that produce it, in evaluation mode; "columns" over the columns that
-    consume it, with batch statistics; "auto" takes rows for a network that has been trained and columns for one that
-    has not.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
-
-    criterion: Criterion
-    structured: bool
-    targets: Sequence[float]
-    of: str = "weights"
-    gate: str = "auto"
-
-    def __post_init__(self) -> None:
-        for sparsity in self.targets:
-            limit(1, sparsity)
-        if self.of not in MEASURES:
-            raise ValueError(f"there is no measure '{self.of}': a sparsity can be a share of {', '.join(MEASURES)}")
-        if self.of != "weights" and not self.structured:
-            raise ValueError(f"single weights have a sparsity of weights, not of {self.of}: take a structured method")
-        if self.gate not in GATES:
-            raise ValueError(f"there is no gate '{self.gate}': take one of {', '.join(GATES)}")
-
-
-@dataclass(frozen=True)
-class Event:
-    """A pruning that took place.
-
-    reason: why now. epoch: after how many epochs. of, asked, achieved: the sparsity in what was targeted. dense, left:
-    the same in units (weights, nodes, MACs of a run on the first batch, or bytes). weight_sparsity, node_sparsity:
-    shares of the network's before. rounds: how many. floors: layers whose last node or weight was kept though the
-    ranking had it go. difference: the worst certificate of the cuts, None where nothing was cut. batches: how many the
-    scores were computed on. seconds: what it took. masks: what holds removed weights at zero, after an unstructured
-    pruning.
-    """
-
-    reason: str
-    epoch: int
-    of: str
-    asked: float
-    achieved: float
-    dense: int
-    left: int
-    weight_sparsity: float
-    node_sparsity: float
-    rounds: int
-    floors: tuple[str, ...]
-    whole: tuple[str, ...]
-    difference: float | None
-    batches: int
-    seconds: float
-    masks: Masks | None = field(default=None, repr=False, compare=False)
-
-    def record(self) -> dict[str, Any]:
-        """The event as plain numbers, strings and lists."""
-        plain = asdict(replace(self, masks=None))
-        del plain["masks"]
-        return {**plain, "floors": list(self.floors), "whole": list(self.whole)}
+Choose = Callable[[Graph, Tensor, int, Bounds], Choice]
+"""(graph, scores, how much may be left, bounds) -> which nodes go."""
 
 
 def prune(
@@ -105,14 +52,18 @@ def prune(
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     gate: str = "rows",
     copies: Sequence[nn.Module] = (),
+    limits: Limits = NO_LIMITS,
 ) -> Event:
     """Prune ``model`` in place, now: cut its nodes (``structured``), or zero its weights and hold them there.
 
     ``loss(model, batch)`` gives a scalar; ``batches`` are training data, of which all are read. The target is met in
-    ``rounds`` steps (:func:`earlycrop.schedule.halving`), with scores taken anew on what is left. ``gate``: see
-    :class:`Request`. Give the ``optimizer``, or all of several, that is to go on with the pruned model, and ``copies``
-    that average its weights. A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside (see
-    :func:`earlycrop.shrink`).
+    ``rounds`` steps (:func:`earlycrop.schedule.halving`), with scores taken anew on what is left. ``of="time"``
+    measures a training step on the first batch between cuts: up to 9 times a round, each time for 1.5 s, or for 7 steps
+    of the dense model and of a cut one where those take longer. ``gate``: see :class:`earlycrop.event.Request`. Give
+    the ``optimizer``, or all of several, that is to go on with the pruned model, and ``copies`` that average its
+    weights. ``limits``: floors, ceilings, layers to leave alone, multiples; where they do not allow the target, what
+    they allow goes, with a warning. A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside
+    (see :func:`earlycrop.shrink`).
 
     Raises:
         ValueError: an argument is out of its range, or there is no batch.
@@ -124,7 +75,7 @@ def prune(
         if criterion not in CRITERIA:
             raise ValueError(f"there is no criterion '{criterion}': take one of {', '.join(CRITERIA)}")
         criterion = CRITERIA[criterion]
-    request = Request(criterion, structured, halving(sparsity, rounds), of, gate)
+    request = Request(criterion, structured, halving(sparsity, rounds), of, gate, limits)
     return carry_out(request, model, loss, list(batches), optimizer, reason="asked for", epoch=0, copies=copies)
 
 
@@ -144,16 +95,24 @@ def carry_out(
     start = perf_counter()
     carry = _cut_nodes if request.structured else _zero_weights
     found = carry(request, model, loss, batches, optimizer, copies)
+    bounds: Bounds = found.pop("bounds")
     event = Event(
         reason=reason, epoch=epoch, of=request.of, asked=request.targets[-1],
         achieved=1 - found["left"] / found["dense"], rounds=len(request.targets), batches=len(batches),
-        seconds=perf_counter() - start, **found,
+        seconds=perf_counter() - start, limits=request.limits, **found,
     )  # fmt: skip
     if event.left > limit(event.dense, event.asked):
         held = ", ".join(event.floors + event.whole)
         warnings.warn(
             f"asked to remove {event.asked:.2%} of the {event.of}, and {event.achieved:.2%} could go: more would empty "
-            f"a layer or fail its certificate ({held or 'see Graph.report()'})",
+            f"a layer, break a limit or fail its certificate ({held or 'see Graph.report()'})",
+            stacklevel=3,
+        )
+    if above := [
+        f"{n} keeps {k}, not {bounds.most[n]}" for n, (_, k) in event.layers.items() if k > bounds.most.get(n, k)
+    ]:
+        warnings.warn(
+            f"ceilings were not reached: {', '.join(above)}; what is frozen, uncertified or fills a multiple stays",
             stacklevel=3,
         )
     if request.structured:
@@ -182,15 +141,19 @@ def _cut_nodes(
     graph = traced()
     if not graph.count:
         raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
-    dense = {of: graph.cost(of) for of in (request.of, "weights", "nodes")}
+    bounds = node_bounds(graph, request.limits)
+    dense = {of: graph.cost(of) for of in ("weights", "nodes")}
+    dense[request.of], choose = _measured(request.of, wrapped, loss, batches[0], graph)
+    before = outputs_left(graph)
     floors: set[str] = set()
     difference = 0.0
     for done, sparsity in enumerate(request.targets):
         if done:
             graph = traced()
+        allowed, within = limit(dense[request.of], sparsity), bounds.part(sparsity / request.targets[-1])
         scores = node_scores(model, graph, request.criterion, loss, batches, gate, batch_statistics=gate == "columns")
         while True:
-            choice = choose_nodes(graph, scores, limit(dense[request.of], sparsity), request.of)
+            choice = choose(graph, scores, allowed, within)
             remove = choice.removed.nonzero()[0].tolist()
             require_agreement(wrapped, [choice.removed])
             try:
@@ -206,13 +169,25 @@ def _cut_nodes(
                 scores, graph = scores[torch.from_numpy(~graph.mask(reasons))], graph.without(reasons)
         floors |= set(choice.floors)
         difference = max(difference, cut.difference or 0.0)
-    left = {of: graph.cost(of, choice.removed) for of in dense}
-    shares = {of: 1 - left[of] / dense[of] if dense[of] else 0.0 for of in dense}
+    left = {of: graph.cost(of, choice.removed) for of in ("weights", "nodes")}
+    shares = {of: 1 - left[of] / dense[of] if dense[of] else 0.0 for of in left}
+    after = outputs_left(graph, choice.removed)
     return {
-        "dense": dense[request.of], "left": left[request.of], "floors": tuple(sorted(floors)), "difference": difference,
-        "weight_sparsity": shares["weights"], "node_sparsity": shares["nodes"],
+        "dense": dense[request.of], "left": choice.left, "floors": tuple(sorted(floors)), "difference": difference,
+        "weight_sparsity": shares["weights"], "node_sparsity": shares["nodes"], "bounds": bounds,
         "whole": tuple(sorted({tensor for group in whole for tensor, _ in group})),
+        "layers": {name: (n, after.get(name, 1)) for name, n in before.items()},  # a single output is not traced
     }  # fmt: skip
+
+
+def _measured(of: str, model: nn.Module, loss: Loss, batch: Any, graph: Graph) -> tuple[int, Choose]:
+    """What the network as it is now costs in ``of``, and what chooses the nodes for a target in it."""
+    if of != "time":
+        return graph.cost(of), lambda graph, scores, allowed, within: choose_nodes(graph, scores, allowed, of, within)
+    clock = Clock(model, loss, batch)
+    return clock.dense, lambda graph, scores, allowed, within: choose_nodes_in_time(
+        graph, scores, allowed, clock.beside(graph), within
+    )
 
 
 def _zero_weights(
@@ -225,7 +200,7 @@ def _zero_weights(
 ) -> dict[str, Any]:
     """Rounds of score, choose and mask; what the event says of them."""
     wrapped, model = model, unwrapped(model)
-    every = matrices(model)
+    every, bounds = matrices(model), weight_bounds(model, request.limits)
     if not any(p.requires_grad for p in every.values()):
         raise ValueError("the model has no trained weight matrix: there is nothing to prune")
     dense = sum(p.numel() for p in every.values())
@@ -236,7 +211,8 @@ def _zero_weights(
     for sparsity in request.targets:
         scores = weight_scores(model, request.criterion, loss, batches)
         keep = keep or path_weights(graph, scores)  # of the first round: what a later one would choose may be gone
-        choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed)
+        within = bounds.part(sparsity / request.targets[-1])
+        choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed, within)
         floors |= set(choice.floors)
         left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
         require_agreement(wrapped, [gone.cpu().numpy() for gone in choice.removed.values()])
@@ -245,5 +221,6 @@ def _zero_weights(
         masks = Masks(model, choice.removed, optimizer, copies)
     return {
         "dense": dense, "left": left, "floors": tuple(sorted(floors)), "whole": (), "difference": None,
-        "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks,
+        "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks, "bounds": bounds,
+        "layers": weights_left(every, choice.removed),
     }  # fmt: skip

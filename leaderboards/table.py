@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from leaderboards.records import Record
+from tasks._options import LATER
 from tasks._record import KINDS, Result
 
 RECIPE = ["task", "dataset", "preset", "network", "metric", "higher_is_better", "split", "epochs"]
@@ -87,11 +88,15 @@ def summary(group: Group) -> pd.DataFrame:
 
 
 def differing(records: Iterable[Record]) -> list[str]:
-    """Options, other than those a table is about, in which runs differ: ``lr: 0.001, 0.01``."""
+    """Options, other than those a table is about, in which runs differ: ``lr: 0.001, 0.01``.
+
+    What a configuration leaves out is at its default; dense runs have no limits to differ in.
+    """
     values: dict[str, set[str]] = {}
-    for record in records:
-        for key, value in record.config.items():
-            values.setdefault(key, set()).add(str(value))
+    configs = [record.config for record in records]
+    for key in {key for config in configs for key in config}:
+        asked = (c for c in configs if not (key in LATER and c.get("method") == "dense"))
+        values[key] = {str(c.get(key, "default")) for c in asked}
     return [f"{key}: {', '.join(sorted(v))}" for key, v in sorted(values.items()) if key not in VARIES and len(v) > 1]
 
 

@@ -29,7 +29,7 @@ class Result:
     structured: bool
     """Whether whole nodes are cut (False for single weights, and for dense)."""
     sparsity_of: str
-    """What the asked sparsity is a share of: weights, nodes, macs or bytes."""
+    """What the asked sparsity is a share of: weights, nodes, macs, bytes or time."""
     sparsity_asked: float | None
     """Share to remove, 0 to 1; None for dense."""
     weight_sparsity: float

@@ -63,9 +63,12 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
     Raises:
         ValueError: an option is out of its range.
     """
+    limits = earlycrop.Limits(
+        floors=options.floors, ceilings=options.ceilings, exclude=options.exclude, multiple=options.multiple
+    )
     return earlycrop.Pruner(
         model, optimizer, task.loss, options.method, options.sparsity,
-        epochs=options.epochs, of=options.of, rounds=options.rounds, score_batches=None,
+        epochs=options.epochs, of=options.of, rounds=options.rounds, score_batches=None, limits=limits,
     )  # fmt: skip
 
 

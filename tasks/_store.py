@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 import earlycrop
-from tasks._options import Options
+from tasks._options import LATER, Options
 from tasks._record import Result
 
 
@@ -28,7 +28,9 @@ class RunError(RuntimeError):
 def configuration(task: str, options: Options) -> dict[str, Any]:
     """What makes a run the run that it is: the task and every option but the folder that it is kept in."""
     held = dataclasses.asdict(options)
-    del held["runs"]
+    untouched = [name for name in LATER if held[name] == getattr(Options(), name)]
+    for name in ("runs", *untouched):
+        del held[name]
     return {"task": task, **json.loads(json.dumps(held, default=str))}
 
 

@@ -94,7 +94,7 @@ def test_weights_are_counted_exactly(data: st.DataObject) -> None:
     assert best_gone <= worst_kept
 
 
-@pytest.mark.parametrize("of", MEASURES)
+@pytest.mark.parametrize("of", [of for of in MEASURES if of != "time"])
 @pytest.mark.parametrize("name", list(CASES))
 def test_nodes_meet_every_target_to_the_last_one_that_fits(name: str, of: str) -> None:
     graph = trace(*build(name))

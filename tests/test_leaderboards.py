@@ -364,6 +364,12 @@ def test_differing_settings_are_said(place: Path) -> None:
     assert "settings differ between these runs: lr: 0.25, 0.5" in call(place)[1]
 
 
+def test_an_option_that_only_some_runs_have_is_said_of_what_it_limits(place: Path) -> None:
+    write_run(place / "runs", ALL[3], multiple=8)
+    write_run(place / "runs", ALL[4])
+    assert "settings differ between these runs: multiple: 8, default" in call(place)[1]
+
+
 @pytest.mark.parametrize(("number", "told"), [(34000, "34k"), (999.9, "1k"), (1234567, "1.23M"), (12, "12")])
 def test_short_numbers(number: float, told: str) -> None:
     assert short(number) == told

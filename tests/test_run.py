@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 import earlycrop
 import tasks
-from earlycrop import METHODS
+from earlycrop import METHODS, _timing
 from tasks import _cli, _run, _store, cartpole
 
 TINY = [
@@ -156,7 +156,11 @@ def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         (["--sparsity", "nan"], "--sparsity must be above 0 and below 1"),
         (["--method", "earlycrop"], "there is no method 'earlycrop': take one of dense, random-u, random-s, snip"),
         (["--preset", "best"], "there is no preset 'best': take one of default, paper-table4"),
-        (["--of", "flops"], "--of takes weights, nodes, macs, bytes"),
+        (["--of", "flops"], "--of takes weights, nodes, macs, bytes, time"),
+        (["--exclude", "trunk.9"], "no layer with a weight matrix matches 'trunk.9'"),
+        (["--floors", "actor", "1.5"], "floors['actor'] is 1.5"),
+        (["--multiple", "0"], "multiple must be at least 1, and is 0"),
+        (["--method", "snip", "--multiple", "8"], "multiple rounds channel counts"),
         (["--method", "snip", "--of", "nodes"], "single weights have a sparsity of weights"),
         (["--epochs", "2"], "early pruning needs at least 3 epochs"),
         (["--rounds", "0"], "rounds must be at least 1"),
@@ -296,6 +300,42 @@ def test_the_id_is_the_configuration(tmp_path: Path) -> None:
     assert len({id_of(), id_of(seed=1), id_of(sparsity=0.5), id_of(agents=8)}) == 4
 
 
+def test_options_that_came_later_leave_the_ids_of_earlier_runs(tmp_path: Path) -> None:
+    """The committed records' ids are still those of their configurations."""
+    files = sorted((_root() / "leaderboards" / "records" / "cartpole").glob("*.json"))
+    for file in files:
+        config = json.loads(file.read_text())["config"]
+        held = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name != "task"}
+        made = _store.configuration("cartpole", cartpole.Options(**held))
+        assert made == config
+        store = _store.Store(tmp_path, made)
+        store.close()
+        assert store.id == file.stem
+    assert files
+    limited = cartpole.Options(exclude=("actor",), floors={"trunk.*": 0.1}, multiple=8)
+    told = _store.configuration("cartpole", limited)
+    assert {name: told.get(name) for name in ("exclude", "floors", "ceilings", "multiple")} == {
+        "exclude": ["actor"], "floors": {"trunk.*": 0.1}, "ceilings": None, "multiple": 8,
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings(
+    "ignore:asked to remove"
+)  # a step of 16 neurons is mostly overhead, and may not get shorter
+def test_limits_and_a_time_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_timing, "SECONDS", 0.05)
+    more = ["--method", "earlycrop-s", "--sparsity", "0.05", "--of", "time", "--exclude", "trunk.2"]
+    more += ["--floors", "trunk.0", "4", "trunk.*", "0.25", "--ceilings", "trunk.0", "0.5", "--multiple", "4"]
+    result = _cli.main("cartpole", command(tmp_path, *more, "--rounds", "2"))
+    assert (result.sparsity_of, result.sparsity_asked) == ("time", 0.05)
+    log = [json.loads(line) for line in (folder(tmp_path) / "log.jsonl").read_text().splitlines()]
+    (event,) = [line["event"] for line in log if line["event"]]
+    assert event["of"] == "time"
+    assert event["layers"]["trunk.0"] in ([16, 8], [16, 4])
+    assert event["layers"]["trunk.2"] == [16, 16]
+    assert event["limits"]["floors"] == {"trunk.0": 4, "trunk.*": 0.25}
+
+
 def test_presets_are_the_starting_point() -> None:
     paper = _cli.parse(cartpole, ["--preset", "paper-table4", "--seed", "4"])
     assert isinstance(paper, cartpole.Options)
@@ -309,7 +349,7 @@ def test_help_names_methods_presets_and_options(capsys: pytest.CaptureFixture[st
         _cli.main("cartpole", ["--help"])
     assert left.value.code == 0
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for word in ("paper-table4", "earlycrop-s", "grasp", "--agents", "--sparsity", "Pruning method"):
+    for word in ("paper-table4", "earlycrop-s", "grasp", "--agents", "--sparsity", "--exclude", "Pruning method"):
         assert word in told
 
 

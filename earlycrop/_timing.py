@@ -1,0 +1,154 @@
+"""A target in time: the step of the pruned network is measured beside the dense one's, between cuts."""
+
+from __future__ import annotations
+
+import copy
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from earlycrop._cut import cut_module, keep_of
+from earlycrop._modules import undisturbed
+from earlycrop._wrappers import slowest, unwrapped
+from earlycrop.budget import Choice, ranking_of
+from earlycrop.flow import Loss
+from earlycrop.graph import Graph, Removed, total
+from earlycrop.limits import NO_BOUNDS, Bounds, Limits
+
+WARMUP, PAIRS, SECONDS = 2, (5, 50), 1.5
+"""A measurement: steps that do not count, the least and the most pairs that do, and after how long no more start."""
+PROBES, TOLERANCE = 9, 0.02
+"""At most so many cuts are measured for a target; less than this share of the dense step is not fought for."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """left: the step without these nodes, in microseconds (rounded up), where the dense step takes ``dense``."""
+
+    left: Callable[[Removed], int]
+    dense: int
+
+
+class Clock:
+    """Measures a training step (forward and backward of the loss on one batch, no optimizer step) in microseconds.
+
+    A copy of the model as it is now is the yardstick: a cut is measured on another copy, step by step in turn with it,
+    so that whatever else the machine does meets both, and the ratio of the medians counts. The model, its buffers and
+    the random state are not touched. Of several processes that train one model, the slowest counts.
+
+    Raises:
+        ValueError: the loss fails on the copy in training mode.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, batch: Any) -> None:
+        self.wrapped, self.loss, self.batch = model, loss, batch
+        self.model = _copied(unwrapped(model))
+        self.dense = slowest(model, ceil(1e6 * median(self._times(self.model)[0])))
+        """The dense step, in microseconds."""
+
+    def beside(self, graph: Graph) -> Probe:
+        """What measures cuts of the model as it is now, which ``graph`` is of."""
+
+        def left(removed: Removed) -> int:
+            small = _copied(unwrapped(self.wrapped))
+            cut_module(small, keep_of(graph, removed), graph.sizes(removed))
+            dense, times = self._times(self.model, small)
+            return slowest(self.wrapped, ceil(self.dense * median(times) / median(dense)))
+
+        return Probe(left, self.dense)
+
+    def _times(self, *models: nn.Module) -> list[list[float]]:
+        """The seconds of each model's steps, taken in turn."""
+        times: list[list[float]] = [[] for _ in models]
+        start = perf_counter()
+        for done in range(-WARMUP, PAIRS[1]):
+            if done == 0:
+                start = perf_counter()
+            if done >= PAIRS[0] and perf_counter() - start > SECONDS:
+                break
+            for mine, model in zip(times, models, strict=True):
+                seconds = self._seconds(model)
+                if done >= 0:
+                    mine.append(seconds)
+        return times
+
+    def _seconds(self, model: nn.Module) -> float:
+        device = next(model.parameters()).device
+        with undisturbed(model), torch.inference_mode(False), torch.enable_grad():
+            model.train()
+            _wait(device)
+            start = perf_counter()
+            try:
+                self.loss(model, self.batch).backward()  # type: ignore[no-untyped-call]
+            except Exception as error:
+                raise ValueError(
+                    f"the training step cannot be timed ({type(error).__name__}: {error}): see whether the loss can be "
+                    "differentiated on the first batch, in training mode, by a copy of the model"
+                ) from error
+            _wait(device)
+            seconds = perf_counter() - start
+        model.zero_grad(set_to_none=True)
+        return seconds
+
+
+def choose_nodes_in_time(
+    graph: Graph,
+    scores: Float[Tensor, "nodes"],
+    allowed: int,
+    probe: Probe,
+    limits: Limits | Bounds = NO_BOUNDS,
+) -> Choice:
+    """Remove the nodes of least score until a step takes at most ``allowed`` microseconds, as ``probe`` measures it.
+
+    By bisection over the multiply-accumulates that the ranking leaves: what is chosen has been measured, and is at most
+    ``allowed``; it ends within ``TOLERANCE`` of the dense time below it, where cuts that far apart in multiply-
+    accumulates are not told from each other, or after ``PROBES`` measurements. Where the whole ranking is not enough,
+    all of it goes.
+
+    Raises:
+        ValueError: see :func:`earlycrop.budget.node_bounds`.
+    """
+    ranking = ranking_of(graph, scores, limits)
+    costs = graph.costs("macs")
+
+    def macs(n: int) -> int:
+        return total(costs, ranking.first(n))
+
+    few, many = 0, ranking.count  # too few units, and enough
+    left = probe.left(ranking.first(many))
+    reached = left <= allowed
+    for _ in range(PROBES - 1):
+        goal = (macs(few) + macs(many)) // 2
+        middle = few + bisect_left(range(few, many), -goal, key=lambda n: -macs(n))
+        middle = min(max(middle, few + 1), many - 1)
+        close = macs(few) - macs(many) <= TOLERANCE * graph.cost("macs")
+        if not reached or middle <= few or close or allowed - left <= TOLERANCE * probe.dense:
+            break
+        time = probe.left(ranking.first(middle))
+        if time <= allowed:
+            many, left = middle, time
+        else:
+            few = middle
+    return Choice(ranking.first(many), left, ranking.holding(many, reached))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy without gradients."""
+    with torch.inference_mode(False):
+        copied = copy.deepcopy(model)
+    copied.zero_grad(set_to_none=True)
+    return copied
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has done what was queued on it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

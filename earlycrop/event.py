@@ -1,0 +1,95 @@
+"""What is asked of a pruning, and what took place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from earlycrop.budget import MEASURES, limit
+from earlycrop.criteria import Criterion
+from earlycrop.limits import NO_LIMITS, Limits
+from earlycrop.masks import Masks
+
+GATES = ("auto", "rows", "columns")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to prune: the sparsity of each round's end, in ``of``, by nodes or single weights, ranked by ``criterion``,
+    within ``limits``.
+
+    gate: "rows" sums a node's score over the rows that produce it, in evaluation mode; "columns" over the columns that
+    consume it, with batch statistics; "auto" takes rows for a network that has been trained and columns for one that
+    has not.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    criterion: Criterion
+    structured: bool
+    targets: Sequence[float]
+    of: str = "weights"
+    gate: str = "auto"
+    limits: Limits = NO_LIMITS
+
+    def __post_init__(self) -> None:
+        for sparsity in self.targets:
+            limit(1, sparsity)
+        if self.of not in MEASURES:
+            raise ValueError(f"there is no measure '{self.of}': a sparsity can be a share of {', '.join(MEASURES)}")
+        if self.of != "weights" and not self.structured:
+            raise ValueError(f"single weights have a sparsity of weights, not of {self.of}: take a structured method")
+        if self.limits.multiple > 1 and not self.structured:
+            raise ValueError("multiple rounds channel counts, which single weights do not change: leave it at 1")
+        if self.gate not in GATES:
+            raise ValueError(f"there is no gate '{self.gate}': take one of {', '.join(GATES)}")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A pruning that took place.
+
+    reason: why now. epoch: after how many epochs. of, asked, achieved: the sparsity in what was targeted. dense, left:
+    the same in units (weights, nodes, MACs of a run on the first batch, bytes, or microseconds of a training step on
+    it). weight_sparsity, node_sparsity: shares of the network's before. rounds: how many. floors: layers where a floor
+    (the last node or weight, one of the limits, or a multiple) kept what the ranking had go. whole: tensors of layers
+    whose cut could not be certified. difference: the worst certificate of the cuts, None where nothing was cut.
+    batches: how many the scores were computed on. seconds: what it took. limits: those asked for. layers: outputs (or
+    weights) of each layer before and after. masks: what holds removed weights at zero, after an unstructured pruning.
+    """
+
+    reason: str
+    epoch: int
+    of: str
+    asked: float
+    achieved: float
+    dense: int
+    left: int
+    weight_sparsity: float
+    node_sparsity: float
+    rounds: int
+    floors: tuple[str, ...]
+    whole: tuple[str, ...]
+    difference: float | None
+    batches: int
+    seconds: float
+    limits: Limits = NO_LIMITS
+    layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    masks: Masks | None = field(default=None, repr=False, compare=False)
+
+    def record(self) -> dict[str, Any]:
+        """The event as plain numbers, strings, lists and dicts."""
+        plain = asdict(replace(self, masks=None))
+        del plain["masks"]
+        plain["limits"]["exclude"] = list(self.limits.exclude)
+        plain["layers"] = {name: list(counts) for name, counts in self.layers.items()}
+        return {**plain, "floors": list(self.floors), "whole": list(self.whole)}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], masks: Masks | None) -> Event:
+        """The event that a record was made of."""
+        plain = {**record, "floors": tuple(record["floors"]), "whole": tuple(record["whole"])}
+        layers = {name: (before, after) for name, (before, after) in record["layers"].items()}
+        return cls(**{**plain, "limits": Limits(**record["limits"]), "layers": layers, "masks": masks})
