@@ -57,7 +57,7 @@ def _candidates(
     ]
     taken = {(f.module, f.attribute) for f in (*graph.follows, *known)}
     for name in reversed(path):
-        for attribute, value in vars(trials.copied.get_submodule(name)).items():
+        for attribute, value in list(vars(trials.copied.get_submodule(name)).items()):
             if type(value) is not int or value < 2 or (name, attribute) in taken:
                 continue
             fitting = [

@@ -14,6 +14,9 @@ from earlycrop._meta import hollow
 from earlycrop._modules import places, put, tensors
 from earlycrop.graph import Graph, Removed
 
+OWN = "_sizes_that_followed_a_cut"
+"""Where a module of the user's own notes its attributes that a cut has changed, so that they can be saved."""
+
 Keep = dict[str, dict[int, Tensor]]
 """Tensor name -> dimension -> the indices that stay, where some go."""
 
@@ -89,7 +92,9 @@ def cut_module(module: nn.Module, keep: Keep, own: Mapping[tuple[str, str], int]
             swap.hold(owner, _groups(owner, rows[key]))
             swap.hold(owner, sizes(owner))  # after the groups: in_channels are counted in them
         for (path, attribute), value in own.items():
-            swap.hold(module.get_submodule(path), {attribute: value})
+            owner = module.get_submodule(path)
+            swap.hold(owner, {attribute: value})
+            owner.__dict__.setdefault(OWN, set()).add(attribute)
     except BaseException:
         swap.undo()
         raise

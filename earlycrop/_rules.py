@@ -6,7 +6,7 @@ rule knows freezes the channels that it touches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import _lookups, _moves, _products
-from earlycrop._fields import Field, along, support
+from earlycrop._fields import Field, along
 from earlycrop._vanish import vanishes
 from earlycrop._watch import Watch
 
@@ -38,8 +38,7 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
     elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
     moves = packet in _moves.MOVES or packet in _moves.PARTS
     if elementwise:
-        numbers = tuple(float(n) for n in arguments if isinstance(n, int | float))
-        watch.reckoned((watch.operation, numbers))
+        watch.reckoned((watch.operation, tuple(_numbers(watch, arguments))))
     if packet not in CONTRACTIONS and not any(watch.fields(t) for t in inputs):
         if (elementwise or moves) and inputs and all(watch.known(t).uniform for t in inputs):
             for result in results:
@@ -53,6 +52,13 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
         _unknown(watch, operation, arguments, options, results)
     for result in results:
         watch.known(result).vanishes = gone
+
+
+def _numbers(watch: Watch, arguments: Arguments) -> Iterator[float]:
+    """The plain numbers among the arguments, tensors of a single one included where they are known."""
+    for n in arguments:
+        if isinstance(n, int | float) or (isinstance(n, Tensor) and n.ndim == 0 and not (watch.real or n.is_meta or n.is_complex())):
+            yield float(n)
 
 
 def _written(watch: Watch, packet: Any, arguments: Arguments) -> None:
@@ -105,11 +111,11 @@ def _follow(watch: Watch, channels: Field | None, t: Tensor) -> None:
 def _layer_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     x, shape = arguments[:2]
     first = x.ndim - len(shape)
-    over = [f for f in watch.fields(x) if max(support(f)) >= first]
-    watch.freeze(over, "it is normalised over")
+    over = set(range(first, x.ndim))
+    through = [g for f in watch.fields(x) if (g := watch.across(f, over, "it is normalised over")) is not None]
     for t in arguments[2:4]:
         watch.freeze(watch.fields(t), "it is the scale or shift of a norm over all channels")
-    watch.learn(results[0], [f for f in watch.fields(x) if all(f is not o for o in over)])
+    watch.learn(results[0], through)
 
 
 def _weight_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
@@ -142,8 +148,7 @@ def _along_dims(why: str, dims_of: Callable[[Tensor, Arguments, Options], set[in
     def rule(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
         x = arguments[0]
         dims = dims_of(x, arguments, options)
-        through = [f for f in watch.fields(x) if not dims & set(support(f))]
-        watch.freeze([f for f in watch.fields(x) if dims & set(support(f))], why)
+        through = [g for f in watch.fields(x) if (g := watch.across(f, dims, why)) is not None]
         for result in results:
             gone = x.ndim - result.ndim
             kept = [f.reshape([n for d, n in enumerate(f.shape) if d not in dims]) if gone else f for f in through]

@@ -54,6 +54,7 @@ class Watcher(Weightless):  # type: ignore[no-untyped-call]
     def __init__(self, watch: Watch, real: bool) -> None:
         super().__init__(real)
         self.watch = watch
+        watch.real = real
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -97,6 +97,7 @@ class Watch:
         """Names of the modules that are running, outermost first."""
         self.operation: str = ""
         self.training = False
+        self.real = False
         self.numbers: list[Numbers] = []
         """The plain numbers that went into the arithmetic, in order."""
         self.done = 0
@@ -210,17 +211,19 @@ class Watch:
             covered = {d for f in self.fields(t) for d in support(padded(f, ndim))}
             first = ndim - t.ndim
             fixed = {first + d for d, n in enumerate(t.shape) if n > 1 and t.stride(d)} - covered
-            result = [g for f in result if (g := self._across(f, fixed)) is not None]
+            result = [
+                g for f in result if (g := self.across(f, fixed, "it meets a tensor of a fixed size")) is not None
+            ]
         return result
 
-    def _across(self, f: Field, dims: set[int]) -> Field | None:
-        """The field where it meets a fixed number of values along ``dims``: what runs along other dimensions as well
-        (heads, beside a position within them) can only go whole; otherwise it may not go.
+    def across(self, f: Field, dims: set[int], why: str) -> Field | None:
+        """The field where all that lies along ``dims`` must stay: what runs along other dimensions as well (heads,
+        beside positions within them) can only go whole; otherwise it may not go, and there is none.
         """
         for d in dims & set(support(f)):
             whole = f.take([0], axis=d)
             if whole.size == 1:
-                self.freeze([f], "it meets a tensor of a fixed size")
+                self.freeze([f], why)
                 return None
             self.join(f, whole)
             f = whole

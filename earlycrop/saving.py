@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from earlycrop._cut import sizes
+from earlycrop._cut import OWN, sizes
 from earlycrop._modules import places, put, tensors
 from earlycrop._wrappers import stored
 
@@ -75,6 +75,9 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         else:
             put(where[id(old)], t.to(old.device))
     for name, held in header["sizes"].items():
+        own = set(held) - set(sizes(modules[name])) - set(_GROUPS)
+        if own:
+            modules[name].__dict__.setdefault(OWN, set()).update(own)
         for attribute, value in held.items():
             setattr(modules[name], attribute, value)
     return model
@@ -104,7 +107,7 @@ def load_state(path: str | os.PathLike[str]) -> Any:
 
 def _sizes(module: nn.Module) -> dict[str, int]:
     groups = {a: int(getattr(module, a)) for a in _GROUPS if isinstance(getattr(module, a, None), int)}
-    held = sizes(module)
+    held = {**sizes(module), **{a: getattr(module, a) for a in sorted(vars(module).get(OWN, ()))}}
     return {**held, **groups} if held else {}
 
 

@@ -19,6 +19,7 @@ from earlycrop._cut import Keep, cut_module, keep_of
 from earlycrop._modules import SurgeryError as SurgeryError
 from earlycrop._modules import tensors
 from earlycrop._optimizers import follow, listed, require_its_optimizers, restoring, small_states
+from earlycrop._pretrained import keep_loadable
 from earlycrop._wrappers import insides_of, require_agreement, say_what_to_wrap, shapes_of, unwrapped
 from earlycrop.graph import Graph, Group
 
@@ -100,6 +101,8 @@ def shrink(
             taken_back.callback(restoring(o))
             follow(o, swaps[0], state)
         taken_back.pop_all()
+    for module in every:
+        keep_loadable(module)
     say_what_to_wrap(model, stacklevel=2)
     return Cut(int(removed.sum()), before, graph.cost("weights", removed), difference, caveats)
 

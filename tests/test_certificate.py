@@ -25,7 +25,7 @@ def test_what_goes_wrong_only_beside_the_example_is_found() -> None:
 
     def forward(self: Any, x: Tensor) -> Tensor:
         hidden = self.one(x).relu()
-        return self.out(torch.where(x[:, :1] > 0.5, hidden / torch.tensor(hidden.shape[-1]), hidden))
+        return self.out(torch.where(x[:, :1] > 0.5, hidden / torch.tensor([hidden.shape[-1]]), hidden))
 
     model, x = two_layers(forward), torch.rand(32, 4)
     x[:, 0] = x[:, 0] / 2
@@ -148,7 +148,7 @@ def test_random_numbers_are_left_as_they_were() -> None:
 def slightly_wrong(self: Any, x: Tensor) -> Tensor:
     """A hundredth of the output is computed with its own width."""
     hidden = self.one(x).relu()
-    return self.out(hidden * (1 + torch.tensor(hidden.shape[-1]) / 800))
+    return self.out(hidden * (1 + torch.tensor([hidden.shape[-1]]) / 800))
 
 
 def right(self: Any, x: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ def test_what_a_forward_keeps_is_as_it_was() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         hidden = self.one(x).relu()
         self.state = hidden.detach()
-        return self.out(hidden / torch.tensor(hidden.shape[-1]))
+        return self.out(hidden / torch.tensor([hidden.shape[-1]]))
 
     model, x = two_layers(forward), torch.randn(16, 4)
     model(x)
@@ -262,7 +262,7 @@ def test_a_recurrent_layer_computes_with_its_own_weights_after_it(certified: str
 
     def forward(self: Any, x: Tensor) -> Tensor:
         hidden = self.rnn(x)[0]
-        return self.out(hidden / torch.tensor(hidden.shape[-1]) if certified == "taken back" else hidden)
+        return self.out(hidden / torch.tensor([hidden.shape[-1]]) if certified == "taken back" else hidden)
 
     model, x = Net(forward, rnn=nn.LSTM(4, 8), out=nn.Linear(8, 2)), torch.randn(3, 5, 4)
     model(x)

@@ -148,7 +148,7 @@ def test_a_layer_whose_cut_cannot_be_certified_stays_whole_and_the_rest_is_cut()
 
     def forward(self: Any, x: Tensor) -> Tensor:
         x = self.a(x).relu()
-        return self.c(self.b(x / torch.tensor(x.shape[-1])).relu())
+        return self.c(self.b(x / torch.tensor([x.shape[-1]])).relu())
 
     model = Net(forward, a=nn.Linear(6, 16), b=nn.Linear(16, 40), c=nn.Linear(40, 3))
     event = prune(model, loss, data(), sparsity=0.5, rounds=3)

@@ -154,7 +154,7 @@ class OwnWidth(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.one(x).relu()
-        return self.out(x / torch.tensor(x.shape[-1]))
+        return self.out(x / torch.tensor([x.shape[-1]]))
 
 
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
