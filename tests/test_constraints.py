@@ -307,6 +307,15 @@ def test_an_event_tells_what_was_asked_and_what_is_left(structured: bool, rounds
     assert event.record()["limits"] == {"floors": {"2": 0.75}, "ceilings": {"0": 0.4}, "exclude": ["4"], "multiple": 1}
 
 
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_a_ceiling_is_reached_at_the_end(rounds: int) -> None:
+    limits = Limits(ceilings={"2": 0.25})
+    for structured, left in ((True, (12, 3)), (False, (288, 72))):
+        model, x = mlp()
+        event = prune(model, loss, [x], "magnitude", 0.1, structured=structured, rounds=rounds, limits=limits)
+        assert event.layers["2"] == left
+
+
 def test_a_ceiling_comes_down_with_the_rounds() -> None:
     bounds = Bounds({"a": 100}, {}, {"a": 40})
     assert [bounds.part(share).most["a"] for share in (0.25, 0.5, 1.0)] == [85, 70, 40]
@@ -338,7 +347,8 @@ def test_what_the_limits_do_not_allow_is_said() -> None:
 def test_single_weights_within_limits_are_counted_exactly(data: st.DataObject) -> None:
     """Against one weight at a time, worst first, that goes unless something forbids it."""
     model = nn.ModuleDict({"a": nn.LSTM(2, 1, bias=False), "b": nn.Linear(3, 4), "c": nn.Linear(5, 1)})
-    model["b"].weight.requires_grad_(data.draw(st.booleans()))
+    for p in (model["b"].weight, model["a"].weight_hh_l0):
+        p.requires_grad_(data.draw(st.booleans()))
     trained = {n: p for n, p in model.named_parameters() if p.ndim > 1 and p.requires_grad}
     values = st.integers(0, 6)
     scores = {
@@ -348,7 +358,7 @@ def test_single_weights_within_limits_are_counted_exactly(data: st.DataObject) -
     floors = data.draw(st.dictionaries(st.sampled_from("abc"), st.integers(1, 5), max_size=3))
     ceilings = {"a": data.draw(st.integers(5, 12))} if data.draw(st.booleans()) else {}
     bounds = weight_bounds(model, Limits(floors=floors, ceilings=ceilings))
-    fixed = 0 if "b.weight" in trained else 12
+    fixed = 29 - sum(p.numel() for p in trained.values())
     allowed = data.draw(st.integers(0, 29))
     keep = {n: torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()}
     chosen = choose_weights(scores, allowed, keep, None, fixed, bounds)
@@ -422,6 +432,7 @@ def test_limits_that_only_one_kind_can_keep_are_refused() -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(ValueError, match="matches 'body': the nearest are"):  # before the first epoch
         Pruner(model, optimizer, loss, epochs=4, limits=Limits(exclude=["body"]))
+    assert Pruner(nn.DataParallel(model), optimizer, loss, epochs=4, limits=Limits(exclude=["0"])).request is not None
 
 
 def test_a_pattern_may_name_the_module_that_a_layer_is_in() -> None:
