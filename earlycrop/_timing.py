@@ -110,8 +110,9 @@ def choose_nodes_in_time(
 
     By bisection over the multiply-accumulates that the ranking leaves. What is chosen has been measured, and is at most
     ``allowed``. The search ends within ``TOLERANCE`` of the dense time below that, where two cuts differ by less than
-    that in multiply-accumulates, or after ``PROBES`` measurements. Time need not fall with every node (kernels like some
-    widths better than others), so that a smaller cut may fit as well. Where all that may go is not enough, it goes.
+    that in multiply-accumulates, or after ``PROBES`` measurements. Time need not fall with every node (kernels like
+    some widths better than others), so that a smaller cut may fit as well. Where all that may go is not enough, it
+    goes.
 
     Raises:
         ValueError: see :func:`earlycrop.budget.node_bounds`.
