@@ -108,10 +108,11 @@ def choose_nodes_in_time(
 ) -> Choice:
     """Remove the nodes of least score until a step takes at most ``allowed`` microseconds, as ``probe`` measures it.
 
-    By bisection over the multiply-accumulates that the ranking leaves: what is chosen has been measured, and is at most
-    ``allowed``; it ends within ``TOLERANCE`` of the dense time below it, where cuts that far apart in multiply-
-    accumulates are not told from each other, or after ``PROBES`` measurements. Where the whole ranking is not enough,
-    all of it goes.
+    By bisection over the multiply-accumulates that the ranking leaves. What is chosen has been measured, and is at most
+    ``allowed``. The search ends within ``TOLERANCE`` of the dense time below that, where two cuts differ by less than
+    that in multiply-accumulates, or after ``PROBES`` measurements. Time need not fall with every node (kernels like
+    some widths better than others), so that a smaller cut may fit as well. Where all that may go is not enough, it
+    goes.
 
     Raises:
         ValueError: see :func:`earlycrop.budget.node_bounds`.

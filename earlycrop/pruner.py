@@ -79,7 +79,7 @@ class Pruner:
         if method.criterion is not None:
             targets = method.schedule(sparsity, rounds)
             self.request = Request(method.criterion, method.structured, targets, of, gate, limits)
-            limits.require_known(model)
+            limits.require_known(inside)
             self.trigger = method.trigger(sparsity, epochs) if trigger is None else trigger
         self.epoch = -1
         """Epochs done at the last ``step``; -1 before the first."""

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional
 
 from earlycrop import Limits, Pruner, prune, shrink, trace
 from earlycrop.budget import choose_nodes, choose_weights, limit, outputs_left, weight_bounds
@@ -89,6 +88,38 @@ def test_amounts_count_outputs_that_go_together_once() -> None:
     graph = trace(*build("lstm"))
     chosen = choose_nodes(graph, torch.rand(13), 1, "macs", Limits(floors={"rnn": 5}))
     assert outputs_left(graph, chosen.removed) == {"embedding": 1, "rnn": 5, "decoder": 11}
+
+
+class PartlyShared(nn.Module):
+    """The wide layer's 12 outputs are those of two others side by side; of the last one's 16, four are the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.wide = nn.Linear(4, 8), nn.Linear(4, 4), nn.Linear(4, 12)
+        self.side, self.last, self.out = nn.Linear(12, 12), nn.Linear(12, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = (torch.cat([self.left(x), self.right(x)], 1) + self.wide(x)).relu()
+        return self.out((torch.cat([x, self.side(t)], 1) + self.last(t)).relu())
+
+
+def test_layers_that_share_some_nodes_or_have_some_frozen() -> None:
+    torch.manual_seed(0)
+    graph = trace(PartlyShared(), torch.randn(3, 4))
+    scores = torch.arange(float(graph.count))
+
+    def left(allowed: int, **limits: Any) -> dict[str, int]:
+        return outputs_left(graph, choose_nodes(graph, scores, allowed, "nodes", Limits(**limits)).removed)
+
+    assert left(10**9) == {"left": 8, "right": 4, "wide": 12, "side": 12, "last": 16, "out": 2}
+    # the five that go of the shared eight count for both
+    assert left(10**9, ceilings={"left": 3, "wide": 5})["wide"] == 5
+    assert left(10**9, ceilings={"right": 1, "wide": 8}) == left(10**9, ceilings={"right": 1}) | {"wide": 8, "left": 7}
+    # the four that are added to the inputs cannot go, and count
+    assert left(10**9, ceilings={"last": 7})["last"] == 7
+    assert left(1, floors={"last": 6})["last"] == 6
+    assert left(1, floors={"last": 3})["last"] == left(1)["last"] == 5
+    assert left(10**9, ceilings={"last": 3})["last"] == 4 + 1  # as far as it can
 
 
 def without_one(graph: Graph, removed: Removed, step: dict[tuple[int, ...], int], back: bool) -> list[Removed]:
@@ -170,17 +201,18 @@ def shared(graph: Graph, name: str, others: set[str]) -> bool:
 
 
 class Attention(nn.Module):
-    """Four heads, 6 wide each, written out, so that heads can go."""
+    """Heads written out, so that they can go: queries and keys ``wide`` each, and values ``deep``."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int = 4, wide: int = 6, deep: int = 6) -> None:
         super().__init__()
-        self.q, self.k, self.v = nn.Linear(20, 24), nn.Linear(20, 24), nn.Linear(20, 24)
-        self.out = nn.Linear(24, 5)
+        self.wide, self.deep = wide, deep
+        self.q, self.k, self.v = (nn.Linear(20, heads * n) for n in (wide, wide, deep))
+        self.out = nn.Linear(heads * deep, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (p(x).view(2, 8, -1, 6).transpose(1, 2) for p in (self.q, self.k, self.v))
-        mixed = functional.scaled_dot_product_attention(q, k, v)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        q, k = (p(x).view(2, 8, -1, self.wide).transpose(1, 2) for p in (self.q, self.k))
+        v = self.v(x).view(2, 8, -1, self.deep).transpose(1, 2)
+        return self.out((q @ k.mT).softmax(-1).matmul(v).transpose(1, 2).flatten(2))
 
 
 class Recurrent(nn.Module):
@@ -240,6 +272,10 @@ def test_a_head_is_as_many_channels_as_it_is_wide() -> None:
     for multiple, heads in ((3, 1), (4, 2), (12, 2), (8, 4)):
         chosen = choose_nodes(graph, torch.rand(4), 1, "macs", Limits(multiple=multiple))
         assert int((~chosen.removed).sum()) == heads
+    graph = trace(Attention(12, 2, 3), x)  # three heads make a multiple of 6 in queries and keys, two in values
+    assert graph.count == 12
+    chosen = choose_nodes(graph, torch.rand(12), 1, "macs", Limits(multiple=6))
+    assert int((~chosen.removed).sum()) == 6
 
 
 @pytest.mark.parametrize("rounds", [1, 4])
@@ -269,6 +305,15 @@ def test_an_event_tells_what_was_asked_and_what_is_left(structured: bool, rounds
     assert Event.of_record(event.record(), event.masks) == event
     assert event.record()["layers"]["4"] == list(event.layers["4"])
     assert event.record()["limits"] == {"floors": {"2": 0.75}, "ceilings": {"0": 0.4}, "exclude": ["4"], "multiple": 1}
+
+
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_a_ceiling_is_reached_at_the_end(rounds: int) -> None:
+    limits = Limits(ceilings={"2": 0.25})
+    for structured, left in ((True, (12, 3)), (False, (288, 72))):
+        model, x = mlp()
+        event = prune(model, loss, [x], "magnitude", 0.1, structured=structured, rounds=rounds, limits=limits)
+        assert event.layers["2"] == left
 
 
 def test_a_ceiling_comes_down_with_the_rounds() -> None:
@@ -302,7 +347,8 @@ def test_what_the_limits_do_not_allow_is_said() -> None:
 def test_single_weights_within_limits_are_counted_exactly(data: st.DataObject) -> None:
     """Against one weight at a time, worst first, that goes unless something forbids it."""
     model = nn.ModuleDict({"a": nn.LSTM(2, 1, bias=False), "b": nn.Linear(3, 4), "c": nn.Linear(5, 1)})
-    model["b"].weight.requires_grad_(data.draw(st.booleans()))
+    for p in (model["b"].weight, model["a"].weight_hh_l0):
+        p.requires_grad_(data.draw(st.booleans()))
     trained = {n: p for n, p in model.named_parameters() if p.ndim > 1 and p.requires_grad}
     values = st.integers(0, 6)
     scores = {
@@ -312,7 +358,7 @@ def test_single_weights_within_limits_are_counted_exactly(data: st.DataObject) -
     floors = data.draw(st.dictionaries(st.sampled_from("abc"), st.integers(1, 5), max_size=3))
     ceilings = {"a": data.draw(st.integers(5, 12))} if data.draw(st.booleans()) else {}
     bounds = weight_bounds(model, Limits(floors=floors, ceilings=ceilings))
-    fixed = 0 if "b.weight" in trained else 12
+    fixed = 29 - sum(p.numel() for p in trained.values())
     allowed = data.draw(st.integers(0, 29))
     keep = {n: torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()}
     chosen = choose_weights(scores, allowed, keep, None, fixed, bounds)
@@ -386,6 +432,7 @@ def test_limits_that_only_one_kind_can_keep_are_refused() -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(ValueError, match="matches 'body': the nearest are"):  # before the first epoch
         Pruner(model, optimizer, loss, epochs=4, limits=Limits(exclude=["body"]))
+    assert Pruner(nn.DataParallel(model), optimizer, loss, epochs=4, limits=Limits(exclude=["0"])).request is not None
 
 
 def test_a_pattern_may_name_the_module_that_a_layer_is_in() -> None:
