@@ -57,7 +57,8 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
 def _numbers(watch: Watch, arguments: Arguments) -> Iterator[float]:
     """The plain numbers among the arguments, tensors of a single one included where they are known."""
     for n in arguments:
-        if isinstance(n, int | float) or (isinstance(n, Tensor) and n.ndim == 0 and not (watch.real or n.is_meta or n.is_complex())):
+        single = isinstance(n, Tensor) and n.ndim == 0 and not (watch.real or n.is_meta or n.is_complex())
+        if single or isinstance(n, int | float):
             yield float(n)
 
 
