@@ -5,7 +5,7 @@ torch's fake tensors do the same with more checks, at many times the cost for ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,10 +67,10 @@ class Weightless(TorchDispatchMode):
                 if func._schema.is_mutable and not on_meta[0]:
                     raise NeedsValues("a real tensor is written to with what was never computed")
                 args, kwargs = self._on_meta(args), {k: self._on_meta(v) for k, v in kwargs.items()}
-        if func is aten.native_batch_norm.default and any(on_meta):
-            shortcut = _batch_norm(args)
-            if shortcut is not None:
-                return shortcut
+        if func in SHORTCUTS and any(on_meta) and not kwargs:
+            known = SHORTCUTS[func](*args)
+            if known is not None:
+                return known
         return func(*args, **kwargs)
 
     def _on_meta(self, value: Any) -> Any:
@@ -106,15 +106,42 @@ FLOATS = {aten.zeros, aten.ones, aten.empty, aten.rand, aten.randn, aten.empty_s
 """Make floating numbers where no other type is asked for."""
 
 
-def _batch_norm(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Batch norm on running statistics keeps the shape; torch works that out by twenty operations.
-
-    None where the sizes do not agree, and torch shall say so.
-    """
-    x, *per_channel, training, _, _ = args
+def _batch_norm(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    *per_channel, training, _, _ = rest
     if training or x.ndim < 2 or any(t is not None and tuple(t.shape) != (x.shape[1],) for t in per_channel):
         return None
     return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+
+
+def _layer_norm(x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    over = tuple(shape)
+    if tuple(x.shape[x.ndim - len(over) :]) != over or any(t is not None and tuple(t.shape) != over for t in rest[:2]):
+        return None
+    rows = [*x.shape[: x.ndim - len(over)], *[1] * len(over)]
+    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(rows), x.new_empty(rows)
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or bias.shape != b.shape[1:] or a.dtype != b.dtype:
+        return None
+    return a.new_empty((a.shape[0], b.shape[1]))
+
+
+def _alike(x: Tensor, *rest: Any) -> Tensor | None:
+    return torch.empty_like(x) if x.is_floating_point() and not any(isinstance(r, Tensor) for r in rest) else None
+
+
+SHORTCUTS: dict[Any, Callable[..., Any]] = {
+    aten.native_batch_norm.default: _batch_norm,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.addmm.default: _addmm,
+    **dict.fromkeys(
+        [aten.gelu.default, aten.clamp.default, aten.clamp_min.default, aten.sigmoid.default, aten.silu.default,
+         aten.tanh.default, aten.relu.default, aten.roll.default],
+        _alike,
+    ),
+}  # fmt: skip
+"""The shape of a result, which torch finds by dozens of operations; None: the sizes do not agree, and torch says so."""
 
 
 class _Device(TorchFunctionMode):

@@ -25,18 +25,21 @@ from earlycrop._fields import Field, along
 from earlycrop._meta import Weightless, on_shapes
 from earlycrop._modules import plain_kernels, tensors, tensors_in
 from earlycrop._watch import Numbers, Reason, Watch
-from earlycrop.graph import Follow, Graph, Removed
+from earlycrop.graph import Follow, Graph, Group, Removed
 
 Shapes = list[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module in the first run, to be repeated: what it was given, and the shapes that it returned."""
+    """One call of a module in the first run, to be repeated: what it was given, the shapes that it returned, and the
+    plain numbers that it reckoned with.
+    """
 
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     shapes: Shapes
+    numbers: list[Numbers]
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,8 @@ class Trials:
     real: bool
     device: torch.device
     most: Field
-    numbers: dict[str, list[Numbers]]
-    """The plain numbers that the network, or one of its modules, reckons with."""
+    numbers: list[Numbers]
+    """The plain numbers that the network reckons with."""
     sound: dict[str, bool] = field(default_factory=dict)
 
     def faults(
@@ -167,7 +170,7 @@ class Trials:
             left = s.classes[kept[s.nodes]]
             if (left == left[0]).all():
                 alone[left[0]] = True
-        watch = _Check(classes, alone, self.most, self.numbers.get(home, []))
+        watch = _Check(classes, alone, self.most, self.calls[home].numbers if home else self.numbers)
         with plain_kernels(module):
             swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
             try:
@@ -179,7 +182,6 @@ class Trials:
                 return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
             finally:
                 swap.undo()
-        self.numbers.setdefault(home, watch.numbers)  # those of the first call, with nothing removed
         return watch.faults
 
     def _run(self, home: str, module: nn.Module) -> None:
@@ -191,21 +193,28 @@ class Trials:
         if shapes != call.shapes:
             raise ValueError(f"it returns tensors of the shapes {shapes} instead of {call.shapes}")
 
-    def home(self, graph: Graph, names: Iterable[str]) -> str:
-        """The innermost module that holds these tensors and can be run again by itself."""
+    def local(
+        self, graph: Graph, group: Group, ids: tuple[int, ...], follows: tuple[Follow, ...]
+    ) -> tuple[str, list[Fault]]:
+        """The innermost module that holds a group and can be run again by itself, and the faults of a cut there."""
         common: list[str] = []
-        for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
+        for parts in zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False):
             if len(set(parts)) > 1:
                 break
             common.append(parts[0])
-        while common:
-            name = ".".join(common)
-            if name in self.calls and name not in self.sound:
-                self.sound[name] = not self.faults(graph, [], [], name)
-            if self.sound.get(name):
-                return name
-            common.pop()
-        return ""
+        remove = some(graph, [ids])
+        for n in range(len(common), -1, -1):
+            name = ".".join(common[:n])
+            if name in self.calls or not name:
+                faults = self.faults(graph, remove, ids, name, follows)
+                if not faults or not name or self._sound(graph, name):
+                    return name, faults
+        raise AssertionError("the whole network can always be run")
+
+    def _sound(self, graph: Graph, home: str) -> bool:
+        if home not in self.sound:
+            self.sound[home] = not self.faults(graph, [], [], home)
+        return self.sound[home]
 
 
 def shapes_of(output: Any) -> Shapes:
@@ -276,8 +285,7 @@ def _each(graph: Graph, trials: Trials) -> Graph:
     frozen: dict[int, Reason] = {}
     hopeless: set[tuple[object, ...]] = set()
     for group, ids in graph.groups.items():
-        home = trials.home(graph, [tensor for tensor, _ in group])
-        faults = trials.faults(graph, some(graph, [ids]), ids, home, follows)
+        home, faults = trials.local(graph, group, ids, follows)
         if not faults:
             continue
         kind = (

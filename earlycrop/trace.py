@@ -70,7 +70,7 @@ def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
     calls: dict[str, Call] = {}
     with plain_kernels(model), _told(copied, None if real else calls, watch), on_shapes(Watcher(watch, real), device):
         _watch_evaluation(watch, copied, run)
-        numbers = {"": list(watch.numbers)}
+        numbers = list(watch.numbers)
         if unused := [name for name, p in parameters.items() if id(p) not in watch.seen]:
             _watch_training(watch, copied, run, unused)
     classes = watch.components()
@@ -153,16 +153,20 @@ def _told(model: nn.Module, calls: dict[str, Call] | None, watch: Watch, home: s
     ``home``: the module that is run, if it is not all of the model.
     """
 
+    begun: list[int] = []
+
     def enter(name: str, module: nn.Module, arguments: Any, options: Any) -> None:
         watch.stack.append(name)
+        begun.append(len(watch.numbers))
 
     def leave(name: str, module: nn.Module, arguments: Any, options: Any, output: Any) -> None:
         while watch.stack.pop() != name:  # those that failed, and whose error was caught
-            pass
+            begun.pop()
+        since = begun.pop()
         if module is model:
             _freeze_outputs(watch, output)
         if calls is not None and name not in calls and repeatable((arguments, options)):
-            calls[name] = Call(arguments, options, shapes_of(output))
+            calls[name] = Call(arguments, options, shapes_of(output), watch.numbers[since:])
 
     handles = []
     for name, module in model.get_submodule(home).named_modules(prefix=home):
