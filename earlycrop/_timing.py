@@ -11,6 +11,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,8 +24,9 @@ from earlycrop.flow import Loss
 from earlycrop.graph import Graph, Removed, total
 from earlycrop.limits import NO_BOUNDS, Bounds, Limits
 
-WARMUP, PAIRS, SECONDS = 2, (5, 50), 1.5
-"""A measurement: steps that do not count, the least and the most pairs that do, and after how long no more start."""
+WARMUP, PAIRS, PRECISION, SECONDS = 2, (7, 200), 0.01, 10.0
+"""A measurement: steps that do not count, the least and the most pairs that do; it ends once the ratio of the medians
+has this relative standard error, or after so long."""
 PROBES, TOLERANCE = 9, 0.02
 """At most so many cuts are measured for a target; less than this share of the dense step is not fought for."""
 
@@ -72,7 +74,7 @@ class Clock:
         for done in range(-WARMUP, PAIRS[1]):
             if done == 0:
                 start = perf_counter()
-            if done >= PAIRS[0] and perf_counter() - start > SECONDS:
+            if done >= PAIRS[0] and (perf_counter() - start > SECONDS or _error(times) <= PRECISION):
                 break
             for mine, model in zip(times, models, strict=True):
                 seconds = self._seconds(model)
@@ -139,6 +141,16 @@ def choose_nodes_in_time(
         else:
             few = middle
     return Choice(ranking.first(many), left, ranking.holding(many, reached))
+
+
+def _error(times: list[list[float]]) -> float:
+    """The relative standard error of the ratio of the medians, from the median absolute deviations.
+
+    For normal samples of n it is sqrt(pi / 2 n) times 1.4826 of these, in quadrature; single bursts do not count.
+    """
+    logs = np.log(np.array(times))
+    apart = np.median(np.abs(logs - np.median(logs, 1, keepdims=True)), 1)
+    return float(np.sqrt(np.pi / 2 * np.sum((1.4826 * apart) ** 2) / logs.shape[1]))
 
 
 def _copied(model: nn.Module) -> nn.Module:

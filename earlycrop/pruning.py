@@ -58,12 +58,12 @@ def prune(
 
     ``loss(model, batch)`` gives a scalar; ``batches`` are training data, of which all are read. The target is met in
     ``rounds`` steps (:func:`earlycrop.schedule.halving`), with scores taken anew on what is left. ``of="time"``
-    measures a training step on the first batch between cuts: up to 9 times a round, each time for 1.5 s, or for 7 steps
-    of the dense model and of a cut one where those take longer. ``gate``: see :class:`earlycrop.event.Request`. Give
-    the ``optimizer``, or all of several, that is to go on with the pruned model, and ``copies`` that average its
-    weights. ``limits``: floors, ceilings, layers to leave alone, multiples; where they do not allow the target, what
-    they allow goes, with a warning. A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside
-    (see :func:`earlycrop.shrink`).
+    measures a training step on the first batch between cuts: up to 9 times a round, each time until it is known to 1 %,
+    but no longer than 10 s, or 9 steps of the dense model and of a cut one where those take longer. ``gate``: see
+    :class:`earlycrop.event.Request`. Give the ``optimizer``, or all of several, that is to go on with the pruned model,
+    and ``copies`` that average its weights. ``limits``: floors, ceilings, layers to leave alone, multiples; where they
+    do not allow the target, what they allow goes, with a warning. A compiled or wrapped model is pruned inside, and
+    ``loss`` is given what is inside (see :func:`earlycrop.shrink`).
 
     Raises:
         ValueError: an argument is out of its range, or there is no batch.

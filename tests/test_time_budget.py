@@ -187,6 +187,17 @@ def test_a_step_that_cannot_be_timed_is_a_sentence() -> None:
     assert model[0].out_features == 1024
 
 
+def test_a_measurement_goes_on_until_it_is_sure() -> None:
+    """Against the spread of the ratio of two medians over many samples; bursts in a tenth of the steps hardly count."""
+    draw = np.random.default_rng(0)
+    samples = np.exp(draw.normal(0, 0.1, (2000, 2, 51)))
+    ratios = np.median(samples[:, 0], 1) / np.median(samples[:, 1], 1)
+    told = [_timing._error(sample.tolist()) for sample in samples]
+    assert np.median(told) == pytest.approx(np.log(ratios).std(), rel=0.1)
+    samples[:, :, :5] *= 10
+    assert np.median([_timing._error(sample.tolist()) for sample in samples]) < 1.4 * np.median(told)
+
+
 def test_time_is_measured_and_not_counted() -> None:
     graph = trace(*build("mlp"))
     with pytest.raises(ValueError, match="'time' cannot be counted on a graph: weights, nodes, macs and bytes can"):
