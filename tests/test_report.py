@@ -310,10 +310,10 @@ def test_time_up_ends_all_that_was_started(tmp_path: Path) -> None:
     """The network holds the interpreter for good, and has started a process."""
     note = tmp_path / "note"
     begin = time.monotonic()
-    code, out, err = ran("tests.reportable:hangs", "--with", f"note={note}", "--seconds", "12")
-    assert 12 <= time.monotonic() - begin < 30
+    code, out, err = ran("tests.reportable:hangs", "--with", f"note={note}", "--seconds", "20")
+    assert 20 <= time.monotonic() - begin < 60
     assert (code, out) == (3, "")
-    assert "stopped after 12 s, while building: give it more by --seconds" in sentence(err)
+    assert "stopped after 20 s, while building: give it more by --seconds" in sentence(err)
     started = [int(pid) for pid in note.read_text().split()]
     assert len(started) == 2
     assert not any(map(_alive, started))
@@ -334,7 +334,7 @@ def test_control_c_ends_it(tmp_path: Path) -> None:
 
 def test_the_line_on_a_terminal_counts_seconds() -> None:
     ours, theirs = pty.openpty()
-    process = start("tests.reportable:Waits", "--input", "1,6", "--seconds", "9", stderr=theirs)
+    process = start("tests.reportable:Waits", "--input", "1,6", "--seconds", "15", stderr=theirs)
     os.close(theirs)
     told = b""
     try:
@@ -348,4 +348,4 @@ def test_the_line_on_a_terminal_counts_seconds() -> None:
     assert process.returncode == 3
     assert told.count(b"\r\x1b[K") > 20
     assert b"s  tracing" in told
-    assert b"stopped after 9 s, while tracing" in told
+    assert b"stopped after 15 s, while tracing" in told
