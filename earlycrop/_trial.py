@@ -142,7 +142,7 @@ class Trials:
     copied: nn.Module
     run: Callable[[nn.Module], Any]
     calls: dict[str, Call]
-    watched: Callable[[Watch], AbstractContextManager[None]]
+    watched: Callable[[Watch, str], AbstractContextManager[None]]
     real: bool
     device: torch.device
     most: Field
@@ -175,23 +175,27 @@ class Trials:
             swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
             try:
                 _enter(watch, inside, module, removed)
-                with self.watched(watch), on_shapes(Watcher(watch, self.real), self.device):
-                    self._run(home, module)
-            except Exception as error:  # whatever a forward raises when a size is not what it was
-                told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
-                return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
+                with self.watched(watch, home), on_shapes(Watcher(watch, self.real), self.device):
+                    error = self._run(home, module)
             finally:
                 swap.undo()
+        if error is not None:
+            told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
+            return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
         return watch.faults
 
-    def _run(self, home: str, module: nn.Module) -> None:
-        if not home:
-            self.run(module)
-            return
-        call = self.calls[home]
-        shapes = shapes_of(module(*call.arguments, **call.options))
+    def _run(self, home: str, module: nn.Module) -> Exception | None:
+        try:
+            if not home:
+                self.run(module)
+                return None
+            call = self.calls[home]
+            shapes = shapes_of(module(*call.arguments, **call.options))
+        except Exception as error:  # whatever a forward raises when a size is not what it was
+            return error
         if shapes != call.shapes:
-            raise ValueError(f"it returns tensors of the shapes {shapes} instead of {call.shapes}")
+            return ValueError(f"it returns tensors of the shapes {shapes} instead of {call.shapes}")
+        return None
 
     def local(
         self, graph: Graph, group: Group, ids: tuple[int, ...], follows: tuple[Follow, ...]
@@ -283,12 +287,18 @@ def _each(graph: Graph, trials: Trials) -> Graph:
     """Try each group; where it has a fault that no attribute mends, freeze it."""
     follows: tuple[Follow, ...] = ()
     frozen: dict[int, Reason] = {}
+    hopeless: set[tuple[object, ...]] = set()
     for group, ids in graph.groups.items():
         home, faults = trials.local(graph, group, ids, follows)
         if not faults:
             continue
-        more = mended(graph, trials, ids, home, follows)
+        kind = (
+            type(trials.copied.get_submodule(home)), faults[0].at, faults[0].reason.why, len(ids),
+            tuple((tensor.removeprefix(home), dim) for tensor, dim in group),
+        )  # fmt: skip
+        more = None if kind in hopeless else mended(graph, trials, ids, home, follows)
         if more is None:
+            hopeless.add(kind)
             frozen |= dict.fromkeys(ids, faults[0].reason)
         else:
             follows += more

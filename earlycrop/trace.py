@@ -147,8 +147,11 @@ def _loose_tensors(module: nn.Module) -> list[Tensor]:
 
 
 @contextmanager
-def _told(model: nn.Module, calls: dict[str, Call] | None, watch: Watch) -> Iterator[None]:
-    """Tell the watch which modules run, freeze what the whole model returns, and keep each module's first call."""
+def _told(model: nn.Module, calls: dict[str, Call] | None, watch: Watch, home: str = "") -> Iterator[None]:
+    """Tell the watch which modules run, freeze what the whole model returns, and keep each module's first call.
+
+    ``home``: the module that is run, if it is not all of the model.
+    """
 
     begun: list[int] = []
 
@@ -166,7 +169,7 @@ def _told(model: nn.Module, calls: dict[str, Call] | None, watch: Watch) -> Iter
             calls[name] = Call(arguments, options, shapes_of(output), watch.numbers[since:])
 
     handles = []
-    for name, module in model.named_modules():
+    for name, module in model.get_submodule(home).named_modules(prefix=home):
         handles.append(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
         handles.append(module.register_forward_hook(partial(leave, name), with_kwargs=True))
     try:
