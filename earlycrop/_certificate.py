@@ -178,6 +178,8 @@ def _masked(model: nn.Module, graph: Graph, removed: Removed) -> dict[str, Tenso
     masked: dict[str, Tensor] = {}
     for slot in graph.slots:
         gone = (slot.nodes >= 0) & removed[slot.nodes]
+        if Role.DIRECTION in slot.role:
+            continue  # its length is zero instead
         if Role.COLUMN not in slot.role:
             gone &= graph.inner[slot.nodes]
         if slot.tensor in named and gone.any():

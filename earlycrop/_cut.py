@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from earlycrop._meta import hollow
-from earlycrop._modules import places, put, tensors
+from earlycrop._modules import SurgeryError, places, put, tensors
 from earlycrop.graph import Graph, Removed
 
 OWN = "_sizes_that_followed_a_cut"
@@ -151,6 +151,11 @@ def sizes(module: nn.Module) -> dict[str, int]:
             own = dict(module.named_parameters(recurse=False))
             projection = {"proj_size": own["weight_hr_l0"].shape[0]} if module.proj_size else {}
             hidden = own["weight_hh_l0"].shape[0] // gates
+            if projection and hidden <= projection["proj_size"]:
+                raise SurgeryError(
+                    f"an LSTM with {hidden} hidden units and {projection['proj_size']} projections is none that torch "
+                    "can run: remove fewer units, or more projections"
+                )
             return {"input_size": own["weight_ih_l0"].shape[1], "hidden_size": hidden, **projection}
         case nn.RNNCellBase():
             return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}

@@ -26,7 +26,7 @@ def _contract(watch: Watch, a: Any, a_vector: Field | None, b: Any, b_vector: Fi
         watch.join(a_vector, b_vector)
         if not (a_known.weight or b_known.weight):
             watch.inner.append(a_vector)
-            if not (a_known.vanishes and b_known.vanishes):
+            if not (a_known.vanishes or b_known.vanishes):
                 watch.freeze(
                     [a_vector], "a product of two activations is summed over it, which is not zero where it is masked"
                 )

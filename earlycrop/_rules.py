@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from earlycrop import _lookups, _moves, _products
 from earlycrop._fields import Field, along
 from earlycrop._vanish import vanishes
-from earlycrop._watch import Watch
+from earlycrop._watch import Role, Watch
 
 aten: Any = torch.ops.aten
 Arguments: TypeAlias = tuple[Any, ...]
@@ -127,6 +127,7 @@ def _weight_norm(watch: Watch, operation: Any, arguments: Arguments, options: Op
     watch.freeze([f for f in watch.fields(v) if f.shape[dim] == 1], "the norm of its weights is taken over it")
     if rows is not None and scales is not None:
         watch.join(rows, scales)
+    watch.role(rows, Role.DIRECTION)
     watch.learn(results[0], [] if rows is None else [along(rows, dim, v.ndim)], weight=watch.known(v).weight)
 
 

@@ -23,7 +23,7 @@ from earlycrop._attributes import mended
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field, along
 from earlycrop._meta import Weightless, on_shapes
-from earlycrop._modules import plain_kernels, tensors, tensors_in
+from earlycrop._modules import SurgeryError, plain_kernels, tensors, tensors_in
 from earlycrop._watch import Numbers, Reason, Watch
 from earlycrop.graph import Follow, Graph, Group, Removed
 
@@ -172,7 +172,10 @@ class Trials:
                 alone[left[0]] = True
         watch = _Check(classes, alone, self.most, self.calls[home].numbers if home else self.numbers)
         with plain_kernels(module):
-            swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
+            try:
+                swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
+            except SurgeryError as refused:
+                return [Fault(0, (home,), Reason("trial cut", home, str(refused)))]
             try:
                 _enter(watch, inside, module, removed)
                 with self.watched(watch, home), on_shapes(Watcher(watch, self.real), self.device):

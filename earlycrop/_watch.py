@@ -29,6 +29,8 @@ class Role(IntFlag):
     """Consumes a node: a column of a weight matrix."""
     LOOKUP = 4
     """A row of an embedding, found by index."""
+    DIRECTION = 8
+    """A row of a matrix of which only the direction counts: it cannot be zero."""
 
 
 @dataclass(frozen=True)
