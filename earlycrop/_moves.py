@@ -76,13 +76,6 @@ def _unshuffle(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
     return reshaped(split, (n, c, r, r, h // r, w // r), y.shape)
 
 
-def _channel_shuffle(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
-    n, c, *rest = x.shape
-    groups = arguments[1]
-    split = reshaped(f, x.shape, (n, groups, c // groups, *rest)).swapaxes(1, 2)
-    return reshaped(split, (n, c // groups, groups, *rest), y.shape)
-
-
 MOVES: dict[Any, Move] = {
     **dict.fromkeys([aten.clone, aten._to_copy, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous], _same),
     **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze], _view),
@@ -96,7 +89,6 @@ MOVES: dict[Any, Move] = {
     aten.repeat: _repeat,
     aten.pixel_shuffle: _shuffle,
     aten.pixel_unshuffle: _unshuffle,
-    **dict.fromkeys([aten.channel_shuffle, aten.native_channel_shuffle], _channel_shuffle),
 }
 
 
@@ -108,6 +100,21 @@ def move(watch: Watch, operation: Any, arguments: Arguments, options: Options, r
     fields = [MOVES[operation.overloadpacket](f, x, y, arguments) for f in watch.fields(x)]
     watch.rectangles += [f for f in fields if len(support(f)) > 1]
     watch.learn(y, fields, weight=watch.known(x).weight)
+
+
+def channel_shuffle(
+    watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
+    """(N, g C, ...) to (N, C g, ...): all of the g groups lose the same positions."""
+    x, groups = arguments[:2]
+    n, c, *rest = x.shape
+    fields = []
+    for f in watch.fields(x):
+        split = reshaped(f, x.shape, (n, groups, c // groups, *rest))
+        if split.shape[1] > 1:
+            watch.join(split, split[:, :1])
+        fields.append(reshaped(split.swapaxes(1, 2), (n, c // groups, groups, *rest), results[0].shape))
+    watch.learn(results[0], fields)
 
 
 PARTS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.unsafe_split}

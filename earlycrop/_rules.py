@@ -124,11 +124,14 @@ def _weight_norm(watch: Watch, operation: Any, arguments: Arguments, options: Op
     v, g = arguments[:2]
     dim = arguments[2] if len(arguments) > 2 else 0
     rows, scales = watch.vector(v, dim), watch.vector(g, dim)
-    watch.freeze([f for f in watch.fields(v) if f.shape[dim] == 1], "the norm of its weights is taken over it")
+    columns = [f for f in watch.fields(v) if f.shape[dim] == 1]
+    watch.freeze(columns, "the norm of the weights that consume it is taken over it")
     if rows is not None and scales is not None:
         watch.join(rows, scales)
     watch.role(rows, Role.DIRECTION)
-    watch.learn(results[0], [] if rows is None else [along(rows, dim, v.ndim)], weight=watch.known(v).weight)
+    watch.learn(
+        results[0], columns if rows is None else [along(rows, dim, v.ndim), *columns], weight=watch.known(v).weight
+    )
 
 
 def _group_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
@@ -215,6 +218,7 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("index_select", _lookups.along_dim),
     ("gather", _lookups.gather),
     ("glu", _moves.glu),
+    ("channel_shuffle native_channel_shuffle", _moves.channel_shuffle),
     (
         "rand_like randn_like randint_like bernoulli bernoulli_ normal_ uniform_ exponential_ random_ poisson",
         _random,

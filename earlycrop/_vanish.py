@@ -28,7 +28,8 @@ KEEP_ZERO = _named(
     "relu relu_ leaky_relu leaky_relu_ prelu _prelu_kernel elu elu_ celu gelu gelu_ silu silu_ tanh tanh_ hardswish "
     "hardswish_ hardtanh hardtanh_ mish mish_ neg abs sin sqrt square sign relu6 softsign hardshrink softshrink "
     "mean sum amax amin avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
-    "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d constant_pad_nd glu _weight_norm_interface"
+    "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d constant_pad_nd glu channel_shuffle "
+    "_weight_norm_interface"
 ) | {*_moves.MOVES, *_moves.PARTS}
 SUMS = _named("add add_ sub sub_")
 PRODUCTS = _named("mul mul_")

@@ -1,0 +1,148 @@
+"""What random networks have found: forwards that say one thing on shapes and mean another once a channel is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+from earlycrop import SurgeryError, shrink, trace
+from earlycrop.graph import Graph
+from tests.test_hard_cases import Net
+from tests.test_surgeon import some_nodes
+
+
+def attention(x: Tensor, net: Any, heads: int) -> Tensor:
+    q, k, v = (t.view(*x.shape[:2], heads, -1).transpose(1, 2) for t in net.qkv(x).chunk(3, -1))
+    y = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
+    out: Tensor = net.b(y.transpose(1, 2).flatten(2))
+    return out
+
+
+def linear_attention(x: Tensor, net: Any) -> Tensor:
+    q, k = functional.elu(net.a(x)) + 1, functional.elu(net.k(x)) + 1
+    return net.b((q @ k.transpose(1, 2)) @ net.v(x))  # type: ignore[no-any-return]
+
+
+def sampled(x: Tensor, net: Any) -> Tensor:
+    std = net.k(x).exp()
+    return net.b(net.a(x) + std * torch.randn_like(std))  # type: ignore[no-any-return]
+
+
+FROZEN: dict[str, tuple[Callable[[Tensor, Any], Tensor], str]] = {
+    "a roll along channels": (lambda x, n: n.b(n.a(x).roll(3, -1)), "channels that were apart become one"),
+    "heads": (lambda x, n: attention(x, n, 2), "a size seems to be written into it"),
+    "slices": (lambda x, n: n.b(torch.cat([n.a(x)[..., :4].tanh(), n.a(x)[..., 4:]], -1)), "parts of different sizes"),
+    "groups of a norm": (
+        lambda x, n: n.b(functional.group_norm(n.a(x).mT, 2).mT),
+        "channels that were one are apart",
+    ),
+    "a masked key is not zero": (linear_attention, "a product of two activations is summed over it"),
+    "random numbers": (sampled, "random numbers are drawn for it"),
+    "a scale": (lambda x, n: n.b(n.a(x) * n.a(x).shape[-1] ** -0.5), "taken from its own width"),
+    "a scale in a tensor": (lambda x, n: n.b(n.a(x) / torch.tensor(n.a(x).shape[-1])), "taken from its own width"),
+}
+
+
+def net(forward: Callable[[Tensor, Any], Tensor]) -> Net:
+    torch.manual_seed(0)
+    layers = {"a": nn.Linear(6, 8), "k": nn.Linear(6, 8), "v": nn.Linear(6, 8), "qkv": nn.Linear(6, 24)}
+    return Net(lambda self, x: forward(x, self), **layers, b=nn.Linear(8, 3)).double()
+
+
+@pytest.mark.parametrize("name", list(FROZEN))
+def test_what_would_mean_something_else_is_frozen(name: str) -> None:
+    forward, why = FROZEN[name]
+    graph = trace(net(forward), torch.randn(2, 3, 6).double())
+    columns = next(s for s in graph.slots if s.tensor == "b.weight" and s.dim == 1)
+    if name == "a masked key is not zero":  # the values may go, the keys may not
+        columns = next(s for s in graph.slots if s.tensor == "k.weight" and s.dim == 0)
+    assert (columns.nodes < 0).all()
+    assert why in graph.report() + str(columns.reasons)
+
+
+def certified(model: nn.Module, x: Tensor, nodes: int) -> Graph:
+    """The graph, which has so many nodes, of which some are cut."""
+    graph = trace(model, x)
+    assert graph.count == nodes
+    cut = shrink(model, graph, some_nodes(graph, 0.5, 0))
+    assert cut.difference is not None
+    assert cut.difference <= 1e-10
+    return graph
+
+
+def test_a_number_of_groups_or_heads_that_a_module_keeps_follows() -> None:
+    model = nn.Sequential(nn.Conv1d(3, 16, 1), nn.GroupNorm(4, 16, affine=False), nn.Conv1d(16, 3, 1)).double()
+    certified(model, torch.randn(2, 3, 5).double(), 4)
+    assert model[1].num_groups == model[0].out_channels // 4 < 4
+    own = net(lambda x, n: attention(x, n, n.heads))
+    own.heads = 4
+    certified(own, torch.randn(2, 3, 6).double(), 4)
+    assert own.heads == own.b.in_features // 2 < 4
+
+
+def test_matrices_under_weight_norm_lose_rows() -> None:
+    normed = parametrizations.weight_norm
+    model = nn.Sequential(nn.Linear(4, 8), normed(nn.Linear(8, 9)), nn.ReLU(), nn.Linear(9, 2)).double()
+    graph = certified(model, torch.randn(5, 4).double(), 9)
+    assert "the norm of the weights that consume it" in graph.report()
+
+    def attend(x: Tensor, n: Any) -> Tensor:
+        return n.b((n.q(x) @ n.keys(x).mT).softmax(-1) @ n.v(x))  # type: ignore[no-any-return]
+
+    wide = net(attend)
+    wide.q, wide.keys = (normed(nn.Linear(6, 7)).double() for _ in range(2))
+    certified(wide, torch.randn(2, 3, 6).double(), 7 + 8)
+
+
+def test_grouped_transposed_convolutions_lose_groups_or_positions() -> None:
+    x = torch.randn(2, 3, 5).double()
+    wide = nn.ConvTranspose1d(8, 12, 3, groups=2)
+    few = nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU(), wide, nn.ReLU(), nn.Conv1d(12, 2, 1)).double()
+    certified(few, x, 4 + 6)
+    many = nn.Sequential(nn.Conv1d(3, 8, 1), nn.ConvTranspose1d(8, 16, 3, groups=8), nn.Conv1d(16, 2, 1)).double()
+    certified(many, x, 8)
+
+
+@pytest.mark.parametrize("kind", [lambda x: functional.glu(x, 1), lambda x: functional.channel_shuffle(x, 2)])
+def test_gates_and_shuffles_are_cut_through(kind: Callable[[Tensor], Tensor]) -> None:
+    first, width = nn.Conv2d(3, 8, 1), kind(torch.zeros(1, 8, 2, 2)).shape[1]
+    model = Net(lambda self, x: self.b(kind(self.a(x))), a=first, b=nn.Conv2d(width, 2, 1)).double()
+    certified(model, torch.randn(2, 3, 4, 4).double(), 4)
+
+
+def test_a_factored_matrix_loses_rank_and_indices_leave_the_other_dimensions_free() -> None:
+    low = Net(lambda self, x: x @ (self.u @ self.v)).double()
+    low.u, low.v = nn.Parameter(torch.randn(6, 5).double()), nn.Parameter(torch.randn(5, 3).double())
+    certified(low, torch.randn(4, 6).double(), 5)
+    table = Net(lambda self, x: self.b(self.t[x].relu()), b=nn.Linear(8, 3)).double()
+    table.t = nn.Parameter(torch.randn(11, 8).double())
+    graph = trace(table, torch.randint(0, 11, (2, 5)))
+    assert graph.count == 8
+    assert shrink(table, graph, [0, 3]).difference <= 1e-10  # type: ignore[operator]
+
+
+def test_an_lstm_that_torch_cannot_run_is_refused_in_words() -> None:
+    rnn = nn.LSTM(4, 6, proj_size=3, batch_first=True)
+    model = Net(lambda self, x: self.b(self.rnn(x)[0]), rnn=rnn, b=nn.Linear(3, 2)).double()
+    x = torch.randn(2, 3, 4).double()
+    graph = trace(model, x)
+    hidden = next(s.nodes for s in graph.slots if s.tensor == "rnn.weight_hr_l0" and s.dim == 1).tolist()
+    with pytest.raises(SurgeryError, match="an LSTM with 3 hidden units and 3 projections is none that torch can run"):
+        shrink(model, graph, hidden[:3])
+    assert rnn.hidden_size == 6
+    assert shrink(model, graph, hidden[:2]).difference <= 1e-10  # type: ignore[operator]
+
+
+def test_work_is_counted_where_nothing_may_be_cut() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = functional.layer_norm(self.a(x), (8,))
+        return self.b(y @ y.mT @ y)  # type: ignore[no-any-return]
+
+    model = Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+    assert trace(model, torch.randn(2, 5, 6)).cost("macs") == 2 * (5 * 6 * 8 + 2 * 5 * 5 * 8 + 5 * 8 * 3)
