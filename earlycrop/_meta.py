@@ -127,19 +127,44 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
     return a.new_empty((a.shape[0], b.shape[1]))
 
 
-def _alike(x: Tensor, *rest: Any) -> Tensor | None:
-    return torch.empty_like(x) if x.is_floating_point() and not any(isinstance(r, Tensor) for r in rest) else None
+def _alike(x: Any, *rest: Any) -> Tensor | None:
+    """Entry by entry, on one tensor or two that broadcast."""
+    other = rest[0] if rest else None
+    if not isinstance(x, Tensor) or not x.is_floating_point() or any(isinstance(r, Tensor) for r in rest[1:]):
+        return None
+    if not isinstance(other, Tensor):
+        return torch.empty_like(x)
+    if other.dtype != x.dtype:
+        return None
+    shape = x.shape if x.shape == other.shape else torch.broadcast_shapes(x.shape, other.shape)  # type: ignore[no-untyped-call]
+    return torch.empty_like(x if shape == x.shape else other) if shape in (x.shape, other.shape) else x.new_empty(shape)
+
+
+def _itself(x: Any, *rest: Any) -> Tensor | None:
+    """In place."""
+    known = _alike(x, *rest)
+    return x if known is not None and known.shape == x.shape else None
+
+
+def _mean(x: Tensor, dims: Sequence[int], keep: bool = False) -> Tensor | None:
+    if not dims or not x.is_floating_point() or any(not -x.ndim <= d < x.ndim for d in dims):
+        return None
+    over = {d % x.ndim for d in dims}
+    return x.new_empty([1 if d in over else n for d, n in enumerate(x.shape) if keep or d not in over])
 
 
 SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.addmm.default: _addmm,
-    **dict.fromkeys(
-        [aten.gelu.default, aten.clamp.default, aten.clamp_min.default, aten.sigmoid.default, aten.silu.default,
-         aten.tanh.default, aten.relu.default, aten.roll.default],
-        _alike,
-    ),
+    aten.mean.dim: _mean,
+    **{
+        getattr(aten, name).default: _alike
+        for name in ["gelu", "clamp", "clamp_min", "sigmoid", "silu", "tanh", "relu", "roll", "hardswish", "hardsigmoid", "rsqrt", "sqrt", "exp", "neg"]
+    },
+    **{getattr(aten, name).Tensor: _alike for name in ("add", "mul", "sub", "div")},
+    **{getattr(aten, name).default: _itself for name in ("hardswish_", "silu_", "relu_", "hardtanh_", "hardsigmoid_")},
+    **{getattr(aten, name).Tensor: _itself for name in ("add_", "mul_", "sub_", "div_")},
 }  # fmt: skip
 """The shape of a result, which torch finds by dozens of operations; None: the sizes do not agree, and torch says so."""
 

@@ -15,7 +15,6 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from earlycrop._fields import Field, along, padded, support
 
@@ -62,6 +61,7 @@ class Known:
 
 
 UNKNOWN = Known()
+_NOTE = "_earlycrop_known"
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,6 @@ class Watch:
         """The plain numbers that went into the arithmetic, in order."""
         self.done = 0
         """How many operations have run."""
-        # weak: the activations of a run on real tensors must not be kept alive
-        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     @property
     def module(self) -> str:
@@ -116,13 +114,15 @@ class Watch:
         self.numbers.append(numbers)
 
     def known(self, tensor: object) -> Known:
-        return self._known[tensor] if isinstance(tensor, Tensor) and tensor in self._known else UNKNOWN
+        watch, known = getattr(tensor, _NOTE, (None, UNKNOWN))
+        return known if watch is self else UNKNOWN
 
     def fields(self, tensor: object) -> list[Field]:
         return self.known(tensor).fields
 
     def learn(self, tensor: Tensor, fields: Sequence[Field] = (), uniform: bool = False, weight: bool = False) -> None:
-        self._known[tensor] = Known([f for f in fields if f.size > 1], uniform, weight, weight, tuple(tensor.shape))
+        known = Known([f for f in fields if f.size > 1], uniform, weight, weight, tuple(tensor.shape))
+        setattr(tensor, _NOTE, (self, known))  # on the tensor, so that it lives as long as that does
 
     def fresh(self, n: int) -> Field:
         self.count += n
