@@ -52,10 +52,7 @@ class Weightless(TorchDispatchMode):
         """What the operation gives."""
         if self.real:
             return func(*args, **kwargs)
-        found: list[Tensor] = []
-        _gather(args, found)
-        if kwargs:
-            _gather(tuple(kwargs.values()), found)
+        found = tensors_among(args, kwargs)
         on_meta = [t.is_meta for t in found]
         if not found:
             if _makes_floats(func, kwargs):
@@ -83,6 +80,15 @@ class Weightless(TorchDispatchMode):
         if isinstance(value, list | tuple):
             return type(value)(self._on_meta(v) for v in value)
         return value
+
+
+def tensors_among(arguments: Sequence[Any], options: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that an operation is given, in lists too."""
+    found: list[Tensor] = []
+    _gather(arguments, found)
+    if options:
+        _gather(tuple(options.values()), found)
+    return found
 
 
 def _gather(values: Sequence[Any], found: list[Tensor]) -> None:
@@ -153,15 +159,31 @@ def _mean(x: Tensor, dims: Sequence[int], keep: bool = False) -> Tensor | None:
     return x.new_empty([1 if d in over else n for d, n in enumerate(x.shape) if keep or d not in over])
 
 
+_ENTRYWISE = (
+    *("gelu", "clamp", "clamp_min", "sigmoid", "silu", "tanh", "relu", "roll", "hardswish", "hardsigmoid"),
+    *("rsqrt", "sqrt", "exp", "neg"),
+)
+    "gelu",
+    "clamp",
+    "clamp_min",
+    "sigmoid",
+    "silu",
+    "tanh",
+    "relu",
+    "roll",
+    "hardswish",
+    "hardsigmoid",
+    "rsqrt",
+    "sqrt",
+    "exp",
+    "neg",
+]
 SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.addmm.default: _addmm,
     aten.mean.dim: _mean,
-    **{
-        getattr(aten, name).default: _alike
-        for name in ["gelu", "clamp", "clamp_min", "sigmoid", "silu", "tanh", "relu", "roll", "hardswish", "hardsigmoid", "rsqrt", "sqrt", "exp", "neg"]
-    },
+    **{getattr(aten, name).default: _alike for name in _ENTRYWISE},
     **{getattr(aten, name).Tensor: _alike for name in ("add", "mul", "sub", "div")},
     **{getattr(aten, name).default: _itself for name in ("hardswish_", "silu_", "relu_", "hardtanh_", "hardsigmoid_")},
     **{getattr(aten, name).Tensor: _itself for name in ("add_", "mul_", "sub_", "div_")},

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from earlycrop import _lookups, _moves, _products
 from earlycrop._fields import Field, along
+from earlycrop._meta import tensors_among
 from earlycrop._vanish import vanishes
 from earlycrop._watch import Role, Watch
 
@@ -26,7 +27,7 @@ Rule: TypeAlias = Callable[[Watch, Any, Arguments, Options, list[Tensor]], None]
 
 def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     """Bring the watch up to date after ``operation`` gave ``results``."""
-    inputs = [t for t in tree_leaves((arguments, options)) if isinstance(t, Tensor)]
+    inputs = tensors_among(arguments, options)
     watch.seen.update(map(id, inputs))
     packet = operation.overloadpacket
     if operation._schema.is_mutable:
@@ -73,13 +74,13 @@ def _written(watch: Watch, packet: Any, arguments: Arguments) -> None:
 
 
 def _elementwise(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    operands = tree_leaves((arguments, options))
+    operands = tensors_among(arguments, options)
     for result in results:
         fields = watch.elementwise(operands, result.ndim)
         if result._is_view() and any(result is t for t in operands) and len(fields) > len(watch.fields(result)):
             watch.freeze(fields, "it is written into a part of another tensor")
             continue
-        watch.learn(result, fields, weight=all(watch.known(t).weight for t in operands if isinstance(t, Tensor)))
+        watch.learn(result, fields, weight=all(watch.known(t).weight for t in operands))
 
 
 def _unknown(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:

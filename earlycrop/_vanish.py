@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from earlycrop import _moves
+from earlycrop._meta import tensors_among
 from earlycrop._watch import Watch
 
 aten: Any = torch.ops.aten
@@ -39,8 +39,7 @@ NORMS = _named("native_batch_norm native_group_norm _native_batch_norm_legit _na
 
 def vanishes(watch: Watch, packet: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
     """Whether the result of an operation vanishes with its channels' parameters."""
-    given = tree_leaves((arguments, options))
-    tensors = [t for t in given if isinstance(t, Tensor)]
+    tensors = tensors_among(arguments, options)
     with_channels = [t for t in tensors if watch.fields(t)]
     if packet in KEEP_ZERO:
         return all(watch.known(t).vanishes for t in with_channels)

@@ -146,7 +146,7 @@ class Graph:
         Raises:
             ValueError: a number is no node of this graph.
         """
-        indices = np.fromiter((int(i) for i in remove), np.int64)
+        indices = np.arange(self.count) if remove == range(self.count) else np.fromiter(map(int, remove), np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= self.count):
             bad = int(indices[(indices < 0) | (indices >= self.count)][0])
             raise ValueError(f"there is no node {bad}: this graph has nodes 0 to {self.count - 1}")
