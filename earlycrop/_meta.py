@@ -163,21 +163,6 @@ _ENTRYWISE = (
     *("gelu", "clamp", "clamp_min", "sigmoid", "silu", "tanh", "relu", "roll", "hardswish", "hardsigmoid"),
     *("rsqrt", "sqrt", "exp", "neg"),
 )
-    "gelu",
-    "clamp",
-    "clamp_min",
-    "sigmoid",
-    "silu",
-    "tanh",
-    "relu",
-    "roll",
-    "hardswish",
-    "hardsigmoid",
-    "rsqrt",
-    "sqrt",
-    "exp",
-    "neg",
-]
 SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
