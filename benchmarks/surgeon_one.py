@@ -22,8 +22,6 @@ from tasks._torchvision import torchvision
 
 SHARE = 0.4
 """Of the channels are cut."""
-LARGEST_CHECKED = 400e6
-"""Parameters above which the peer's cut is not compared: the comparison needs four times the model's memory."""
 
 
 class Told:
@@ -150,10 +148,9 @@ def peer(name: str, told: Told) -> None:
         told(why="nothing was removed")
         return
     told(can="yes", stage="comparison")
-    if size(model) < LARGEST_CHECKED:
-        del model, tool
-        difference, effect = peer_difference(name)
-        told(difference=difference, effect=effect)
+    del model, tool
+    difference, effect = peer_difference(name)
+    told(difference=difference, effect=effect)
 
 
 def peer_difference(name: str) -> tuple[float, float]:
