@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -145,6 +145,15 @@ def part(watch: Watch, operation: Any, arguments: Arguments, options: Options, r
             mine.append(taken.reshape(taken.shape[:dim] + taken.shape[dim + 1 :]) if y.ndim < x.ndim else taken)
     for y, mine in zip(results, fields, strict=True):
         watch.learn(y, mine, weight=watch.known(x).weight)
+
+
+def shares(packet: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> Iterator[float]:
+    """How much of the dimension each part has: a written size that was an eighth of it is not an eighth after a cut."""
+    x = arguments[0]
+    dim = _part_dim(packet, arguments, options) % x.ndim
+    for y in results:
+        if y.ndim == x.ndim and x.shape[dim]:
+            yield y.shape[dim] / x.shape[dim]
 
 
 def _part_dim(packet: Any, arguments: Arguments, options: Options) -> int:

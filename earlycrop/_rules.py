@@ -17,7 +17,7 @@ from earlycrop import _lookups, _moves, _products
 from earlycrop._fields import Field, along
 from earlycrop._meta import tensors_among
 from earlycrop._vanish import vanishes
-from earlycrop._watch import Role, Watch
+from earlycrop._watch import PARTS, Role, Watch
 
 aten: Any = torch.ops.aten
 Arguments: TypeAlias = tuple[Any, ...]
@@ -40,6 +40,8 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
     moves = packet in _moves.MOVES or packet in _moves.PARTS
     if elementwise:
         watch.reckoned((watch.operation, tuple(_numbers(watch, arguments))))
+    elif packet in _moves.PARTS:
+        watch.reckoned((PARTS, tuple(_moves.shares(packet, arguments, options, results))))
     if packet not in CONTRACTIONS and not any(watch.fields(t) for t in inputs):
         if (elementwise or moves) and inputs and all(watch.known(t).uniform for t in inputs):
             for result in results:

@@ -24,7 +24,7 @@ from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field, along
 from earlycrop._meta import Weightless, on_shapes
 from earlycrop._modules import SurgeryError, plain_kernels, tensors, tensors_in
-from earlycrop._watch import Numbers, Reason, Watch
+from earlycrop._watch import PARTS, Numbers, Reason, Watch
 from earlycrop.graph import Follow, Graph, Group, Removed
 
 Shapes = list[tuple[int, ...]]
@@ -119,7 +119,8 @@ class _Check(Watch):
         super().reckoned(numbers)
         before = self.expected[len(self.numbers) - 1 : len(self.numbers)]
         if before and before[0][0] == numbers[0] and before[0] != numbers and self.tested.any():
-            self._object(f"it computes with {numbers[1]} instead of {before[0][1]}, which is taken from its own width")
+            computed = f"it computes with {numbers[1]} instead of {before[0][1]}, which is taken from its own width"
+            self._object("it is cut into parts of different sizes" if numbers[0] == PARTS else computed)
 
     def same(self, a: Field, b: Field) -> bool:
         return bool((self.of(a) == self.of(b)).all())

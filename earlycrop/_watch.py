@@ -78,6 +78,8 @@ class Work:
 
 Numbers: TypeAlias = tuple[str, tuple[float, ...]]
 """The name of an operation, and the plain numbers that it was given."""
+PARTS = "parts"
+"""In place of the name: how much of a dimension each part of a split or slice has."""
 
 
 class Watch:

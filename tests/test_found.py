@@ -34,10 +34,18 @@ def sampled(x: Tensor, net: Any) -> Tensor:
     return net.b(net.a(x) + std * torch.randn_like(std))  # type: ignore[no-any-return]
 
 
+def written(x: Tensor, net: Any) -> Tensor:
+    """Two of eight channels; of four that are left, all coupled, two would be another share."""
+    x = net.a(x)
+    x[..., :2].tanh_()
+    return net.b(x)  # type: ignore[no-any-return]
+
+
 FROZEN: dict[str, tuple[Callable[[Tensor, Any], Tensor], str]] = {
     "a roll along channels": (lambda x, n: n.b(n.a(x).roll(3, -1)), "channels that were apart become one"),
     "heads": (lambda x, n: attention(x, n, 2), "a size seems to be written into it"),
     "slices": (lambda x, n: n.b(torch.cat([n.a(x)[..., :4].tanh(), n.a(x)[..., 4:]], -1)), "parts of different sizes"),
+    "a small slice": (written, "parts of different sizes"),
     "groups of a norm": (
         lambda x, n: n.b(functional.group_norm(n.a(x).mT, 2).mT),
         "channels that were one are apart",
