@@ -17,7 +17,7 @@ from earlycrop import _lookups, _moves, _products
 from earlycrop._fields import Field, along
 from earlycrop._meta import tensors_among
 from earlycrop._vanish import vanishes
-from earlycrop._watch import PARTS, Role, Watch
+from earlycrop._watch import PARTS, UNKNOWN, Role, Watch
 
 aten: Any = torch.ops.aten
 Arguments: TypeAlias = tuple[Any, ...]
@@ -54,7 +54,9 @@ def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
     except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
         _unknown(watch, operation, arguments, options, results)
     for result in results:
-        watch.known(result).vanishes = gone
+        known = watch.known(result)
+        if known is not UNKNOWN:
+            known.vanishes = gone
 
 
 def _numbers(watch: Watch, arguments: Arguments) -> Iterator[float]:
