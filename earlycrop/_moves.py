@@ -46,15 +46,6 @@ def _flip(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
     return np.flip(f, tuple(d % x.ndim for d in arguments[1] if f.shape[d] > 1))
 
 
-def _roll(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
-    dims = arguments[2] if len(arguments) > 2 else []
-    if not dims:
-        whole = np.broadcast_to(f, x.shape)
-        return compressed(np.roll(whole, arguments[1]))
-    moved = [(s, d) for s, d in zip(arguments[1], dims, strict=True) if f.shape[d] > 1]
-    return np.roll(f, [s for s, _ in moved], [d for _, d in moved]) if moved else f
-
-
 def _repeat(f: Field, x: Tensor, y: Tensor, arguments: Arguments) -> Field:
     f = padded(f, y.ndim)
     return np.tile(f, [times if n > 1 else 1 for n, times in zip(f.shape, arguments[1], strict=True)])
@@ -85,7 +76,6 @@ MOVES: dict[Any, Move] = {
     **dict.fromkeys([aten.t, aten.t_], _t),
     aten.expand: _expand,
     aten.flip: _flip,
-    aten.roll: _roll,
     aten.repeat: _repeat,
     aten.pixel_shuffle: _shuffle,
     aten.pixel_unshuffle: _unshuffle,

@@ -241,6 +241,7 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("_weight_norm_interface", _weight_norm),
     ("constant_pad_nd", _along_dims("it is padded along", _padded)),
     ("linalg_vector_norm", _along_dims("its norm is taken over", _reduced(2))),
+    ("roll", _along_dims("it is rolled along, and what is left would be another order", _reduced(2))),
     (
         "mean sum amax amin var std max min argmax any logsumexp",
         _along_dims("it is summed, averaged or compared over", _reduced(1)),

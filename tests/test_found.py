@@ -50,7 +50,7 @@ def written(x: Tensor, net: Any) -> Tensor:
 
 
 FROZEN: dict[str, tuple[Callable[[Tensor, Any], Tensor], str]] = {
-    "a roll along channels": (lambda x, n: n.b(n.a(x).roll(3, -1)), "channels that were apart become one"),
+    "a roll along channels": (lambda x, n: n.b(n.a(x).roll(1, -1)), "it is rolled along"),
     "heads": (lambda x, n: attention(x, n, 2), "a size seems to be written into it"),
     "slices": (lambda x, n: n.b(torch.cat([n.a(x)[..., :4].tanh(), n.a(x)[..., 4:]], -1)), "parts of different sizes"),
     "a small slice": (written, "parts of different sizes"),

@@ -31,7 +31,7 @@ def over_channels(s: State, how: str) -> Made:
             case "unit":
                 return functional.normalize(x, dim=d)
             case "local":
-                return functional.local_response_norm(x.movedim(d, 1), 3).movedim(1, d)
+                return functional.local_response_norm(x.movedim(d, 1).contiguous(), 3).movedim(1, d)
             case "everything":
                 return x / (x.abs().mean() + 1)
             case "batch":
