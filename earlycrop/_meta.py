@@ -5,14 +5,16 @@ torch's fake tensors do the same with more checks, at many times the cost for ev
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 aten: Any = torch.ops.aten
@@ -23,36 +25,81 @@ class NeedsValues(RuntimeError):
     """The forward reads a value that was never computed."""
 
 
+class _Within(threading.local):
+    """operation: whether torch's own code is at work on the meta device, and must not be told another."""
+
+    operation = False
+
+
+_within = _Within()
+
+
+@cache
+def _at(device: torch.device) -> tuple[type[Tensor], type[nn.Parameter]]:
+    """Classes of tensors and parameters on the meta device that say that they are on ``device``, where the network is.
+
+    Results of operations are given the class afterwards: nothing is called more often for it.
+    """
+    told = property(lambda self: META if _within.operation else device)
+    body = {"__torch_function__": torch._C._disabled_torch_function_impl, "device": told}
+    return type("Hollow", (Tensor,), body), type("HollowParameter", (nn.Parameter,), body)
+
+
 def hollow(t: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-    """A tensor without memory like ``t``, a parameter if it is one; of another ``shape``, contiguous, if given."""
+    """A tensor without memory like ``t``, a parameter if it is one; of another ``shape``, contiguous, if given.
+
+    It says that it is where ``t`` is.
+    """
     if shape is None and t.layout == torch.strided:
         empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META)
     else:
         empty = torch.empty(t.shape if shape is None else shape, dtype=t.dtype, device=META)
-    return nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
+    if isinstance(t, nn.Parameter):
+        empty = nn.Parameter(empty, t.requires_grad)
+    plain, parameter = _at(t.device)
+    empty.__class__ = parameter if isinstance(t, nn.Parameter) else plain
+    return empty
 
 
 class Weightless(TorchDispatchMode):
     """Operations that meet a tensor on the meta device are done there, whatever else they are given.
 
     Those on real tensors alone (a mask, indices, the batch before it enters the network) are done for real, so that a
-    forward may look at their values; new tensors of floating numbers are made on the meta device.
+    forward may look at their values; new tensors of floating numbers are made on the meta device. All that is there
+    says that it is on ``device``.
     """
 
-    def __init__(self, real: bool = False) -> None:
+    def __init__(self, device: torch.device, real: bool = False) -> None:
         """``real``: do everything for real, whatever it costs."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
+        self._disguise = _at(device)[0]
         self._metas: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.run(func, args, kwargs or {})
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False, so that torch does not import its compiler, which takes seconds, and wrap every operation with it."""
+        return False
 
-    def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What the operation gives."""
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Tensor]) -> Any:
+        """What the operation gives; ``found``: the tensors among its arguments."""
         if self.real:
             return func(*args, **kwargs)
-        found = tensors_among(args, kwargs)
+        _within.operation = True
+        try:
+            result = self._run(func, args, kwargs, found)
+        finally:
+            _within.operation = False
+        if type(result) is Tensor:
+            if result.is_meta:
+                result.__class__ = self._disguise
+        elif not isinstance(result, Tensor):
+            for t in tree_leaves(result):
+                if type(t) is Tensor and t.is_meta:
+                    t.__class__ = self._disguise
+        return result
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Tensor]) -> Any:
         on_meta = [t.is_meta for t in found]
         if not found:
             if _makes_floats(func, kwargs):
@@ -64,8 +111,9 @@ class Weightless(TorchDispatchMode):
                 if func._schema.is_mutable and not on_meta[0]:
                     raise NeedsValues("a real tensor is written to with what was never computed")
                 args, kwargs = self._on_meta(args), {k: self._on_meta(v) for k, v in kwargs.items()}
-        if func in SHORTCUTS and any(on_meta) and not kwargs:
-            known = SHORTCUTS[func](*args)
+        shortcut = SHORTCUTS.get(func)
+        if shortcut is not None and any(on_meta) and not kwargs:
+            known = shortcut(*args)
             if known is not None:
                 return known
         return func(*args, **kwargs)
@@ -112,25 +160,67 @@ FLOATS = {aten.zeros, aten.ones, aten.empty, aten.rand, aten.randn, aten.empty_s
 """Make floating numbers where no other type is asked for."""
 
 
+def _like(x: Tensor) -> Tensor:
+    """A tensor as wide as ``x``, in the same order in memory."""
+    return _made(x.shape, x) if x.is_contiguous() else torch.empty_like(x)
+
+
+def _made(shape: Sequence[int], x: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device=META)
+
+
 def _batch_norm(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor] | None:
     *per_channel, training, _, _ = rest
-    if training or x.ndim < 2 or any(t is not None and tuple(t.shape) != (x.shape[1],) for t in per_channel):
+    width = x.shape[1:2]
+    if training or len(width) < 1 or any(t is not None and t.shape != width for t in per_channel):
         return None
-    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+    nothing = _made((0,), x)
+    return _like(x), nothing, nothing
+
+
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], transposed: bool, added: Sequence[int], groups: int,
+) -> Tensor | None:  # fmt: skip
+    """Of n positions along a dimension are left (n + 2 padding - dilation (kernel - 1) - 1) // stride + 1."""
+    nd = x.ndim - 2
+    inputs = weight.shape[1] * groups
+    if transposed or nd < 1 or weight.ndim != x.ndim or x.shape[1] != inputs or weight.shape[0] % groups:
+        return None
+    if x.dtype != weight.dtype or (bias is not None and (bias.dtype != x.dtype or bias.shape != weight.shape[:1])):
+        return None
+    if not x.is_contiguous() or not weight.is_contiguous():  # channels last, perhaps, and so is the result
+        return None
+    stride, padding, dilation = (tuple(v) * nd if len(v) == 1 else v for v in (stride, padding, dilation))
+    extents = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    left = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in extents]
+    return _made((x.shape[0], weight.shape[0], *left), x) if min(left) > 0 else None
 
 
 def _layer_norm(x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor, Tensor] | None:
     over = tuple(shape)
-    if tuple(x.shape[x.ndim - len(over) :]) != over or any(t is not None and tuple(t.shape) != over for t in rest[:2]):
+    if x.shape[x.ndim - len(over) :] != over or any(t is not None and t.shape != over for t in rest[:2]):
         return None
     rows = [*x.shape[: x.ndim - len(over)], *[1] * len(over)]
-    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(rows), x.new_empty(rows)
+    return _made(x.shape, x), _made(rows, x), _made(rows, x)
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or bias.shape != b.shape[1:] or a.dtype != b.dtype:
+    if bias.shape != b.shape[1:] or bias.dtype != a.dtype:
         return None
-    return a.new_empty((a.shape[0], b.shape[1]))
+    return _mm(a, b)
+
+
+def _mm(a: Tensor, b: Tensor) -> Tensor | None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or a.dtype != b.dtype:
+        return None
+    return _made((a.shape[0], b.shape[1]), a)
+
+
+def _bmm(a: Tensor, b: Tensor) -> Tensor | None:
+    if a.ndim != 3 or b.ndim != 3 or a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1] or a.dtype != b.dtype:
+        return None
+    return _made((a.shape[0], a.shape[1], b.shape[2]), a)
 
 
 def _alike(x: Any, *rest: Any) -> Tensor | None:
@@ -139,11 +229,13 @@ def _alike(x: Any, *rest: Any) -> Tensor | None:
     if not isinstance(x, Tensor) or not x.is_floating_point() or any(isinstance(r, Tensor) for r in rest[1:]):
         return None
     if not isinstance(other, Tensor):
-        return torch.empty_like(x)
+        return _like(x)
     if other.dtype != x.dtype:
         return None
-    shape = x.shape if x.shape == other.shape else torch.broadcast_shapes(x.shape, other.shape)  # type: ignore[no-untyped-call]
-    return torch.empty_like(x if shape == x.shape else other) if shape in (x.shape, other.shape) else x.new_empty(shape)
+    if x.shape == other.shape:
+        return _like(x)
+    shape = torch.broadcast_shapes(x.shape, other.shape)  # type: ignore[no-untyped-call]
+    return _like(x if shape == x.shape else other) if shape in (x.shape, other.shape) else _made(shape, x)
 
 
 def _itself(x: Any, *rest: Any) -> Tensor | None:
@@ -156,7 +248,7 @@ def _mean(x: Tensor, dims: Sequence[int], keep: bool = False) -> Tensor | None:
     if not dims or not x.is_floating_point() or any(not -x.ndim <= d < x.ndim for d in dims):
         return None
     over = {d % x.ndim for d in dims}
-    return x.new_empty([1 if d in over else n for d, n in enumerate(x.shape) if keep or d not in over])
+    return _made([1 if d in over else n for d, n in enumerate(x.shape) if keep or d not in over], x)
 
 
 _ENTRYWISE = (
@@ -166,7 +258,10 @@ _ENTRYWISE = (
 SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
+    aten.convolution.default: _convolution,
     aten.addmm.default: _addmm,
+    aten.mm.default: _mm,
+    aten.bmm.default: _bmm,
     aten.mean.dim: _mean,
     **{getattr(aten, name).default: _alike for name in _ENTRYWISE},
     **{getattr(aten, name).Tensor: _alike for name in ("add", "mul", "sub", "div")},
@@ -176,23 +271,8 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
 """The shape of a result, which torch finds by dozens of operations; None: the sizes do not agree, and torch says so."""
 
 
-class _Device(TorchFunctionMode):
-    """Lets tensors on the meta device say that they are where the network is."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device = device
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        return self.device if isinstance(result, torch.device) and result.type == "meta" else result
-
-
 @contextmanager
-def on_shapes(mode: Weightless, device: torch.device) -> Iterator[None]:
-    """Run under ``mode``; what it keeps on the meta device says that it is on ``device``.
-
-    Without gradients; random states stay as they are.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _Device(device), mode:
+def on_shapes(mode: Weightless) -> Iterator[None]:
+    """Run under ``mode``, without gradients; random states stay as they are."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
         yield

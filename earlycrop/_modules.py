@@ -24,10 +24,27 @@ class SurgeryError(RuntimeError):
     """The cut was not made, or was taken back: model, copies and optimizers are as they were."""
 
 
+def walk(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Path and module of each in it, itself first: ``named_modules`` without a generator a level."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+
+    def enter(path: str, m: nn.Module) -> None:
+        if id(m) not in seen:
+            seen.add(id(m))
+            found.append((path, m))
+            for name, child in m._modules.items():
+                if child is not None:
+                    enter(f"{path}.{name}" if path else name, child)
+
+    enter("", module)
+    return found
+
+
 def places(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """Every (owner, attribute) that holds a parameter or buffer, by the tensor's id: a tied one has several."""
     found: dict[int, list[tuple[nn.Module, str]]] = {}
-    for owner in module.modules():
+    for _, owner in walk(module):
         for held in (owner._parameters, owner._buffers):
             for attribute, tensor in held.items():
                 if tensor is not None:
@@ -37,13 +54,38 @@ def places(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name; a tied one once, under its first name."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    modules = walk(module)
+    return {**_held(modules, "_parameters"), **_held(modules, "_buffers")}
+
+
+def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by name; a tied one once, under its first name."""
+    return _held(walk(module), "_parameters")
+
+
+def _held(modules: list[tuple[str, nn.Module]], where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    for path, owner in modules:
+        for name, t in vars(owner)[where].items():
+            if t is not None and id(t) not in seen:
+                seen.add(id(t))
+                found[f"{path}.{name}" if path else name] = t
+    return found
 
 
 def put(where: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
-    """Hold ``tensor`` at each of these places. Lists that modules keep (``nn.LSTM``) follow in ``__setattr__``."""
+    """Hold ``tensor`` at each of these places, where there is one like it.
+
+    Lists that modules keep (``nn.LSTM``) follow in their own ``__setattr__``.
+    """
     for owner, attribute in where:
-        setattr(owner, attribute, tensor)
+        if type(owner).__setattr__ is not nn.Module.__setattr__:
+            setattr(owner, attribute, tensor)
+        elif attribute in owner._parameters:
+            owner._parameters[attribute] = tensor  # type: ignore[assignment]
+        else:
+            owner._buffers[attribute] = tensor
 
 
 def call(model: nn.Module, example: Any) -> Any:
@@ -156,18 +198,20 @@ def plain_kernels(module: nn.Module) -> Iterator[None]:
     Fused attention and the RNNs of cuDNN and oneDNN have no double backward; torch.compile's graphs have none either.
     """
     cudnn, fastpath = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    modules = [m for _, m in walk(module)]
+    held = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
         torch.backends.mha.set_fastpath_enabled(False)
-        if any(isinstance(m, nn.RNNBase) for m in module.modules()):
+        if any(isinstance(m, nn.RNNBase) for m in modules):
             stack.callback(setattr, torch.backends.cudnn, "enabled", cudnn)
             torch.backends.cudnn.enabled = False
             stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
             torch._C._set_mkldnn_enabled(False)
         if "torch._dynamo" in sys.modules:  # importing it takes seconds, and nothing is compiled where nobody has
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for kind in {"cpu", *(t.device.type for t in tensors(module).values())} - {"meta"}:
+        for kind in {"cpu", *(t.device.type for t in held)} - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield

@@ -89,13 +89,11 @@ class Nodes(Sequence[Node]):
 
     def groups(self) -> dict[Group, tuple[int, ...]]:
         """The nodes that own entries along the same dimensions of the same tensors, by those dimensions."""
-        group, known = np.zeros(len(self), np.int64), 1
-        for slot in self._slots:  # each slot splits the groups into what has entries there and what has not
-            here = np.unique(slot.nodes)
-            here = here[here >= 0]
-            old, where = np.unique(group[here], return_inverse=True)
-            group[here] = known + where
-            known += old.size
+        tags = np.random.default_rng(0).integers(2**64, size=len(self._slots), dtype=np.uint64)
+        group = np.zeros(len(self) + 1, np.uint64)  # the last entry takes what is no node, -1
+        for slot, tag in zip(self._slots, tags, strict=True):  # equal for the same slots, else with a chance of 2^-64
+            group[slot.nodes] ^= tag
+        group = group[:-1]
         firsts = np.sort(np.unique(group, return_index=True)[1]).tolist()
         order = np.argsort(group, kind="stable")
         ends = np.searchsorted(group[order], group[firsts], side="right").tolist()

@@ -7,6 +7,8 @@ rule knows freezes the channels that it touches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -25,32 +27,57 @@ Options: TypeAlias = Mapping[str, Any]
 Rule: TypeAlias = Callable[[Watch, Any, Arguments, Options, list[Tensor]], None]
 
 
-def apply(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    """Bring the watch up to date after ``operation`` gave ``results``."""
-    inputs = tensors_among(arguments, options)
-    watch.seen.update(map(id, inputs))
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What there is to know of an operation, whatever it is given."""
+
+    name: str
+    packet: Any
+    writes: bool
+    makes: bool
+    elementwise: bool
+    moves: bool
+    parts: bool
+    contracts: bool
+    rule: Rule
+
+
+@cache
+def _kind(operation: Any) -> _Kind:
     packet = operation.overloadpacket
-    if operation._schema.is_mutable:
-        _written(watch, packet, arguments)
-    if packet in FACTORIES:
+    elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
+    return _Kind(
+        operation._schema.name.removeprefix("aten::"), packet, operation._schema.is_mutable, packet in FACTORIES,
+        elementwise, packet in _moves.MOVES, packet in _moves.PARTS, packet in CONTRACTIONS,
+        RULES.get(packet, _elementwise if elementwise else _unknown),
+    )  # fmt: skip
+
+
+def apply(
+    watch: Watch, operation: Any, arguments: Arguments, options: Options, inputs: list[Tensor], results: list[Tensor]
+) -> None:
+    """Bring the watch up to date after ``operation`` gave ``results``; ``inputs``: the tensors among its arguments."""
+    kind = _kind(operation)
+    watch.operation = kind.name
+    watch.seen.update(map(id, inputs))
+    if kind.writes:
+        _written(watch, kind.packet, arguments)
+    if kind.makes:
         for result in results:  # zeros_like(x) is as wide as x
             watch.learn(result, watch.fields(arguments[0]) if arguments else (), uniform=True)
         return
-    elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
-    moves = packet in _moves.MOVES or packet in _moves.PARTS
-    if elementwise:
-        watch.reckoned((watch.operation, tuple(_numbers(watch, arguments))))
-    elif packet in _moves.PARTS:
-        watch.reckoned((PARTS, tuple(_moves.shares(packet, arguments, options, results))))
-    if packet not in CONTRACTIONS and not any(watch.fields(t) for t in inputs):
-        if (elementwise or moves) and inputs and all(watch.known(t).uniform for t in inputs):
+    if kind.elementwise:
+        watch.reckoned((kind.name, tuple(_numbers(watch, arguments))))
+    elif kind.parts:
+        watch.reckoned((PARTS, tuple(_moves.shares(kind.packet, arguments, options, results))))
+    if not kind.contracts and not any(watch.fields(t) for t in inputs):
+        if (kind.elementwise or kind.moves or kind.parts) and inputs and all(watch.known(t).uniform for t in inputs):
             for result in results:
                 watch.learn(result, uniform=True)
         return
-    rule = RULES.get(packet, _elementwise if elementwise else _unknown)
-    gone = vanishes(watch, packet, arguments, options)
+    gone = vanishes(watch, kind.packet, arguments, inputs)
     try:
-        rule(watch, operation, arguments, options, results)
+        kind.rule(watch, operation, arguments, options, results)
     except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
         _unknown(watch, operation, arguments, options, results)
     for result in results:

@@ -36,7 +36,8 @@ def solved(
     def slot(name: str, dim: int, labels: Field) -> Slot:
         mine = classes[labels]
         role = Role(int(np.bitwise_or.reduce(roles[labels])))
-        told = tuple(reasons[i] for i in np.unique(why[mine]).tolist() if i >= 0)
+        given = why[mine]
+        told = tuple(reasons[i] for i in np.unique(given[given >= 0]).tolist()) if given.max() >= 0 else ()
         return Slot(name, dim, nodes[labels], mine, role, told)
 
     return Graph(

@@ -9,7 +9,6 @@ size stands in an attribute of a module, its new value is tried.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,24 +21,11 @@ from earlycrop import _rules
 from earlycrop._attributes import mended
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field, along
-from earlycrop._meta import Weightless, on_shapes
-from earlycrop._modules import SurgeryError, plain_kernels, tensors, tensors_in
-from earlycrop._watch import PARTS, Numbers, Reason, Watch
+from earlycrop._meta import Weightless, on_shapes, tensors_among
+from earlycrop._modules import SurgeryError, plain_kernels, tensors
+from earlycrop._running import Call, Running, shapes_of
+from earlycrop._watch import PARTS, Numbers, Reason, Watch, few
 from earlycrop.graph import Follow, Graph, Group, Removed
-
-Shapes = list[tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a module in the first run, to be repeated: what it was given, the shapes that it returned, and the
-    plain numbers that it reckoned with.
-    """
-
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
-    shapes: Shapes
-    numbers: list[Numbers]
 
 
 @dataclass(frozen=True)
@@ -54,18 +40,18 @@ class Fault:
 class Watcher(Weightless):  # type: ignore[no-untyped-call]
     """Shows every operation to the rules."""
 
-    def __init__(self, watch: Watch, real: bool) -> None:
-        super().__init__(real)
+    def __init__(self, watch: Watch, device: torch.device, real: bool) -> None:
+        super().__init__(device, real)
         self.watch = watch
         watch.real = real
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = self.run(func, args, kwargs)
+        inputs = tensors_among(args, kwargs)
+        result = self.run(func, args, kwargs, inputs)
         self.watch.done += 1
-        self.watch.operation = func._schema.name.removeprefix("aten::")
         results = [result] if isinstance(result, Tensor) else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        _rules.apply(self.watch, func, args, kwargs, results)
+        _rules.apply(self.watch, func, args, kwargs, inputs, results)
         return result
 
 
@@ -91,16 +77,21 @@ class _Check(Watch):
             self.classes = np.append(self.classes, np.full(self.count - self.classes.size, -1))
         return self.classes[channels]
 
-    def told(self, classes: Field) -> Field:
-        """New channels of these classes."""
-        channels = self.fresh(classes.size)
-        self.classes = np.append(self.classes, classes)
-        return channels
+    def told(self, several: Sequence[Field]) -> list[Field]:
+        """For each, new channels of these classes."""
+        self.classes = np.concatenate([self.classes, *several])
+        return [self.fresh(classes.size) for classes in several]
 
     def join(self, a: Field, b: Field) -> None:
-        first, second = np.broadcast_arrays(self.of(a), self.of(b))
-        different = (first != second) & (np.minimum(first, second) >= 0)
-        if different.any() and self.firm[np.stack([first[different], second[different]])].any():
+        if a is b:
+            return
+        first, second = self.of(a), self.of(b)
+        different = first != second
+        if not different.any():
+            return
+        first, second = (np.broadcast_to(c, different.shape)[different] for c in (first, second))
+        told = np.minimum(first, second) >= 0
+        if (self.firm[first] | self.firm[second])[told].any():
             self._object("channels that were apart become one")
 
     def freeze(self, fields: Sequence[Field | None], why: str) -> None:
@@ -111,7 +102,7 @@ class _Check(Watch):
         """Told apart in the first run."""
 
     def apart(self, channels: Field) -> None:
-        known, times = np.unique(self.of(np.unique(channels)), return_counts=True)
+        known, times = np.unique(self.of(few(channels)), return_counts=True)
         if (self.tested[known] & (times > self.most[known])).any():
             self._object("channels that were one are apart")
 
@@ -135,21 +126,24 @@ WRITTEN = "a size seems to be written into it: with some of its channels cut"
 
 @dataclass(frozen=True)
 class Trials:
-    """The copy of a network, and how to run it or one of its modules again.
+    """The copy of a network, and how to run it or one of its modules again."""
 
-    watched: a context in which a watch is told which module runs.
-    """
-
-    copied: nn.Module
+    running: Running
     run: Callable[[nn.Module], Any]
-    calls: dict[str, Call]
-    watched: Callable[[Watch, str], AbstractContextManager[None]]
     real: bool
     device: torch.device
     most: Field
     numbers: list[Numbers]
     """The plain numbers that the network reckons with."""
     sound: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def copied(self) -> nn.Module:
+        return self.running.network
+
+    @property
+    def calls(self) -> dict[str, Call]:
+        return self.running.calls
 
     def faults(
         self, graph: Graph, remove: Sequence[int], tested: Sequence[int], home: str = "",
@@ -179,7 +173,7 @@ class Trials:
                 return [Fault(0, (home,), Reason("trial cut", home, str(refused)))]
             try:
                 _enter(watch, inside, module, removed)
-                with self.watched(watch, home), on_shapes(Watcher(watch, self.real), self.device):
+                with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real)):
                     error = self._run(home, module)
             finally:
                 swap.undo()
@@ -213,7 +207,7 @@ class Trials:
         remove = some(graph, [ids])
         for n in range(len(common), -1, -1):
             name = ".".join(common[:n])
-            if name in self.calls or not name:
+            if not name or (name in self.calls and self.calls[name].repeatable):
                 faults = self.faults(graph, remove, ids, name, follows)
                 if not faults or not name or self._sound(graph, name):
                     return name, faults
@@ -223,16 +217,6 @@ class Trials:
         if home not in self.sound:
             self.sound[home] = not self.faults(graph, [], [], home)
         return self.sound[home]
-
-
-def shapes_of(output: Any) -> Shapes:
-    """The shapes of the tensors in what a module returned."""
-    return [tuple(t.shape) for t in tensors_in(output)]
-
-
-def repeatable(arguments: Any) -> bool:
-    """Whether a call with these can be made again: an object (a cache of keys, say) may not be what it was."""
-    return all(isinstance(v, Tensor | bool | int | float | str | None | torch.dtype) for v in tree_leaves(arguments))
 
 
 def _inside(graph: Graph, home: str) -> Graph:
@@ -254,9 +238,9 @@ def _enter(watch: _Check, graph: Graph, module: nn.Module, removed: Removed) -> 
     kept = np.append(~removed, True)
     held = tensors(module)
     fields: dict[str, list[Field]] = {name: [] for name in held}
-    for s in graph.slots:
-        if s.tensor in held:
-            fields[s.tensor].append(along(watch.told(s.classes[kept[s.nodes]]), s.dim, held[s.tensor].ndim))
+    slots = [s for s in graph.slots if s.tensor in held]
+    for s, channels in zip(slots, watch.told([s.classes[kept[s.nodes]] for s in slots]), strict=True):
+        fields[s.tensor].append(along(channels, s.dim, held[s.tensor].ndim))
     for name, t in held.items():
         watch.learn(t, fields[name], weight=isinstance(t, nn.Parameter))
 

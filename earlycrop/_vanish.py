@@ -6,14 +6,12 @@ in which it is masked: ``elu(k) + 1`` of a masked key is 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from earlycrop import _moves
-from earlycrop._meta import tensors_among
 from earlycrop._watch import Watch
 
 aten: Any = torch.ops.aten
@@ -37,9 +35,8 @@ QUOTIENTS = _named("div div_ masked_fill masked_fill_")
 NORMS = _named("native_batch_norm native_group_norm _native_batch_norm_legit _native_batch_norm_legit_no_training")
 
 
-def vanishes(watch: Watch, packet: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
-    """Whether the result of an operation vanishes with its channels' parameters."""
-    tensors = tensors_among(arguments, options)
+def vanishes(watch: Watch, packet: Any, arguments: tuple[Any, ...], tensors: list[Tensor]) -> bool:
+    """Whether the result of an operation on these ``tensors`` vanishes with its channels' parameters."""
     with_channels = [t for t in tensors if watch.fields(t)]
     if packet in KEEP_ZERO:
         return all(watch.known(t).vanishes for t in with_channels)

@@ -139,13 +139,16 @@ class Watch:
 
     def join(self, a: Field, b: Field) -> None:
         """Where they meet, the channels of ``a`` and ``b`` are the same."""
-        a, b = np.broadcast_arrays(a, b)
+        if a is b:
+            return
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
         different = a != b
         self.joins.append((a[different], b[different]))
 
     def freeze(self, fields: Sequence[Field | None], why: str) -> None:
         reason = Reason(self.operation, self.module, why)
-        self.freezes += [(np.unique(f), reason) for f in fields if f is not None]
+        self.freezes += [(few(f), reason) for f in fields if f is not None]
 
     def share(self, small: Field, large: Field) -> None:
         """``small`` meets ``large``, which runs along other dimensions too: a scale for each position within a head.
@@ -158,7 +161,7 @@ class Watch:
 
     def apart(self, channels: Field) -> None:
         """These are treated as different ones: heads, groups of a norm."""
-        self.parts.append(np.unique(channels))
+        self.parts.append(few(channels))
 
     def multiplicity(self, classes: Field) -> Field:
         """For each class, how many channels of it were treated as different ones in one place."""
@@ -181,12 +184,16 @@ class Watch:
 
         Fields that depend on the dimension ``without`` are left out.
         """
-        found = None
+        found: Field | None = None
         for f in self.fields(tensor):
-            if dim in support(f) and without not in support(f):
-                found = np.moveaxis(f, dim, 0).reshape(f.shape[dim], -1)
-                self.join(found, found[:, :1])
-                found = found[:, 0]
+            if f.shape[dim] == 1 or (without is not None and f.shape[without] > 1):
+                continue
+            if f.size == f.shape[dim]:
+                found = f.reshape(-1)
+            else:
+                by_index = np.moveaxis(f, dim, 0).reshape(f.shape[dim], -1)
+                self.join(by_index, by_index[:, :1])
+                found = by_index[:, 0]
         return found
 
     def elementwise(self, operands: Sequence[Any], ndim: int) -> list[Field]:
@@ -196,6 +203,12 @@ class Watch:
         them.
         """
         tensors = [t for t in operands if isinstance(t, Tensor) and 0 < t.ndim <= ndim]
+        if tensors and all(t.ndim == ndim and len(self.fields(t)) == 1 for t in tensors):
+            first, *others = (self.fields(t)[0] for t in tensors)
+            if all(f.shape == first.shape for f in others):  # as most are
+                for f in others:
+                    self.join(f, first)
+                return [first]
         result: list[Field] = []
         for f in (padded(f, ndim) for t in tensors for f in self.fields(t)):
             meeting = [i for i, r in enumerate(result) if set(support(f)) & set(support(r))]
@@ -213,8 +226,8 @@ class Watch:
             if self.known(t).uniform:
                 continue
             covered = {d for f in self.fields(t) for d in support(padded(f, ndim))}
-            first = ndim - t.ndim
-            fixed = {first + d for d, n in enumerate(t.shape) if n > 1 and t.stride(d)} - covered
+            start = ndim - t.ndim
+            fixed = {start + d for d, n in enumerate(t.shape) if n > 1 and t.stride(d)} - covered
             result = [
                 g for f in result if (g := self.across(f, fixed, "it meets a tensor of a fixed size")) is not None
             ]
@@ -248,7 +261,7 @@ class Watch:
         for small, large, reason in self.shared:
             now = classes[large]
             if all((now == now.take([0], axis=d)).all() for d in support(small)):
-                self.freezes.append((np.unique(small), reason))
+                self.freezes.append((few(small), reason))
             else:
                 pending.append((small, large, reason))
         self.shared = pending
@@ -278,3 +291,8 @@ class Watch:
                 base = base.take([0], axis=d)
         self.join(field_, base)
         return True
+
+
+def few(channels: Field) -> Field:
+    """The channels in a field, those of a matrix of them once each."""
+    return channels.reshape(-1) if channels.size == max(channels.shape) else np.unique(channels)

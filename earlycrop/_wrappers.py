@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from earlycrop._modules import tensors
+from earlycrop._modules import tensors, walk
 
 _STALE = DistributedDataParallel
 """It keeps the parameters that it was made with. Compiled code is compiled anew where a size has changed."""
@@ -32,7 +32,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     for name, t in tensors(model).items():
         if sharded is not None and isinstance(t, sharded.DTensor):
             raise ValueError(f"'{name}' is sharded over processes (a DTensor): prune the model before fully_shard")
-    if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
+    if any(type(m).__name__ == "FullyShardedDataParallel" for _, m in walk(model)):
         raise ValueError(
             "the model's parameters are sharded by FullyShardedDataParallel: prune it before it is wrapped"
         )

@@ -8,6 +8,7 @@ joined channels that something produces and something consumes is a node. Nothin
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -21,13 +22,15 @@ from torch.utils._pytree import tree_leaves
 
 from earlycrop._fields import Field
 from earlycrop._meta import hollow, on_shapes
-from earlycrop._modules import call, plain_kernels, tensors, tensors_in
+from earlycrop._modules import call, parameters, plain_kernels, tensors, walk
+from earlycrop._running import Running, freeze_outputs
 from earlycrop._solve import solved
-from earlycrop._trial import Call, Trials, Watcher, repeatable, settled, shapes_of
+from earlycrop._trial import Trials, Watcher, settled
 from earlycrop._watch import Watch
 from earlycrop._wrappers import unwrapped
 from earlycrop.graph import Graph
 
+_SIMPLE = frozenset({bool, int, float, str})
 _log = logging.getLogger(__name__)
 
 
@@ -48,11 +51,27 @@ def trace(model: nn.Module, example: Any) -> Graph:
     """
     model = unwrapped(model)
     _log.debug("tracing")
+    with _uncollected():
+        try:
+            return _traced(model, example, real=False)
+        except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones
+            _log.debug("tracing on real values")
+            return _traced(model, example, real=True)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's cyclic garbage collector: next to nothing that a trace makes is garbage before its end, and each
+    look through all that torch has imported takes longer than the trace of a small network.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
     try:
-        return _traced(model, example, real=False)
-    except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones
-        _log.debug("tracing on real values")
-        return _traced(model, example, real=True)
+        yield
+    finally:
+        gc.enable()
 
 
 def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
@@ -61,23 +80,23 @@ def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
     copied = _copied(model, real)
     watch = Watch()
     slots: dict[str, list[Field | None]] = {}
-    parameters = dict(copied.named_parameters())
+    trained = parameters(copied)
     held = tensors(copied)  # before the run, which may fill a buffer
     for name, t in held.items():
         if t.is_floating_point() or t.is_complex():
-            slots[name] = watch.enter(t, weight=name in parameters)
+            slots[name] = watch.enter(t, weight=name in trained)
     _freeze_attention(watch, copied)
-    calls: dict[str, Call] = {}
-    with plain_kernels(model), _told(copied, None if real else calls, watch), on_shapes(Watcher(watch, real), device):
+    running = Running(copied)
+    with plain_kernels(model), running.told(watch, keep_calls=not real), on_shapes(Watcher(watch, device, real)):
         _watch_evaluation(watch, copied, run)
         numbers = list(watch.numbers)
-        if unused := [name for name, p in parameters.items() if id(p) not in watch.seen]:
+        if unused := [name for name, p in trained.items() if id(p) not in watch.seen]:
             _watch_training(watch, copied, run, unused)
     classes = watch.components()
-    graph = solved(watch, classes, slots, held, frozenset(parameters), example)
+    graph = solved(watch, classes, slots, held, frozenset(trained), example)
     most = watch.multiplicity(classes)
     _log.debug("trying cuts")
-    return settled(graph, Trials(copied, run, calls, partial(_told, copied, None), real, device, most, numbers))
+    return settled(graph, Trials(running, run, real, device, most, numbers))
 
 
 def _watch_evaluation(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any]) -> None:
@@ -88,8 +107,8 @@ def _watch_evaluation(watch: Watch, copied: nn.Module, run: Callable[[nn.Module]
             f"the model fails on the example ({type(error).__name__}: {error}): call it the same way without earlycrop "
             "to see where"
         ) from error
-    _freeze_outputs(watch, output)
-    if not watch.seen & {id(p) for p in copied.parameters()}:
+    freeze_outputs(watch, output)
+    if not watch.seen & {id(p) for p in parameters(copied).values()}:
         raise TraceError(
             "the example multiplied nothing with a weight of the model: if it is a callable, does it run the model "
             "that it is given?"
@@ -102,7 +121,7 @@ def _watch_training(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], 
     Where it fails, those stay whole; which channels they would have used cannot be known.
     """
     work = list(watch.work)  # a network's work is that of its evaluation
-    modes = [(m, m.training) for m in copied.modules()]
+    modes = [(m, m.training) for _, m in walk(copied)]
     try:
         watch.training = True
         copied.train()
@@ -124,14 +143,20 @@ def _copied(model: nn.Module, real: bool) -> nn.Module:
     Buffers of whole numbers (tables of indices, masks) stay real: what they move can be followed.
     """
     memo: dict[int, Any] = {}
+    modules = [m for _, m in walk(model)]
     try:
-        for m in model.modules():  # most of a module is empty dicts of hooks, which deepcopy is slow at
-            memo |= {id(v): type(v)() for v in vars(m).values() if type(v) in (dict, OrderedDict) and not v}
         if not real:
-            held = (*model.parameters(), *model.buffers())
-            memo |= {id(t): hollow(t) for t in held if t.is_floating_point() or t.is_complex()}
-        for t in (t for m in model.modules() for t in _loose_tensors(m)):
+            memo |= {id(t): hollow(t) for t in tensors(model).values() if t.is_floating_point() or t.is_complex()}
+        for t in (t for m in modules for t in _loose_tensors(m)):
             memo.setdefault(id(t), t.detach())
+        kinds = {kind: _plain(kind) for kind in {type(m) for m in modules}}
+        plain = [m for m in modules if kinds[type(m)]]
+        memo |= {id(m): type(m).__new__(type(m)) for m in plain}
+        for m in plain:
+            fields = vars(memo[id(m)])
+            for name, value in vars(m).items():
+                fields[name] = value if value is None or type(value) in _SIMPLE else _copied_field(value, memo)
+            fields.pop("_compiled_call_impl", None)
         return copy.deepcopy(model, memo).eval()
     except Exception as error:
         raise TraceError(
@@ -140,50 +165,49 @@ def _copied(model: nn.Module, real: bool) -> nn.Module:
         ) from error
 
 
+def _plain(kind: type[nn.Module]) -> bool:
+    """Whether a copy of such a module is one of its ``__dict__``, and can be made faster than by deepcopy.
+
+    torch's own modules complete pickles of earlier versions in their ``__setstate__``; an LSTM does more there.
+    """
+    ours = kind.__setstate__.__module__.startswith("torch.nn.modules.") and not issubclass(kind, nn.RNNBase)
+    return (
+        ours
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__getstate__ in (object.__getstate__, getattr(nn.Module, "__getstate__", None))
+        and kind.__new__ is object.__new__
+        and not any(hasattr(kind, own) for own in ("__deepcopy__", "__slots__", "__getnewargs__", "__getnewargs_ex__"))
+    )
+
+
+def _copied_field(value: Any, memo: dict[int, Any]) -> Any:
+    """``copy.deepcopy(value, memo)``, without its long way for what most fields of modules are."""
+    kind = type(value)
+    if kind in (dict, OrderedDict, set) and not value:
+        return kind()
+    if kind is dict and all(v is None or id(v) in memo for v in value.values()):  # parameters, buffers, modules
+        return {k: None if v is None else memo[id(v)] for k, v in value.items()}
+    if kind is tuple and all(type(v) in _SIMPLE for v in value):
+        return value
+    return copy.deepcopy(value, memo)
+
+
 def _loose_tensors(module: nn.Module) -> list[Tensor]:
     """Results of an earlier run that a module keeps in its attributes: deepcopy refuses those that have a graph."""
-    plain = [v for v in vars(module).values() if isinstance(v, Tensor | list | tuple)]
-    return [t for t in tree_leaves(plain) if isinstance(t, Tensor) and t.grad_fn is not None]
-
-
-@contextmanager
-def _told(model: nn.Module, calls: dict[str, Call] | None, watch: Watch, home: str = "") -> Iterator[None]:
-    """Tell the watch which modules run, freeze what the whole model returns, and keep each module's first call.
-
-    ``home``: the module that is run, if it is not all of the model.
-    """
-
-    begun: list[int] = []
-
-    def enter(name: str, module: nn.Module, arguments: Any, options: Any) -> None:
-        watch.stack.append(name)
-        begun.append(len(watch.numbers))
-
-    def leave(name: str, module: nn.Module, arguments: Any, options: Any, output: Any) -> None:
-        while watch.stack.pop() != name:  # those that failed, and whose error was caught
-            begun.pop()
-        since = begun.pop()
-        if module is model:
-            _freeze_outputs(watch, output)
-        if calls is not None and name not in calls and repeatable((arguments, options)):
-            calls[name] = Call(arguments, options, shapes_of(output), watch.numbers[since:])
-
-    handles = []
-    for name, module in model.get_submodule(home).named_modules(prefix=home):
-        handles.append(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
-        handles.append(module.register_forward_hook(partial(leave, name), with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    values = (v for v in vars(module).values() if v is not None and type(v) not in _SIMPLE)
+    plain = [
+        v
+        for v in values
+        if isinstance(v, Tensor) or (isinstance(v, list | tuple) and any(type(one) not in _SIMPLE for one in v))
+    ]
+    return [t for t in tree_leaves(plain) if isinstance(t, Tensor) and t.grad_fn is not None] if plain else []
 
 
 def _freeze_attention(watch: Watch, model: nn.Module) -> None:
     """torch's own attention compares the width of its input, and of its projections, with ``embed_dim``."""
     watch.operation = "nn.MultiheadAttention"
     why = "it insists on embed_dim, and can lose neither heads nor width: project and attend with layers of your own"
-    for name, m in model.named_modules():
+    for name, m in walk(model):
         if isinstance(m, nn.MultiheadAttention):
             watch.stack = [name]
             whole = (m.in_proj_weight, m.q_proj_weight)
@@ -193,8 +217,3 @@ def _freeze_attention(watch: Watch, model: nn.Module) -> None:
             watch.freeze([watch.vector(m.out_proj.weight, 1)], why)
     watch.stack = []
 
-
-def _freeze_outputs(watch: Watch, output: Any) -> None:
-    watch.operation = "return"
-    for t in tensors_in(output):
-        watch.freeze(watch.fields(t), Graph.OUTPUT)
