@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -32,23 +33,40 @@ def keep_of(graph: Graph, removed: Removed) -> Keep:
     return keep
 
 
-def selected(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
+class Scratch:
+    """Memory for what lies between two selections of one tensor: touching fresh pages costs more than the copy."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def selected(self, tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+        """``tensor.index_select(dim, index)``, good until the next call."""
+        shape = [index.numel() if d == dim else n for d, n in enumerate(tensor.shape)]
+        key, count = (tensor.dtype, tensor.device), prod(shape)
+        if key not in self._held or self._held[key].numel() < count:
+            self._held[key] = tensor.new_empty(count)
+        return torch.index_select(tensor, dim, index, out=self._held[key][:count].view(shape))
+
+
+def selected(tensor: Tensor, keep: Mapping[int, Tensor], scratch: Scratch | None = None) -> Tensor:
     """The entries of ``tensor`` that stay, in the same order in memory (channels last, say).
 
     Dimensions that are 1 wide broadcast, and stay whole.
     """
-    strides = tensor.stride() if tensor.layout == torch.strided else (0,) * tensor.ndim
-    order = sorted(range(tensor.ndim), key=lambda d: -strides[d])
     small = tensor.detach()
-    for dim, index in keep.items():
-        if small.shape[dim] > 1:
-            index = index.to(small.device)
-            if order == sorted(order):
-                small = small.index_select(dim, index)
-            else:
-                moved = small.permute(order).index_select(order.index(dim), index)
-                small = moved.permute([order.index(d) for d in range(tensor.ndim)])
-    return small
+    cut = [(dim, index.to(small.device)) for dim, index in keep.items() if small.shape[dim] > 1]
+    if small.layout != torch.strided or small.is_contiguous():
+        if len(cut) == 2 and scratch is not None and small.layout == torch.strided:
+            small = scratch.selected(small, *cut.pop(0))
+        for dim, index in cut:
+            small = small.index_select(dim, index)
+        return small
+    strides = small.stride()
+    order = sorted(range(small.ndim), key=lambda d: -strides[d])
+    moved = small.permute(order)
+    for dim, index in cut:
+        moved = moved.index_select(order.index(dim), index)
+    return moved.permute([order.index(d) for d in range(small.ndim)])
 
 
 @dataclass(frozen=True)
@@ -63,8 +81,10 @@ class Swap:
 
     def hold(self, owner: nn.Module, values: Mapping[str, int]) -> None:
         for attribute, value in values.items():
-            self.sizes.append((owner, attribute, getattr(owner, attribute)))
-            setattr(owner, attribute, value)
+            before = getattr(owner, attribute)
+            if before != value:
+                self.sizes.append((owner, attribute, before))
+                setattr(owner, attribute, value)
 
     def undo(self) -> None:
         with ExitStack() as each:  # in reverse, and whatever another one raises
@@ -80,8 +100,8 @@ def cut_module(module: nn.Module, keep: Keep, own: Mapping[tuple[str, str], int]
     ``own``: (module, attribute) -> size, for attributes of the modules' own.
     Where that fails, everything is put back.
     """
-    named, where = tensors(module), places(module)
-    swap = Swap({name: (named[name], _smaller(named[name], dims)) for name, dims in keep.items()}, {}, [])
+    named, where, scratch = tensors(module), places(module), Scratch()
+    swap = Swap({name: (named[name], _smaller(named[name], dims, scratch)) for name, dims in keep.items()}, {}, [])
     owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in where[id(old)]}
     rows = {key: _rows(owner) for key, owner in owners.items()}
     try:
@@ -101,15 +121,15 @@ def cut_module(module: nn.Module, keep: Keep, own: Mapping[tuple[str, str], int]
     return swap
 
 
-def _smaller(old: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+def _smaller(old: Tensor, dims: Mapping[int, Tensor], scratch: Scratch) -> Tensor:
     if old.is_meta and old.grad is None:
         shape = [dims[d].numel() if d in dims and n > 1 else n for d, n in enumerate(old.shape)]
         return hollow(old, shape)
-    new = selected(old, dims)
+    new = selected(old, dims, scratch)
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
         new.__dict__.update(old.__dict__)
-        new.grad = None if old.grad is None else selected(old.grad, dims)
+        new.grad = None if old.grad is None else selected(old.grad, dims, scratch)
     return new
 
 

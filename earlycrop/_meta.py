@@ -50,14 +50,13 @@ def hollow(t: Tensor, shape: Sequence[int] | None = None) -> Tensor:
 
     It says that it is where ``t`` is.
     """
+    is_parameter = isinstance(t, nn.Parameter)
+    trained = is_parameter and t.requires_grad
     if shape is None and t.layout == torch.strided:
-        empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META)
+        empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META, requires_grad=trained)
     else:
-        empty = torch.empty(t.shape if shape is None else shape, dtype=t.dtype, device=META)
-    if isinstance(t, nn.Parameter):
-        empty = nn.Parameter(empty, t.requires_grad)
-    plain, parameter = _at(t.device)
-    empty.__class__ = parameter if isinstance(t, nn.Parameter) else plain
+        empty = torch.empty(t.shape if shape is None else shape, dtype=t.dtype, device=META, requires_grad=trained)
+    empty.__class__ = _at(t.device)[is_parameter]
     return empty
 
 

@@ -22,7 +22,7 @@ from earlycrop._attributes import mended
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field, along
 from earlycrop._meta import Weightless, on_shapes, tensors_among
-from earlycrop._modules import SurgeryError, plain_kernels, tensors
+from earlycrop._modules import SurgeryError, tensors
 from earlycrop._running import Call, Running, shapes_of
 from earlycrop._watch import PARTS, Numbers, Reason, Watch, few
 from earlycrop.graph import Follow, Graph, Group, Removed
@@ -166,17 +166,16 @@ class Trials:
             if (left == left[0]).all():
                 alone[left[0]] = True
         watch = _Check(classes, alone, self.most, self.calls[home].numbers if home else self.numbers)
-        with plain_kernels(module):
-            try:
-                swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
-            except SurgeryError as refused:
-                return [Fault(0, (home,), Reason("trial cut", home, str(refused)))]
-            try:
-                _enter(watch, inside, module, removed)
-                with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real)):
-                    error = self._run(home, module)
-            finally:
-                swap.undo()
+        try:
+            swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
+        except SurgeryError as refused:
+            return [Fault(0, (home,), Reason("trial cut", home, str(refused)))]
+        try:
+            _enter(watch, inside, module, removed)
+            with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real)):
+                error = self._run(home, module)
+        finally:
+            swap.undo()
         if error is not None:
             told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
             return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]

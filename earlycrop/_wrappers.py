@@ -29,8 +29,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
     for _, attribute in _around(model):
         model = getattr(model, attribute)
     sharded = sys.modules.get("torch.distributed.tensor")
-    for name, t in tensors(model).items():
-        if sharded is not None and isinstance(t, sharded.DTensor):
+    held = {} if sharded is None else tensors(model)
+    for name, t in held.items():
+        if isinstance(t, sharded.DTensor):  # type: ignore[union-attr]
             raise ValueError(f"'{name}' is sharded over processes (a DTensor): prune the model before fully_shard")
     if any(type(m).__name__ == "FullyShardedDataParallel" for _, m in walk(model)):
         raise ValueError(

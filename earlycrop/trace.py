@@ -87,16 +87,17 @@ def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
             slots[name] = watch.enter(t, weight=name in trained)
     _freeze_attention(watch, copied)
     running = Running(copied)
-    with plain_kernels(model), running.told(watch, keep_calls=not real), on_shapes(Watcher(watch, device, real)):
-        _watch_evaluation(watch, copied, run)
-        numbers = list(watch.numbers)
-        if unused := [name for name, p in trained.items() if id(p) not in watch.seen]:
-            _watch_training(watch, copied, run, unused)
-    classes = watch.components()
-    graph = solved(watch, classes, slots, held, frozenset(trained), example)
-    most = watch.multiplicity(classes)
-    _log.debug("trying cuts")
-    return settled(graph, Trials(running, run, real, device, most, numbers))
+    with plain_kernels(model):
+        with running.told(watch, keep_calls=not real), on_shapes(Watcher(watch, device, real)):
+            _watch_evaluation(watch, copied, run)
+            numbers = list(watch.numbers)
+            if unused := [name for name, p in trained.items() if id(p) not in watch.seen]:
+                _watch_training(watch, copied, run, unused)
+        classes = watch.components()
+        graph = solved(watch, classes, slots, held, frozenset(trained), example)
+        most = watch.multiplicity(classes)
+        _log.debug("trying cuts")
+        return settled(graph, Trials(running, run, real, device, most, numbers))
 
 
 def _watch_evaluation(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any]) -> None:
