@@ -110,11 +110,10 @@ class Weightless(TorchDispatchMode):
                 if func._schema.is_mutable and not on_meta[0]:
                     raise NeedsValues("a real tensor is written to with what was never computed")
                 args, kwargs = self._on_meta(args), {k: self._on_meta(v) for k, v in kwargs.items()}
-        shortcut = SHORTCUTS.get(func)
-        if shortcut is not None and any(on_meta) and not kwargs:
-            known = shortcut(*args)
-            if known is not None:
-                return known
+            if not kwargs and (shortcut := SHORTCUTS.get(func)) is not None:
+                known = shortcut(*args)
+                if known is not None:
+                    return known
         return func(*args, **kwargs)
 
     def _on_meta(self, value: Any) -> Any:
@@ -146,8 +145,13 @@ def _gather(values: Sequence[Any], found: list[Tensor]) -> None:
             _gather(value, found)
 
 
+@cache
+def _takes_device(func: Any) -> bool:
+    return any(argument.name == "device" for argument in func._schema.arguments)
+
+
 def _makes_floats(func: Any, options: Mapping[str, Any]) -> bool:
-    if not any(argument.name == "device" for argument in func._schema.arguments):
+    if not _takes_device(func):
         return False
     dtype = options.get("dtype")
     if dtype is None:
@@ -231,10 +235,17 @@ def _alike(x: Any, *rest: Any) -> Tensor | None:
         return _like(x)
     if other.dtype != x.dtype:
         return None
-    if x.shape == other.shape:
+    if x.shape == other.shape or _fits(other.shape, x.shape):
         return _like(x)
+    if _fits(x.shape, other.shape):
+        return _like(other)
     shape = torch.broadcast_shapes(x.shape, other.shape)  # type: ignore[no-untyped-call]
-    return _like(x if shape == x.shape else other) if shape in (x.shape, other.shape) else _made(shape, x)
+    return _made(shape, x)
+
+
+def _fits(small: Sequence[int], large: Sequence[int]) -> bool:
+    """Whether it broadcasts to the other."""
+    return len(small) <= len(large) and all(n in (1, m) for n, m in zip(reversed(small), reversed(large), strict=False))
 
 
 def _itself(x: Any, *rest: Any) -> Tensor | None:

@@ -136,6 +136,8 @@ class Trials:
     numbers: list[Numbers]
     """The plain numbers that the network reckons with."""
     sound: dict[str, bool] = field(default_factory=dict)
+    insides: dict[str, tuple[Graph, Graph]] = field(default_factory=dict)
+    """By module, the graph that it was last tried in, and the part of that which concerns it."""
 
     @property
     def copied(self) -> nn.Module:
@@ -154,14 +156,13 @@ class Trials:
         """
         module = self.copied.get_submodule(home)
         removed = graph.mask(remove)
-        inside = _inside(replace(graph, follows=graph.follows + follows), home)
-        classes = np.zeros(max((int(s.classes.max()) for s in graph.slots), default=-1) + 1, bool)
-        hit = np.append(graph.mask(tested), False)
-        for s in graph.slots:
-            classes[s.classes[hit[s.nodes]]] = True
+        inside = self._inside(graph, home)
+        inside = replace(inside, follows=inside.follows + _follows_inside(follows, home))
+        classes = np.zeros(self.most.size, bool)
+        classes[graph.classes[graph.mask(tested)]] = True
         kept = np.append(~removed, True)
         alone = np.zeros_like(classes)
-        for s in graph.slots:
+        for s in inside.slots:
             left = s.classes[kept[s.nodes]]
             if (left == left[0]).all():
                 alone[left[0]] = True
@@ -198,11 +199,7 @@ class Trials:
         self, graph: Graph, group: Group, ids: tuple[int, ...], follows: tuple[Follow, ...]
     ) -> tuple[str, list[Fault]]:
         """The innermost module that holds a group and can be run again by itself, and the faults of a cut there."""
-        common: list[str] = []
-        for parts in zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False):
-            if len(set(parts)) > 1:
-                break
-            common.append(parts[0])
+        common = around(group)
         remove = some(graph, [ids])
         for n in range(len(common), -1, -1):
             name = ".".join(common[:n])
@@ -212,24 +209,35 @@ class Trials:
                     return name, faults
         raise AssertionError("the whole network can always be run")
 
+    def _inside(self, graph: Graph, home: str) -> Graph:
+        if not home:
+            return graph
+        if home not in self.insides or self.insides[home][0] is not graph:
+            self.insides[home] = graph, _part(graph, home)
+        return self.insides[home][1]
+
     def _sound(self, graph: Graph, home: str) -> bool:
         if home not in self.sound:
             self.sound[home] = not self.faults(graph, [], [], home)
         return self.sound[home]
 
 
-def _inside(graph: Graph, home: str) -> Graph:
+def _part(graph: Graph, home: str) -> Graph:
     """The part of the graph that concerns a module, with names as that module has them."""
-    if not home:
-        return graph
     start = f"{home}."
     slots = tuple(replace(s, tensor=s.tensor.removeprefix(start)) for s in graph.slots if s.tensor.startswith(start))
-    follows = tuple(
+    return replace(graph, slots=slots, follows=_follows_inside(graph.follows, home))
+
+
+def _follows_inside(follows: tuple[Follow, ...], home: str) -> tuple[Follow, ...]:
+    if not home:
+        return follows
+    start = f"{home}."
+    return tuple(
         replace(f, module=f.module[len(start) :], tensor=f.tensor.removeprefix(start))
-        for f in graph.follows
+        for f in follows
         if f"{f.module}.".startswith(start) and f.tensor.startswith(start)
     )
-    return replace(graph, slots=slots, follows=follows)
 
 
 def _enter(watch: _Check, graph: Graph, module: nn.Module, removed: Removed) -> None:
@@ -249,35 +257,61 @@ def settled(graph: Graph, trials: Trials) -> Graph:
 
     First all groups at once; only where that has a fault, each by itself in the innermost module that holds it.
     """
-    for _ in range(3):
+    for alike in (True, False, False):
         everything = range(graph.count)
         if not graph.count or not trials.faults(graph, some(graph, graph.groups.values()), everything):
             return graph
-        now = _each(graph, trials)
-        if now is graph:
+        now = _each(graph, trials, alike)
+        if now is graph and not alike:
             break
         graph = now
     return _halved(graph, trials)
 
 
+def around(group: Group) -> list[str]:
+    """The path of the innermost module that holds a group."""
+    common: list[str] = []
+    for parts in zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return common
+
+
 def some(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:
     """About a third of the nodes of each group, no two neighbours alike, such that no tensor is emptied."""
     rng = np.random.default_rng(0)
-    removed = graph.mask([i for ids in groups for i in rng.choice(ids, max(1, len(ids) // 3), replace=False).tolist()])
-    for s in graph.slots:
-        if (s.nodes >= 0).all() and removed[s.nodes].all():
-            removed[s.nodes[0]] = False
+    removed = graph.mask(())
+    touched: dict[tuple[str, int], None] = {}
+    for ids in groups:
+        removed[rng.choice(ids, max(1, len(ids) // 3), replace=False)] = True
+        touched |= dict.fromkeys((tensor, dim) for tensor, dim, _ in graph.nodes[ids[0]].owns)
+    for key in touched:
+        nodes = graph.slot[key].nodes
+        if nodes.min() >= 0 and removed[nodes].all():
+            removed[nodes[0]] = False
     return removed.nonzero()[0].tolist()
 
 
-def _each(graph: Graph, trials: Trials) -> Graph:
-    """Try each group; where it has a fault that no attribute mends, freeze it."""
+def _each(graph: Graph, trials: Trials, alike: bool) -> Graph:
+    """Try each group; where it has a fault that no attribute mends, freeze it.
+
+    ``alike``: groups of modules alike are tried once if that has no fault. The whole network is tried afterwards.
+    """
     follows: tuple[Follow, ...] = ()
     frozen: dict[int, Reason] = {}
     hopeless: set[tuple[object, ...]] = set()
+    sound: set[tuple[object, ...]] = set()
     for group, ids in graph.groups.items():
+        inner = ".".join(around(group))
+        looks = (
+            type(trials.copied.get_submodule(inner)), len(ids), tuple((t.removeprefix(inner), dim) for t, dim in group)
+        )  # fmt: skip
+        if alike and looks in sound:
+            continue
         home, faults = trials.local(graph, group, ids, follows)
         if not faults:
+            sound.add(looks)
             continue
         kind = (
             type(trials.copied.get_submodule(home)), faults[0].at, faults[0].reason.why, len(ids),

@@ -32,7 +32,7 @@ class Role(IntFlag):
     """A row of a matrix of which only the direction counts: it cannot be zero."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reason:
     """Why channels may not be cut: the operation, the module it ran in, and what about it."""
 
@@ -45,7 +45,7 @@ class Reason:
         return f"{self.why} ({self.operation} {place})"
 
 
-@dataclass
+@dataclass(slots=True)
 class Known:
     """What is known of one tensor.
 
@@ -64,7 +64,7 @@ UNKNOWN = Known()
 _NOTE = "_earlycrop_known"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """Multiply-accumulates of one contraction: ``constant`` times the number of channels in each of ``axes``.
 
@@ -123,7 +123,7 @@ class Watch:
         return self.known(tensor).fields
 
     def learn(self, tensor: Tensor, fields: Sequence[Field] = (), uniform: bool = False, weight: bool = False) -> None:
-        known = Known([f for f in fields if f.size > 1], uniform, weight, weight, tuple(tensor.shape))
+        known = Known([f for f in fields if f.size > 1], uniform, weight, weight, tensor.shape)
         setattr(tensor, _NOTE, (self, known))  # on the tensor, so that it lives as long as that does
 
     def fresh(self, n: int) -> Field:
@@ -141,14 +141,18 @@ class Watch:
         """Where they meet, the channels of ``a`` and ``b`` are the same."""
         if a is b:
             return
-        if a.shape != b.shape:
-            a, b = np.broadcast_arrays(a, b)
+        if a.shape == b.shape:
+            self.joins.append((a.reshape(-1), b.reshape(-1)))
+            return
+        a, b = np.broadcast_arrays(a, b)
         different = a != b
         self.joins.append((a[different], b[different]))
 
     def freeze(self, fields: Sequence[Field | None], why: str) -> None:
-        reason = Reason(self.operation, self.module, why)
-        self.freezes += [(few(f), reason) for f in fields if f is not None]
+        given = [f for f in fields if f is not None]
+        if given:
+            reason = Reason(self.operation, self.module, why)
+            self.freezes += [(few(f), reason) for f in given]
 
     def share(self, small: Field, large: Field) -> None:
         """``small`` meets ``large``, which runs along other dimensions too: a scale for each position within a head.

@@ -68,6 +68,19 @@ class Graph:
         return self.nodes.groups()
 
     @cached_property
+    def slot(self) -> dict[tuple[str, int], Slot]:
+        """The slots by tensor and dimension."""
+        return {(s.tensor, s.dim): s for s in self.slots}
+
+    @cached_property
+    def classes(self) -> Field:
+        """An entry a node: its class of coupled indices."""
+        found = np.zeros(self.count + 1, np.int64)  # the last entry takes what is no node, -1
+        for s in self.slots:
+            found[s.nodes] = s.classes
+        return found[:-1]
+
+    @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The modules with weight matrices, and their outputs. Rows that are coupled (an LSTM unit's) count once."""
         rows: dict[str, list[Slot]] = {}
@@ -129,10 +142,9 @@ class Graph:
             ValueError: an attribute would not be whole.
         """
         kept = np.append(~removed, True)
-        nodes = {(s.tensor, s.dim): s.nodes for s in self.slots}
         now: dict[tuple[str, str], int] = {}
         for f in self.follows:
-            stay = kept[nodes[f.tensor, f.dim]]
+            stay = kept[self.slot[f.tensor, f.dim].nodes]
             whole, rest = divmod(f.value * int(stay.sum()), stay.size)
             if rest:
                 raise ValueError(f"'{f.module}.{f.attribute}' ({f.value}) would not be whole: remove nodes evenly")

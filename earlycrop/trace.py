@@ -217,4 +217,3 @@ def _freeze_attention(watch: Watch, model: nn.Module) -> None:
             watch.freeze([watch.vector(t, 0) for t in rows if t is not None], why)
             watch.freeze([watch.vector(m.out_proj.weight, 1)], why)
     watch.stack = []
-
