@@ -48,7 +48,9 @@ def solved(
         slots=tuple(slot(n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None),
         count=count,
         inner=inner[:-1],
-        returned=frozenset(c for c, i in enumerate(why.tolist()) if i >= 0 and reasons[i].why == Graph.OUTPUT),
+        returned=frozenset(
+            np.isin(why, [i for i, r in enumerate(reasons) if r.why == Graph.OUTPUT]).nonzero()[0].tolist()
+        ),
         work=tuple(Work(w.constant, tuple(nodes[a] for a in w.axes), w.module) for w in watch.work),
     )
 
@@ -73,9 +75,9 @@ def _reasons(watch: Watch, classes: Field, vectors: Vectors) -> tuple[list[Reaso
         mine = classes[labels]
         why[mine if reason.why == Graph.OUTPUT else mine[why[mine] < 0]] = number[reason]
     for name, dim, labels in ((n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None):
-        mine = classes[labels]
-        if labels.size > 1 and why[mine[0]] < 0 and (mine == mine[0]).all():
-            why[mine[0]] = len(reasons)
+        first = classes[labels[0]]
+        if why[first] < 0 and labels.size > 1 and classes[labels[-1]] == first and (classes[labels] == first).all():
+            why[first] = len(reasons)
             reasons.append(Reason(f"dimension {dim} of {name}", "", "all its channels can only go together"))
     return reasons, why
 
@@ -92,8 +94,10 @@ def _consumed(watch: Watch, classes: Field, roles: Field) -> Field:
 def _produced(vectors: Vectors, parameters: frozenset[str], classes: Field, roles: Field) -> Field:
     """An entry a class: whether a parameter makes it; buffers come along, but never make a node."""
     produced = np.zeros(classes.max(initial=-1) + 1, np.int64)
-    for labels in (v for name in parameters & set(vectors) for v in vectors[name] if v is not None):
-        produced[classes[labels[(roles[labels] == 0) | (roles[labels] & Role.ROW > 0)]]] = 1
+    makes = (roles == 0) | (roles & Role.ROW > 0)
+    every = [v for name in parameters & set(vectors) for v in vectors[name] if v is not None]
+    labels = np.concatenate([np.zeros(0, np.int64), *every])
+    produced[classes[labels[makes[labels]]]] = 1
     return produced
 
 

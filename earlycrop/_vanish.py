@@ -37,15 +37,14 @@ NORMS = _named("native_batch_norm native_group_norm _native_batch_norm_legit _na
 
 def vanishes(watch: Watch, packet: Any, arguments: tuple[Any, ...], tensors: list[Tensor]) -> bool:
     """Whether the result of an operation on these ``tensors`` vanishes with its channels' parameters."""
-    with_channels = [t for t in tensors if watch.fields(t)]
     if packet in KEEP_ZERO:
-        return all(watch.known(t).vanishes for t in with_channels)
+        return all(known.vanishes for t in tensors if (known := watch.known(t)).fields)
     if packet in SUMS:
         whole = [t for t in arguments[:2] if isinstance(t, Tensor)]
         shifted = any(isinstance(n, int | float | complex) and n != 0 for n in arguments[:2])
         return not shifted and all(watch.known(t).vanishes for t in whole)
     if packet in PRODUCTS:
-        return all(any(watch.known(t).vanishes for t in tensors) for _ in with_channels[:1])
+        return any(watch.known(t).vanishes for t in tensors) or not any(watch.fields(t) for t in tensors)
     if packet in QUOTIENTS:
         return watch.known(arguments[0]).vanishes
     if packet in NORMS:

@@ -252,32 +252,43 @@ class Watch:
 
     def components(self) -> Field:
         """For each channel number, which class of coupled channels it belongs to."""
+        classes = np.arange(self.count)
+        solved = 0
         while True:
-            classes = self._connected()
+            classes = self._connected(classes, self.joins[solved:])
+            solved = len(self.joins)
             if self._told_apart(classes):
                 continue
             if not sum(self._straightened(classes, f) for f in self.rectangles):
                 return classes
 
     def _told_apart(self, classes: Field) -> bool:
-        """Decide what is shared where that is clear, or else the first of it; whether something was joined."""
-        pending = []
+        """Decide what is shared where that is clear, or else the first of it; whether something was joined.
+
+        First of all that have a class in common: what happens to one does not change another that has none.
+        """
+        pending, joined = [], False
+        met = np.zeros(classes.max(initial=-1) + 1, bool)
         for small, large, reason in self.shared:
             now = classes[large]
             if all((now == now.take([0], axis=d)).all() for d in support(small)):
                 self.freezes.append((few(small), reason))
-            else:
+                continue
+            if met[now].any() or met[classes[small]].any():
                 pending.append((small, large, reason))
+            else:
+                self.join(small, large)
+                joined = True
+            met[now] = met[classes[small]] = True
         self.shared = pending
-        if pending:
-            small, large, _ = self.shared.pop(0)
-            self.join(small, large)
-        return bool(pending)
+        return joined
 
-    def _connected(self) -> Field:
-        a, b = (np.concatenate([np.zeros(0, np.int32), *(j[i] for j in self.joins)], dtype=np.int32) for i in (0, 1))
-        graph = coo_array((np.ones(a.size, np.int8), (a, b)), shape=(self.count, self.count))
-        return connected_components(graph, directed=False)[1].astype(np.int64)
+    def _connected(self, classes: Field, joins: list[tuple[Field, Field]]) -> Field:
+        """The classes after these joins of channels."""
+        a, b = (np.concatenate([np.zeros(0, np.int64), *(j[i] for j in joins)]) for i in (0, 1))
+        count = classes.max(initial=-1) + 1
+        graph = coo_array((np.ones(a.size, np.int8), (classes[a], classes[b])), shape=(count, count))
+        return connected_components(graph, directed=False)[1].astype(np.int64)[classes]
 
     def _straightened(self, classes: Field, field_: Field) -> bool:
         """Where the classes vary along several dimensions of a field, couple along all but the longest; whether it did.

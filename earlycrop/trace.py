@@ -148,11 +148,12 @@ def _copied(model: nn.Module, real: bool) -> nn.Module:
     try:
         if not real:
             memo |= {id(t): hollow(t) for t in tensors(model).values() if t.is_floating_point() or t.is_complex()}
-        for t in (t for m in modules for t in _loose_tensors(m)):
-            memo.setdefault(id(t), t.detach())
         kinds = {kind: _plain(kind) for kind in {type(m) for m in modules}}
         plain = [m for m in modules if kinds[type(m)]]
         memo |= {id(m): type(m).__new__(type(m)) for m in plain}
+        for m in modules:
+            if not kinds[type(m)]:
+                _detach(tuple(vars(m).values()), memo)
         for m in plain:
             fields = vars(memo[id(m)])
             for name, value in vars(m).items():
@@ -190,18 +191,17 @@ def _copied_field(value: Any, memo: dict[int, Any]) -> Any:
         return {k: None if v is None else memo[id(v)] for k, v in value.items()}
     if kind is tuple and all(type(v) in _SIMPLE for v in value):
         return value
+    _detach((value,), memo)
     return copy.deepcopy(value, memo)
 
 
-def _loose_tensors(module: nn.Module) -> list[Tensor]:
-    """Results of an earlier run that a module keeps in its attributes: deepcopy refuses those that have a graph."""
-    values = (v for v in vars(module).values() if v is not None and type(v) not in _SIMPLE)
-    plain = [
-        v
-        for v in values
-        if isinstance(v, Tensor) or (isinstance(v, list | tuple) and any(type(one) not in _SIMPLE for one in v))
-    ]
-    return [t for t in tree_leaves(plain) if isinstance(t, Tensor) and t.grad_fn is not None] if plain else []
+def _detach(values: tuple[Any, ...], memo: dict[int, Any]) -> None:
+    """Let results of an earlier run that a module keeps in its attributes be copied: deepcopy refuses those that have a
+    graph.
+    """
+    for t in tree_leaves([v for v in values if isinstance(v, Tensor | list | tuple)]):
+        if isinstance(t, Tensor) and t.grad_fn is not None:
+            memo.setdefault(id(t), t.detach())
 
 
 def _freeze_attention(watch: Watch, model: nn.Module) -> None:
