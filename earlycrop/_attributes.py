@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
+
+from torch import nn
 
 from earlycrop.graph import Follow, Graph
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
     from earlycrop._trial import Fault, Trials
 
 MOST = 4
-"""How many attributes may follow one group."""
+"""How many attributes may follow one group; those of several modules of one kind count once."""
 
 
 def mended(
@@ -25,29 +28,32 @@ def mended(
     """
     remove = [ids[len(ids) // 2]]
     chosen: tuple[Follow, ...] = ()
+    taken = 0
     faults = trials.faults(graph, remove, ids, home, follows)
-    while faults and len(chosen) < MOST:
+    while faults and taken < MOST:
         first = min(faults, key=lambda f: f.at)
-        best: tuple[float, Follow, list[Fault]] = (first.at, Follow("", "", 0, "", 0), faults)
-        for follow in _candidates(graph, trials, first.path, remove, follows + chosen):
-            got = trials.faults(graph, remove, ids, home, (*follows, *chosen, follow))
+        best: tuple[float, tuple[Follow, ...], list[Fault]] = (first.at, (), faults)
+        for several in _candidates(graph, trials, first.path, remove, follows + chosen):
+            got = trials.faults(graph, remove, ids, home, (*follows, *chosen, *several))
             reached = min((f.at for f in got), default=inf)
-            best = max(best, (reached, follow, got), key=lambda found: found[0])
+            best = max(best, (reached, several, got), key=lambda found: found[0])
             if not got:
                 break
         if best[0] == first.at:
             return None
-        chosen, faults = (*chosen, best[1]), best[2]
+        taken += 1
+        chosen, faults = (*chosen, *best[1]), best[2]
     rest = list(ids[(len(ids) + 1) // 2 :])
     return chosen if chosen and not trials.faults(graph, rest, ids, home, follows + chosen) else None
 
 
 def _candidates(
     graph: Graph, trials: Trials, path: tuple[str, ...], remove: list[int], known: tuple[Follow, ...]
-) -> Iterator[Follow]:
+) -> Iterator[tuple[Follow, ...]]:
     """Integer attributes of the modules in ``path``, innermost first, that can go in proportion with what is removed.
 
-    Nearest to the dimension's own width first: that, then its divisors and multiples.
+    Nearest to the dimension's own width first: that, then its divisors and multiples. With each come those of the other
+    modules of its kind that lose some of the same nodes (heads that all layers have in common, say).
     """
     removed = graph.mask(remove)
     cut = [
@@ -70,4 +76,47 @@ def _candidates(
                 share = next(gone * value // n for t, n, gone in cut if t is s)
                 if share not in seen:
                     seen.add(share)
-                    yield Follow(name, attribute, value, s.tensor, s.dim)
+                    first = Follow(name, attribute, value, s.tensor, s.dim)
+                    yield first, *_alike(first, trials.copied, {(t.tensor, t.dim) for t, _, _ in cut}, taken)
+
+
+def _alike(
+    follow: Follow, copied: nn.Module, cut: set[tuple[str, int]], taken: set[tuple[str, str]]
+) -> Iterator[Follow]:
+    """The same attribute of other modules of the same kind, where the same tensor of theirs is cut."""
+    inside = follow.tensor.removeprefix(f"{follow.module}.")
+    shared = inside == follow.tensor  # a tensor that is none of the module's own
+    kind = type(copied.get_submodule(follow.module))
+    above = {".".join(parts[:n]) for parts in (tensor.split(".") for tensor, _ in cut) for n in range(len(parts))}
+    for path in sorted(above - {follow.module}):
+        tensor = follow.tensor if shared else f"{path}.{inside}"
+        module = copied.get_submodule(path)
+        same = type(module) is kind and vars(module).get(follow.attribute) == follow.value
+        if same and (tensor, follow.dim) in cut and (path, follow.attribute) not in taken:
+            yield replace(follow, module=path, tensor=tensor)
+
+
+def elsewhere(inner: str, follows: tuple[Follow, ...], to: str, copied: nn.Module) -> tuple[Follow, ...] | None:
+    """What follows a group of the module ``inner``, for the same group of the module ``to``; None if there is no such
+    attribute.
+    """
+    found = []
+    for f in follows:
+        module, tensor = (_moved(path.split("."), inner.split("."), to.split(".")) for path in (f.module, f.tensor))
+        try:
+            value = vars(copied.get_submodule(module)).get(f.attribute)
+        except AttributeError:
+            return None
+        if value != f.value:
+            return None
+        found.append(replace(f, module=module, tensor=tensor))
+    return tuple(found)
+
+
+def _moved(path: list[str], inner: list[str], to: list[str]) -> str:
+    """The path that leads from ``to`` where ``path`` leads from ``inner``."""
+    shared = 0
+    while shared < min(len(path), len(inner)) and path[shared] == inner[shared]:
+        shared += 1
+    up = len(inner) - shared
+    return ".".join([*to[: len(to) - up], *path[shared:]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,45 +32,61 @@ HALF = (torch.float16, torch.bfloat16)
 HALF_TOLERANCE = 5e-2
 """The same where a model computes in half precision, whatever is done: it proves little."""
 
+ROUNDING = 1e-3
+"""A difference above the tolerance and up to this may be one of rounding alone; in float64 it is none."""
+
 _OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+
+class Apart(SurgeryError):
+    """The small network's output differs from the masked dense one's by more than is allowed."""
+
+    def __init__(self, difference: float, told: str) -> None:
+        super().__init__(told)
+        self.difference = difference
 
 
 @dataclass(frozen=True)
 class Expected:
     """What the masked dense network returns, and how it was run; what a small one is held against.
 
-    noisy: on noise, or None where that proves nothing. precise: in float32 or more. caveats: see ``Cut``.
+    noisy: on noise, or None where that proves nothing. least: the type that numbers of less precision were cast up to,
+    or None if that was not possible. caveats: see ``Cut``.
     """
 
     outputs: list[Tensor]
     noisy: list[Tensor] | None
     noise: Noise
-    precise: bool
+    least: torch.dtype | None
     caveats: tuple[str, ...]
 
 
-def expected_of(model: nn.Module, graph: Graph, removed: Removed) -> Expected:
-    """Run the dense network with the nodes in ``removed`` masked.
+def expected_of(
+    model: nn.Module, graph: Graph, removed: Removed, least: torch.dtype | None = torch.float32
+) -> Expected:
+    """Run the dense network with the nodes in ``removed`` masked, in the precision ``least`` or more.
 
     Raises:
         SurgeryError: it returns nothing to compare. Whatever the model raises on the example.
     """
     masked = _masked(model, graph, removed)
-    noise, precise, caveats = Noise(), True, []
+    noise, caveats = Noise(), []
     try:
-        given = outputs(model, graph.example, masked, draw=noise)
+        given = outputs(model, graph.example, masked, least, draw=noise)
     except (SurgeryError, *_OF_MEMORY):
         raise
     except Exception as error:
-        noise, precise = Noise(), False
-        given = outputs(model, graph.example, masked, precise, draw=noise)
+        if least is torch.float64:
+            raise
+        noise, least = Noise(), None
+        given = outputs(model, graph.example, masked, least, draw=noise)
         caveats = [f"it allows {HALF_TOLERANCE:g}: the model does not run in float32 ({_said(error)})"]
-    if precise and any(t.dtype in HALF for t in given):
+    if least and any(t.dtype in HALF for t in given):
         caveats = [f"it allows {HALF_TOLERANCE:g}: the model returns half precision, whatever it is given"]
     noisy = None
     if noise.drawn:
         try:
-            noisy = outputs(model, graph.example, masked, precise, put=noise)
+            noisy = outputs(model, graph.example, masked, least, put=noise)
         except _OF_MEMORY:
             raise
         except Exception as error:
@@ -82,7 +99,7 @@ def expected_of(model: nn.Module, graph: Graph, removed: Removed) -> Expected:
         why = "the model is called with no floating tensor to put noise in the place of"
     if noisy is None:
         caveats.append(f"it stands on the example alone: {why}")
-    return Expected(given, noisy, noise, precise, tuple(caveats))
+    return Expected(given, noisy, noise, least, tuple(caveats))
 
 
 def certified(model: nn.Module, graph: Graph, expected: Expected) -> tuple[float, tuple[str, ...]]:
@@ -92,18 +109,18 @@ def certified(model: nn.Module, graph: Graph, expected: Expected) -> tuple[float
         SurgeryError: it is above the tolerance, or the small network does not run.
     """
     try:
-        got = outputs(model, graph.example, {}, expected.precise)
-        worst = _difference(expected.outputs, got, expected.precise, "")
+        got = outputs(model, graph.example, {}, expected.least)
+        worst = _difference(expected.outputs, got, expected.least, "")
         if expected.noisy is None:
             return worst, expected.caveats
         try:
-            got = outputs(model, graph.example, {}, expected.precise, put=expected.noise)
+            got = outputs(model, graph.example, {}, expected.least, put=expected.noise)
         except Exception:
             if not expected.noise.unlike:
                 raise
         if expected.noise.unlike:
             return worst, (*expected.caveats, "it stands on the example alone: what is cut is an input of the model")
-        return max(worst, _difference(expected.noisy, got, expected.precise, " on noise")), expected.caveats
+        return max(worst, _difference(expected.noisy, got, expected.least, " on noise")), expected.caveats
     except (SurgeryError, *_OF_MEMORY):
         raise
     except Exception as error:
@@ -117,13 +134,14 @@ def outputs(
     model: nn.Module,
     example: Any,
     parameters: Mapping[str, Tensor],
-    precise: bool = True,
+    least: torch.dtype | None = torch.float32,
     draw: Noise | None = None,
     put: Noise | None = None,
 ) -> list[Tensor]:
     """Every floating tensor that the model returned while the example ran, or else what the example gave.
 
-    ``parameters`` stand in the place of the model's own. ``precise``: half precision is cast up, and autocast is off.
+    ``parameters`` stand in the place of the model's own. ``least``: what is less precise is cast up to this, and
+    autocast is off.
     """
     seen: list[Tensor] = []
     calls = 0
@@ -135,16 +153,16 @@ def outputs(
             draw.draw(calls, inputs)
         if put is not None:
             inputs = put.put(calls, inputs)
-        return tree_map(_up, inputs) if precise else inputs
+        return tree_map(partial(_up, least=least), inputs) if least else inputs
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         seen.extend(t.detach().clone() for t in tensors_in(output))
 
     with ExitStack() as stack:
         stack.enter_context(replaced(model, parameters))
-        if precise:
-            half = {name: t for name, t in tensors(model).items() if t.dtype in HALF}
-            stack.enter_context(replaced(model, {name: _up(t) for name, t in half.items()}))
+        if least:
+            wide = {name: up for name, t in tensors(model).items() if (up := _up(t, least)) is not t}
+            stack.enter_context(replaced(model, wide))
         stack.callback(model.register_forward_pre_hook(enter, with_kwargs=True).remove)
         stack.callback(model.register_forward_hook(leave).remove)
         stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", torch.backends.cuda.matmul.allow_tf32)
@@ -153,7 +171,7 @@ def outputs(
         stack.enter_context(attributes_kept(model))
         stack.enter_context(undisturbed(model))
         stack.enter_context(plain_kernels(model))
-        if precise:
+        if least:
             stack.enter_context(_no_autocast())
         stack.enter_context(torch.no_grad())
         model.eval()
@@ -161,10 +179,11 @@ def outputs(
         output = call(model, example)
     given = [torch.view_as_real(t) if t.is_complex() else t for t in seen or tensors_in(output)]
     found = [t for t in given if t.is_floating_point()]
-    if not found:
+    if not any(t.numel() for t in found):
+        what = "only empty tensors" if found else "no floating tensor to compare"
         raise SurgeryError(
-            "the model returns no floating tensor to compare, so that the cut cannot be proven: return one, or cut "
-            "with certify=False"
+            f"the model returns {what}, so that the cut cannot be proven: trace it on an example for which it returns "
+            "some (a callable of the model may give what comes before), or cut with certify=False"
         )
     return found
 
@@ -189,7 +208,7 @@ def _masked(model: nn.Module, graph: Graph, removed: Removed) -> dict[str, Tenso
     return {name: nn.Parameter(t, named[name].requires_grad) for name, t in masked.items()}
 
 
-def _difference(expected: list[Tensor], got: list[Tensor], precise: bool, where: str) -> float:
+def _difference(expected: list[Tensor], got: list[Tensor], least: torch.dtype | None, where: str) -> float:
     if [t.shape for t in expected] != [t.shape for t in got]:
         shapes = f"{[tuple(t.shape) for t in got]} instead of {[tuple(t.shape) for t in expected]}"
         raise SurgeryError(f"the small network's outputs{where} have the shapes {shapes}; the model is as it was")
@@ -202,12 +221,13 @@ def _difference(expected: list[Tensor], got: list[Tensor], precise: bool, where:
         scale = float(a.double().abs().masked_fill(~a.isfinite(), 0).max())
         difference = float(apart.max()) / max(scale, torch.finfo(a.dtype).tiny)
         worst = max(worst, difference)
-        allowed = TOLERANCE.get(a.dtype, HALF_TOLERANCE) if precise else HALF_TOLERANCE
+        allowed = TOLERANCE.get(a.dtype, HALF_TOLERANCE) if least else HALF_TOLERANCE
         if not difference <= allowed:
-            raise SurgeryError(
+            raise Apart(
+                difference,
                 f"the small network's output{where} differs from the masked dense one's by {difference:.2g} (relative; "
                 f"allowed {allowed:g}); the model is as it was. Either the forward computes with its own width, or "
-                "this is a bug in the tracer: please report it with Graph.report()"
+                "this is a bug in the tracer: please report it with Graph.report()",
             )
     return worst
 
@@ -238,11 +258,12 @@ def _no_autocast() -> Iterator[None]:
         torch.autocast.__enter__ = enter  # type: ignore[method-assign]
 
 
-def _up(t: Any) -> Any:
-    """A tensor in half precision in float32; anything else as it is."""
-    if not isinstance(t, Tensor) or t.dtype not in HALF:
+def _up(t: Any, least: torch.dtype) -> Any:
+    """A floating tensor of less precision than ``least`` in that; anything else as it is."""
+    if not isinstance(t, Tensor) or not t.is_floating_point() or torch.promote_types(t.dtype, least) == t.dtype:
         return t
-    return nn.Parameter(t.detach().float(), t.requires_grad) if isinstance(t, nn.Parameter) else t.float()
+    wide = t.detach().to(least)
+    return nn.Parameter(wide, t.requires_grad) if isinstance(t, nn.Parameter) else wide
 
 
 def _said(error: Exception) -> str:

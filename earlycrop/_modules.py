@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass
@@ -18,6 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 """Modules whose training mode means batch statistics and whose evaluation mode means running ones."""
+
+
+_CONTAINERS = (list, dict, OrderedDict, set)
 
 
 class SurgeryError(RuntimeError):
@@ -168,11 +173,14 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def attributes_kept(module: nn.Module) -> Iterator[None]:
-    """Restore plain attributes on the way out: a forward may keep a state or an activation in one.
+    """Restore plain attributes on the way out, and what is in their lists, dicts and sets.
+
+    A forward may keep a state or an activation there, or register hooks and a note that it has.
 
     Parameters must be the same ones on the way in and out: an LSTM keeps a list of them.
     """
-    attributes = [(m, dict(vars(m))) for m in module.modules()]
+    attributes = [(m, dict(vars(m))) for _, m in walk(module)]
+    containers = [(v, copy.copy(v)) for _, held in attributes for v in held.values() if type(v) in _CONTAINERS]
     try:
         yield
     finally:
@@ -180,6 +188,12 @@ def attributes_kept(module: nn.Module) -> Iterator[None]:
             for name in vars(m).keys() - held.keys():
                 del vars(m)[name]
             vars(m).update(held)
+        for value, before in containers:
+            if isinstance(value, list):
+                value[:] = before
+            else:
+                value.clear()
+                value.update(before)
 
 
 def set_mode(module: nn.Module, batch_statistics: bool) -> None:

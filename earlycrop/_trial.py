@@ -2,8 +2,8 @@
 
 A forward may hold a size (``view(n, t, 4, -1)``, ``x[:, :8]``), which shows only once a channel is gone. So some nodes
 of every group are cut out of the copy, and it is run on shapes once more, with the channels numbered by the classes
-that the first run found: whoever joins two of them, or freezes one that is a node, has another network in mind. Where a
-size stands in an attribute of a module, its new value is tried.
+that the first run found: whoever joins two of them, or freezes one that is a node, has another network in mind. What to
+make of a fault is decided in ``_settling``, and sizes in attributes of modules are found in ``_attributes``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import _rules
-from earlycrop._attributes import mended
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field, along
 from earlycrop._meta import Weightless, on_shapes, tensors_among
@@ -199,7 +198,7 @@ class Trials:
         self, graph: Graph, group: Group, ids: tuple[int, ...], follows: tuple[Follow, ...]
     ) -> tuple[str, list[Fault]]:
         """The innermost module that holds a group and can be run again by itself, and the faults of a cut there."""
-        common = around(group)
+        common = around(group).split(".")
         remove = some(graph, [ids])
         for n in range(len(common), -1, -1):
             name = ".".join(common[:n])
@@ -252,30 +251,14 @@ def _enter(watch: _Check, graph: Graph, module: nn.Module, removed: Removed) -> 
         watch.learn(t, fields[name], weight=isinstance(t, nn.Parameter))
 
 
-def settled(graph: Graph, trials: Trials) -> Graph:
-    """The graph without the nodes whose removal leaves a network that fails or means something else.
-
-    First all groups at once; only where that has a fault, each by itself in the innermost module that holds it.
-    """
-    for alike in (True, False, False):
-        everything = range(graph.count)
-        if not graph.count or not trials.faults(graph, some(graph, graph.groups.values()), everything):
-            return graph
-        now = _each(graph, trials, alike)
-        if now is graph and not alike:
-            break
-        graph = now
-    return _halved(graph, trials)
-
-
-def around(group: Group) -> list[str]:
+def around(group: Group) -> str:
     """The path of the innermost module that holds a group."""
     common: list[str] = []
     for parts in zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False):
         if len(set(parts)) > 1:
             break
         common.append(parts[0])
-    return common
+    return ".".join(common)
 
 
 def some(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:
@@ -291,54 +274,3 @@ def some(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:
         if nodes.min() >= 0 and removed[nodes].all():
             removed[nodes[0]] = False
     return removed.nonzero()[0].tolist()
-
-
-def _each(graph: Graph, trials: Trials, alike: bool) -> Graph:
-    """Try each group; where it has a fault that no attribute mends, freeze it.
-
-    ``alike``: groups of modules alike are tried once if that has no fault. The whole network is tried afterwards.
-    """
-    follows: tuple[Follow, ...] = ()
-    frozen: dict[int, Reason] = {}
-    hopeless: set[tuple[object, ...]] = set()
-    sound: set[tuple[object, ...]] = set()
-    for group, ids in graph.groups.items():
-        inner = ".".join(around(group))
-        looks = (
-            type(trials.copied.get_submodule(inner)), len(ids), tuple((t.removeprefix(inner), dim) for t, dim in group)
-        )  # fmt: skip
-        if alike and looks in sound:
-            continue
-        home, faults = trials.local(graph, group, ids, follows)
-        if not faults:
-            sound.add(looks)
-            continue
-        kind = (
-            type(trials.copied.get_submodule(home)), faults[0].at, faults[0].reason.why, len(ids),
-            tuple((tensor.removeprefix(home), dim) for tensor, dim in group),
-        )  # fmt: skip
-        more = None if kind in hopeless else mended(graph, trials, ids, home, follows)
-        if more is None:
-            hopeless.add(kind)
-            frozen |= dict.fromkeys(ids, faults[0].reason)
-        else:
-            follows += more
-    if not follows and not frozen:
-        return graph
-    return replace(graph, follows=graph.follows + follows).without(frozen)
-
-
-def _halved(graph: Graph, trials: Trials) -> Graph:
-    """Freeze the groups that have a fault only in the whole network, found by halving."""
-    frozen: dict[int, Reason] = {}
-
-    def search(groups: list[tuple[int, ...]]) -> None:
-        faults = trials.faults(graph, some(graph, groups), [i for ids in groups for i in ids])
-        if faults and len(groups) == 1:
-            frozen.update(dict.fromkeys(groups[0], faults[0].reason))
-        elif faults:
-            search(groups[: len(groups) // 2])
-            search(groups[len(groups) // 2 :])
-
-    search(list(graph.groups.values()))
-    return graph.without(frozen)

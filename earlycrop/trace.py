@@ -24,8 +24,9 @@ from earlycrop._fields import Field
 from earlycrop._meta import hollow, on_shapes
 from earlycrop._modules import call, parameters, plain_kernels, tensors, walk
 from earlycrop._running import Running, freeze_outputs
+from earlycrop._settling import settled
 from earlycrop._solve import solved
-from earlycrop._trial import Trials, Watcher, settled
+from earlycrop._trial import Trials, Watcher
 from earlycrop._watch import Watch
 from earlycrop._wrappers import unwrapped
 from earlycrop.graph import Graph

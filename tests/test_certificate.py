@@ -273,3 +273,51 @@ def test_a_recurrent_layer_computes_with_its_own_weights_after_it(certified: str
     else:
         shrink(model, graph, [0, 3])
     assert len(torch.autograd.grad(model(x).sum(), list(model.parameters()))) == 6
+
+
+def test_what_is_rounding_alone_is_told_apart_in_float64() -> None:
+    """A large number is added and taken away again: in float32 the last digits of both outputs are those of its own."""
+    torch.manual_seed(0)
+    far = Net(lambda self, x: self.out(self.one(x).relu()) + 1e3 - 1e3, one=nn.Linear(4, 600), out=nn.Linear(600, 2))
+    x = torch.randn(20_000, 4)
+    cut = shrink(far, trace(far, x), range(0, 600, 3))
+    assert cut.difference is not None
+    assert cut.difference <= 1e-10
+    assert len(cut.caveats) == 1
+    assert cut.caveats[0].startswith("it was made in float64: in less, rounding makes a difference of ")
+    assert far.one.weight.shape == (400, 4)
+
+    model = two_layers(lambda self, x: self.out(self.one(x).relu() * (1 + torch.tensor([self.out.in_features]) / 8e4)))
+    graph, before = trace(model, x), list(model.parameters())
+    with pytest.raises(SurgeryError, match=r"differs from the masked dense one's by \d.*e-05 "):
+        shrink(model, graph, [0, 3])
+    assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_empty_outputs_prove_nothing() -> None:
+    model = two_layers(lambda self, x: self.out(self.one(x).relu())[x[:, 0] > 9])
+    graph = trace(model, torch.rand(5, 4))
+    with pytest.raises(SurgeryError, match="returns only empty tensors, so that the cut cannot be proven"):
+        shrink(model, graph, [0])
+    assert shrink(model, graph, [0], certify=False).nodes == 1
+
+
+def test_hooks_that_a_forward_registers_are_registered_once() -> None:
+    """As transformers does at a model's first call: a note on the module, and hooks on a part of it."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if not hasattr(self, "noted"):
+            self.noted, self.seen = True, []
+            self.one.register_forward_hook(lambda module, given, output: self.seen.append(output))
+        self.seen.clear()
+        self.one(x)
+        return self.out(torch.stack(self.seen).sum(0).relu())  # type: ignore[no-any-return]
+
+    model, x = two_layers(forward), torch.randn(5, 4)
+    cut = shrink(model, trace(model, x), [0, 3])
+    assert cut.difference is not None
+    assert cut.difference <= 1e-5
+    assert not hasattr(model, "noted")
+    assert not model.one._forward_hooks
+    assert model(x).shape == (5, 2)
+    assert len(model.one._forward_hooks) == 1

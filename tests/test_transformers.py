@@ -119,6 +119,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Tensor]]
                   patch_size=2, window_size=4), image, 204),
     "whisper": (head("WhisperForConditionalGeneration", "Whisper", **WHISPER), speech, 6 * 4 + 160 + 24),
     "wav2vec2": (head("Wav2Vec2ForCTC", "Wav2Vec2", **WAV2VEC), wave, ATTENTION_AND_FEED_FORWARD + 16),
+    "segformer": (head("SegformerForSemanticSegmentation", "Segformer", hidden_sizes=[8, 16, 40, 32], depths=[1] * 4,
+                       decoder_hidden_size=16), image, 384 + 2 + 5 + 8 + 5 * 16),
     "mamba": (head("MambaForCausalLM", "Mamba", vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4), ids,
               2 * 32),
 }  # fmt: skip
