@@ -175,10 +175,23 @@ def _made(shape: Sequence[int], x: Tensor) -> Tensor:
 def _batch_norm(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor] | None:
     *per_channel, training, _, _ = rest
     width = x.shape[1:2]
-    if training or len(width) < 1 or any(t is not None and t.shape != width for t in per_channel):
+    if len(width) < 1 or any(t is not None and t.shape != width for t in per_channel):
         return None
-    nothing = _made((0,), x)
-    return _like(x), nothing, nothing
+    statistics = _made(width if training else (0,), x)
+    return _like(x), statistics, statistics
+
+
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    first = tensors[0]
+    if not -first.ndim <= dim < first.ndim or not all(t.is_contiguous() and t.dtype == first.dtype for t in tensors):
+        return None
+    shape = list(first.shape)
+    shape[dim] = sum(t.shape[dim] for t in tensors if t.ndim == first.ndim)
+    dim %= first.ndim
+    same = (t.ndim == first.ndim and t.shape[:dim] == first.shape[:dim] for t in tensors)
+    if not all(same) or any(t.shape[dim + 1 :] != first.shape[dim + 1 :] for t in tensors):
+        return None
+    return _made(shape, first)
 
 
 def _convolution(
@@ -269,6 +282,7 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.convolution.default: _convolution,
+    aten.cat.default: _cat,
     aten.addmm.default: _addmm,
     aten.mm.default: _mm,
     aten.bmm.default: _bmm,
