@@ -22,10 +22,12 @@ from earlycrop.pruning import prune
 from earlycrop.saving import SavingError, load, load_state, save, save_state
 from earlycrop.surgeon import Cut, SurgeryError, shrink
 from earlycrop.trace import TraceError, trace
+from earlycrop.trigger import TRIGGERS
 
 __all__ = [
     "CRITERIA",
     "METHODS",
+    "TRIGGERS",
     "Criterion",
     "Cut",
     "Event",

@@ -58,13 +58,38 @@ def crop_gate(w: W, g: W, hv: W) -> W:
     return w * hv
 
 
+def taylor(w: W, g: W, hg: W) -> W:
+    """w g of each batch, summed over a unit, squared, and summed over the batches: the squared change of the loss
+    without it (Molchanov et al. 2019, eq. 8 and 9; a gate at a node's rows).
+    """
+    return w * g
+
+
+def synflow(w: W, g: W, hg: W) -> W:
+    """|w| dR/d|w|, R the sum of the outputs of the network with |w| in the place of w, on ones in the place of data
+    (Tanaka et al. 2020, eq. 2 and algorithm 1): the synaptic flow through a weight. Nothing is read of the data.
+    """
+    return w * g
+
+
+def norm_scale(w: W, g: W, hg: W) -> W:
+    """|gamma|, the scale of a node's batch norms (Liu et al. 2017; Early-Bird: You et al. 2020, section 3).
+
+    In a network without any, the L1 norm of the rows that produce the node.
+    """
+    return w.abs()
+
+
 @dataclass(frozen=True)
 class Criterion:
     """A row of the table: how an effect becomes a score.
 
     effect: of one weight; None gives every unit a random number. node_effect: of one of a node's entries, where it
     differs. order: the highest derivative that is needed. signed: the sum's sign counts, else its absolute value.
-    along: what H is multiplied with: g, or the gates' w g(c) with g(c) = the sum of w g over a unit.
+    along: what H is multiplied with: g, or the gates' w g(c) with g(c) = the sum of w g over a unit. norms: only the
+    scales of batch norms count. per_batch: the sums of each batch are squared, and those squares summed. local: what
+    counts is a node's rank in its group of coupled layers, so that each of them loses the same share. data_free: the
+    derivative is that of the synaptic flow, and not of the loss.
     """
 
     effect: Effect | None
@@ -72,6 +97,10 @@ class Criterion:
     node_effect: Effect | None = None
     signed: bool = False
     along: Literal["gradient", "gates"] = "gradient"
+    norms: bool = False
+    per_batch: bool = False
+    local: bool = False
+    data_free: bool = False
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -81,4 +110,8 @@ CRITERIA: dict[str, Criterion] = {
     "grasp": Criterion(grasp, 2, signed=True),
     "crop": Criterion(crop, 2, node_effect=crop_node),
     "crop-gate": Criterion(crop_gate, 2, along="gates"),
+    "taylor": Criterion(taylor, 1, per_batch=True),
+    "synflow": Criterion(synflow, 1, data_free=True),
+    "norm-scale": Criterion(norm_scale, 0, norms=True),
+    "filter-norm": Criterion(magnitude, 0, local=True),  # Li et al. 2017: filters are ranked layer by layer
 }

@@ -21,7 +21,8 @@ class Request:
 
     gate: "rows" sums a node's score over the rows that produce it, in evaluation mode; "columns" over the columns that
     consume it, with batch statistics; "auto" takes rows for a network that has been trained and columns for one that
-    has not.
+    has not. shuffled: of each layer go as many as are chosen, but at random: a control that tells whether a method
+    chooses weights, or only how many of which layer.
 
     Raises:
         ValueError: a value is out of its range.
@@ -33,6 +34,7 @@ class Request:
     of: str = "weights"
     gate: str = "auto"
     limits: Limits = NO_LIMITS
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         for sparsity in self.targets:
@@ -57,7 +59,8 @@ class Event:
     (the last node or weight, one of the limits, or a multiple) kept what the ranking had go. whole: tensors of layers
     whose cut could not be certified. difference: the worst certificate of the cuts, None where nothing was cut.
     batches: how many the scores were computed on. seconds: what it took. limits: those asked for. layers: outputs (or
-    weights) of each layer before and after. masks: what holds removed weights at zero, after an unstructured pruning.
+    weights) of each layer before and after. notes: what else a reader must know, a sentence each. masks: what holds
+    removed weights at zero, after an unstructured pruning.
     """
 
     reason: str
@@ -77,6 +80,7 @@ class Event:
     seconds: float
     limits: Limits = NO_LIMITS
     layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     masks: Masks | None = field(default=None, repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:
@@ -85,11 +89,11 @@ class Event:
         del plain["masks"]
         plain["limits"]["exclude"] = list(self.limits.exclude)
         plain["layers"] = {name: list(counts) for name, counts in self.layers.items()}
-        return {**plain, "floors": list(self.floors), "whole": list(self.whole)}
+        return {**plain, "floors": list(self.floors), "whole": list(self.whole), "notes": list(self.notes)}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], masks: Masks | None) -> Event:
         """The event that a record was made of."""
-        plain = {**record, "floors": tuple(record["floors"]), "whole": tuple(record["whole"])}
+        plain = {**record, **{name: tuple(record[name]) for name in ("floors", "whole", "notes")}}
         layers = {name: (before, after) for name, (before, after) in record["layers"].items()}
         return cls(**{**plain, "limits": Limits(**record["limits"]), "layers": layers, "masks": masks})

@@ -60,9 +60,8 @@ class Masks:
         self._bits = {name: _bits(parameters[name], gone) for name, gone in removed.items()}
         self._pairs = [(parameters[name], bits) for name, bits in self._bits.items()]
         self._handles: list[RemovableHandle] = []
+        self.enforce(optimizer)
         for p, bits in self._pairs:
-            _zero(p, bits)
-            _zero_gradient(bits, p)
             if p.requires_grad:
                 hook = partial(_zero_gradient, bits)
                 self._handles.append(p.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
@@ -70,7 +69,6 @@ class Masks:
             for name, bits in self._bits.items():
                 _zero(own[name], bits)
         for one in listed(optimizer):
-            self._zero_state(one)
             self._handles.append(one.register_step_post_hook(self._after_step))
 
     @classmethod
@@ -83,6 +81,16 @@ class Masks:
     def removed(self) -> dict[str, Bool[Tensor, "..."]]:
         """By parameter name, true where a weight is gone."""
         return {name: bits == 0 for name, bits in self._bits.items()}
+
+    def enforce(self, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> None:
+        """Zero the removed weights, their gradients and what the optimizers hold of them, now: after a state has been
+        loaded that knows nothing of the masks.
+        """
+        for p, bits in self._pairs:
+            _zero(p, bits)
+            _zero_gradient(bits, p)
+        for one in listed(optimizer):
+            self._zero_state(one)
 
     def release(self) -> None:
         """Take the hooks off."""

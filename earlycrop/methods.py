@@ -1,55 +1,66 @@
-"""The table of methods: each named method of the paper is one row made of the parts in the other files."""
+"""The table of methods: each named method is one row made of the parts in the other files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from earlycrop.criteria import CRITERIA, Criterion
-from earlycrop.schedule import Schedule, halving, one_shot
-from earlycrop.trigger import AtEpoch, Trigger, lazy_regime
+from earlycrop.schedule import Schedule, exponential, halving, one_shot
+from earlycrop.trigger import Trigger, after, before, lazy_regime, mask_distance, never
 
 
 @dataclass(frozen=True)
 class Method:
-    """criterion x units x schedule x trigger. ``criterion`` None prunes nothing."""
+    """criterion x units x schedule x trigger, and what training does around it. ``criterion`` None prunes nothing.
+
+    procedure: once (when the trigger says so), rewind (lottery tickets) or tick-tock (gate decorators), which know
+    themselves when. penalty: the weight of an L1 penalty on batch norm scales: before the pruning, or in tocks.
+    """
 
     criterion: Criterion | None
     structured: bool
-    schedule: Schedule
-    trigger: Callable[[float, int], Trigger]
+    schedule: Schedule = one_shot
+    trigger: Callable[[float, int], Trigger] = before
     """(sparsity, epochs) -> a trigger."""
+    procedure: Literal["once", "rewind", "tick-tock"] = "once"
+    penalty: float = 0.0
 
     @property
     def iterative(self) -> bool:
         """Whether the number of rounds means anything."""
-        return self.schedule is not one_shot
+        return self.schedule is halving or self.procedure == "tick-tock"
 
 
-def before(sparsity: float, epochs: int) -> Trigger:
-    """Prune before the first epoch."""
-    return AtEpoch(0)
-
-
-def never(sparsity: float, epochs: int) -> Trigger:
-    """Prune nothing."""
-    return AtEpoch(None)
-
-
-_random, _snip, _grasp, _crop = (CRITERIA[name] for name in ("random", "snip", "grasp", "crop"))
+_random, _magnitude, _snip, _grasp, _crop, _taylor, _synflow, _scale, _filters = (
+    CRITERIA[name]
+    for name in ("random", "magnitude", "snip", "grasp", "crop", "taylor", "synflow", "norm-scale", "filter-norm")
+)
 
 METHODS: dict[str, Method] = {
-    "dense": Method(None, False, one_shot, never),
-    "random-u": Method(_random, False, one_shot, before),
-    "random-s": Method(_random, True, one_shot, before),
-    "snip": Method(_snip, False, one_shot, before),  # Lee et al. 2019
-    "snap": Method(_snip, True, one_shot, before),  # Verdenius et al. 2020
-    "grasp": Method(_grasp, False, one_shot, before),  # Wang et al. 2020
-    "crop-u": Method(_crop, False, one_shot, before),  # Rachwan et al. 2022, as are those below
-    "crop-s": Method(_crop, True, one_shot, before),
-    "cropit-u": Method(_crop, False, halving, before),
-    "cropit-s": Method(_crop, True, halving, before),
+    "dense": Method(None, False, trigger=never),
+    "random-u": Method(_random, False),
+    "random-s": Method(_random, True),
+    "magnitude-u": Method(_magnitude, False),
+    "magnitude-s": Method(_magnitude, True),
+    "snip": Method(_snip, False),  # Lee et al. 2019
+    "snap": Method(_snip, True),  # Verdenius et al. 2020
+    "grasp": Method(_grasp, False),  # Wang et al. 2020
+    "synflow": Method(_synflow, False, exponential),  # Tanaka et al. 2020
+    "crop-u": Method(_crop, False),  # Rachwan et al. 2022, as are the next five
+    "crop-s": Method(_crop, True),
+    "cropit-u": Method(_crop, False, halving),
+    "cropit-s": Method(_crop, True, halving),
     "earlycrop-u": Method(_crop, False, halving, lazy_regime),
     "earlycrop-s": Method(_crop, True, halving, lazy_regime),
+    "earlybird": Method(_scale, True, trigger=mask_distance, penalty=1e-4),  # You et al. 2020; their code's penalty
+    "gatedecorators": Method(_scale, True, trigger=never, procedure="tick-tock", penalty=1e-3),  # You et al. 2019
+    "efficientconvnets": Method(_filters, True, trigger=after),  # Li et al. 2017
+    "taylor": Method(_taylor, True, trigger=after),  # Molchanov et al. 2019
+    "magnitude-after-u": Method(_magnitude, False, trigger=after),  # Han et al. 2015
+    "magnitude-after-s": Method(_magnitude, True, trigger=after),
+    "ltr": Method(_magnitude, False, trigger=never, procedure="rewind"),  # Frankle et al. 2020
 }
-"""Name -> method. A name that ends in -u prunes single weights, in -s nodes; snip and grasp weights, snap nodes."""
+"""Name -> method. A name that ends in -u prunes single weights, in -s nodes; snip, grasp, synflow and ltr prune
+weights, the others nodes."""

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop._optimizers import require_its_optimizers
+from earlycrop._optimizers import listed, require_its_optimizers
 from earlycrop._wrappers import insides_of, shapes_of, unwrapped
+from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
 from earlycrop.flow import Loss
+from earlycrop.gates import TickTock
 from earlycrop.limits import NO_LIMITS, Limits
 from earlycrop.masks import Masks
 from earlycrop.methods import METHODS, Method
-from earlycrop.pruning import carry_out
-from earlycrop.trigger import Trigger
+from earlycrop.procedures import Job, Once, Procedure
+from earlycrop.rewinding import Rewind
+from earlycrop.trigger import TRIGGERS, Trigger
 
 
 class Pruner:
@@ -26,22 +27,30 @@ class Pruner:
 
         pruner = earlycrop.Pruner(model, optimizer, loss, method="earlycrop-s", sparsity=0.95, epochs=80)
         pruner.step(batches)
-        for epoch in range(80):
+        for epoch in range(pruner.total_epochs):
             train_one_epoch(model, optimizer)
             pruner.step(batches)
 
+    ``total_epochs`` is ``epochs``, and several times that for ``ltr``, which trains again and again.
+
     model, optimizer: pruned in place; the optimizer, or all of several, goes on with the live parameters and their
-    state.
-    A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside (see :func:`earlycrop.shrink`).
-    loss: (model, batch) -> scalar. method: a name in ``METHODS``, or a ``Method``. sparsity: the share of ``of``
-    (weights, nodes, macs, bytes or time) to remove, above 0 and below 1. epochs: the whole budget. rounds: of iterative
-    methods. score_batches: how many batches a scoring reads (the authors take 5), None for all that ``step`` is given.
-    trigger: in place of the method's own. gate: where a node's gate stands ("rows", "columns" or "auto"), see
-    :class:`earlycrop.event.Request`. copies: averages of the model's weights, pruned at the same places. limits:
-    floors, ceilings, layers to leave alone, multiples of channels.
+    state. A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside (see
+    :func:`earlycrop.shrink`). loss: (model, batch) -> scalar. method: a name in ``METHODS``, or a ``Method``. sparsity:
+    the share of ``of`` (weights, nodes, macs, bytes or time) to remove, above 0 and below 1. epochs: the whole budget.
+    rounds: of iterative methods. score_batches: how many batches a scoring reads (the authors take 5), None for all
+    that ``step`` is given. trigger: in place of the method's own, a ``Trigger`` or a name in ``TRIGGERS``. gate: where
+    a node's gate stands ("rows", "columns" or "auto"), see :class:`earlycrop.event.Request`. copies: averages of the
+    model's weights, pruned at the same places. limits: floors, ceilings, layers to leave alone, multiples of channels.
+
+    shuffled: a control: what goes is as many of each layer as the method chose, at random. penalty: the weight of the
+    L1 penalty on batch norm scales, in place of the method's own. rewind: the share of the epochs that ``ltr`` rewinds
+    to. companions: what is rewound with the optimizer: anything with ``state_dict`` and ``load_state_dict``, such as a
+    scheduler. optimizer_state: "reset" lets the optimizers start afresh after a pruning. watch: measure what every
+    trigger looks at after every epoch, whatever prunes (two copies of the weights are kept).
 
     Raises:
-        ValueError: an argument is unknown or out of its range, or an optimizer or a copy is not the model's.
+        ValueError: an argument is unknown or out of its range, an optimizer or a copy is not the model's, the trigger
+        cannot fire within the epochs, or the network has not what the method needs.
     """
 
     def __init__(
@@ -56,10 +65,16 @@ class Pruner:
         of: str = "weights",
         rounds: int = 5,
         score_batches: int | None = 5,
-        trigger: Trigger | None = None,
+        trigger: Trigger | str | None = None,
         gate: str = "auto",
         copies: Sequence[nn.Module] = (),
         limits: Limits = NO_LIMITS,
+        shuffled: bool = False,
+        penalty: float | None = None,
+        rewind: float = 0.05,
+        companions: Sequence[Any] = (),
+        optimizer_state: str = "keep",
+        watch: bool = False,
     ) -> None:
         if isinstance(method, str):
             if method not in METHODS:
@@ -68,78 +83,125 @@ class Pruner:
         for name, value in (("epochs", epochs), ("rounds", rounds), ("score_batches", score_batches)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, and is {value}")
+        if optimizer_state not in ("keep", "reset"):
+            raise ValueError(f"optimizer_state is keep or reset, and not '{optimizer_state}'")
         inside = unwrapped(model)
         require_its_optimizers(inside, optimizer)
         insides_of(copies, inside, shapes_of(inside))
         self.copies = copies
         self.model, self.optimizer, self.loss, self.method = model, optimizer, loss, method
-        self.score_batches = score_batches
+        self.optimizer_state = optimizer_state
+        self.total_epochs = epochs
+        """How many epochs to train in all."""
         self.request: Request | None = None
         """What will be pruned; None for a method that prunes nothing."""
+        self._procedure: Procedure | None = None
         if method.criterion is not None:
             targets = method.schedule(sparsity, rounds)
-            self.request = Request(method.criterion, method.structured, targets, of, gate, limits)
+            self.request = Request(method.criterion, method.structured, targets, of, gate, limits, shuffled)
             limits.require_known(inside)
-            self.trigger = method.trigger(sparsity, epochs) if trigger is None else trigger
+            self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions)
+            weight = method.penalty if penalty is None else penalty
+            self._procedure = self._made(method, trigger, sparsity, rounds, rewind, weight)
+            self.total_epochs = self._procedure.total
         self.epoch = -1
         """Epochs done at the last ``step``; -1 before the first."""
-        self.event: Event | None = None
-        """The pruning, once it has taken place."""
-        self._due: str | None = None
-        """Why a pruning is due that has failed."""
+        self.events: list[Event] = []
+        """The prunings that have taken place."""
+        self._walk = Walk() if watch or self._looks_at_distances() else None
+        self._walked = -1
+        self._log: dict[str, float] = {}
+
+    def _made(
+        self, method: Method, trigger: Trigger | str | None, sparsity: float, rounds: int, rewind: float, penalty: float
+    ) -> Procedure:
+        if method.procedure != "once" and trigger is not None:
+            raise ValueError("this method knows itself when to prune: leave its trigger out")
+        if method.procedure == "rewind":
+            return Rewind(self._job, rewind)
+        if method.procedure == "tick-tock":
+            return TickTock(self._job, rounds, penalty)
+        if isinstance(trigger, str):
+            if trigger not in TRIGGERS:
+                raise ValueError(f"there is no trigger '{trigger}': take one of {', '.join(TRIGGERS)}")
+            trigger = TRIGGERS[trigger](sparsity, self._job.epochs)
+        made = method.trigger(sparsity, self._job.epochs) if trigger is None else trigger
+        return Once(self._job, made, penalty)
+
+    def _looks_at_distances(self) -> bool:
+        return isinstance(self._procedure, Once) and self._procedure.trigger.walks
+
+    @property
+    def event(self) -> Event | None:
+        """The last pruning, once one has taken place."""
+        return self.events[-1] if self.events else None
+
+    @property
+    def position(self) -> int:
+        """How many epochs of training are behind the model as it is now: fewer than were trained, after a rewind."""
+        return max(0, self.epoch) if self._procedure is None else self._procedure.position(max(0, self.epoch))
 
     def step(self, batches: Iterable[Any]) -> Event | None:
-        """Count an epoch, and prune if the trigger says so; what was done, or None.
+        """Count an epoch, and prune if it is time; what was done, or None.
 
         ``batches``: training data, read only when there is something to score.
 
         Raises:
-            ValueError, FlowError, TraceError, SurgeryError: see :func:`earlycrop.prune`.
+            ValueError, FlowError, TraceError, SurgeryError: see :func:`earlycrop.prune`. The same step can be taken
+            again once the cause is mended.
         """
-        self.epoch += 1
-        if self.request is None or self.event is not None:
-            return None
-        reason = self._due or self.trigger.update(unwrapped(self.model), self.epoch)
-        if reason is None:
-            return None
-        request = self.request
-        if request.gate == "auto":  # a norm's running statistics mean nothing before there was any training
-            request = replace(request, gate="rows" if self.epoch else "columns")
-        try:
-            read = list(islice(batches, self.score_batches))
-            self.event = carry_out(
-                request, self.model, self.loss, read, self.optimizer, reason, self.epoch, self.copies
-            )
-        except BaseException:  # the same step can be taken again once the cause is mended
-            self._due, self.epoch = reason, self.epoch - 1
-            raise
-        self.model = unwrapped(self.model)  # a wrapper from before the cut must not be kept alive
-        return self.event
+        epoch = self.epoch + 1
+        cut = bool(self.events)  # from then on distances from the start mean something else
+        if self._walk is not None and not cut and self._walked < epoch:
+            self._walk.update(unwrapped(self.model))
+            self._walked = epoch
+        event = None
+        if self._procedure is not None:
+            event = self._procedure.step(self._job, epoch, self._walk or Walk(), batches)
+        self.epoch = epoch
+        self._log = {} if cut or self._walk is None else self._walk.log()
+        if self._procedure is not None and (event is not None or not self._procedure.finished()):
+            self._log |= self._procedure.log()
+        if event is not None:
+            self.events.append(event)
+            self.model = self._job.model = unwrapped(self.model)  # one from before the cut must not be kept alive
+            if self.optimizer_state == "reset":
+                for one in listed(self.optimizer):
+                    one.state.clear()
+        return event
 
     def log(self) -> dict[str, float]:
-        """What the trigger measured at the last ``step``, up to the pruning."""
-        pruned_earlier = self.event is not None and self.event.epoch < self.epoch
-        return {} if self.request is None or pruned_earlier else self.trigger.log()
+        """What was measured at the last ``step``: distances up to the first pruning, and what the trigger looked at."""
+        return dict(self._log)
+
+    def close(self) -> None:
+        """Take off every hook but those of masks. Not needed after the last epoch."""
+        if self._procedure is not None:
+            self._procedure.close()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs beside the model (:func:`earlycrop.save`) and the optimizer's state."""
-        waiting = self.request is not None and self.event is None
         masks = None if self.event is None else self.event.masks
         return {
             "epoch": self.epoch,
-            "event": None if self.event is None else self.event.record(),
-            "trigger": self.trigger.state_dict() if waiting else None,
+            "events": [event.record() for event in self.events],
+            "procedure": None if self._procedure is None else self._procedure.state_dict(),
+            "walk": None if self._walk is None or self.events else self._walk.state_dict(),
             "masks": None if masks is None else masks.removed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state from ``state_dict``, after the model and the optimizer's state have been loaded."""
-        self.epoch = int(state["epoch"])
-        if state["trigger"] is not None:
-            self.trigger.load_state_dict(state["trigger"])
+        self.epoch = self._walked = int(state["epoch"])
+        if self._walk is not None and state["walk"] is not None:
+            self._walk.load_state_dict(state["walk"])
         if self.event is not None and self.event.masks is not None:
             self.event.masks.release()
-        self.event = None
-        if state["event"] is not None:
-            masks = None if state["masks"] is None else Masks(self.model, state["masks"], self.optimizer, self.copies)
-            self.event = Event.of_record(state["event"], masks)
+        self.events = [Event.of_record(record, None) for record in state["events"]]
+        if self._procedure is not None:
+            self._procedure.load_state_dict(self._job, state["procedure"])
+        if self.events and state["masks"] is not None:
+            masks = Masks(self.model, state["masks"], self.optimizer, self.copies)
+            self.events[-1] = Event.of_record(state["events"][-1], masks)
+            if isinstance(self._procedure, Rewind):
+                self._procedure.adopt(masks)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -27,14 +30,14 @@ from earlycrop.budget import (
 )
 from earlycrop.criteria import CRITERIA, Criterion
 from earlycrop.event import Event, Request
-from earlycrop.flow import Loss
-from earlycrop.graph import Graph, Group
+from earlycrop.flow import Loss, Tensors
+from earlycrop.graph import Graph, Group, Removed
 from earlycrop.limits import NO_LIMITS, Bounds, Limits
 from earlycrop.masks import Masks
 from earlycrop.schedule import halving
 from earlycrop.surgeon import SurgeryError, shrink, uncertified
 from earlycrop.trace import trace
-from earlycrop.units import Gate, matrices, node_scores, unscored, weight_scores
+from earlycrop.units import Gate, matrices, node_scores, node_sums, norm_scales, unscored, weight_scores
 
 Choose = Callable[[Graph, Tensor, int, Bounds], Choice]
 """(graph, scores, how much may be left, bounds) -> which nodes go."""
@@ -88,13 +91,21 @@ def carry_out(
     reason: str,
     epoch: int,
     copies: Sequence[nn.Module] = (),
+    effects: Tensors | None = None,
+    dense: Mapping[str, int] | None = None,
 ) -> Event:
-    """Prune as requested; ``epoch`` says how long the model has been trained."""
+    """Prune as requested; ``epoch`` says how long the model has been trained.
+
+    Of nodes: ``effects`` of batch norm scales may stand in the place of the criterion's, and ``dense`` is what the
+    network cost (weights, nodes and ``request.of``) before earlier prunings.
+    """
     if not batches:
         raise ValueError("there is no batch to score on: give at least one batch of training data")
     start = perf_counter()
-    carry = _cut_nodes if request.structured else _zero_weights
-    found = carry(request, model, loss, batches, optimizer, copies)
+    if request.structured:
+        found = _cut_nodes(request, model, loss, batches, optimizer, copies, effects, dense)
+    else:
+        found = _zero_weights(request, model, loss, batches, optimizer, copies)
     bounds: Bounds = found.pop("bounds")
     event = Event(
         reason=reason, epoch=epoch, of=request.of, asked=request.targets[-1],
@@ -127,6 +138,8 @@ def _cut_nodes(
     batches: list[Any],
     optimizer: Optimizer | Sequence[Optimizer] | None,
     copies: Sequence[nn.Module],
+    effects: Tensors | None,
+    dense_: Mapping[str, int] | None,
 ) -> dict[str, Any]:
     """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole."""
     wrapped, model = model, unwrapped(model)
@@ -144,6 +157,7 @@ def _cut_nodes(
     bounds = node_bounds(graph, request.limits)
     dense = {of: graph.cost(of) for of in ("weights", "nodes")}
     dense[request.of], choose = _measured(request.of, wrapped, loss, batches[0], graph)
+    dense.update(dense_ or {})
     before = outputs_left(graph)
     floors: set[str] = set()
     difference = 0.0
@@ -151,9 +165,15 @@ def _cut_nodes(
         if done:
             graph = traced()
         allowed, within = limit(dense[request.of], sparsity), bounds.part(sparsity / request.targets[-1])
-        scores = node_scores(model, graph, request.criterion, loss, batches, gate, batch_statistics=gate == "columns")
+        if effects is not None:
+            scores = node_sums(model, graph, effects)
+        else:
+            statistics = gate == "columns"
+            scores = node_scores(model, graph, request.criterion, loss, batches, gate, batch_statistics=statistics)
         while True:
             choice = choose(graph, scores, allowed, within)
+            if request.shuffled:
+                choice = replace(choice, removed=shuffled_nodes(graph, choice.removed))
             remove = choice.removed.nonzero()[0].tolist()
             require_agreement(wrapped, [choice.removed])
             try:
@@ -177,6 +197,7 @@ def _cut_nodes(
         "weight_sparsity": shares["weights"], "node_sparsity": shares["nodes"], "bounds": bounds,
         "whole": tuple(sorted({tensor for group in whole for tensor, _ in group})),
         "layers": {name: (n, after.get(name, 1)) for name, n in before.items()},  # a single output is not traced
+        "notes": _notes(request, model),
     }  # fmt: skip
 
 
@@ -213,6 +234,8 @@ def _zero_weights(
         keep = keep or path_weights(graph, scores)  # of the first round: what a later one would choose may be gone
         within = bounds.part(sparsity / request.targets[-1])
         choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed, within)
+        if request.shuffled:
+            choice = replace(choice, removed=shuffled_weights(choice.removed, keep, alive))
         floors |= set(choice.floors)
         left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
         require_agreement(wrapped, [gone.cpu().numpy() for gone in choice.removed.values()])
@@ -222,5 +245,58 @@ def _zero_weights(
     return {
         "dense": dense, "left": left, "floors": tuple(sorted(floors)), "whole": (), "difference": None,
         "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks, "bounds": bounds,
-        "layers": weights_left(every, choice.removed),
+        "layers": weights_left(every, choice.removed), "notes": _notes(request, model),
     }  # fmt: skip
+
+
+def would_remove(
+    request: Request, model: nn.Module, graph: Graph, loss: Loss, batches: list[Any]
+) -> Bool[Tensor, "units"]:
+    """The units that a pruning at the last target would remove now, in one round: nodes of ``graph``, or weights."""
+    if request.structured:
+        gate: Gate = "columns" if request.gate == "columns" else "rows"
+        scores = node_scores(model, graph, request.criterion, loss, batches, gate, batch_statistics=gate == "columns")
+        allowed = limit(graph.cost(request.of), request.targets[-1])
+        return torch.from_numpy(
+            choose_nodes(graph, scores, allowed, request.of, node_bounds(graph, request.limits)).removed
+        )
+    weights = weight_scores(model, request.criterion, loss, batches)
+    every = matrices(model)
+    fixed = sum(p.numel() for p in every.values() if not p.requires_grad)
+    allowed = limit(sum(p.numel() for p in every.values()), request.targets[-1])
+    bounds = weight_bounds(model, request.limits)
+    choice = choose_weights(weights, allowed, path_weights(graph, weights), None, fixed, bounds)
+    return torch.cat([gone.flatten() for gone in choice.removed.values()])
+
+
+def shuffled_nodes(graph: Graph, removed: Removed) -> Removed:
+    """As many nodes of each group of coupled layers, at random."""
+    shuffled = np.zeros_like(removed)
+    for ids in graph.groups.values():
+        index = np.array(ids)
+        shuffled[index[torch.randperm(index.size)[: int(removed[index].sum())].numpy()]] = True
+    return shuffled
+
+
+def shuffled_weights(
+    removed: Mapping[str, Tensor], keep: Mapping[str, Tensor], alive: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """As many weights of each matrix, at random; what went before stays gone, and ``keep`` stays."""
+    shuffled = {}
+    for name, gone in removed.items():
+        before = torch.zeros_like(gone) if alive is None else ~alive[name]
+        free = ~before & ~keep[name] if name in keep else ~before
+        candidates = free.flatten().nonzero().flatten()
+        count = int(gone.sum()) - int(before.sum())
+        order = torch.randperm(candidates.numel())[:count].to(candidates.device)
+        shuffled[name] = before.flatten().index_fill(0, candidates[order], True).view_as(gone)
+    return shuffled
+
+
+def _notes(request: Request, model: nn.Module) -> tuple[str, ...]:
+    notes = []
+    if request.criterion.norms and not norm_scales(model):
+        notes.append("the network has no batch norm: the norm of the rows that produce a node stood for its scale")
+    if request.shuffled:
+        notes.append("a control: as many as were chosen went of each layer, at random")
+    return tuple(notes)

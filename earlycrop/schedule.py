@@ -18,6 +18,14 @@ def linear(sparsity: float, rounds: int) -> list[float]:
     return [sparsity * i / rounds for i in range(1, rounds)] + [sparsity]
 
 
+def exponential(sparsity: float, rounds: int, steps: int = 100) -> list[float]:
+    """s_i = 1 - (1 - rho)^(i/n) for i = 1..n with n = 100, whatever the number of rounds.
+
+    Source: SynFlow (Tanaka et al. 2020), algorithm 1, which needs that many to avoid the collapse of a layer.
+    """
+    return [1 - (1 - sparsity) ** (i / steps) for i in range(1, steps)] + [sparsity]
+
+
 def halving(sparsity: float, rounds: int) -> list[float]:
     """s_i = rho - (rho - start) (1/2)^i for i = 0..n-2, then rho; start is 1/2, or rho / 2 where rho is at most 1/2.
 

@@ -1,28 +1,50 @@
-"""When to prune: before training, at a fixed epoch, in the lazy regime, or never.
+"""When to prune: before training, at a fixed epoch, after training, never; in the lazy regime, at the knee of the
+weights' movement, or when the mask has settled.
 
 A trigger is asked after every epoch (and once before the first) and answers with the reason to prune now, or None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import ceil, inf, sqrt
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from math import ceil, inf
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from earlycrop.distances import DEFINITIONS, Walk
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a trigger may look at: the model after ``epoch`` epochs (0: before the first), how its weights have moved
+    (for triggers with ``walks``), and the mask that the method would prune with now (one dimension, true: removed).
+    """
+
+    model: nn.Module
+    epoch: int
+    walk: Walk
+    mask: Callable[[], Tensor]
+
 
 @runtime_checkable
 class Trigger(Protocol):
-    """Decides when a method prunes."""
+    """Decides when a method prunes.
 
-    def update(self, model: nn.Module, epoch: int) -> str | None:
-        """Look at the model after ``epoch`` epochs (0: before the first); why to prune now, or None."""
+    latest: the epoch at which it fires at the latest, None if it never does. walks: whether it looks at distances.
+    """
+
+    latest: int | None
+    walks: bool
+
+    def update(self, look: Look) -> str | None:
+        """Why to prune now, or None."""
 
     def log(self) -> dict[str, float]:
-        """What it measured at the last update."""
+        """What it measured at the last update, beside distances."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: tensors, numbers, strings, and dicts and lists of them."""
@@ -31,16 +53,20 @@ class Trigger(Protocol):
         """Take up a state from ``state_dict``."""
 
 
-@dataclass
 class AtEpoch:
     """Prune after a given number of epochs: 0 is before training, None never."""
 
-    epoch: int | None
+    walks = False
 
-    def update(self, model: nn.Module, epoch: int) -> str | None:
-        if epoch != self.epoch:
+    def __init__(self, epoch: int | None, why: str = "as set") -> None:
+        if epoch is not None and epoch < 0:
+            raise ValueError(f"the epoch to prune after must be 0 or more, and is {epoch}")
+        self.latest, self.why = epoch, why
+
+    def update(self, look: Look) -> str | None:
+        if look.epoch != self.latest:
             return None
-        return "before training" if epoch == 0 else f"after epoch {epoch}, as set"
+        return "before training" if look.epoch == 0 else f"after epoch {look.epoch}, {self.why}"
 
     def log(self) -> dict[str, float]:
         return {}
@@ -52,127 +78,173 @@ class AtEpoch:
         del state  # it has none
 
 
-@dataclass
-class Distances:
-    """The distances of the weights w_t after epoch t from those before and after the first epoch.
+class _Watching:
+    """A trigger with an earliest and a latest epoch; epoch 1 is its yardstick at least."""
 
-    d: |w_t - w_0| for t = 0.. ; after_first: |w_t - w_1| / |w_1| for t = 1.. ; initial: |w_0|.
-    """
+    def __init__(self, latest: int, earliest: int) -> None:
+        self.latest: int | None = latest
+        self.earliest = max(earliest, 2)
+        if latest < self.earliest:
+            raise ValueError(
+                f"the latest epoch to prune, {latest}, comes before the earliest, {self.earliest}: raise it"
+            )
 
-    d: list[float] = field(default_factory=list)
-    after_first: list[float] = field(default_factory=list)
-    initial: float = 0.0
+    def late(self, look: Look, why: str) -> str | None:
+        """The reason at the latest epoch."""
+        assert self.latest is not None
+        return f"latest epoch {self.latest}: {why}" if look.epoch >= self.latest else None
 
+    def log(self) -> dict[str, float]:
+        return {}
 
-def unsquared(x: Distances) -> float:
-    """|d_t - d_(t-1)| / d_1. Eq. 12's bound holds for this one, so it is the default."""
-    return _ratio(abs(x.d[-1] - x.d[-2]), x.d[1])
+    def state_dict(self) -> dict[str, Any]:
+        return {}
 
-
-def squared(x: Distances) -> float:
-    """|d_t^2 - d_(t-1)^2| / d_1^2: Rachwan et al. 2022, eq. 10 and 11 to the letter."""
-    return _ratio(abs(x.d[-1] ** 2 - x.d[-2] ** 2), x.d[1] ** 2)
-
-
-def squared_current(x: Distances) -> float:
-    """|d_t^2 - d_(t-1)^2| / d_t^2: the end of section 4.3."""
-    return _ratio(abs(x.d[-1] ** 2 - x.d[-2] ** 2), x.d[-1] ** 2)
-
-
-def algorithm1(x: Distances) -> float:
-    """(d_t^2 - d_(t-1)^2) / |w_0|^2, with its sign: algorithm 1, lines 6 and 7."""
-    return _ratio(x.d[-1] ** 2 - x.d[-2] ** 2, x.initial**2)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        del state  # what it looks at has
 
 
-def authors(x: Distances) -> float:
-    """|e_t - e_(t-1)| / e_2 with e_t = |w_t - w_1| / |w_1|: the authors' code, unstructured."""
-    e = x.after_first
-    return _ratio(abs(e[-1] - e[-2]), e[1]) if len(e) > 1 else inf
-
-
-def _ratio(change: float, yardstick: float) -> float:
-    """Weights that have not moved, or started at zero, are no yardstick: such a change is not small."""
-    return change / yardstick if yardstick else inf
-
-
-DEFINITIONS = {f.__name__: f for f in (unsquared, squared, squared_current, algorithm1, authors)}
-"""The five forms in which the paper and its code write the change that is compared with the threshold."""
-
-
-class LazyRegime:
+class LazyRegime(_Watching):
     """Prune when the weights stop moving away from where they started: at the first epoch t >= ``earliest`` at which
     the chosen definition of the change is at most ``threshold``, and at epoch ``latest`` in any case.
 
-    Source: Rachwan et al. 2022, section 4.3, with th = 1 - rho. All definitions are logged every epoch. All parameters
-    count, buffers do not. ``earliest`` is at least 2: epoch 1 is the yardstick.
+    Source: Rachwan et al. 2022, section 4.3, with th = 1 - rho. ``earliest`` is at least 2: epoch 1 is the yardstick.
 
     Raises:
         ValueError: the definition is unknown, or ``latest`` comes before ``earliest``.
     """
+
+    walks = True
 
     def __init__(self, threshold: float, latest: int, earliest: int = 2, definition: str = "unsquared") -> None:
         if definition not in DEFINITIONS:
             raise ValueError(
                 f"there is no definition '{definition}' of the lazy regime: take one of {', '.join(DEFINITIONS)}"
             )
-        if latest < max(earliest, 2):
-            raise ValueError(
-                f"the latest epoch to prune, {latest}, comes before the earliest, {max(earliest, 2)}: raise it"
-            )
-        self.threshold, self.latest, self.earliest, self.definition = threshold, latest, max(earliest, 2), definition
-        self._seen = Distances()
-        self._references: list[dict[str, Tensor]] = []  # the weights before and after the first epoch
+        super().__init__(latest, earliest)
+        self.threshold, self.definition = threshold, definition
+
+    def update(self, look: Look) -> str | None:
+        value = look.walk.values().get(self.definition, inf)
+        if look.epoch >= self.earliest and value <= self.threshold:
+            return f"lazy regime: {self.definition} change {value:.3g}, at most {self.threshold:.3g}"
+        return self.late(look, f"the {self.definition} change stayed above {self.threshold:.3g}")
+
+
+class Knee(_Watching):
+    """Prune at the knee of the movement c_t = |d_t - d_(t-1)|, where d_t is the distance of the weights from their
+    start: when it has fallen to at most half of its largest value, and c_t is more than half of c_(t-1).
+
+    No threshold depends on the target or the learning rate; the knee is seen an epoch after it. Ours: the fixed
+    threshold of the lazy regime waits, for high sparsities, until the learning rate dies.
+    """
+
+    walks = True
+
+    def __init__(self, latest: int, earliest: int = 2) -> None:
+        super().__init__(latest, earliest)
+
+    def update(self, look: Look) -> str | None:
+        values = look.walk.values()
+        low, flat = values.get("level", inf), values.get("fall", 0.0)
+        if look.epoch >= self.earliest and low <= 0.5 < flat:
+            return f"knee: the weights moved {low:.3g} of the most in an epoch, and {flat:.3g} of the epoch before"
+        return self.late(look, "the movement of the weights had no knee")
+
+
+class MaskDistance(_Watching):
+    """Prune when the mask that would be pruned with has settled: those of the last ``masks`` epochs all differ from
+    each other in less than the share ``below`` of their entries (the normalised Hamming distance).
+
+    Source: Early-Bird tickets (You et al. 2020), section 4: 5 masks, 0.1.
+    """
+
+    walks = False
+
+    def __init__(self, latest: int, earliest: int = 2, below: float = 0.1, masks: int = 5) -> None:
+        super().__init__(latest, earliest)
+        if masks < 2:
+            raise ValueError(f"masks must be at least 2, and is {masks}: one has nothing to differ from")
+        self.below, self.masks = below, masks
+        self._last: list[Tensor] = []
         self._log: dict[str, float] = {}
 
-    def update(self, model: nn.Module, epoch: int) -> str | None:
-        parameters = {name: p.detach() for name, p in model.named_parameters() if p.is_floating_point()}
-        if len(self._references) < 2:
-            self._references.append({name: p.clone() for name, p in parameters.items()})
-        self._seen.d.append(_distance(parameters, self._references[0]))
-        if epoch == 0:
-            self._seen.initial = _distance(parameters)
+    def update(self, look: Look) -> str | None:
+        if look.epoch == 0:
             return None
-        norm = _distance(self._references[1])
-        self._seen.after_first.append(_distance(parameters, self._references[1]) / norm if norm else 0.0)
-        values = {name: change(self._seen) for name, change in DEFINITIONS.items()}
-        self._log = {
-            "distance": self._seen.d[-1],
-            **{n: v for n, v in values.items() if epoch > 1 and v < inf},
-        }
-        if epoch >= self.earliest and values[self.definition] <= self.threshold:
-            change = f"{values[self.definition]:.3g}"
-            return f"lazy regime: {self.definition} change {change}, at most {self.threshold:.3g}"
-        if epoch >= self.latest:
-            return f"latest epoch {self.latest}: the {self.definition} change stayed above {self.threshold:.3g}"
-        return None
+        self._last = [*self._last, look.mask().cpu()][-self.masks :]
+        worst = max((float((a != b).double().mean()) for a, b in combinations(self._last, 2)), default=1.0)
+        self._log = {"mask_distance": worst} if len(self._last) > 1 else {}
+        if look.epoch >= self.earliest and len(self._last) == self.masks and worst < self.below:
+            return f"the masks of the last {self.masks} epochs differ by {worst:.3g}, less than {self.below:g}"
+        return self.late(look, f"the masks of the last {len(self._last)} epochs still differed by {worst:.3g}")
 
     def log(self) -> dict[str, float]:
         return dict(self._log)
 
     def state_dict(self) -> dict[str, Any]:
-        seen = {"d": list(self._seen.d), "after_first": list(self._seen.after_first), "initial": self._seen.initial}
-        return {"seen": seen, "references": [dict(r) for r in self._references]}
+        return {"last": [m.to(torch.uint8) for m in self._last]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._seen = Distances(**state["seen"])
-        self._references = [dict(r) for r in state["references"]]
+        self._last = [m.bool() for m in state["last"]]
 
 
-def lazy_regime(sparsity: float, epochs: int) -> LazyRegime:
-    """The default: th = 1 - rho, not before 1/20 and not after 1/4 of the epochs (and never before epoch 2).
+def before(sparsity: float, epochs: int) -> Trigger:
+    """Prune before the first epoch."""
+    return AtEpoch(0)
+
+
+def never(sparsity: float, epochs: int) -> Trigger:
+    """Prune nothing."""
+    return AtEpoch(None)
+
+
+def after(sparsity: float, epochs: int) -> Trigger:
+    """Prune when three quarters of the epochs are done, which are the dense training; the rest is fine-tuning.
+
+    Raises:
+        ValueError: there are too few epochs for both.
+    """
+    if epochs < 2:
+        raise ValueError(f"pruning after training needs at least 2 epochs, one of them to fine-tune, not {epochs}")
+    return AtEpoch(epochs - max(1, epochs // 4), "the end of dense training")
+
+
+def lazy_regime(sparsity: float, epochs: int) -> Trigger:
+    """The lazy regime with th = 1 - rho, within :func:`window`."""
+    earliest, latest = window(epochs)
+    return LazyRegime(1 - sparsity, latest, earliest)
+
+
+def knee(sparsity: float, epochs: int) -> Trigger:
+    """The knee of the movement, within :func:`window`."""
+    earliest, latest = window(epochs)
+    return Knee(latest, earliest)
+
+
+def mask_distance(sparsity: float, epochs: int) -> Trigger:
+    """Early-Bird's, within :func:`window`."""
+    earliest, latest = window(epochs)
+    return MaskDistance(latest, earliest)
+
+
+def window(epochs: int) -> tuple[int, int]:
+    """The earliest and the latest epoch of an early pruning: 1/20 and 1/4 of them, and no less than 2.
 
     Raises:
         ValueError: there are too few epochs to prune early in them.
     """
     if epochs < 3:
         raise ValueError(f"early pruning needs at least 3 epochs, 2 before it and 1 after, and there are {epochs}")
-    return LazyRegime(1 - sparsity, latest=max(2, ceil(epochs / 4)), earliest=max(2, ceil(epochs / 20)))
+    return max(2, ceil(epochs / 20)), max(2, ceil(epochs / 4))
 
 
-def _distance(parameters: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None = None) -> float:
-    """The Euclidean norm of all parameters, less the reference's if given, summed in float64."""
-    squares = 0.0
-    for name, p in parameters.items():
-        moved = p if reference is None else p - reference[name].to(p.device)
-        squares += float(torch.linalg.vector_norm(moved, dtype=torch.float64)) ** 2
-    return sqrt(squares)
+TRIGGERS: dict[str, Callable[[float, int], Trigger]] = {
+    "before": before,
+    "lazy-regime": lazy_regime,
+    "knee": knee,
+    "mask-distance": mask_distance,
+    "after": after,
+    "never": never,
+}
+"""Name -> (sparsity, epochs) -> a trigger."""

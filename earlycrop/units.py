@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from earlycrop._modules import NORMS, walk
+from earlycrop._synaptic import synaptic_flow
 from earlycrop._watch import Reason, Role
 from earlycrop.criteria import Criterion
 from earlycrop.flow import Flow, FlowError, Loss, Tensors, flow
@@ -35,9 +37,19 @@ def weight_scores(model: nn.Module, criterion: Criterion, loss: Loss, batches: I
     trained = {name: p.detach() for name, p in matrices(model).items() if p.requires_grad}
     if criterion.effect is None:
         return {name: torch.rand(p.shape, device=p.device) for name, p in trained.items()}
-    derivatives = _derivatives(model, criterion, loss, batches, False, lambda wg: wg)
-    effects = {name: criterion.effect(p, *_of(derivatives, name, p)) for name, p in trained.items()}
-    return {name: _scored(e, criterion, name) for name, e in effects.items()}
+
+    def effects(read: Iterable[Any]) -> Tensors:
+        derivatives = _derivatives(model, criterion, loss, read, False, lambda wg: wg)
+        return {name: effect(p, *_of(derivatives, name, p)) for name, p in trained.items()}
+
+    effect = criterion.effect
+    if not criterion.per_batch:
+        return {name: _scored(e, criterion, name) for name, e in effects(batches).items()}
+    total = {name: torch.zeros_like(p) for name, p in trained.items()}
+    for batch in batches:
+        for name, e in effects([batch]).items():
+            total[name] += e.square()
+    return {name: _scored(t, criterion, name) for name, t in total.items()}
 
 
 def node_scores(
@@ -55,6 +67,7 @@ def node_scores(
     over the columns that consume it. A node without a column is scored by its rows; one without a row, or with several
     in one parameter (an LSTM unit's gates, an attention head), by its columns, since a gate on those rows is no gate on
     the node. ``batch_statistics``: batch norm uses the batch's own (mind that it divides a gate on rows before it out).
+    A criterion of batch norm scales sums over those instead.
 
     Raises:
         ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.flow.flow`.
@@ -62,7 +75,11 @@ def node_scores(
     if criterion.effect is None:
         return torch.rand(graph.count, dtype=torch.float64)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
-    chosen = _gated(graph, gate, parameters if criterion.order == 0 else _trained(model))
+    norms = norm_scales(model) if criterion.norms else []
+    if norms:
+        chosen = [(s, torch.from_numpy(s.nodes)) for s in graph.slots if s.tensor in norms]
+    else:
+        chosen = _gated(graph, gate, parameters if criterion.order == 0 else _trained(model))
 
     def spread(effects: Tensors) -> Tensors:
         """Each entry's node's sum."""
@@ -75,10 +92,43 @@ def node_scores(
                 t += own.reshape([-1 if d == slot.dim else 1 for d in range(t.ndim)])
         return spread_
 
-    derivatives = _derivatives(model, criterion, loss, batches, batch_statistics, spread)
     effect = criterion.node_effect or criterion.effect
-    effects = {name: effect(p, *_of(derivatives, name, p)) for name, p in parameters.items() if p.is_floating_point()}
-    return _scored(_sums(graph, chosen, effects), criterion, "the nodes")
+
+    def sums(read: Iterable[Any]) -> Tensor:
+        derivatives = _derivatives(model, criterion, loss, read, batch_statistics, spread)
+        floating = ((name, p) for name, p in parameters.items() if p.is_floating_point())
+        return _sums(graph, chosen, {name: effect(p, *_of(derivatives, name, p)) for name, p in floating})
+
+    if criterion.per_batch:
+        read = list(batches)
+        total = torch.zeros(graph.count, dtype=torch.float64)
+        for batch in read:
+            total += sums([batch]).square()
+    else:
+        total = sums(batches)
+    scores = _scored(total, criterion, "the nodes")
+    return _ranks(graph, scores) if criterion.local else scores
+
+
+def norm_scales(model: nn.Module) -> list[str]:
+    """The names of the scales of batch norms."""
+    return [f"{path}.weight" if path else "weight" for path, m in walk(model) if isinstance(m, NORMS) and m.affine]
+
+
+def node_sums(model: nn.Module, graph: Graph, effects: Tensors) -> Float[Tensor, "nodes"]:
+    """For each node, the sum of the given effects of its batch norm scales."""
+    norms = norm_scales(model)
+    return _sums(graph, [(s, torch.from_numpy(s.nodes)) for s in graph.slots if s.tensor in norms], effects)
+
+
+def _ranks(graph: Graph, scores: Tensor) -> Tensor:
+    """Of each node, how large a share of its group of coupled layers has lower scores; ties by index."""
+    ranks = torch.zeros_like(scores)
+    for ids in graph.groups.values():
+        index = torch.tensor(ids)
+        order = torch.argsort(scores[index], stable=True)
+        ranks[index[order]] = torch.arange(1, len(ids) + 1, dtype=ranks.dtype) / len(ids)
+    return ranks
 
 
 def _gated(graph: Graph, gate: Gate, scored: Container[str]) -> list[tuple[Slot, Tensor]]:
@@ -106,7 +156,13 @@ def _trained(model: nn.Module) -> set[str]:
 
 
 def unscored(model: nn.Module, graph: Graph, criterion: Criterion) -> dict[int, Reason]:
-    """The nodes that ``criterion`` cannot score, as no parameter that produces or consumes them is trained."""
+    """The nodes that ``criterion`` cannot score: no parameter that produces or consumes them is trained, or, where the
+    network has batch norms and only those count, none follows them.
+    """
+    if criterion.norms and (norms := norm_scales(model)):
+        behind = {i for s in graph.slots if s.tensor in norms for i in s.nodes.tolist()}
+        lacking = Reason("batch norm", "", "no batch norm follows it, and only the scales of those are compared")
+        return {i: lacking for i in range(graph.count) if i not in behind}
     if criterion.order == 0:
         return {}
     gated = _gated(graph, "rows", _trained(model))
@@ -130,6 +186,8 @@ def _derivatives(
 ) -> Flow:
     if criterion.order == 0:
         return Flow({}, None)
+    if criterion.data_free:
+        return synaptic_flow(model, loss, batches)
     second = criterion.order == 2
     if criterion.along == "gradient":
         return flow(model, loss, batches, second=second, batch_statistics=batch_statistics)

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from earlycrop import METHODS
+from earlycrop import METHODS, TRIGGERS
 from earlycrop.budget import MEASURES
 from tasks import Task
 from tasks._options import Options
@@ -61,7 +61,8 @@ def parse(module: Any, arguments: list[str]) -> Options:
         fail(f"there is no preset '{preset}': take one of {', '.join(module.PRESETS)}", 2)
     options: Options = module.PRESETS[preset]()
     options = dataclasses.replace(options, preset=preset)
-    description = f"{module.__doc__}\n\nPresets: {', '.join(module.PRESETS)}. Methods: {', '.join(METHODS)}."
+    description = f"{module.__doc__}\n\nPresets: {', '.join(module.PRESETS)}. Methods: {', '.join(METHODS)}. "
+    description += f"Triggers: {', '.join(TRIGGERS)}."
     return tyro.cli(
         type(options), default=options, args=arguments, description=description, prog=f"python -m {module.__name__}"
     )
@@ -91,7 +92,8 @@ def _with_progress(name: str, task: Task, options: Options, store: Store) -> Res
     )  # fmt: skip
     what = options.method if options.method == "dense" else f"{options.method} {options.sparsity:g}"
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task(f"{name} {what} seed {options.seed}", total=options.epochs, told="")
+        total = pruner_of(task, options, *fresh(task, options)).total_epochs
+        bar = progress.add_task(f"{name} {what} seed {options.seed}", total=total, told="")
 
         def report(epoch: int, line: dict[str, Any]) -> None:
             key = task.metric if task.metric in line else "loss"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,19 @@ class Options:
     multiple: int = 1
     """What the channels that stay are a multiple of; 8 suits tensor cores."""
     rounds: int = 5
-    """Rounds of the iterative methods (cropit, earlycrop); the others take one."""
+    """Rounds of the iterative methods (cropit, earlycrop, gatedecorators); the others know their own number."""
+    trigger: str = ""
+    """When to prune, in place of the method's own: a row of earlycrop.TRIGGERS."""
+    shuffled: bool = False
+    """A control: as many go of each layer as the method chooses, but at random."""
+    rewind: float = 0.05
+    """Share of the epochs that ltr rewinds to; 0 is the initialisation."""
+    optimizer_state: Literal["keep", "reset"] = "keep"
+    """Whether the optimizer goes on with its state after a pruning or starts afresh."""
+    schedule: Literal["keep", "restart"] = "keep"
+    """Whether the learning rate's schedule goes on after a pruning or starts anew over the epochs that are left."""
+    watch: bool = True
+    """Whether all that triggers look at is measured after every epoch, up to a pruning, whatever prunes."""
     epochs: int = 30
     """Budget of training epochs, those before the cut included."""
     seed: int = 0
@@ -38,5 +51,8 @@ class Options:
     """Folder that holds one folder a run."""
 
 
-LATER = ("exclude", "floors", "ceilings", "multiple")
+LATER = (
+    *("exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "rewind", "optimizer_state", "schedule"),
+    "watch",
+)
 """Options that came after the first records: no part of a configuration that leaves them alone, so that ids stay."""

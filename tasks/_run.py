@@ -69,6 +69,8 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
     return earlycrop.Pruner(
         model, optimizer, task.loss, options.method, options.sparsity,
         epochs=options.epochs, of=options.of, rounds=options.rounds, score_batches=None, limits=limits,
+        trigger=options.trigger or None, shuffled=options.shuffled, rewind=options.rewind,
+        optimizer_state=options.optimizer_state, watch=options.watch,
     )  # fmt: skip
 
 
@@ -105,7 +107,7 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
 
     if state is None:
         checkpoint()
-    while epoch < options.epochs:
+    while epoch < pruner.total_epochs:
         start = perf_counter()
         try:
             line = _epoch(task, options, model, optimizer, pruner, epoch + 1)
@@ -158,7 +160,7 @@ def _epoch(
     task: Task, options: Options, model: nn.Module, optimizer: Optimizer, pruner: earlycrop.Pruner, epoch: int
 ) -> dict[str, Any]:
     """Train an epoch and ask the pruner; the epoch's line of the log."""
-    rate = task.learning_rate((epoch - 1) / options.epochs)
+    rate = task.learning_rate(_progress(options, pruner))
     for group in optimizer.param_groups:
         group["lr"] = rate
     loss = train(task, model, optimizer, epoch)
@@ -168,6 +170,14 @@ def _epoch(
         "epoch": epoch, "loss": loss, "learning_rate": rate, "parameters": living(model), **told,
         "trigger": pruner.log(), "event": None if event is None else event.record(),
     }  # fmt: skip
+
+
+def _progress(options: Options, pruner: earlycrop.Pruner) -> float:
+    """How far the learning rate's schedule has come, from 0 to 1."""
+    start = 0
+    if options.schedule == "restart" and pruner.event is not None and pruner.total_epochs == options.epochs:
+        start = pruner.event.epoch
+    return (pruner.position - start) / (options.epochs - start)
 
 
 def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> earlycrop.Event | None:
@@ -221,7 +231,7 @@ def _result(
         weight_sparsity=0.0 if event is None else event.weight_sparsity,
         node_sparsity=0.0 if event is None else event.node_sparsity,
         metric=task.metric, value=value, higher_is_better=task.higher_is_better, split=task.split,
-        epochs=options.epochs, pruned_epoch=None if event is None else event.epoch,
+        epochs=pruner.total_epochs, pruned_epoch=None if event is None else event.epoch,
         pruned_why=None if event is None else event.reason, seed=options.seed,
         train_seconds=seconds, batch_ms=measure.milliseconds(step, device), peak_memory_bytes=memory,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

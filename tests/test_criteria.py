@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from earlycrop import CRITERIA, FlowError, trace
-from earlycrop.units import node_scores, weight_scores
+from earlycrop.units import node_scores, unscored, weight_scores
 
 A = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
 
@@ -30,6 +30,9 @@ def quadratic(model: nn.Module, batch: float) -> Tensor:
         ("crop", [5.0, 30.0]),  # |w Hg|
         # a gate on each weight: g(c) = w g = (0, 10); v = w g(c) = (0, -20); H v = A v = (-20, -60); w H v
         ("crop-gate", [20.0, 120.0]),
+        ("taylor", [0.0, 100.0]),  # (w g)^2
+        ("norm-scale", [1.0, 2.0]),
+        ("filter-norm", [1.0, 2.0]),
     ],
 )
 def test_scores_worked_out_by_hand(criterion: str, scores: list[float]) -> None:
@@ -188,3 +191,102 @@ def test_every_criterion_scores_every_unit(name: str) -> None:
     for scores in (*by_weight.values(), by_node):
         assert bool(scores.isfinite().all())
         assert CRITERIA[name].signed or bool((scores >= 0).all())
+
+
+def test_taylor_squares_each_batch_by_itself() -> None:
+    """Two batches of opposite gradients: their sum is nothing, their squares are not."""
+    model = nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    assert weight_scores(model, CRITERIA["taylor"], quadratic, [1.0, -1.0])["weight"].tolist() == [[0.0, 200.0]]
+    assert weight_scores(model, CRITERIA["snip"], quadratic, [1.0, -1.0])["weight"].tolist() == [[0.0, 0.0]]
+    network, x = plain(), torch.randn(2, 7, 4, dtype=torch.float64)
+    graph = trace(network, x[0])
+    scores = node_scores(network, graph, CRITERIA["taylor"], lambda m, b: square(m(b), b), list(x))
+    by_hand = torch.zeros(11, dtype=torch.float64)
+    for batch in x:
+        network.zero_grad()
+        square(network(batch), batch).backward()
+        gates = [(m.weight * m.weight.grad).sum(1) + m.bias * m.bias.grad for m in (network[0], network[2])]
+        by_hand += torch.cat(gates).detach().square()
+    torch.testing.assert_close(scores, by_hand)
+
+
+class Path(nn.Module):
+    """Two linear layers and a batch norm: the synaptic flow through it is a sum of products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm, self.two = nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2, eps=0), nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.norm(self.one(x)).relu())
+
+
+def test_synflow_by_hand() -> None:
+    """one = ((1, -2), (3, 4)), two = (-5, 6): R = 5 (1 + 2) + 6 (3 + 4) a row, whatever the signs and the data."""
+    model = Path().double()
+    with torch.no_grad():
+        model.one.weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
+        model.two.weight.copy_(torch.tensor([[-5.0, 6.0]]))
+        model.two.bias.fill_(-7.0)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+
+    def unread(model: nn.Module, batch: Tensor) -> Tensor:
+        assert model(batch) is None, "only the call matters"
+        raise AssertionError
+
+    scores = weight_scores(model, CRITERIA["synflow"], unread, [torch.full((3, 2), torch.nan).double()])
+    assert scores["one.weight"].tolist() == [[15.0, 30.0], [54.0, 72.0]]  # 3 rows of 5 |w|, and of 6 |w|
+    assert scores["two.weight"].tolist() == [[45.0, 126.0]]  # 3 rows of 5 (1 + 2) and 6 (3 + 4)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert model.training
+    assert not model._forward_hooks
+    with pytest.raises(FlowError, match="the loss does not call the model"):
+        weight_scores(model, CRITERIA["synflow"], lambda m, b: m.one(b).sum(), [torch.ones(1, 2).double()])
+
+
+def test_batch_norm_scales_are_summed_over_what_is_coupled_and_nothing_else_counts() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)
+    )
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([0.5, -3.0, 1.0]))
+    graph = trace(model, torch.randn(2, 1, 1, 1))
+    skipped = unscored(model, graph, CRITERIA["norm-scale"])
+    assert sorted(skipped) == [3, 4, 5, 6], "no batch norm follows the second layer"
+    assert "no batch norm follows it" in str(skipped[3])
+    scores = node_scores(model, graph.without(skipped), CRITERIA["norm-scale"], square, [])
+    assert scores.tolist() == [0.5, 3.0, 1.0]
+    plain_network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        plain_network[0].weight.copy_(torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
+    graph = trace(plain_network, torch.randn(3, 2))
+    assert not unscored(plain_network, graph, CRITERIA["norm-scale"])
+    assert node_scores(plain_network, graph, CRITERIA["norm-scale"], square, []).tolist() == [3.0, 0.5]
+
+
+def test_filter_norms_are_ranked_in_their_layer_and_summed_over_what_is_coupled() -> None:
+    """A residual stream of three channels: each is made by the stem and by the block, and the norms of both count."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.inner, self.outer = (nn.Linear(2, 3, False), nn.Linear(3, 2, False), nn.Linear(2, 3, False))
+            self.head = nn.Linear(3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(x + self.outer(self.inner(x).relu()))
+
+    model = Block()
+    with torch.no_grad():
+        model.stem.weight.copy_(torch.tensor([[9.0, 0.0], [4.0, 0.0], [5.0, 0.0]]))
+        model.outer.weight.copy_(torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 7.0]]))  # sums 10, 7, 12
+        model.inner.weight.copy_(torch.tensor([[100.0, 0.0, 0.0], [200.0, 0.0, 0.0]]))
+    graph = trace(model, torch.randn(4, 2))
+    scores = node_scores(model, graph, CRITERIA["filter-norm"], square, [])
+    stream = next(s.nodes for s in graph.slots if s.tensor == "stem.weight" and s.dim == 0)
+    inner = next(s.nodes for s in graph.slots if s.tensor == "inner.weight" and s.dim == 0)
+    assert scores[stream].tolist() == pytest.approx([2 / 3, 1 / 3, 1.0])
+    assert scores[inner].tolist() == pytest.approx([1 / 2, 1.0]), "large norms in one layer do not spare it"

@@ -1,0 +1,159 @@
+"""Gate decorators: ticks, in which gates gather their scores, and tocks, in which everything learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from earlycrop._optimizers import listed
+from earlycrop.distances import Walk
+from earlycrop.event import Event
+from earlycrop.penalty import Penalty
+from earlycrop.procedures import Job
+from earlycrop.pruning import carry_out
+from earlycrop.units import norm_scales
+
+
+class TickTock:
+    """Gate decorators: after some dense training, in turn a tick (an epoch in which only the gates and the output
+    layers learn, and the gates' scores are gathered, by which a part of the nodes is then cut) and a tock (an epoch of
+    all, with an L1 penalty on the gates); the rest is fine-tuning.
+
+    The gates are the batch norms' scales phi, as the authors start theirs; their score is the sum over the steps of a
+    tick of |phi dL/dphi|, ranked over the whole network. Source: You et al. 2019, sections 3.2 to 3.4. Deviation:
+    ticks and tocks are an epoch each, and there are ``rounds`` of them, or as many as the budget holds.
+
+    Raises:
+        ValueError: the network has no batch norm, there are too few epochs, or a limit is a share.
+    """
+
+    def __init__(self, job: Job, rounds: int, penalty: float) -> None:
+        if not norm_scales(job.inside):
+            raise ValueError(
+                "gatedecorators puts its gates on the scales of batch norms, and this network has none: take another "
+                "method, such as taylor"
+            )
+        self._model = job.inside
+        self.tail = max(1, job.epochs // 4)
+        self.rounds = min(rounds, (job.epochs - self.tail - 1) // 2)
+        if self.rounds < 1:
+            raise ValueError(f"gatedecorators needs at least 4 epochs, and there are {job.epochs}")
+        amounts = (*job.request.limits.floors.values(), *job.request.limits.ceilings.values())
+        if any(isinstance(a, float) for a in amounts) or job.request.of == "time":
+            raise ValueError(
+                "gatedecorators cuts many times: give limits as numbers, not shares, and no target in time"
+            )
+        target = job.request.targets[-1]
+        self.targets = [target * i / self.rounds for i in range(1, self.rounds)] + [target]
+        self.total, self.weight = job.epochs, penalty
+        self.start = job.epochs - self.tail - 2 * self.rounds
+        self._round = 0
+        self._frozen: list[str] = []
+        self._dense: dict[str, int] | None = None
+        self._gathered: dict[str, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+        self._penalty: Penalty | None = None
+        self._cut: Event | None = None
+
+    def phase(self, epoch: int) -> str:
+        """What the ``epoch``-th epoch is (from 1): dense, tick, tock or tune."""
+        i = epoch - self.start - 1
+        if i < 0:
+            return "dense"
+        return ("tick", "tock")[i % 2] if i < 2 * self.rounds else "tune"
+
+    def position(self, epoch: int) -> int:
+        return epoch
+
+    def step(self, job: Job, epoch: int, walk: Walk, batches: Iterable[Any]) -> Event | None:
+        read: list[Any] = []
+        event = None
+        if epoch and self.phase(epoch) == "tick" and self._round == (epoch - self.start - 1) // 2:
+            read = job.read(batches)
+            reason = f"tick {self._round + 1} of {self.rounds}"
+            request = replace(job.request, targets=[self.targets[self._round]], gate="rows")
+            event = carry_out(
+                request,
+                job.model,
+                job.loss,
+                read,
+                job.optimizer,
+                reason,
+                epoch,
+                job.copies,
+                self._gathered,
+                self._dense,
+            )
+            self._round += 1
+        self.close()
+        if epoch < self.total:
+            self._enter(job, self.phase(epoch + 1), batches, read)
+        return event
+
+    def _enter(self, job: Job, phase: str, batches: Iterable[Any], read: list[Any]) -> None:
+        """Set up for an epoch."""
+        if phase == "tick":
+            graph = job.traced(read or job.read(batches))
+            if self._dense is None:
+                self._dense = {of: graph.cost(of) for of in {"weights", "nodes", job.request.of}}
+            outputs = tuple(f"{layer.name}." for layer in graph.layers if layer.returned.any())
+            learn = set(norm_scales(job.inside))
+            self._freeze(
+                job, [n for n, p in job.inside.named_parameters() if p.requires_grad and n not in learn
+                      and not n.startswith(outputs)]
+            )  # fmt: skip
+        elif phase == "tock" and self.weight:
+            self._penalty = Penalty(job.inside, job.optimizer, self.weight)
+
+    def _freeze(self, job: Job, names: list[str]) -> None:
+        model = self._model
+        self._frozen = names
+        for name in names:
+            p = model.get_parameter(name)
+            p.requires_grad_(False)
+            p.grad = None
+
+        def gather(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for name in norm_scales(model):
+                p = model.get_parameter(name)
+                if id(p) in mine and p.grad is not None:
+                    score = (p.detach() * p.grad).abs()
+                    self._gathered[name] = self._gathered.get(name, torch.zeros_like(score)) + score
+
+        self._handles = [o.register_step_pre_hook(gather) for o in listed(job.optimizer)]
+
+    def finished(self) -> bool:
+        return self._round == self.rounds and not self._frozen and self._penalty is None
+
+    def log(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for name in self._frozen:
+            self._model.get_parameter(name).requires_grad_(True)
+        if self._penalty is not None:
+            self._penalty.release()
+        self._handles, self._frozen, self._penalty, self._gathered = [], [], None, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "round": self._round, "frozen": list(self._frozen), "dense": self._dense,
+            "penalty": self._penalty is not None,
+        }  # fmt: skip
+
+    def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
+        self.close()
+        self._round, self._dense = int(state["round"]), state["dense"]
+        if state["frozen"]:
+            self._freeze(job, list(state["frozen"]))
+        if state["penalty"]:
+            self._penalty = Penalty(job.inside, job.optimizer, self.weight)

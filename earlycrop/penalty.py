@@ -1,0 +1,32 @@
+"""The L1 penalty on batch norm scales, which makes nodes worthless before they are cut (Liu et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from earlycrop._optimizers import listed
+from earlycrop.units import norm_scales
+
+
+class Penalty:
+    """The gradient of ``weight`` times the L1 norm of all batch norm scales, added before every optimizer step."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], weight: float) -> None:
+        self.model, self.weight = model, weight
+        self._handles = [o.register_step_pre_hook(self._add) for o in listed(optimizer)]
+
+    def release(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _add(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for scale in map(self.model.get_parameter, norm_scales(self.model)):
+            if id(scale) in mine and scale.grad is not None:
+                scale.grad.add_(scale.detach().sign(), alpha=self.weight)

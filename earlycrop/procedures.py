@@ -1,0 +1,149 @@
+"""How a method goes about its pruning while the model is trained; here: once, when a trigger says so.
+
+A procedure is asked before training and after every epoch, and prunes when its time has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from earlycrop._wrappers import unwrapped
+from earlycrop.distances import Walk
+from earlycrop.event import Event, Request
+from earlycrop.flow import Loss
+from earlycrop.graph import Graph
+from earlycrop.penalty import Penalty
+from earlycrop.pruning import carry_out, would_remove
+from earlycrop.trace import trace
+from earlycrop.trigger import Look, Trigger
+
+
+@dataclass
+class Job:
+    """What a procedure works on; ``companions``: what is rewound beside model and optimizer (schedulers, say)."""
+
+    model: nn.Module
+    optimizer: Optimizer | Sequence[Optimizer]
+    loss: Loss
+    request: Request
+    epochs: int
+    score_batches: int | None
+    copies: Sequence[nn.Module]
+    companions: Sequence[Any]
+
+    @property
+    def inside(self) -> nn.Module:
+        return unwrapped(self.model)
+
+    def read(self, batches: Iterable[Any]) -> list[Any]:
+        """The batches to score on."""
+        return list(islice(batches, self.score_batches))
+
+    def traced(self, batches: list[Any]) -> Graph:
+        """The graph of the model as it is now.
+
+        Raises:
+            ValueError: there is no batch.
+        """
+        if not batches:
+            raise ValueError("there is no batch to score on: give at least one batch of training data")
+        return trace(self.inside, lambda m: self.loss(m, batches[0]))
+
+
+@runtime_checkable
+class Procedure(Protocol):
+    """total: how many epochs are trained in all."""
+
+    total: int
+
+    def position(self, epoch: int) -> int:
+        """How many epochs of the model's training are behind it after ``epoch`` epochs: fewer after a rewind."""
+
+    def step(self, job: Job, epoch: int, walk: Walk, batches: Iterable[Any]) -> Event | None:
+        """Prune if it is time; what was done, or None. It may be asked again after an error."""
+
+    def finished(self) -> bool:
+        """Whether it has nothing left to do."""
+
+    def log(self) -> dict[str, float]:
+        """What it measured at the last step."""
+
+    def close(self) -> None:
+        """Take off every hook."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+
+    def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
+        """Take up a state from ``state_dict``; the model has its shape of then."""
+
+
+class Once:
+    """One pruning, in as many rounds as its targets, when the trigger says so."""
+
+    def __init__(self, job: Job, trigger: Trigger, penalty: float) -> None:
+        self.total, self.trigger = job.epochs, trigger
+        if trigger.latest is not None and trigger.latest > job.epochs:
+            raise ValueError(
+                f"the trigger may wait until epoch {trigger.latest}, and there are {job.epochs}: let it fire earlier, "
+                "or train longer"
+            )
+        self._penalty = Penalty(job.inside, job.optimizer, penalty) if penalty else None
+        self._due: str | None = None
+        """Why a pruning is due that has failed."""
+        self._done = False
+        self._graph: Graph | None = None
+
+    def position(self, epoch: int) -> int:
+        return epoch
+
+    def step(self, job: Job, epoch: int, walk: Walk, batches: Iterable[Any]) -> Event | None:
+        if self._done:
+            return None
+        read: list[Any] = []
+
+        def mask() -> Tensor:
+            read.extend(job.read(batches))
+            self._graph = self._graph or job.traced(read)
+            return would_remove(job.request, job.inside, self._graph, job.loss, read)
+
+        reason = self._due or self.trigger.update(Look(job.inside, epoch, walk, mask))
+        if reason is None:
+            return None
+        request = job.request
+        if request.gate == "auto":  # a norm's running statistics mean nothing before there was any training
+            request = replace(request, gate="rows" if epoch else "columns")
+        self._due = reason
+        event = carry_out(
+            request, job.model, job.loss, read or job.read(batches), job.optimizer, reason, epoch, job.copies
+        )
+        self._due, self._done = None, True
+        self.close()
+        return event
+
+    def finished(self) -> bool:
+        return self._done
+
+    def log(self) -> dict[str, float]:
+        return self.trigger.log()
+
+    def close(self) -> None:
+        self._graph = None
+        if self._penalty is not None:
+            self._penalty.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self._done, "trigger": None if self._done else self.trigger.state_dict()}
+
+    def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
+        self._done = bool(state["done"])
+        if self._done:
+            self.close()
+        else:
+            self.trigger.load_state_dict(state["trigger"])

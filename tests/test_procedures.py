@@ -1,0 +1,259 @@
+"""What each method does around its pruning: penalties, rewinding, ticks and tocks, controls, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from earlycrop import METHODS, Pruner, prune
+from earlycrop.gates import TickTock
+from earlycrop.rewinding import Rewind
+from tests.test_pruner import EPOCHS, data, loss, network, train_epoch, weights_left
+
+
+def flat() -> nn.Module:
+    """Without batch norm."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def started(method: str, sparsity: float = 0.5, **options: Any) -> tuple[Any, torch.optim.Optimizer, Pruner]:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    pruner = Pruner(model, optimizer, loss, method, sparsity, **{"epochs": EPOCHS, **options})
+    return model, optimizer, pruner
+
+
+def test_rewinding_puts_back_parameters_buffers_optimizer_and_companions() -> None:
+    model, batches = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    pruner = Pruner(model, optimizer, loss, "ltr", 0.5, epochs=4, rewind=0.25, companions=[scheduler])
+    # 20 % of what is left each time: .2, .36, .488, and then exactly what was asked for
+    assert pruner.total_epochs == 4 + 4 * 3
+    pruner.step(batches)
+    start: dict[str, Tensor] = {}
+    momentum: list[Tensor] = []
+    rates, asked, positions = [], [], []
+    for epoch in range(1, pruner.total_epochs + 1):
+        train_epoch(model, optimizer, batches)
+        scheduler.step()
+        event = pruner.step(batches)
+        rates.append(optimizer.param_groups[0]["lr"])
+        positions.append(pruner.position)
+        if epoch == 1:
+            start = {name: t.clone() for name, t in model.state_dict().items()}
+            momentum = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
+        if event is None:
+            continue
+        asked.append(event.asked)
+        assert event.epoch == epoch
+        assert event.reason == f"training {len(asked)} of 5 is over; rewound to epoch 1"
+        assert event.masks is not None
+        for name, t in model.state_dict().items():
+            gone = event.masks.removed.get(name, torch.zeros_like(t, dtype=torch.bool))
+            assert torch.equal(t, start[name].masked_fill(gone, 0)), name
+        for (name, p), before in zip(model.named_parameters(), momentum, strict=True):
+            gone = event.masks.removed.get(name, torch.zeros_like(p, dtype=torch.bool))
+            assert torch.equal(optimizer.state[p]["momentum_buffer"], before.masked_fill(gone, 0)), name
+    assert asked == pytest.approx([0.2, 0.36, 0.488, 0.5])
+    assert positions == [1, 2, 3, *[1, 2, 3] * 4, 4]
+    assert rates == pytest.approx([0.05 * 0.5**position for position in positions])
+    assert weights_left(model) == pruner.events[-1].left
+
+
+def test_rewinding_removes_the_smallest_of_what_is_left() -> None:
+    model, optimizer, pruner = started("ltr", 0.2, rewind=0.0)
+    assert pruner.total_epochs == 2 * EPOCHS
+    pruner.step(data())
+    for _ in range(EPOCHS):
+        trained = copy.deepcopy(dict(model.named_parameters()))
+        train_epoch(model, optimizer, data())
+        trained = {name: p.detach().clone() for name, p in model.named_parameters()}
+        event = pruner.step(data())
+    assert event is not None
+    assert event.masks is not None
+    sizes = torch.cat([trained[name][gone].abs() for name, gone in event.masks.removed.items()])
+    rest = torch.cat([trained[name][~gone].abs() for name, gone in event.masks.removed.items()])
+    assert (rest < sizes.max()).sum() <= 20, "but for a path of weights through the network"
+
+
+def test_bad_rewinds_are_refused() -> None:
+    for share, told in ((1.0, "must be a share of the epochs"), (-0.1, "must be"), (0.99, "leaves nothing to train")):
+        with pytest.raises(ValueError, match=told):
+            started("ltr", rewind=share)
+
+
+def test_ticks_train_gates_and_classifier_only_and_tocks_have_a_penalty_with_a_gradient() -> None:
+    model, optimizer, pruner = started("gatedecorators", 0.6, epochs=8, rounds=2, penalty=0.5)
+    procedure = pruner._procedure
+    assert isinstance(procedure, TickTock)
+    phases = [procedure.phase(e) for e in range(1, 9)]
+    assert phases == ["dense", "dense", "tick", "tock", "tick", "tock", "tune", "tune"]
+    pruner.step(data())
+    left = []
+    for phase in phases:
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        learning = {"1.weight", "4.weight", "9.weight", "9.bias"} if phase == "tick" else set(before)
+        assert trained == learning
+        if phase in ("tock", "tune"):
+            optimizer.zero_grad()
+            loss(model, data()[0]).backward()
+            plain_gradient = model[1].weight.grad.clone()
+            optimizer.step()
+            more = model[1].weight.grad - plain_gradient
+            expected = 0.5 * before["1.weight"].sign() if phase == "tock" else torch.zeros_like(more)
+            torch.testing.assert_close(more, expected)
+        train_epoch(model, optimizer, data())
+        if phase == "tick":
+            assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n not in learning)
+            assert not torch.equal(model[1].weight, before["1.weight"])
+        event = pruner.step(data())
+        assert (event is not None) == (phase == "tick")
+        if event is not None:
+            left.append((event.dense, event.left, event.reason))
+    dense = weights_left(network())
+    assert [(d, reason) for d, _, reason in left] == [(dense, "tick 1 of 2"), (dense, "tick 2 of 2")]
+    assert left[0][1] <= 0.7 * dense + 1
+    assert weights_left(model) == left[1][1] <= 0.4 * dense
+    assert not optimizer._optimizer_step_pre_hooks  # type: ignore[attr-defined]
+
+
+def test_a_tick_ranks_all_gates_by_what_they_gathered() -> None:
+    """The sum over the steps of |phi dL/dphi|, by hand, and the least of all layers go."""
+    model, optimizer, pruner = started("gatedecorators", 0.4, of="nodes", epochs=4, penalty=0.0)
+    pruner.step(data())
+    train_epoch(model, optimizer, data())
+    pruner.step(data())
+    sums = {1: torch.zeros(12), 4: torch.zeros(16)}
+    for batch in data():
+        optimizer.zero_grad()
+        loss(model, batch).backward()
+        for layer in sums:
+            sums[layer] += (model[layer].weight * model[layer].weight.grad).abs().detach()
+        optimizer.step()
+    scales = {layer: model[layer].weight.detach().clone() for layer in sums}
+    event = pruner.step(data())
+    assert event is not None
+    assert event.left == 16  # of 28 nodes at most 60 %, 16.8, stay
+    ranked = torch.cat([sums[1], sums[4]]).argsort()[12:].tolist()
+    expected = torch.cat([scales[1], scales[4]])[sorted(ranked)]
+    torch.testing.assert_close(torch.cat([model[1].weight, model[4].weight]).detach(), expected)
+
+
+def test_early_bird_has_its_penalty_until_it_prunes() -> None:
+    model, optimizer, pruner = started("earlybird", 0.5, epochs=8, penalty=0.3)
+    pruner.step(data())
+    pushed = []
+    for _ in range(8):
+        before = model[1].weight.detach().clone()
+        optimizer.zero_grad()
+        loss(model, data()[0]).backward()
+        gradient = model[1].weight.grad.clone()
+        optimizer.step()
+        more = model[1].weight.grad - gradient
+        pushed.append(bool(more.any()))
+        if pushed[-1]:
+            torch.testing.assert_close(more, 0.3 * before.sign())
+        pruner.step(data())
+    assert pruner.event is not None
+    assert pushed == [True] * pruner.event.epoch + [False] * (8 - pruner.event.epoch)
+    assert METHODS["earlybird"].penalty == 1e-4
+
+
+def test_a_network_without_batch_norm_is_told_so() -> None:
+    model = flat()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match="gatedecorators puts its gates on the scales of batch norms, and this"):
+        Pruner(model, optimizer, loss, "gatedecorators", epochs=EPOCHS)
+    event = prune(model, loss, data(), "norm-scale", 0.5)
+    assert event.notes == (
+        "the network has no batch norm: the norm of the rows that produce a node stood for its scale",
+    )
+    assert prune(network(), loss, data(), "norm-scale", 0.5).notes == ()
+
+
+@pytest.mark.parametrize("method", ["snip", "snap", "cropit-u", "cropit-s"])
+def test_the_shuffled_control_keeps_each_layers_count_and_not_the_choice(method: str) -> None:
+    counts, kept = [], []
+    for shuffled in (False, True):
+        model, _, pruner = started(method, 0.6, shuffled=shuffled, rounds=2 if method == "snip" else 1)
+        before = {v for p in network().parameters() for v in p.flatten().tolist()} | {0.0}
+        torch.manual_seed(5)
+        event = pruner.step(data())
+        assert event is not None
+        counts.append(event.layers)
+        assert (event.notes != ()) == shuffled
+        kept.append([p.detach().flatten().tolist() for p in model.parameters()])
+        assert {v for values in kept[-1] for v in values} <= before, "what is kept is as it was"
+    assert counts[0] == counts[1]
+    assert kept[0] != kept[1]
+
+
+def test_optimizers_start_afresh_after_a_pruning_if_asked() -> None:
+    for state in ("keep", "reset"):
+        model, optimizer, pruner = started("taylor", optimizer_state=state)
+        pruner.step(data())
+        for _ in range(EPOCHS):
+            train_epoch(model, optimizer, data())
+            if pruner.step(data()) is not None:
+                assert (len(optimizer.state) == 0) == (state == "reset")
+        assert pruner.event is not None
+
+
+def test_watching_measures_all_that_triggers_look_at_whatever_prunes() -> None:
+    for method in ("dense", "efficientconvnets"):
+        model, optimizer, pruner = started(method, watch=True)
+        pruner.step(data())
+        logs = []
+        for _ in range(EPOCHS):
+            train_epoch(model, optimizer, data())
+            pruner.step(data())
+            logs.append(pruner.log())
+        until = EPOCHS if method == "dense" else 5
+        assert [len(log) for log in logs] == [1, *[8] * (until - 1), *[0] * (EPOCHS - until)]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "told"),
+    [
+        ("crop-s", {"trigger": "sometimes"}, "there is no trigger 'sometimes': take one of before, lazy-regime, knee"),
+        ("ltr", {"trigger": "knee"}, "this method knows itself when to prune"),
+        ("gatedecorators", {"epochs": 3}, "gatedecorators needs at least 4 epochs, and there are 3"),
+        ("crop-s", {"optimizer_state": "lose"}, "optimizer_state is keep or reset, and not 'lose'"),
+        ("taylor", {"epochs": 1}, "pruning after training needs at least 2 epochs"),
+    ],
+)
+def test_what_cannot_be_is_refused(method: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        started(method, **options)
+
+
+def test_a_trigger_that_cannot_fire_within_the_budget_is_refused() -> None:
+    from earlycrop.trigger import AtEpoch
+
+    with pytest.raises(ValueError, match="the trigger may wait until epoch 9, and there are 6"):
+        started("crop-s", trigger=AtEpoch(9))
+
+
+def test_triggers_by_name_take_the_place_of_a_method_s_own() -> None:
+    model, optimizer, pruner = started("snap", trigger="knee")
+    pruner.step(data())
+    assert pruner.event is None
+    for _ in range(EPOCHS):
+        train_epoch(model, optimizer, data())
+        pruner.step(data())
+    assert pruner.event is not None
+    assert pruner.event.epoch == 2, "the latest for six epochs"
+
+
+def test_rewound_positions_end_where_a_training_ends() -> None:
+    _, _, pruner = started("ltr", 0.9, rewind=0.5)
+    procedure = pruner._procedure
+    assert isinstance(procedure, Rewind)
+    assert procedure.position(procedure.total) == EPOCHS
