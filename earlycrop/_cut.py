@@ -84,14 +84,21 @@ class Swap:
             before = getattr(owner, attribute)
             if before != value:
                 self.sizes.append((owner, attribute, before))
-                setattr(owner, attribute, value)
+                _set(owner, attribute, value)
 
     def undo(self) -> None:
         with ExitStack() as each:  # in reverse, and whatever another one raises
             for name, where in self.spots.items():
                 each.callback(put, where, self.tensors[name][0])
             for owner, attribute, value in self.sizes:
-                each.callback(setattr, owner, attribute, value)
+                each.callback(_set, owner, attribute, value)
+
+
+def _set(owner: nn.Module, attribute: str, value: int) -> None:
+    if attribute in vars(owner):  # as all of torch's own: past its long way of setting one
+        vars(owner)[attribute] = value
+    else:
+        setattr(owner, attribute, value)
 
 
 def cut_module(module: nn.Module, keep: Keep, own: Mapping[tuple[str, str], int]) -> Swap:

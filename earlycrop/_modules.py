@@ -60,7 +60,7 @@ def places(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name; a tied one once, under its first name."""
     modules = walk(module)
-    return {**_held(modules, "_parameters"), **_held(modules, "_buffers")}
+    return _held(modules, "_parameters") | _held(modules, "_buffers")
 
 
 def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -72,10 +72,12 @@ def _held(modules: list[tuple[str, nn.Module]], where: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     seen: set[int] = set()
     for path, owner in modules:
-        for name, t in vars(owner)[where].items():
-            if t is not None and id(t) not in seen:
-                seen.add(id(t))
-                found[f"{path}.{name}" if path else name] = t
+        held = vars(owner)[where]
+        if held:
+            for name, t in held.items():
+                if t is not None and id(t) not in seen:
+                    seen.add(id(t))
+                    found[f"{path}.{name}" if path else name] = t
     return found
 
 

@@ -10,7 +10,7 @@ from torch.optim import LBFGS, Adafactor, Optimizer
 from torch.utils._pytree import tree_leaves
 
 from earlycrop._cut import Keep, Swap, selected
-from earlycrop._modules import SurgeryError
+from earlycrop._modules import SurgeryError, parameters
 
 States = dict[str, dict[str, Any]]
 """By parameter name, an optimizer's state after the cut."""
@@ -36,7 +36,7 @@ def listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]
 
 def require_its_optimizers(module: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
     """Raise ValueError where an optimizer trains nothing of the module, or what the module no longer has."""
-    mine = {id(p) for p in module.parameters()}
+    mine = {id(p) for p in parameters(module).values()} if optimizer is not None else set()
     for one in _given(optimizer):
         if not any(id(p) in mine for o in listed(one) for group in o.param_groups for p in group["params"]):
             raise ValueError("the optimizer holds none of the model's parameters: give the one that trains this model")
@@ -80,8 +80,8 @@ def restoring(optimizer: Optimizer) -> Callable[[], None]:
     state = dict(optimizer.state)
 
     def restore() -> None:
-        for held, parameters in groups:
-            held[:] = parameters
+        for held, before in groups:
+            held[:] = before
         optimizer.state.clear()
         optimizer.state.update(state)
 

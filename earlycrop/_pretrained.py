@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from earlycrop._modules import walk
 from earlycrop.saving import save
 
 FOLDER = "earlycrop"
@@ -17,7 +18,7 @@ FOLDER = "earlycrop"
 
 def keep_loadable(network: nn.Module) -> None:
     """From now on ``save_pretrained`` also writes what ``earlycrop.load`` reads, and says so."""
-    for m in network.modules():
+    for _, m in walk(network):
         if callable(getattr(type(m), "save_pretrained", None)) and "save_pretrained" not in vars(m):
             m.__dict__["save_pretrained"] = partial(_saved_beside, m)
 

@@ -109,6 +109,7 @@ CRITERIA: dict[str, Criterion] = {
     "snip": Criterion(snip, 1),
     "grasp": Criterion(grasp, 2, signed=True),
     "crop": Criterion(crop, 2, node_effect=crop_node),
+    "crop-flow": Criterion(crop, 2),  # a node's without the g g of a gate
     "crop-gate": Criterion(crop_gate, 2, along="gates"),
     "taylor": Criterion(taylor, 1, per_batch=True),
     "synflow": Criterion(synflow, 1, data_free=True),

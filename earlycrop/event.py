@@ -10,8 +10,10 @@ from earlycrop.budget import MEASURES, limit
 from earlycrop.criteria import Criterion
 from earlycrop.limits import NO_LIMITS, Limits
 from earlycrop.masks import Masks
+from earlycrop.units import Gate
 
-GATES = ("auto", "rows", "columns")
+GATES = ("auto", "rows", "norms", "columns")
+STATISTICS = ("auto", "running", "batch")
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,11 @@ class Request:
     """What to prune: the sparsity of each round's end, in ``of``, by nodes or single weights, ranked by ``criterion``,
     within ``limits``.
 
-    gate: "rows" sums a node's score over the rows that produce it, in evaluation mode; "columns" over the columns that
-    consume it, with batch statistics; "auto" takes rows for a network that has been trained and columns for one that
-    has not. shuffled: of each layer go as many as are chosen, but at random: a control that tells whether a method
+    gate: "rows" sums a node's score over the rows that produce it; "norms" over the scales and shifts of its batch
+    norms; "columns" over the columns that consume it; "auto" takes rows for a network that has been trained and columns
+    for one that has not. statistics: batch norms use "running" ones or those of the "batch" while the scores are taken;
+    "auto" takes running ones with rows, before which a norm of the batch would divide the gate out, and the batch's
+    otherwise. shuffled: of each layer go as many as are chosen, but at random: a control that tells whether a method
     chooses weights, or only how many of which layer.
 
     Raises:
@@ -35,6 +39,7 @@ class Request:
     gate: str = "auto"
     limits: Limits = NO_LIMITS
     shuffled: bool = False
+    statistics: str = "auto"
 
     def __post_init__(self) -> None:
         for sparsity in self.targets:
@@ -47,6 +52,21 @@ class Request:
             raise ValueError("multiple rounds channel counts, which single weights do not change: leave it at 1")
         if self.gate not in GATES:
             raise ValueError(f"there is no gate '{self.gate}': take one of {', '.join(GATES)}")
+        if self.statistics not in STATISTICS:
+            raise ValueError(f"there are no statistics '{self.statistics}': take one of {', '.join(STATISTICS)}")
+
+    @property
+    def where(self) -> Gate:
+        """Where gates stand when the time has come: "auto" has been decided by then, or is the rows."""
+        match self.gate:
+            case "norms" | "columns":
+                return self.gate
+        return "rows"
+
+    @property
+    def of_batch(self) -> bool:
+        """Whether batch norms use the batch's statistics."""
+        return self.statistics == "batch" or (self.statistics == "auto" and self.where != "rows")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
 from earlycrop.flow import Loss
 from earlycrop.gates import TickTock
+from earlycrop.kernel import KernelTurn
 from earlycrop.limits import NO_LIMITS, Limits
 from earlycrop.masks import Masks
 from earlycrop.methods import METHODS, Method
@@ -46,7 +47,9 @@ class Pruner:
     L1 penalty on batch norm scales, in place of the method's own. rewind: the share of the epochs that ``ltr`` rewinds
     to. companions: what is rewound with the optimizer: anything with ``state_dict`` and ``load_state_dict``, such as a
     scheduler. optimizer_state: "reset" lets the optimizers start afresh after a pruning. watch: measure what every
-    trigger looks at after every epoch, whatever prunes (two copies of the weights are kept).
+    trigger looks at after every epoch, whatever prunes (two copies of the weights are kept). probe: a small batch on
+    which to measure after every epoch how far the neural tangent kernel has turned (``kernel_turn`` in the log, see
+    :class:`earlycrop.kernel.KernelTurn`). statistics: what batch norms use while scores are taken.
 
     Raises:
         ValueError: an argument is unknown or out of its range, an optimizer or a copy is not the model's, the trigger
@@ -75,6 +78,8 @@ class Pruner:
         companions: Sequence[Any] = (),
         optimizer_state: str = "keep",
         watch: bool = False,
+        probe: Any = None,
+        statistics: str = "auto",
     ) -> None:
         if isinstance(method, str):
             if method not in METHODS:
@@ -98,7 +103,7 @@ class Pruner:
         self._procedure: Procedure | None = None
         if method.criterion is not None:
             targets = method.schedule(sparsity, rounds)
-            self.request = Request(method.criterion, method.structured, targets, of, gate, limits, shuffled)
+            self.request = Request(method.criterion, method.structured, targets, of, gate, limits, shuffled, statistics)
             limits.require_known(inside)
             self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions)
             weight = method.penalty if penalty is None else penalty
@@ -110,6 +115,7 @@ class Pruner:
         """The prunings that have taken place."""
         self._walk = Walk() if watch or self._looks_at_distances() else None
         self._walked = -1
+        self._kernel = None if probe is None else KernelTurn(inside, loss, probe)
         self._log: dict[str, float] = {}
 
     def _made(
@@ -162,6 +168,9 @@ class Pruner:
         self._log = {} if cut or self._walk is None else self._walk.log()
         if self._procedure is not None and (event is not None or not self._procedure.finished()):
             self._log |= self._procedure.log()
+        if self._kernel is not None and not cut:
+            turn = self._kernel.update(unwrapped(self.model)) if event is None else None
+            self._log |= {} if turn is None else {"kernel_turn": turn}
         if event is not None:
             self.events.append(event)
             self.model = self._job.model = unwrapped(self.model)  # one from before the cut must not be kept alive
@@ -187,6 +196,7 @@ class Pruner:
             "events": [event.record() for event in self.events],
             "procedure": None if self._procedure is None else self._procedure.state_dict(),
             "walk": None if self._walk is None or self.events else self._walk.state_dict(),
+            "kernel": None if self._kernel is None or self.events else self._kernel.state_dict(),
             "masks": None if masks is None else masks.removed,
         }
 
@@ -195,6 +205,8 @@ class Pruner:
         self.epoch = self._walked = int(state["epoch"])
         if self._walk is not None and state["walk"] is not None:
             self._walk.load_state_dict(state["walk"])
+        if self._kernel is not None and state["kernel"] is not None:
+            self._kernel.load_state_dict(state["kernel"])
         if self.event is not None and self.event.masks is not None:
             self.event.masks.release()
         self.events = [Event.of_record(record, None) for record in state["events"]]

@@ -37,7 +37,7 @@ from earlycrop.masks import Masks
 from earlycrop.schedule import halving
 from earlycrop.surgeon import SurgeryError, shrink, uncertified
 from earlycrop.trace import trace
-from earlycrop.units import Gate, matrices, node_scores, node_sums, norm_scales, unscored, weight_scores
+from earlycrop.units import matrices, node_scores, node_sums, norm_scales, unscored, weight_scores
 
 Choose = Callable[[Graph, Tensor, int, Bounds], Choice]
 """(graph, scores, how much may be left, bounds) -> which nodes go."""
@@ -56,17 +56,18 @@ def prune(
     gate: str = "rows",
     copies: Sequence[nn.Module] = (),
     limits: Limits = NO_LIMITS,
+    statistics: str = "auto",
 ) -> Event:
     """Prune ``model`` in place, now: cut its nodes (``structured``), or zero its weights and hold them there.
 
     ``loss(model, batch)`` gives a scalar; ``batches`` are training data, of which all are read. The target is met in
     ``rounds`` steps (:func:`earlycrop.schedule.halving`), with scores taken anew on what is left. ``of="time"``
     measures a training step on the first batch between cuts: up to 9 times a round, each time until it is known to 1 %,
-    but no longer than 10 s, or 9 steps of the dense model and of a cut one where those take longer. ``gate``: see
-    :class:`earlycrop.event.Request`. Give the ``optimizer``, or all of several, that is to go on with the pruned model,
-    and ``copies`` that average its weights. ``limits``: floors, ceilings, layers to leave alone, multiples; where they
-    do not allow the target, what they allow goes, with a warning. A compiled or wrapped model is pruned inside, and
-    ``loss`` is given what is inside (see :func:`earlycrop.shrink`).
+    but no longer than 10 s, or 9 steps of the dense model and of a cut one where those take longer. ``gate`` and
+    ``statistics``: see :class:`earlycrop.event.Request`. Give the ``optimizer``, or all of several, that is to go on
+    with the pruned model, and ``copies`` that average its weights. ``limits``: floors, ceilings, layers to leave alone,
+    multiples; where they do not allow the target, what they allow goes, with a warning. A compiled or wrapped model is
+    pruned inside, and ``loss`` is given what is inside (see :func:`earlycrop.shrink`).
 
     Raises:
         ValueError: an argument is out of its range, or there is no batch.
@@ -78,7 +79,7 @@ def prune(
         if criterion not in CRITERIA:
             raise ValueError(f"there is no criterion '{criterion}': take one of {', '.join(CRITERIA)}")
         criterion = CRITERIA[criterion]
-    request = Request(criterion, structured, halving(sparsity, rounds), of, gate, limits)
+    request = Request(criterion, structured, halving(sparsity, rounds), of, gate, limits, statistics=statistics)
     return carry_out(request, model, loss, list(batches), optimizer, reason="asked for", epoch=0, copies=copies)
 
 
@@ -143,7 +144,6 @@ def _cut_nodes(
 ) -> dict[str, Any]:
     """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole."""
     wrapped, model = model, unwrapped(model)
-    gate: Gate = "columns" if request.gate == "columns" else "rows"
     whole: dict[Group, Reason] = {}
 
     def traced() -> Graph:
@@ -168,8 +168,9 @@ def _cut_nodes(
         if effects is not None:
             scores = node_sums(model, graph, effects)
         else:
-            statistics = gate == "columns"
-            scores = node_scores(model, graph, request.criterion, loss, batches, gate, batch_statistics=statistics)
+            scores = node_scores(
+                model, graph, request.criterion, loss, batches, request.where, batch_statistics=request.of_batch
+            )
         while True:
             choice = choose(graph, scores, allowed, within)
             if request.shuffled:
@@ -254,8 +255,9 @@ def would_remove(
 ) -> Bool[Tensor, "units"]:
     """The units that a pruning at the last target would remove now, in one round: nodes of ``graph``, or weights."""
     if request.structured:
-        gate: Gate = "columns" if request.gate == "columns" else "rows"
-        scores = node_scores(model, graph, request.criterion, loss, batches, gate, batch_statistics=gate == "columns")
+        scores = node_scores(
+            model, graph, request.criterion, loss, batches, request.where, batch_statistics=request.of_batch
+        )
         allowed = limit(graph.cost(request.of), request.targets[-1])
         return torch.from_numpy(
             choose_nodes(graph, scores, allowed, request.of, node_bounds(graph, request.limits)).removed

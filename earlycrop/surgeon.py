@@ -21,7 +21,7 @@ from earlycrop._modules import SurgeryError as SurgeryError
 from earlycrop._modules import tensors
 from earlycrop._optimizers import follow, listed, require_its_optimizers, restoring, small_states
 from earlycrop._pretrained import keep_loadable
-from earlycrop._wrappers import insides_of, require_agreement, say_what_to_wrap, shapes_of, unwrapped
+from earlycrop._wrappers import insides_of, require_agreement, say_what_to_wrap, unwrapped
 from earlycrop.graph import Graph, Group
 
 
@@ -77,7 +77,8 @@ def shrink(
     network = unwrapped(model)
     removed = graph.mask(remove)
     keep = keep_of(graph, removed)
-    if shapes_of(network) != graph.shapes:
+    named = tensors(network)
+    if {name: tuple(t.shape) for name, t in named.items()} != graph.shapes:
         raise ValueError("the graph is not this model's, or the model was cut since: trace it again")
     every = [network, *insides_of(copies, network, graph.shapes)]
     for module in every:
@@ -89,7 +90,7 @@ def shrink(
         return Cut(0, before, before, 0.0 if certify else None)
     require_agreement(model, [removed])
     optimizers = listed(optimizer)
-    states = [small_states(o, tensors(network), keep) for o in optimizers]
+    states = [small_states(o, named, keep) for o in optimizers]
 
     def carried_out(expected: Expected | None) -> tuple[float | None, tuple[str, ...]]:
         with ExitStack() as taken_back:

@@ -160,7 +160,13 @@ def _copied(model: nn.Module, real: bool) -> nn.Module:
             for name, value in vars(m).items():
                 fields[name] = value if value is None or type(value) in _SIMPLE else _copied_field(value, memo)
             fields.pop("_compiled_call_impl", None)
-        return copy.deepcopy(model, memo).eval()
+        copied = copy.deepcopy(model, memo)
+        unchanged = (k.train is nn.Module.train and k.eval is nn.Module.eval for k in kinds)
+        if not all(kinds.values()) or not all(unchanged):
+            return copied.eval()
+        for _, m in walk(copied):  # the same without torch's long way of setting an attribute
+            vars(m)["training"] = False
+        return copied
     except Exception as error:
         raise TraceError(
             f"the model cannot be copied ({type(error).__name__}: {error}): take out of its attributes what "

@@ -19,8 +19,9 @@ from earlycrop.criteria import Criterion
 from earlycrop.flow import Flow, FlowError, Loss, Tensors, flow
 from earlycrop.graph import Graph, Slot
 
-Gate = Literal["rows", "columns"]
-"""Where a node's gate stands: on the rows that produce it (before a norm), or on the columns that consume it."""
+Gate = Literal["rows", "norms", "columns"]
+"""Where a node's gate stands: on the rows that produce it (before a norm), on the scales and shifts of the batch norms
+that follow it, or on the columns that consume it."""
 
 
 def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -63,7 +64,8 @@ def node_scores(
 ) -> Float[Tensor, "nodes"]:
     """A score for each node: the sum of its entries' effects, in float64 on the CPU.
 
-    ``gate="rows"`` sums over the rows and biases that produce the node, the paper's definition. ``gate="columns"`` sums
+    ``gate="rows"`` sums over the rows and biases that produce the node, the paper's definition. ``gate="norms"`` sums
+    over scale and shift of its batch norms, where it has one, which are a gate after the norm. ``gate="columns"`` sums
     over the columns that consume it. A node without a column is scored by its rows; one without a row, or with several
     in one parameter (an LSTM unit's gates, an attention head), by its columns, since a gate on those rows is no gate on
     the node. ``batch_statistics``: batch norm uses the batch's own (mind that it divides a gate on rows before it out).
@@ -75,11 +77,9 @@ def node_scores(
     if criterion.effect is None:
         return torch.rand(graph.count, dtype=torch.float64)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
-    norms = norm_scales(model) if criterion.norms else []
-    if norms:
-        chosen = [(s, torch.from_numpy(s.nodes)) for s in graph.slots if s.tensor in norms]
-    else:
-        chosen = _gated(graph, gate, parameters if criterion.order == 0 else _trained(model))
+    scored = parameters if criterion.order == 0 else _trained(model)
+    scales = norm_scales(model) if criterion.norms else []
+    chosen = _of_norms(graph, scales) if scales else _gated(graph, gate, scored, norm_scales(model))
 
     def spread(effects: Tensors) -> Tensors:
         """Each entry's node's sum."""
@@ -117,8 +117,11 @@ def norm_scales(model: nn.Module) -> list[str]:
 
 def node_sums(model: nn.Module, graph: Graph, effects: Tensors) -> Float[Tensor, "nodes"]:
     """For each node, the sum of the given effects of its batch norm scales."""
-    norms = norm_scales(model)
-    return _sums(graph, [(s, torch.from_numpy(s.nodes)) for s in graph.slots if s.tensor in norms], effects)
+    return _sums(graph, _of_norms(graph, norm_scales(model)), effects)
+
+
+def _of_norms(graph: Graph, tensors: Container[str]) -> list[tuple[Slot, Tensor]]:
+    return [(s, torch.from_numpy(s.nodes)) for s in graph.slots if s.tensor in tensors]
 
 
 def _ranks(graph: Graph, scores: Tensor) -> Tensor:
@@ -131,11 +134,22 @@ def _ranks(graph: Graph, scores: Tensor) -> Tensor:
     return ranks
 
 
-def _gated(graph: Graph, gate: Gate, scored: Container[str]) -> list[tuple[Slot, Tensor]]:
+def _gated(graph: Graph, gate: Gate, scored: Container[str], scales: Iterable[str] = ()) -> list[tuple[Slot, Tensor]]:
     """The slots that gates stand on, each with the node of each index that is gated there, or -1.
 
     Only parameters in ``scored`` count: one that is not trained has no gradient, and would make its nodes worthless.
+    ``scales``: those of the batch norms.
     """
+    if gate == "norms":
+        affine = {name for scale in scales for name in (scale, scale.removesuffix("weight") + "bias")}
+        after = [(s, nodes) for s, nodes in _of_norms(graph, affine) if s.tensor in scored]
+        behind = np.append(np.zeros(graph.count, bool), False)  # the last entry serves -1
+        for _, nodes in after:
+            behind[nodes[nodes >= 0].numpy()] = True
+        return after + [
+            (s, torch.from_numpy(np.where(behind[nodes.numpy()], -1, nodes.numpy())))
+            for s, nodes in _gated(graph, "rows", scored)
+        ]
     rows = [s for s in graph.slots if Role.ROW in s.role and s.tensor in scored]
     columns = [s for s in graph.slots if Role.COLUMN in s.role and s.tensor in scored]
     has_column, has_row, several = (np.zeros(graph.count, bool) for _ in range(3))
