@@ -1,4 +1,4 @@
-"""The command line: ``python -m leaderboards [collect | show | check]``."""
+"""The command line: ``python -m leaderboards [collect | show | check]``, and ``trigger RUN``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from leaderboards import traces
 from leaderboards.check import problems
 from leaderboards.figures import draw
 from leaderboards.records import Record, finished_runs, merge, read_records, read_run, record_files, replacing
@@ -21,9 +22,12 @@ from leaderboards.table import csv_text, groups, show
 class Options:
     """Turn finished runs into leaderboards: records, and a CSV, tables and a picture a task."""
 
-    what: tyro.conf.Positional[Literal["collect", "show", "check"]] = "collect"
+    what: tyro.conf.Positional[Literal["collect", "show", "check", "trigger"]] = "collect"
     """collect: take in finished runs, then show. show: CSV, tables and pictures from the records that are there.
-    check: whether records and CSVs are sound and agree; exit code 1 if not."""
+    check: whether records and CSVs are sound and agree; exit code 1 if not. trigger: draw what the triggers of one run
+    looked at, and when each would have fired."""
+    run: tyro.conf.Positional[str] = ""
+    """The run that trigger draws: its id, or its folder."""
     runs: Path = Path("runs")
     """Folder that holds one folder a run; only collect reads it."""
     out: Path = Path("leaderboards")
@@ -39,6 +43,9 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     if options.what == "check":
         return check(options, console)
     try:
+        if options.what == "trigger":
+            trigger(options, console)
+            return 0
         if options.what == "collect":
             collect(options, console)
         display(options, console)
@@ -67,6 +74,19 @@ def collect(options: Options, console: Console) -> None:
     )  # fmt: skip
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
+
+
+def trigger(options: Options, console: Console) -> None:
+    """Draw one run's triggers; raises ValueError where there is no such run, or nothing to draw."""
+    if not options.run:
+        raise ValueError("Which run? Give its id or its folder: python -m leaderboards trigger RUN")
+    folder = next((f for f in (options.runs / options.run, Path(options.run)) if f.is_dir()), None)
+    if folder is None:
+        raise ValueError(f"There is no run {options.run} in {options.runs}: give its id, or its folder.")
+    picture = traces.draw(folder)
+    for name, epoch in traces.would_fire(read_run(folder)).items():
+        console.print(f"{name}: " + ("not within the window" if epoch is None else f"epoch {epoch}"))
+    console.print(f"Picture: {picture} (and .svg)", markup=False, soft_wrap=True)
 
 
 def record_path(out: Path, record: Record) -> Path:

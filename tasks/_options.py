@@ -33,6 +33,12 @@ class Options:
     """When to prune, in place of the method's own: a row of earlycrop.TRIGGERS."""
     shuffled: bool = False
     """A control: as many go of each layer as the method chooses, but at random."""
+    criterion: str = ""
+    """What a unit is worth, in place of the method's own: a row of earlycrop.CRITERIA."""
+    gate: str = "auto"
+    """Where a node is scored: rows (that produce it), norms (its batch norms), columns (that consume it) or auto."""
+    statistics: str = "auto"
+    """What batch norms use while scores are taken: running, batch or auto."""
     rewind: float = 0.05
     """Share of the epochs that ltr rewinds to; 0 is the initialisation."""
     optimizer_state: Literal["keep", "reset"] = "keep"
@@ -41,6 +47,9 @@ class Options:
     """Whether the learning rate's schedule goes on after a pruning or starts anew over the epochs that are left."""
     watch: bool = True
     """Whether all that triggers look at is measured after every epoch, up to a pruning, whatever prunes."""
+    kernel: bool = False
+    """Whether the turn of the neural tangent kernel is measured as well, on a scoring batch: a backward pass each for
+    up to 64 outputs, every epoch up to a pruning."""
     epochs: int = 30
     """Budget of training epochs, those before the cut included."""
     seed: int = 0
@@ -52,7 +61,7 @@ class Options:
 
 
 LATER = (
-    *("exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "rewind", "optimizer_state", "schedule"),
-    "watch",
+    *("exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "criterion", "gate", "statistics", "rewind"),
+    *("optimizer_state", "schedule", "watch", "kernel"),
 )
 """Options that came after the first records: no part of a configuration that leaves them alone, so that ids stay."""

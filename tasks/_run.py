@@ -7,6 +7,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -66,11 +67,19 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
     limits = earlycrop.Limits(
         floors=options.floors, ceilings=options.ceilings, exclude=options.exclude, multiple=options.multiple
     )
+    method = earlycrop.METHODS[options.method]
+    if options.criterion and method.criterion is not None:
+        if options.criterion not in earlycrop.CRITERIA:
+            raise ValueError(
+                f"there is no criterion '{options.criterion}': take one of {', '.join(earlycrop.CRITERIA)}"
+            )
+        method = replace(method, criterion=earlycrop.CRITERIA[options.criterion])
     return earlycrop.Pruner(
-        model, optimizer, task.loss, options.method, options.sparsity,
+        model, optimizer, task.loss, method, options.sparsity,
         epochs=options.epochs, of=options.of, rounds=options.rounds, score_batches=None, limits=limits,
         trigger=options.trigger or None, shuffled=options.shuffled, rewind=options.rewind,
-        optimizer_state=options.optimizer_state, watch=options.watch,
+        optimizer_state=options.optimizer_state, watch=options.watch, gate=options.gate, statistics=options.statistics,
+        probe=next(iter(task.scoring_batches(model, 0))) if options.kernel else None,
     )  # fmt: skip
 
 

@@ -290,3 +290,46 @@ def test_filter_norms_are_ranked_in_their_layer_and_summed_over_what_is_coupled(
     inner = next(s.nodes for s in graph.slots if s.tensor == "inner.weight" and s.dim == 0)
     assert scores[stream].tolist() == pytest.approx([2 / 3, 1 / 3, 1.0])
     assert scores[inner].tolist() == pytest.approx([1 / 2, 1.0]), "large norms in one layer do not spare it"
+
+
+class GatedNorm(nn.Module):
+    """A convolution and a batch norm with a gate on each channel after the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.out = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
+        self.register_buffer("gates", torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = self.gates if self.gates.requires_grad else 1.0  # ones of a fixed width would freeze it in a trace
+        return self.out((gates * self.norm(self.conv(x))).tanh())
+
+
+@pytest.mark.parametrize("batch_statistics", [False, True])
+@pytest.mark.parametrize("criterion", ["snip", "crop"])
+def test_a_gate_after_the_norm_is_its_scale_and_shift(criterion: str, batch_statistics: bool) -> None:
+    """By autograd on a gate that stands there: dL/dc, and d<g, dL/dw>/dc over the norm's parameters."""
+    torch.manual_seed(2)
+    model, x = GatedNorm().double(), torch.randn(9, 4, dtype=torch.float64)
+    with torch.no_grad():
+        for t in (model.norm.weight, model.norm.bias, model.norm.running_mean, model.norm.running_var):
+            t.uniform_(0.5, 1.5)
+    graph = trace(model, x)
+    assert graph.count == 6
+    scores = node_scores(
+        model, graph, CRITERIA[criterion], lambda m, b: square(m(b), b), [x], "norms", batch_statistics
+    )
+    model.train(batch_statistics)
+    gates = torch.ones(6, dtype=torch.float64, requires_grad=True)
+    parameters = dict(model.named_parameters())
+    output = functional_call(model, {**parameters, "gates": gates}, (x,))
+    value = square(output, x)
+    if criterion == "snip":
+        (expected,) = torch.autograd.grad(value, gates)
+    else:
+        every = list(parameters.values())
+        plain_gradients = torch.autograd.grad(square(model(x), x), every)
+        gradients = torch.autograd.grad(value, every, create_graph=True)
+        flow = sum((g.detach() * h).sum() for g, h in zip(plain_gradients, gradients, strict=True))
+        (expected,) = torch.autograd.grad(flow, gates)
+    torch.testing.assert_close(scores, expected.abs())

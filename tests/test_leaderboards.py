@@ -436,3 +436,35 @@ def test_methods_of_one_size_stand_side_by_side_and_others_where_they_are() -> N
     assert shifts["b"] == 1.0
     assert shifts["a"] * shifts["c"] == pytest.approx(1.0)
     assert shifts["a"] < 1 < shifts["c"]
+
+
+def test_a_run_s_triggers_are_drawn_and_told(place: Path) -> None:
+    """Sixteen epochs: the window of an early pruning is 2 to 4."""
+    folder = write_run(place / "runs", replace(DENSE, run="t0", epochs=16), epochs=16, sparsity=0.9)
+    seen = [
+        {"distance": 1.0},
+        {"distance": 2.0, "unsquared": 0.5, "squared": 2.0, "algorithm1": 0.01, "fall": 0.9, "level": 0.9},
+        {"distance": 2.2, "unsquared": 0.2, "squared": 0.9, "algorithm1": 0.01, "fall": 0.3, "level": 0.2},
+        {"distance": 2.3, "unsquared": 0.09, "squared": 0.4, "algorithm1": 0.01, "fall": 0.6, "level": 0.1},
+        {"distance": 2.3, "unsquared": 0.0, "squared": 0.0, "authors": 0.01, "fall": 0.6, "level": 0.1},
+    ]
+    log = [{"epoch": e, "loss": 1.0, "trigger": values} for e, values in enumerate(seen, start=1)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    code, told = call(place, "trigger", "t0")
+    assert code == 0
+    fired = dict(line.split(": ", 1) for line in told.splitlines())
+    assert fired.pop("Picture").startswith(str(folder / "trigger.png"))
+    never = "not within the window"
+    assert fired == {
+        "unsquared": "epoch 4", "squared": never, "squared_current": never, "algorithm1": "epoch 2", "authors": never,
+        "knee": "epoch 4",
+    }  # fmt: skip
+    assert imread(folder / "trigger.png").std() > 0.01
+    assert "epoch" in (folder / "trigger.svg").read_text()
+    for arguments, sentence in (
+        (["trigger"], "Which run? Give its id or its folder"),
+        (["trigger", "t9"], "There is no run t9 in"),
+        (["trigger", "d0"], "run d0 has no trace of its triggers: train it with --watch"),
+    ):
+        code, told = call(place, *arguments)
+        assert (code, sentence in told) == (2, True), told
