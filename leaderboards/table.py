@@ -13,20 +13,26 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from leaderboards.records import Record
-from tasks._options import LATER
+from tasks._options import LATER, VARIANTS
 from tasks._record import KINDS, Result
 
 RECIPE = ["task", "dataset", "preset", "network", "metric", "higher_is_better", "split", "epochs"]
 """What runs share that may be compared with each other, and with dense."""
-VARIES = {"method", "sparsity", "of", "seed", "device", "task"}
+VARIES = {"method", "sparsity", "of", "seed", "device", "task", "watch", "kernel", *VARIANTS}
 """Options that tell the runs of one table apart by intent."""
 
 
 def frame(results: Iterable[Result]) -> pd.DataFrame:
     """A row a run, sorted by method, sparsity (dense first), seed."""
     rows = pd.DataFrame([asdict(result) for result in results], columns=list(KINDS))
-    rows = rows.astype({"pruned_epoch": "Int64", "sparsity_asked": "float64"})
-    return rows.sort_values(["method", "sparsity_asked", "seed", "run"], na_position="first", ignore_index=True)
+    rows = rows.astype({"pruned_epoch": "Int64", "epochs_trained": "Int64", "sparsity_asked": "float64"})
+    order = ["method", "variant", "sparsity_asked", "seed", "run"]
+    return rows.sort_values(order, na_position="first", ignore_index=True)
+
+
+def labels(rows: pd.DataFrame) -> pd.Series[str]:
+    """The method of each row, with its variant where it has one."""
+    return rows["method"].where(rows["variant"] == "", rows["method"] + " (" + rows["variant"] + ")")
 
 
 def csv_text(results: Iterable[Result]) -> str:
@@ -52,7 +58,7 @@ class Group:
     @property
     def seeds(self) -> str:
         """How many runs a method has, such as ``3 seeds`` or ``1 to 3 seeds``."""
-        counts = self.rows["method"].value_counts()
+        counts = labels(self.rows).value_counts()
         low, high = counts.min(), counts.max()
         return f"{high} seed{'s' * bool(high > 1)}" if low == high else f"{low} to {high} seeds"
 
@@ -72,7 +78,7 @@ def summary(group: Group) -> pd.DataFrame:
 
     What cannot be told is missing: a deviation of one seed, a gap without dense runs, a time of several devices.
     """
-    by_method = group.rows.groupby("method")
+    by_method = group.rows.assign(method=labels(group.rows)).groupby("method")
     lines = by_method.agg(
         seeds=("seed", "size"), mean=("value", "mean"), std=("value", "std"),
         weight_sparsity=("weight_sparsity", "mean"), node_sparsity=("node_sparsity", "mean"),

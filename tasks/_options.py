@@ -65,3 +65,5 @@ LATER = (
     *("optimizer_state", "schedule", "watch", "kernel"),
 )
 """Options that came after the first records: no part of a configuration that leaves them alone, so that ids stay."""
+VARIANTS = ("criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule")
+"""Options that make of a method a variant of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -45,7 +45,7 @@ class Result:
     split: str
     """What ``value`` was measured on, such as ``test`` or ``100 episodes``."""
     epochs: int
-    """Training epochs in all, those before the cut included."""
+    """The budget of training epochs, those before the cut included."""
     pruned_epoch: int | None
     """Epochs that were over when the last cut was made; 0 is before training; None when nothing was cut."""
     pruned_why: str | None
@@ -74,6 +74,15 @@ class Result:
     """Torch's version."""
     commit: str
     """The commit of the code that ran."""
+    variant: str = ""
+    """Options that make the method another than its row says, such as ``gate columns``; empty for the method itself."""
+    epochs_trained: int | None = None
+    """Epochs that were trained in all, rewound ones included; None in records from before there was a difference."""
+
+    @property
+    def label(self) -> str:
+        """The method, with its variant where there is one."""
+        return f"{self.method} ({self.variant})" if self.variant else self.method
 
     def __post_init__(self) -> None:
         for name, kinds in KINDS.items():
@@ -90,11 +99,11 @@ class Result:
             raise ValueError(f"{where}: expected an object with a run's fields, got {type(data).__name__}")
         if unknown := [str(name) for name in data if name not in KINDS]:
             raise ValueError(f"{where}: unknown field {', '.join(unknown)}")
-        if missing := [name for name in KINDS if name not in data]:
+        if missing := [name for name in KINDS if name not in data and name not in LATER]:
             raise ValueError(f"{where}: missing field {', '.join(missing)}")
         try:
-            for name, kinds in KINDS.items():
-                _check(name, data[name], kinds)
+            for name in data:
+                _check(name, data[name], KINDS[name])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         # JSON does not tell 1 from 1.0, and a column has one type.
@@ -128,3 +137,5 @@ KINDS: dict[str, tuple[type, ...]] = {
     for hint in [hints[field.name]]
 }
 """Every field, in the order of the columns, with the types that it may have."""
+LATER = {field.name for field in fields(Result) if field.default is not MISSING}
+"""Columns that came after the first records, which may lack them."""

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 import earlycrop
 from earlycrop import measure
 from tasks import Task
-from tasks._options import Options
+from tasks._options import VARIANTS, Options
 from tasks._record import Result
 from tasks._store import RunError, Store
 
@@ -240,12 +240,21 @@ def _result(
         weight_sparsity=0.0 if event is None else event.weight_sparsity,
         node_sparsity=0.0 if event is None else event.node_sparsity,
         metric=task.metric, value=value, higher_is_better=task.higher_is_better, split=task.split,
-        epochs=pruner.total_epochs, pruned_epoch=None if event is None else event.epoch,
+        epochs=options.epochs, pruned_epoch=None if event is None else event.epoch,
         pruned_why=None if event is None else event.reason, seed=options.seed,
         train_seconds=seconds, batch_ms=measure.milliseconds(step, device), peak_memory_bytes=memory,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        python=platform.python_version(), torch=torch.__version__, commit=commit(), **held,
+        python=platform.python_version(), torch=torch.__version__, commit=commit(),
+        variant=variant(options), epochs_trained=pruner.total_epochs, **held,
     )  # fmt: skip
+
+
+def variant(options: Options) -> str:
+    """The options that make the method another than its row says, in words."""
+    if options.method == "dense":
+        return ""
+    changed = [name for name in VARIANTS if getattr(options, name) != getattr(Options(), name)]
+    return ", ".join(f"{name.replace('_', ' ')} {getattr(options, name)}" for name in changed)
 
 
 def commit() -> str:

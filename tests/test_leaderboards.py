@@ -87,7 +87,7 @@ def test_result_survives_json_and_every_field_has_a_docstring() -> None:
     assert Result.from_json(EARLY.to_json()) == EARLY
     assert [field.name for field in fields(Result)] == list(KINDS)
     source = Path(__file__).parent.parent / "tasks" / "_record.py"
-    documented = re.findall(r'^    (\w+): [\w |]+\n    """', source.read_text(), re.MULTILINE)
+    documented = re.findall(r'^    (\w+): [\w |]+(?: = .+)?\n    """', source.read_text(), re.MULTILINE)
     assert documented == list(KINDS)
 
 
@@ -280,7 +280,7 @@ def test_csv_survives_a_crash_of_the_program(place: Path, monkeypatch: pytest.Mo
         ("\ne1,", "\nzz,", r"cartpole.csv:5: run zz has no record"),
         ("\ne1,", "\ne0,", r"cartpole.csv:5: run e0 is there twice"),
         ("weight_sparsity", "sparseness", r"cartpole.csv:1: the columns"),
-        ("0012345\n", "0012345,extra\n", r"cartpole.csv:2: run d0: beyond the last column"),
+        ("0012345,,\n", "0012345,,,extra\n", r"cartpole.csv:2: run d0: beyond the last column"),
     ],
 )
 def test_check_names_the_line_of_a_tampered_row(place: Path, old: str, new: str, told: str) -> None:
@@ -468,3 +468,16 @@ def test_a_run_s_triggers_are_drawn_and_told(place: Path) -> None:
     ):
         code, told = call(place, *arguments)
         assert (code, sentence in told) == (2, True), told
+
+
+def test_variants_of_a_method_are_lines_of_their_own_and_records_may_lack_later_columns(place: Path) -> None:
+    old = json.loads(EARLY.to_json())
+    del old["variant"], old["epochs_trained"]
+    assert Result.from_dict(old) == EARLY
+    variants = [replace(EARLY, run=f"v{i}", seed=i, value=50.0 + i, variant="gate columns") for i in range(2)]
+    lines = summary(next(iter(groups([*ALL, *variants]))))
+    assert set(lines.index) == {"dense", "earlycrop-s", "earlycrop-s (gate columns)", "snip"}
+    assert lines.loc["earlycrop-s (gate columns)", "mean"] == 50.5
+    assert lines.loc["earlycrop-s", "mean"] == 95.0
+    looks = method_looks({"earlycrop-s": True, "earlycrop-s (gate columns)": True})
+    assert looks["earlycrop-s"] != looks["earlycrop-s (gate columns)"]

@@ -52,7 +52,19 @@ def contents(runs: Path) -> dict[str, Any]:
     return {"weights": weights, "log": log, "result": result}
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+PRUNED = {"after": 5, "mask_distance": 2, "lazy_regime": 2, "before": 0}
+"""The epoch of the pruning by the method's trigger, of a budget of six."""
+
+
+def test_a_method_that_the_network_is_not_made_for_is_refused(tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path, "--method", "gatedecorators"))
+    assert left.value.code == 2
+    assert "error: gatedecorators puts its gates on the scales of batch norms" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "gatedecorators"])
 def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
     result = _cli.main("cartpole", command(tmp_path, "--method", method, "--sparsity", "0.6"))
     run = folder(tmp_path)
@@ -64,7 +76,10 @@ def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
         "result.json",
     }
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in log] == [1, 2, 3, 4, 5, 6]
+    # of ltr five trainings after the first, at 20, 36, 48.8, 59.04 and 60 %, each from the first epoch on
+    total = 6 + 5 * 5 if method == "ltr" else 6
+    assert [line["epoch"] for line in log] == list(range(1, total + 1))
+    assert (result.epochs, result.epochs_trained) == (6, total)
     assert result.run == run.name
     assert result.method == method
     assert result.commit == _run.commit()
@@ -75,7 +90,8 @@ def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
         assert result.parameters == dense + 16 + 16 + 2 + 1
     else:
         assert result.weight_sparsity >= 0.6
-        assert result.pruned_epoch == (2 if method.startswith("earlycrop") else 0)
+        at = total - 5 if method == "ltr" else PRUNED[METHODS[method].trigger.__name__]
+        assert result.pruned_epoch == at
         assert (result.macs < dense) == METHODS[method].structured == result.structured
     model = earlycrop.load(run, cartpole.make(cartpole.Options(widths=(16, 16))).model())
     assert sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1) == round(
@@ -154,7 +170,10 @@ def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         (["--sparsity", "1"], "--sparsity must be above 0 and below 1, and is 1"),
         (["--sparsity", "-0.5"], "--sparsity must be above 0 and below 1"),
         (["--sparsity", "nan"], "--sparsity must be above 0 and below 1"),
-        (["--method", "earlycrop"], "there is no method 'earlycrop': take one of dense, random-u, random-s, snip"),
+        (
+            ["--method", "earlycrop"],
+            "there is no method 'earlycrop': take one of dense, random-u, random-s, magnitude-u",
+        ),
         (["--preset", "best"], "there is no preset 'best': take one of default, paper-table4"),
         (["--of", "flops"], "--of takes weights, nodes, macs, bytes, time"),
         (["--exclude", "trunk.9"], "no layer with a weight matrix matches 'trunk.9'"),
