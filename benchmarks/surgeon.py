@@ -44,7 +44,10 @@ cut_seconds: without, certified_seconds: with the certificate. resident_mb: befo
 difference: between the small and the masked dense network, effect: between the small and the dense one; both relative
 to the largest output."""
 TOOLS = ("ours", "peer")
-COLUMNS = ("model", "parameters", *(f"{tool}_{figure}" for tool in TOOLS for figure in FIGURES), "machine", "versions")
+COLUMNS = (
+    *("model", "parameters", *(f"{tool}_{figure}" for tool in TOOLS for figure in FIGURES)),
+    *("machine", "versions", "processes"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +178,7 @@ def main(options: Options) -> None:
             told = measured(name, tool, options.timeout, options.repeats)
             row |= {f"{tool}_{figure}": str(told.get(figure, "")) for figure in FIGURES}
             row |= {"parameters": str(told.get("parameters", "")), "machine": machine(), "versions": versions}
+            row["processes"] = str(options.repeats)
             write(options.out, rows)
             console.print(name, tool, told, highlight=False)
     asked = [rows[name] for name in options.models]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -31,10 +30,11 @@ from earlycrop.budget import (
 from earlycrop.criteria import CRITERIA, Criterion
 from earlycrop.event import Event, Request
 from earlycrop.flow import Loss, Tensors
-from earlycrop.graph import Graph, Group, Removed
+from earlycrop.graph import Graph, Group
 from earlycrop.limits import NO_LIMITS, Bounds, Limits
 from earlycrop.masks import Masks
 from earlycrop.schedule import halving
+from earlycrop.shuffle import shuffled_nodes, shuffled_weights
 from earlycrop.surgeon import SurgeryError, shrink, uncertified
 from earlycrop.trace import trace
 from earlycrop.units import matrices, node_scores, node_sums, norm_scales, unscored, weight_scores
@@ -269,30 +269,6 @@ def would_remove(
     bounds = weight_bounds(model, request.limits)
     choice = choose_weights(weights, allowed, path_weights(graph, weights), None, fixed, bounds)
     return torch.cat([gone.flatten() for gone in choice.removed.values()])
-
-
-def shuffled_nodes(graph: Graph, removed: Removed) -> Removed:
-    """As many nodes of each group of coupled layers, at random."""
-    shuffled = np.zeros_like(removed)
-    for ids in graph.groups.values():
-        index = np.array(ids)
-        shuffled[index[torch.randperm(index.size)[: int(removed[index].sum())].numpy()]] = True
-    return shuffled
-
-
-def shuffled_weights(
-    removed: Mapping[str, Tensor], keep: Mapping[str, Tensor], alive: Mapping[str, Tensor] | None
-) -> dict[str, Tensor]:
-    """As many weights of each matrix, at random; what went before stays gone, and ``keep`` stays."""
-    shuffled = {}
-    for name, gone in removed.items():
-        before = torch.zeros_like(gone) if alive is None else ~alive[name]
-        free = ~before & ~keep[name] if name in keep else ~before
-        candidates = free.flatten().nonzero().flatten()
-        count = int(gone.sum()) - int(before.sum())
-        order = torch.randperm(candidates.numel())[:count].to(candidates.device)
-        shuffled[name] = before.flatten().index_fill(0, candidates[order], True).view_as(gone)
-    return shuffled
 
 
 def _notes(request: Request, model: nn.Module) -> tuple[str, ...]:

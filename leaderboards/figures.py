@@ -79,7 +79,11 @@ class Axis:
 
 def draw(records: Iterable[Record], stem: Path) -> Path:
     """Write ``stem``.png and ``stem``.svg and return the former's path."""
-    picture = figure(list(records))
+    return saved(figure(list(records)), stem)
+
+
+def saved(picture: Figure, stem: Path) -> Path:
+    """Write a picture as ``stem``.png and ``stem``.svg and return the former's path."""
     with matplotlib.rc_context(STYLE):
         with replacing(stem.with_suffix(".png")) as path:
             picture.savefig(path, format="png", dpi=160)

@@ -14,8 +14,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from earlycrop.trigger import window
-from leaderboards.figures import STYLE
-from leaderboards.records import Record, read_run, replacing
+from leaderboards.figures import STYLE, saved
+from leaderboards.records import Record, read_run
 
 LAZY = {
     "unsquared": ("#d55e00", "|d - d'| / d1"),
@@ -40,15 +40,7 @@ def draw(folder: Path) -> Path:
     Raises:
         ValueError: the folder holds no finished run, or one that measured nothing.
     """
-    record = read_run(folder)
-    picture = figure(record)
-    stem = folder / "trigger"
-    with matplotlib.rc_context(STYLE):
-        with replacing(stem.with_suffix(".png")) as path:
-            picture.savefig(path, format="png", dpi=160)
-        with replacing(stem.with_suffix(".svg")) as path:
-            picture.savefig(path, format="svg", metadata={"Date": None})
-    return stem.with_suffix(".png")
+    return saved(figure(read_run(folder)), folder / "trigger")
 
 
 def would_fire(record: Record) -> dict[str, int | None]:
