@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from earlycrop._summary import summary
 from earlycrop._text import text
+from earlycrop._torchvision import load
 from earlycrop.trace import TraceError, trace
 
 TORCHVISION = "torchvision"
@@ -132,7 +133,7 @@ def _built(request: Request) -> tuple[nn.Module, Any]:
 
 def _torchvision(name: str) -> Any:
     try:
-        models = importlib.import_module("torchvision.models")
+        models = load("torchvision.models")
     except Exception as error:  # compiled operators that do not fit this torch raise RuntimeError, and more
         raise RequestError(
             f"torchvision cannot be imported ({type(error).__name__}: {_first_line(error)}): install the one made for "

@@ -1,39 +1,10 @@
-"""torchvision, also where its compiled operators do not load: a CPU torch beside a torchvision built for CUDA.
+"""torchvision for the tasks: import it from here, ``from tasks._torchvision import torchvision``.
 
-Import it from here, ``from tasks._torchvision import torchvision``. Only models and data sets are used. Its import
-registers fake implementations for its operators ``nms`` and ``qnms``, and fails where their schemas were never
-declared: this declares them first. Where the operators load, it does nothing.
+Only models and data sets are used; see :mod:`earlycrop._torchvision` for why it is not imported plainly.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from pathlib import Path
+from earlycrop._torchvision import load
 
-import torch
-
-_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_library: torch.library.Library | None = None
-
-
-def _declare() -> None:
-    """Load the operators as torchvision does; where that fails, declare the schemas that its import asks for."""
-    global _library
-    found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None:
-        return
-    for compiled in Path(found.origin).parent.glob("_C.*"):
-        try:
-            torch.ops.load_library(compiled)  # type: ignore[no-untyped-call]
-        except OSError:
-            continue
-        return
-    _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            _library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
-
-
-_declare()
-torchvision = importlib.import_module("torchvision")
+torchvision = load()

@@ -203,7 +203,6 @@ def test_attention_of_torch_says_why_no_head_goes() -> None:
 
 
 def test_a_torchvision_model_by_name(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("from tasks import _torchvision\n")
     code, out, _ = ran("torchvision:squeezenet1_1", "--json", path=tmp_path)
     told = json.loads(out)
     published = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.meta
@@ -218,9 +217,7 @@ def test_a_torchvision_model_by_name(tmp_path: Path) -> None:
 
 def test_a_backbone_is_not_downloaded(tmp_path: Path) -> None:
     """Its weights would be, into this folder, if they were asked for."""
-    (tmp_path / "sitecustomize.py").write_text(
-        f"import os\nos.environ['TORCH_HOME'] = {str(tmp_path / 'home')!r}\nfrom tasks import _torchvision\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nos.environ['TORCH_HOME'] = {str(tmp_path / 'home')!r}\n")
     code, out, _ = ran("torchvision:lraspp_mobilenet_v3_large", "--with", "num_classes=5", path=tmp_path)
     assert code == 0
     assert "the model returns it" in out
