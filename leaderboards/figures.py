@@ -42,7 +42,7 @@ FAMILIES = {
 }
 """Colour and marker of each family of methods: after Okabe and Ito, and Tol's muted set; no two share a marker."""
 SPARE = [("#0072b2", "v"), ("#009e73", "D"), ("#cc79a7", "P"), ("#e69f00", "^"), ("#661100", "<"), ("#56b4e9", "h")]
-"""For variants and methods without a place in ``FAMILIES``, in alphabetical order."""
+"""For methods without a place in ``FAMILIES``, in alphabetical order."""
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6",
     "axes.axisbelow": True, "axes.edgecolor": "#666666", "font.size": 10, "axes.titlesize": 11,
@@ -78,8 +78,8 @@ class Axis:
 
 
 def draw(records: Iterable[Record], stem: Path) -> Path:
-    """Write ``stem``.png and ``stem``.svg and return the former's path."""
-    return saved(figure(list(records)), stem)
+    """Write ``stem``.png and ``stem``.svg and return the former's path; variants of a method are in the tables only."""
+    return saved(figure([record for record in records if not record.result.variant]), stem)
 
 
 def saved(picture: Figure, stem: Path) -> Path:
@@ -97,7 +97,7 @@ def figure(records: Sequence[Record]) -> Figure:
     """Two panels a group of comparable runs: learning, and final metric against parameters."""
     by_run = {record.result.run: record for record in records}
     parts = list(groups(record.result for record in records))
-    looks = method_looks({record.result.label: record.result.structured for record in records})
+    looks = method_looks({record.result.method: record.result.structured for record in records})
     with matplotlib.rc_context(STYLE):
         picture = Figure(figsize=(11.5, 4.1 * len(parts) + 0.9), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
         FigureCanvasAgg(picture)
@@ -115,8 +115,7 @@ def method_looks(structured: dict[str, bool]) -> dict[str, Look]:
     """The look of every method, given whether it is structured; dense first, then by name."""
     spare, looks = iter(SPARE * len(structured)), {}
     for method in sorted(structured, key=lambda name: (name != "dense", name)):
-        row, _, variant = method.partition(" (")
-        family = None if variant else FAMILIES.get(row) or FAMILIES.get(row.removesuffix("-u").removesuffix("-s"))
+        family = FAMILIES.get(method) or FAMILIES.get(method.removesuffix("-u").removesuffix("-s"))
         color, marker = family or next(spare)
         whole = structured[method] or method == "dense"
         looks[method] = Look(color, marker, "-" if whole else (0, (4, 1.5)), color if whole else "white")
@@ -153,7 +152,7 @@ def band(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Float
 def _learning(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> None:
     what = axis(runs)
     for method, look in looks.items():
-        mine = [run for run in runs if run.result.label == method]
+        mine = [run for run in runs if run.result.method == method]
         curves = [points for run in mine if len((points := curve(run, what))[0])]
         if not curves:
             continue
@@ -180,10 +179,10 @@ def _cut_at(run: Record, what: Axis) -> float:
 
 
 def _outcome(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> None:
-    sizes = {method: [run.result.parameters for run in runs if run.result.label == method] for method in looks}
+    sizes = {method: [run.result.parameters for run in runs if run.result.method == method] for method in looks}
     sizes = {method: mine for method, mine in sizes.items() if mine}
     for method, shift in side_by_side(sizes).items():
-        look, ys = looks[method], [run.result.value for run in runs if run.result.label == method]
+        look, ys = looks[method], [run.result.value for run in runs if run.result.method == method]
         if method == "dense":
             panel.axhline(float(np.mean(ys)), color="#999999", linewidth=1, linestyle=":", zorder=1)
         panel.scatter([shift * size for size in sizes[method]], ys, s=48, color=look.face, marker=look.marker,

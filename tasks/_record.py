@@ -79,11 +79,6 @@ class Result:
     epochs_trained: int | None = None
     """Epochs that were trained in all, rewound ones included; None in records from before there was a difference."""
 
-    @property
-    def label(self) -> str:
-        """The method, with its variant where there is one."""
-        return f"{self.method} ({self.variant})" if self.variant else self.method
-
     def __post_init__(self) -> None:
         for name, kinds in KINDS.items():
             _check(name, getattr(self, name), kinds)

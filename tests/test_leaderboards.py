@@ -479,5 +479,3 @@ def test_variants_of_a_method_are_lines_of_their_own_and_records_may_lack_later_
     assert set(lines.index) == {"dense", "earlycrop-s", "earlycrop-s (gate columns)", "snip"}
     assert lines.loc["earlycrop-s (gate columns)", "mean"] == 50.5
     assert lines.loc["earlycrop-s", "mean"] == 95.0
-    looks = method_looks({"earlycrop-s": True, "earlycrop-s (gate columns)": True})
-    assert looks["earlycrop-s"] != looks["earlycrop-s (gate columns)"]
