@@ -23,11 +23,11 @@ def settled(graph: Graph, trials: Trials) -> Graph:
         return quick
     for _ in range(2):
         now = _each(graph, trials, alike=False)
-        if not _faulty(now, trials):
-            return now
-        if now is graph:
+        if now is graph:  # which has been seen to have a fault
             break
         graph = now
+        if not _faulty(graph, trials):
+            return graph
     return _halved(graph, trials)
 
 

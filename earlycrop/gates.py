@@ -59,7 +59,6 @@ class TickTock:
         self._gathered: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._penalty: Penalty | None = None
-        self._cut: Event | None = None
 
     def phase(self, epoch: int) -> str:
         """What the ``epoch``-th epoch is (from 1): dense, tick, tock or tune."""

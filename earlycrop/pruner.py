@@ -40,8 +40,9 @@ class Pruner:
     the share of ``of`` (weights, nodes, macs, bytes or time) to remove, above 0 and below 1. epochs: the whole budget.
     rounds: of iterative methods. score_batches: how many batches a scoring reads (the authors take 5), None for all
     that ``step`` is given. trigger: in place of the method's own, a ``Trigger`` or a name in ``TRIGGERS``. gate: where
-    a node's gate stands ("rows", "columns" or "auto"), see :class:`earlycrop.event.Request`. copies: averages of the
-    model's weights, pruned at the same places. limits: floors, ceilings, layers to leave alone, multiples of channels.
+    a node's gate stands ("rows", "norms", "columns" or "auto"), see :class:`earlycrop.event.Request`. copies: averages
+    of the model's weights, pruned at the same places. limits: floors, ceilings, layers to leave alone, multiples of
+    channels.
 
     shuffled: a control: what goes is as many of each layer as the method chose, at random. penalty: the weight of the
     L1 penalty on batch norm scales, in place of the method's own. rewind: the share of the epochs that ``ltr`` rewinds

@@ -140,7 +140,7 @@ def _cut_nodes(
     optimizer: Optimizer | Sequence[Optimizer] | None,
     copies: Sequence[nn.Module],
     effects: Tensors | None,
-    dense_: Mapping[str, int] | None,
+    before_all: Mapping[str, int] | None,
 ) -> dict[str, Any]:
     """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole."""
     wrapped, model = model, unwrapped(model)
@@ -157,7 +157,7 @@ def _cut_nodes(
     bounds = node_bounds(graph, request.limits)
     dense = {of: graph.cost(of) for of in ("weights", "nodes")}
     dense[request.of], choose = _measured(request.of, wrapped, loss, batches[0], graph)
-    dense.update(dense_ or {})
+    dense.update(before_all or {})
     before = outputs_left(graph)
     floors: set[str] = set()
     difference = 0.0

@@ -31,12 +31,12 @@ def main(name: str, arguments: Sequence[str] | None = None) -> Result:
     try:
         check(options)
         task: Task = module.make(options)
-        pruner_of(task, options, *fresh(task, options))  # for its complaints, before anything is written
+        total = pruner_of(task, options, *fresh(task, options)).total_epochs  # complains before anything is written
         store = Store(options.runs, configuration(name, options))
     except (ValueError, RunError) as error:
         fail(str(error), 2)
     try:
-        result = store.result() or _with_progress(name, task, options, store)
+        result = store.result() or _with_progress(name, task, options, store, total)
     except KeyboardInterrupt:
         fail(f"stopped: the same command goes on from the last checkpoint in {store.folder}", 130)
     except DivergedError as error:
@@ -84,7 +84,7 @@ def fail(sentence: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _with_progress(name: str, task: Task, options: Options, store: Store) -> Result:
+def _with_progress(name: str, task: Task, options: Options, store: Store, total: int) -> Result:
     """Run with a bar that counts epochs and shows what the last one told."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
@@ -92,7 +92,6 @@ def _with_progress(name: str, task: Task, options: Options, store: Store) -> Res
     )  # fmt: skip
     what = options.method if options.method == "dense" else f"{options.method} {options.sparsity:g}"
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        total = pruner_of(task, options, *fresh(task, options)).total_epochs
         bar = progress.add_task(f"{name} {what} seed {options.seed}", total=total, told="")
 
         def report(epoch: int, line: dict[str, Any]) -> None:
