@@ -57,6 +57,18 @@ def mm(watch: Watch, operation: Any, arguments: Arguments, options: Options, res
     watch.learn(results[0], _matrix_product(watch, arguments[0], arguments[1]))
 
 
+def mv(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    """A matrix and a vector: every row is multiplied with it."""
+    a, b = arguments[:2]
+    a_inner, b_inner = watch.vector(a, 1), watch.vector(b, 0)
+    rows = watch.vector(a, 0, without=1)
+    _contract(watch, a, a_inner, b, b_inner)
+    _work(watch, a.shape[0] * a.shape[1], (rows, b_inner if a_inner is None else a_inner))
+    if watch.known(a).weight:
+        watch.role(rows, Role.ROW)
+    watch.learn(results[0], [] if rows is None else [rows])
+
+
 def addmm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     bias, a, b = arguments[:3]
     watch.learn(results[0], _matrix_product(watch, a, b))

@@ -240,6 +240,7 @@ ELEMENTWISE = _named(
 )
 _FAMILIES: list[tuple[str, Rule]] = [
     ("mm", _products.mm),
+    ("mv", _products.mv),
     ("addmm", _products.addmm),
     ("bmm", _products.bmm),
     ("baddbmm", _products.baddbmm),
@@ -287,7 +288,7 @@ _FAMILIES: list[tuple[str, Rule]] = [
         _along_dims("it runs along the dimensions that are pooled or resized", _spatial),
     ),
 ]
-CONTRACTIONS = _named("mm addmm bmm baddbmm convolution")
+CONTRACTIONS = _named("mm mv addmm bmm baddbmm convolution")
 """Counted as work whatever is known of their operands."""
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(_moves.MOVES, _moves.move),

@@ -163,3 +163,29 @@ def test_work_is_counted_where_nothing_may_be_cut() -> None:
 
     model = Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3))
     assert trace(model, torch.randn(2, 5, 6)).cost("macs") == 2 * (5 * 6 * 8 + 2 * 5 * 5 * 8 + 5 * 8 * 3)
+
+
+class Pointer(nn.Module):
+    """A word is copied from where an attention points, or drawn from the vocabulary; a trained sentinel is the gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.rnn = nn.Embedding(11, 6), nn.LSTM(6, 9, batch_first=True)
+        self.query, self.key, self.words = nn.Linear(9, 7), nn.Linear(9, 7), nn.Linear(9, 11)
+        self.sentinel = nn.Parameter(torch.randn(7))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states = self.rnn(self.embedding(tokens))[0]
+        query = self.query(states[:, -1]).tanh()
+        scores = torch.cat([self.key(states) @ query[..., None], (query @ self.sentinel)[:, None, None]], 1)[..., 0]
+        shares = scores.softmax(1)
+        drawn = shares[:, -1:] * self.words(states[:, -1]).softmax(1)
+        return drawn.scatter_add(1, tokens, shares[:, :-1]).log()
+
+
+def test_a_pointer_network_loses_embedding_width_hidden_units_and_projections() -> None:
+    torch.manual_seed(0)
+    model, tokens = Pointer().double(), torch.randint(0, 11, (3, 5))
+    certified(model, tokens, 6 + 9 + 7)
+    assert model.rnn.hidden_size < 9
+    assert model.query.out_features == model.key.out_features == len(model.sentinel) < 7
