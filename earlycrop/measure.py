@@ -76,10 +76,16 @@ def csr_bytes(model: nn.Module) -> int:
     return ceil(bits / 8)
 
 
-def milliseconds(step: Callable[[], object], device: torch.device, repeats: int = 20, warmup: int = 3) -> float:
-    """The median time of ``step`` in milliseconds, with what it queued on a GPU."""
-    times = []
-    for _ in range(warmup + repeats):
+def milliseconds(
+    step: Callable[[], object], device: torch.device, repeats: int = 50, warmup: int = 3, most_seconds: float = 20
+) -> float:
+    """The median time of ``step`` in milliseconds, with what it queued on a GPU.
+
+    After ``most_seconds`` no other repeat begins, if one has been timed.
+    """
+    times: list[float] = []
+    begin = perf_counter()
+    while len(times) <= warmup or (len(times) < warmup + repeats and perf_counter() - begin < most_seconds):
         start = perf_counter()
         step()
         if device.type == "cuda":

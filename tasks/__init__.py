@@ -12,7 +12,8 @@ Nothing in it speaks of pruning.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch.optim import Optimizer
 
 
 class Task(Protocol):
-    """What a domain brings to the training loop."""
+    """What a domain brings to the training loop. A task that is a subclass inherits what has a body here."""
 
     dataset: str
     """The data set's or environment's name, as its own community writes it."""
@@ -34,6 +35,8 @@ class Task(Protocol):
     """What the final evaluation runs on, such as ``test`` or ``100 episodes``."""
     clip: float | None
     """Largest gradient norm, or None for no clipping."""
+    batches_per_epoch: int | None = None
+    """Where it is known beforehand: the learning rate is set before each of them, else before each epoch."""
 
     def model(self) -> nn.Module:
         """A freshly initialised network (from torch's global random state)."""
@@ -42,7 +45,7 @@ class Task(Protocol):
         """The optimizer over all parameters of ``model``."""
 
     def learning_rate(self, progress: float) -> float:
-        """The learning rate when ``progress`` (0 to 1) of the epochs is done; set before each epoch."""
+        """The learning rate when ``progress`` (0 to 1) of the training is done."""
 
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Any]:
         """The training batches of epoch ``epoch`` (from 1). They may depend on the model as it is when each is drawn.
@@ -62,8 +65,27 @@ class Task(Protocol):
     def log(self) -> dict[str, float]:
         """What the last epoch's batches told (games played, mean return, ...), for the record's line of that epoch."""
 
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """What is measured after each epoch on data held out of the training data, for the record's line of that epoch.
+
+        It does not count as training time.
+        """
+        return {}
+
+    def outlook(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float | Tensor]:
+        """What a pruning should not upset, taken right before and right after it on scoring batches.
+
+        Numbers go into the event as they are, log probabilities (rows, choices) as the mean Kullback-Leibler divergence
+        of what was from what is. It does not count as training time.
+        """
+        return {}
+
     def evaluate(self, model: nn.Module) -> float:
         """The final metric on ``split``."""
+
+    def record(self, model: nn.Module, folder: Path) -> list[Path]:
+        """Draw what the finished ``model`` has learned into ``folder``, for a person to look at; the files."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on bit for bit: plain numbers, strings, lists (JSON)."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from tasks import Task
 from tasks._backprop import Played, fast_loss
 from tasks._options import Options
 from tasks._rollouts import EVALUATION_SEED, Player, Policy, Rollout, advantages, make_environment
@@ -117,7 +118,7 @@ class Drawn:
         return iter(self.batches())
 
 
-class A2C:
+class A2C(Task):
     """An environment as a :class:`tasks.Task`."""
 
     metric, higher_is_better, split = "return", True, f"{EPISODES} episodes"

@@ -31,12 +31,15 @@ def main(name: str, arguments: Sequence[str] | None = None) -> Result:
     try:
         check(options)
         task: Task = module.make(options)
+        if options.record and type(task).record is Task.record:
+            raise ValueError(f"{name} has nothing to draw: leave out --record")
         total = pruner_of(task, options, *fresh(task, options)).total_epochs  # complains before anything is written
         store = Store(options.runs, configuration(name, options))
     except (ValueError, RunError) as error:
         fail(str(error), 2)
     try:
         result = store.result() or _with_progress(name, task, options, store, total)
+        pictures = task.record(store.model(task), store.folder) if options.record else []
     except KeyboardInterrupt:
         fail(f"stopped: the same command goes on from the last checkpoint in {store.folder}", 130)
     except DivergedError as error:
@@ -46,6 +49,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> Result:
     finally:
         store.close()
     _tell(result, store)
+    for picture in pictures:
+        print(picture)
     return result
 
 

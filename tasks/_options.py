@@ -56,14 +56,22 @@ class Options:
     """Seeds initialisation, data and everything else that is random."""
     device: str = "auto"
     """Torch device, or "auto": the first CUDA device where there is one, else the CPU."""
+    prune_on: str = ""
+    """Device that prunes before training, in place of the training device: cpu where only what is left fits that."""
+    deterministic: bool = False
+    """Whether the same numbers come out of every run on a GPU, for some of its speed."""
+    record: bool = False
+    """Whether to draw what was learned (an episode, predictions) into the run's folder."""
     runs: Path = Path("runs")
     """Folder that holds one folder a run."""
 
 
 LATER = (
     *("exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "criterion", "gate", "statistics", "rewind"),
-    *("optimizer_state", "schedule", "watch", "kernel"),
+    *("optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic"),
 )
 """Options that came after the first records: no part of a configuration that leaves them alone, so that ids stay."""
+ASIDE = ("runs", "record")
+"""Options that change nothing of what is computed."""
 VARIANTS = ("criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule")
 """Options that make of a method a variant of it."""

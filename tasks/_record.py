@@ -79,6 +79,11 @@ class Result:
     epochs_trained: int | None = None
     """Epochs that were trained in all, rewound ones included; None in records from before there was a difference."""
 
+    dense_batch_ms: float | None = None
+    """Milliseconds of one training step of the dense network, measured beside ``batch_ms``."""
+    dense_macs: int | None = None
+    """Multiply-accumulates of one example's forward pass through the dense network."""
+
     def __post_init__(self) -> None:
         for name, kinds in KINDS.items():
             _check(name, getattr(self, name), kinds)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import subprocess
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 
 import earlycrop
-from earlycrop import measure
 from tasks import Task
-from tasks._options import VARIANTS, Options
+from tasks._options import Options
+from tasks._outcome import living, outcome
 from tasks._record import Result
 from tasks._store import RunError, Store
 
@@ -39,23 +38,33 @@ class DivergedError(RunError):
 
 
 def fresh(task: Task, options: Options) -> tuple[nn.Module, Optimizer]:
-    """A model as the seed has it, on the device, and its optimizer.
+    """A model as the seed has it, on the device that it trains on, or is first pruned on, and its optimizer.
 
     Raises:
         ValueError: there is no such device here.
     """
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by device
-        raise ValueError(
-            f"there is no device '{name}' here ({str(error).partition('.')[0]}): leave out --device"
-        ) from None
+    device = device_of(options.device, "--device")
+    if options.prune_on:
+        device = device_of(options.prune_on, "--prune-on")
     torch.manual_seed(options.seed)
     model = task.model().to(device)
     return model, task.optimizer(model)
+
+
+def device_of(name: str, option: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by device
+        raise ValueError(
+            f"there is no device '{name}' here ({str(error).partition('.')[0]}): leave out {option}"
+        ) from None
 
 
 def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimizer) -> earlycrop.Pruner:
@@ -89,15 +98,17 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     Raises:
         RunError: the checkpoint is broken or another run's, or training diverged (recorded in failure.json).
     """
+    _settle(options)
     model, optimizer = fresh(task, options)
     state = store.load(model)
     pruner = pruner_of(task, options, model, optimizer)
     epoch, seconds, lines = 0, 0.0, []
     if state is None:
-        start = perf_counter()
-        _ask(pruner, task, model, 0)
-        seconds = perf_counter() - start
-    else:
+        event, seconds = _ask(pruner, task, model, 0)
+        if event is not None:
+            lines = [{"epoch": 0, "parameters": living(model), "event": event, "seconds": seconds}]
+    model.to(device_of(options.device, "--device"))  # the parameters stay the same objects, and their optimizer theirs
+    if state is not None:
         optimizer.load_state_dict(state["optimizer"])
         pruner.load_state_dict(state["pruner"])
         task.load_state_dict(state["task"])
@@ -117,24 +128,31 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     if state is None:
         checkpoint()
     while epoch < pruner.total_epochs:
-        start = perf_counter()
         try:
             line = _epoch(task, options, model, optimizer, pruner, epoch + 1)
         except DivergedError as error:
             store.write("failure.json", json.dumps(error.failure) + "\n")
             raise
         epoch += 1
-        seconds += perf_counter() - start
-        lines.append({**line, "seconds": perf_counter() - start})
+        seconds += line["seconds"]
+        lines.append({**line, **task.validate(model)})
         checkpoint()
         report(epoch, lines[-1])
-    result = _result(name, task, options, store, model, optimizer, pruner, seconds)
+    result = outcome(name, task, options, store, model, optimizer, pruner, seconds)
     store.finish(result)
     return result
 
 
-def train(task: Task, model: nn.Module, optimizer: Optimizer, epoch: int) -> float:
-    """One epoch of plain training; the mean loss.
+def _settle(options: Options) -> None:
+    """Have CUDA choose what is fastest, or what always computes the same."""
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses to be deterministic
+    torch.use_deterministic_algorithms(options.deterministic)
+    torch.backends.cudnn.benchmark = not options.deterministic
+
+
+def train(task: Task, model: nn.Module, optimizer: Optimizer, epoch: int, rate: Callable[[float], float]) -> float:
+    """One epoch of plain training at ``rate``, given how much of the epoch is done; the mean loss.
 
     Raises:
         DivergedError: a loss is not finite; that step was not taken.
@@ -143,6 +161,9 @@ def train(task: Task, model: nn.Module, optimizer: Optimizer, epoch: int) -> flo
     losses: list[Tensor] = []
     checked = 0
     for step, batch in enumerate(task.batches(model, epoch), start=1):
+        if task.batches_per_epoch is not None or step == 1:
+            for group in optimizer.param_groups:
+                group["lr"] = rate((step - 1) / (task.batches_per_epoch or 1))
         optimizer.zero_grad(set_to_none=True)
         loss = task.training_loss(model, batch)
         losses.append(loss.detach())
@@ -169,101 +190,68 @@ def _epoch(
     task: Task, options: Options, model: nn.Module, optimizer: Optimizer, pruner: earlycrop.Pruner, epoch: int
 ) -> dict[str, Any]:
     """Train an epoch and ask the pruner; the epoch's line of the log."""
-    rate = task.learning_rate(_progress(options, pruner))
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    loss = train(task, model, optimizer, epoch)
+    start = perf_counter()
+
+    def rate(done: float) -> float:
+        return task.learning_rate(_progress(options, pruner, done))
+
+    first = rate(0.0)
+    loss = train(task, model, optimizer, epoch, rate)
     told = task.log()  # before the scoring draws batches of its own
-    event = _ask(pruner, task, model, epoch)
+    seconds = perf_counter() - start
+    event, asking = _ask(pruner, task, model, epoch)
     return {
-        "epoch": epoch, "loss": loss, "learning_rate": rate, "parameters": living(model), **told,
-        "trigger": pruner.log(), "event": None if event is None else event.record(),
+        "epoch": epoch, "loss": loss, "learning_rate": first, "parameters": living(model), **told,
+        "trigger": pruner.log(), "event": event, "seconds": seconds + asking,
     }  # fmt: skip
 
 
-def _progress(options: Options, pruner: earlycrop.Pruner) -> float:
-    """How far the learning rate's schedule has come, from 0 to 1."""
+def _progress(options: Options, pruner: earlycrop.Pruner, done: float) -> float:
+    """How far the learning rate's schedule has come, from 0 to 1, with this share of an epoch done."""
     start = 0
     if options.schedule == "restart" and pruner.event is not None and pruner.total_epochs == options.epochs:
         start = pruner.event.epoch
-    return (pruner.position - start) / (options.epochs - start)
+    return (pruner.position + done - start) / (options.epochs - start)
 
 
-def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> earlycrop.Event | None:
-    """Let the pruner act after ``epoch`` epochs; scoring batches are drawn only if it reads them."""
+def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> tuple[dict[str, Any] | None, float]:
+    """Let the pruner act after ``epoch`` epochs; the event, with what it upset, and the seconds of pruning.
+
+    Scoring batches are drawn, and the model looked at, only if the pruner reads them.
+    """
+    looks: list[Mapping[str, float | Tensor]] = []
+    drawn: list[Any] = []
+    aside = 0.0
+
+    def look() -> None:
+        nonlocal aside
+        start = perf_counter()
+        looks.append(task.outlook(model, drawn))
+        aside += perf_counter() - start
+
+    def draw() -> Iterator[Any]:
+        drawn.extend(task.scoring_batches(model, epoch))
+        look()
+        yield from drawn
+
+    start = perf_counter()
     try:
-        return pruner.step(_lazily(lambda: task.scoring_batches(model, epoch)))
+        event = pruner.step(draw())
     except (ValueError, earlycrop.FlowError, earlycrop.TraceError, earlycrop.SurgeryError) as error:
         raise RunError(f"pruning after epoch {epoch} failed: {error}") from error
+    if event is not None:
+        look()
+    seconds = perf_counter() - start - aside
+    return None if event is None else {**event.record(), **upset(*looks)}, seconds
 
 
-def _lazily(batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """Draw the batches only if somebody reads them."""
-    yield from batches()
-
-
-def living(model: nn.Module) -> int:
-    """Parameters that are left: entries of weight matrices that are zero do not count."""
-    nonzero, every = measure.weight_counts(model)
-    return measure.parameters(model) - every + nonzero
-
-
-def _result(
-    name: str, task: Task, options: Options, store: Store, model: nn.Module, optimizer: Optimizer,
-    pruner: earlycrop.Pruner, seconds: float,
-) -> Result:  # fmt: skip
-    """Evaluate once, write the final model, and measure it."""
-    model.eval()
-    value = task.evaluate(model)
-    file = earlycrop.save(model, store.folder)
-    before = task.state_dict()
-    batch = next(iter(task.batches(model, 1)))
-    task.load_state_dict(before)
-    event = pruner.event
-    device = next(model.parameters()).device
-    held = {
-        "parameters": living(model), "macs": measure.macs(model, lambda m: task.loss(m, batch)),
-        "disk_bytes": file.stat().st_size, "csr_bytes": measure.csr_bytes(model),
-    }  # fmt: skip
-    memory = measure.peak_memory_bytes(device)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        task.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    model.train()
-    return Result(
-        run=store.id, task=name, dataset=task.dataset, preset=options.preset, network=task.network,
-        method=options.method, structured=event is not None and pruner.method.structured,
-        sparsity_of=options.of, sparsity_asked=None if pruner.request is None else options.sparsity,
-        weight_sparsity=0.0 if event is None else event.weight_sparsity,
-        node_sparsity=0.0 if event is None else event.node_sparsity,
-        metric=task.metric, value=value, higher_is_better=task.higher_is_better, split=task.split,
-        epochs=options.epochs, pruned_epoch=None if event is None else event.epoch,
-        pruned_why=None if event is None else event.reason, seed=options.seed,
-        train_seconds=seconds, batch_ms=measure.milliseconds(step, device), peak_memory_bytes=memory,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        python=platform.python_version(), torch=torch.__version__, commit=commit(),
-        variant=variant(options), epochs_trained=pruner.total_epochs, **held,
-    )  # fmt: skip
-
-
-def variant(options: Options) -> str:
-    """The options that make the method another than its row says, in words."""
-    if options.method == "dense":
-        return ""
-    changed = [name for name in VARIANTS if getattr(options, name) != getattr(Options(), name)]
-    return ", ".join(f"{name.replace('_', ' ')} {getattr(options, name)}" for name in changed)
-
-
-def commit() -> str:
-    """The commit of the code that runs, with "-dirty" where files differ from it; "unknown" outside a checkout."""
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return told.stdout.strip()
+def upset(before: Mapping[str, float | Tensor], after: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """What a pruning changed of a task's outlook: numbers before and after it, and how far log probabilities moved."""
+    told = {}
+    for name, was in before.items():
+        now = after[name]
+        if isinstance(was, Tensor) and isinstance(now, Tensor):
+            told[f"{name}_moved"] = float(functional.kl_div(now, was, reduction="batchmean", log_target=True))
+        else:
+            told |= {f"{name}_before": float(was), f"{name}_after": float(now)}
+    return told

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 import earlycrop
-from tasks._options import LATER, Options
+from tasks import Task
+from tasks._options import ASIDE, LATER, Options
 from tasks._record import Result
 
 
@@ -26,10 +27,10 @@ class RunError(RuntimeError):
 
 
 def configuration(task: str, options: Options) -> dict[str, Any]:
-    """What makes a run the run that it is: the task and every option but the folder that it is kept in."""
+    """What makes a run the run that it is: the task and every option that something computed depends on."""
     held = dataclasses.asdict(options)
     untouched = [name for name in LATER if held[name] == getattr(Options(), name)]
-    for name in ("runs", *untouched):
+    for name in (*ASIDE, *untouched):
         del held[name]
     return {"task": task, **json.loads(json.dumps(held, default=str))}
 
@@ -115,6 +116,13 @@ class Store:
                 f"the checkpoint cannot be read: {error}; move {found[-1]} away to start the run anew"
             ) from None
         return state
+
+    def model(self, task: Task) -> nn.Module:
+        """The finished run's model."""
+        try:
+            return earlycrop.load(self.folder, task.model())
+        except earlycrop.SavingError as error:
+            raise RunError(f"the run's model cannot be read: {error}") from None
 
     def _own(self, config: Any, where: Path) -> None:
         if config != self.config:

@@ -1,0 +1,97 @@
+"""What is told of a finished run: its network saved and measured, its metric, and what ran it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import earlycrop
+from earlycrop import measure
+from tasks import Task
+from tasks._options import VARIANTS, Options
+from tasks._record import Result
+from tasks._store import Store
+
+
+def living(model: nn.Module) -> int:
+    """Parameters that are left: entries of weight matrices that are zero do not count."""
+    nonzero, every = measure.weight_counts(model)
+    return measure.parameters(model) - every + nonzero
+
+
+def outcome(
+    name: str, task: Task, options: Options, store: Store, model: nn.Module, optimizer: Optimizer,
+    pruner: earlycrop.Pruner, seconds: float,
+) -> Result:  # fmt: skip
+    """Evaluate once, write the final model, and measure it beside the dense one."""
+    model.eval()
+    value = task.evaluate(model)
+    file = earlycrop.save(model, store.folder)
+    event = pruner.event
+    device = next(model.parameters()).device
+    memory = measure.peak_memory_bytes(device)
+    dense_macs, dense_ms = None, None
+    if event is not None and not options.prune_on:  # with it the dense network is not to touch the training device
+        dense = task.model().to(device)
+        dense_macs, dense_ms = _cost(task, dense, task.optimizer(dense), device)
+    macs, batch_ms = _cost(task, model, optimizer, device)
+    if event is None:
+        dense_macs, dense_ms = macs, batch_ms
+    return Result(
+        run=store.id, task=name, dataset=task.dataset, preset=options.preset, network=task.network,
+        method=options.method, structured=event is not None and pruner.method.structured,
+        sparsity_of=options.of, sparsity_asked=None if pruner.request is None else options.sparsity,
+        weight_sparsity=0.0 if event is None else event.weight_sparsity,
+        node_sparsity=0.0 if event is None else event.node_sparsity,
+        metric=task.metric, value=value, higher_is_better=task.higher_is_better, split=task.split,
+        epochs=options.epochs, pruned_epoch=None if event is None else event.epoch,
+        pruned_why=None if event is None else event.reason, seed=options.seed,
+        train_seconds=seconds, batch_ms=batch_ms, peak_memory_bytes=memory,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        python=platform.python_version(), torch=torch.__version__, commit=commit(),
+        variant=variant(options), epochs_trained=pruner.total_epochs,
+        parameters=living(model), macs=macs, dense_batch_ms=dense_ms, dense_macs=dense_macs,
+        disk_bytes=file.stat().st_size, csr_bytes=measure.csr_bytes(model),
+    )  # fmt: skip
+
+
+def _cost(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.device) -> tuple[int, float]:
+    """MACs of an example and milliseconds of a training step, on the first batch that the task gives this model."""
+    before = task.state_dict()
+    batch = next(iter(task.batches(model, 1)))
+    task.load_state_dict(before)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        task.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    model.eval()
+    macs = measure.macs(model, lambda m: task.loss(m, batch))
+    model.train()
+    return macs, measure.milliseconds(step, device)
+
+
+def variant(options: Options) -> str:
+    """The options that make the method another than its row says, in words."""
+    if options.method == "dense":
+        return ""
+    changed = [name for name in VARIANTS if getattr(options, name) != getattr(Options(), name)]
+    return ", ".join(f"{name.replace('_', ' ')} {getattr(options, name)}" for name in changed)
+
+
+def commit() -> str:
+    """The commit of the code that runs, with "-dirty" where files differ from it; "unknown" outside a checkout."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
