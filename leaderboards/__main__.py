@@ -1,10 +1,10 @@
-"""The command line: ``python -m leaderboards [collect | show | check]``, and ``trigger RUN``."""
+"""The command line: ``python -m leaderboards [collect | show | check]``, ``trigger RUN`` and ``sweep STUDY``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,16 @@ from rich.console import Console
 from leaderboards import traces
 from leaderboards.check import problems
 from leaderboards.figures import draw
-from leaderboards.records import Record, finished_runs, merge, read_records, read_run, record_files, replacing
+from leaderboards.records import (
+    finished_runs,
+    merge,
+    read_records,
+    read_run,
+    record_files,
+    replacing,
+    write_record,
+)
+from leaderboards.sweep import sweep
 from leaderboards.table import csv_text, groups, show
 
 
@@ -22,14 +31,20 @@ from leaderboards.table import csv_text, groups, show
 class Options:
     """Turn finished runs into leaderboards: records, and a CSV, tables and a picture a task."""
 
-    what: tyro.conf.Positional[Literal["collect", "show", "check", "trigger"]] = "collect"
+    what: tyro.conf.Positional[Literal["collect", "show", "check", "trigger", "sweep"]] = "collect"
     """collect: take in finished runs, then show. show: CSV, tables and pictures from the records that are there.
     check: whether records and CSVs are sound and agree; exit code 1 if not. trigger: draw what the triggers of one run
-    looked at, and when each would have fired."""
-    run: tyro.conf.Positional[str] = ""
-    """The run that trigger draws: its id, or its folder."""
+    looked at, and when each would have fired. sweep: run what is missing of a study, then show it."""
+    name: tyro.conf.Positional[str] = ""
+    """The run that trigger draws, by its id or its folder; or the study that sweep runs."""
+    seeds: int = 5
+    """Seeds of a study."""
+    jobs: int = 0
+    """Runs at a time in a sweep; 0 is one a core."""
+    data: Path | None = None
+    """Folder with a folder of data a task, for the runs of a sweep; by default each task's own source."""
     runs: Path = Path("runs")
-    """Folder that holds one folder a run; only collect reads it."""
+    """Folder that holds one folder a run; collect reads it, and sweep fills it."""
     out: Path = Path("leaderboards")
     """Folder of the leaderboards."""
     task: str | None = None
@@ -48,6 +63,8 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
             return 0
         if options.what == "collect":
             collect(options, console)
+        if options.what == "sweep":
+            return study(options, console)
         display(options, console)
     except ValueError as error:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
@@ -66,8 +83,7 @@ def collect(options: Options, console: Console) -> None:
         raise ValueError(f"No finished runs{of} found in {options.runs}{others}: run `python -m tasks.{task}` first.")
     write, notes = merge(read_records(options.out, options.task), new)
     for record in write:
-        with replacing(record_path(options.out, record)) as path:
-            path.write_text(record.to_json(), encoding="utf-8")
+        write_record(options.out, record)
     console.print(
         f"Finished runs in {options.runs}: {len(new)}, new: {len(write)}; skipped: {left or 'none'}",
         markup=False, soft_wrap=True,
@@ -78,20 +94,26 @@ def collect(options: Options, console: Console) -> None:
 
 def trigger(options: Options, console: Console) -> None:
     """Draw one run's triggers; raises ValueError where there is no such run, or nothing to draw."""
-    if not options.run:
+    if not options.name:
         raise ValueError("Which run? Give its id or its folder: python -m leaderboards trigger RUN")
-    folder = next((f for f in (options.runs / options.run, Path(options.run)) if f.is_dir()), None)
+    folder = next((f for f in (options.runs / options.name, Path(options.name)) if f.is_dir()), None)
     if folder is None:
-        raise ValueError(f"There is no run {options.run} in {options.runs}: give its id, or its folder.")
+        raise ValueError(f"There is no run {options.name} in {options.runs}: give its id, or its folder.")
     picture = traces.draw(folder)
     for name, epoch in traces.would_fire(read_run(folder)).items():
         console.print(f"{name}: " + ("not within the window" if epoch is None else f"epoch {epoch}"))
     console.print(f"Picture: {picture} (and .svg)", markup=False, soft_wrap=True)
 
 
-def record_path(out: Path, record: Record) -> Path:
-    """Where a record lies."""
-    return out / "records" / record.result.task / f"{record.result.run}.json"
+def study(options: Options, console: Console) -> int:
+    """Run a study and show its tasks' leaderboards; 1 where a run failed. Raises ValueError for what cannot be run."""
+    outcome = sweep(options.name, options.seeds, options.jobs, options.runs, options.out, options.data)
+    for task in sorted(outcome.tasks):
+        display(replace(options, task=task), console)
+    console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
+    for told in outcome.failed:
+        console.print(told, style="red", markup=False, soft_wrap=True)
+    return 1 if outcome.failed else 0
 
 
 def display(options: Options, console: Console) -> None:

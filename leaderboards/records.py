@@ -137,6 +137,17 @@ def record_files(out: Path, task: str | None = None) -> list[Path]:
     return sorted((out / "records").glob(f"{task or '*'}/*.json"))
 
 
+def record_path(out: Path, task: str, run: str) -> Path:
+    """Where a run's record lies."""
+    return out / "records" / task / f"{run}.json"
+
+
+def write_record(out: Path, record: Record) -> None:
+    """Put a record in its place."""
+    with replacing(record_path(out, record.result.task, record.result.run)) as path:
+        path.write_text(record.to_json(), encoding="utf-8")
+
+
 def merge(kept: dict[str, Record], new: Iterable[Record]) -> tuple[list[Record], list[str]]:
     """The records of ``new`` that have to be written next to ``kept``, and a line for every id that both tell of."""
     write, notes = [], []

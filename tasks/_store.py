@@ -35,6 +35,12 @@ def configuration(task: str, options: Options) -> dict[str, Any]:
     return {"task": task, **json.loads(json.dumps(held, default=str))}
 
 
+def identity(config: dict[str, Any]) -> str:
+    """A run's id: its task and a hash of its configuration."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    return f"{config['task']}-{digest[:12]}"
+
+
 class Store:
     """The folder ``runs``/<id>; the id is a hash of the configuration, so that the same command finds its run.
 
@@ -43,8 +49,7 @@ class Store:
     """
 
     def __init__(self, runs: Path, config: dict[str, Any]) -> None:
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-        self.id = f"{config['task']}-{digest[:12]}"
+        self.id = identity(config)
         self.folder = runs / self.id
         self.config = config
         self._checkpoints = self.folder / "checkpoint"

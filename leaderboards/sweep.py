@@ -1,0 +1,115 @@
+"""Running a study: what is missing of it, one run a core, resumed where it was stopped."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from leaderboards.records import read_record, read_run, record_path, write_record
+from leaderboards.studies import STUDIES, Run
+from tasks import _cli
+from tasks._store import configuration, identity
+
+
+@dataclass
+class Outcome:
+    """What became of a study: runs that were there before, new ones, those that failed with the reason, and the tasks."""
+
+    found: int = 0
+    new: int = 0
+    failed: list[str] = field(default_factory=list)
+    tasks: set[str] = field(default_factory=set)
+
+
+def run_id(run: Run) -> str:
+    """The id that the run will have: a hash of its configuration."""
+    module = importlib.import_module(f"tasks.{run.task}")
+    return identity(configuration(run.task, _cli.parse(module, list(run.arguments))))
+
+
+def here(study: Iterable[Run], data: Path | None) -> list[Run]:
+    """The study's runs, with the data that lies in ``data`` where there is some of their task."""
+    runs = list(dict.fromkeys(study))
+    if data is None:
+        return runs
+    if not data.is_dir():
+        raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
+    return [
+        replace(r, arguments=(*r.arguments, "--data", str(f))) if (f := data / r.task).is_dir() else r for r in runs
+    ]
+
+
+def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
+    """The runs that have no record yet, and how many have one; raises ValueError for a broken record."""
+    absent, found = [], 0
+    for run in study:
+        path = record_path(out, run.task, run_id(run))
+        if path.exists():
+            read_record(path)
+            found += 1
+        else:
+            absent.append(run)
+    return absent, found
+
+
+def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | None) -> Outcome:
+    """Run what ``out`` has no record of, ``jobs`` at a time (0: one a core); each leaves its record as it finishes.
+
+    A run that fails is tried once more, from its last checkpoint; one that fails again is told, and stops nothing.
+
+    Raises:
+        ValueError: there is no such study, or a number is out of its range.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"There is no study {name or '(none was named)'}: take one of {', '.join(STUDIES)}.")
+    if seeds < 1 or jobs < 0:
+        raise ValueError(f"seeds must be at least 1 and jobs at least 0, and are {seeds} and {jobs}.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = jobs or cores
+    study = here(STUDIES[name](seeds), data)
+    absent, found = missing(study, out)
+    outcome = Outcome(found, tasks={run.task for run in study})
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with ThreadPoolExecutor(jobs) as pool, Progress(*columns, speed_estimate_period=3600) as progress:
+        bar = progress.add_task(name, total=found + len(absent), completed=found)
+        futures = {pool.submit(execute, run, runs, out, max(1, cores // jobs)): run for run in absent}
+        try:
+            for future in as_completed(futures):
+                progress.advance(bar)
+                run = futures[future]
+                if (failure := future.result()) is None:
+                    outcome.new += 1
+                else:
+                    outcome.failed.append(f"{run.task} {' '.join(run.arguments)}: {failure}")
+                    progress.print(f"failed: {outcome.failed[-1]}", markup=False)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # those that run have had the same Ctrl-C, and keep their checkpoints
+            raise
+    return outcome
+
+
+def execute(run: Run, runs: Path, out: Path, threads: int) -> str | None:
+    """One run in a process of its own, tried twice; its record is written. What went wrong, or None."""
+    line = [sys.executable, "-m", f"tasks.{run.task}", *run.arguments, "--runs", str(runs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    said = ""
+    for _ in range(2):
+        done = subprocess.run(line, env=environment, capture_output=True, text=True)
+        if done.returncode == 0:
+            write_record(out, read_run(runs / run_id(run)))
+            return None
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        if done.returncode == 2:  # a wrong argument stays wrong
+            break
+    return said

@@ -1,0 +1,91 @@
+"""Sweeps: a study's runs in processes of their own, found again, tried again, and failures told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leaderboards import __main__ as command
+from leaderboards import studies
+from leaderboards.records import read_records
+from leaderboards.studies import STUDIES, Run
+from leaderboards.sweep import here, run_id
+from tasks import names
+
+TINY = ("--steps", "300", "--epochs", "2", "--agents", "2", "--widths", "8", "8", "--scoring-rollouts", "1")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, and a study of a dense and a pruned run a seed, and of one that cannot be."""
+
+    def tiny(seeds: int) -> Iterator[Run]:
+        for seed in range(seeds):
+            for method in ("dense", "snap"):
+                yield Run("cartpole", (*TINY, "--method", method, "--seed", str(seed)))
+        yield Run("cartpole", (*TINY, "--discount", "2"))
+
+    monkeypatch.setitem(studies.STUDIES, "tiny", tiny)
+    return tmp_path
+
+
+def call(place: Path, *more: str) -> int:
+    return command.main(["sweep", "tiny", "--runs", str(place / "runs"), "--out", str(place / "out"), *more])
+
+
+def test_a_sweep_runs_what_is_missing_and_tells_what_failed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(place, "--seeds", "1") == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "found: 0, new: 2, failed: 1" in told
+    assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in told
+    first = read_records(place / "out")
+    assert {r.result.method for r in first.values()} == {"dense", "snap"}
+    assert len((place / "out" / "cartpole.csv").read_text().splitlines()) == 3
+    assert call(place, "--seeds", "2") == 1
+    assert "found: 2, new: 2, failed: 1" in capsys.readouterr().out
+    both = read_records(place / "out")
+    assert len(both) == 4
+    assert {run: both[run] for run in first} == first
+
+
+def test_a_run_that_finished_elsewhere_is_taken_in(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(place, "--seeds", "1") == 1
+    for record in (place / "out" / "records" / "cartpole").iterdir():
+        record.unlink()
+    times = {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")}
+    assert call(place, "--seeds", "1") == 1
+    assert len(read_records(place / "out")) == 2
+    assert times == {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")}
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["nothing"], "There is no study nothing: take one of fig4"),
+        ([], "There is no study (none was named): take one of fig4"),
+        (["fig4", "--seeds", "0"], "seeds must be at least 1"),
+        (["fig4", "--data", "/nowhere"], "There is no folder /nowhere"),
+    ],
+)
+def test_what_cannot_be_swept_is_a_sentence(
+    more: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["sweep", *more, "--out", str(tmp_path)]) == 2
+    assert sentence in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_every_study_has_runs_that_can_be_and_no_two_alike(name: str) -> None:
+    runs = [run for run in STUDIES[name](2) if run.task in names()]
+    ids = [run_id(run) for run in runs]
+    assert len(set(ids)) == len(ids) > 0
+    assert list(STUDIES[name](1)) == list(STUDIES[name](2))[: len(list(STUDIES[name](1)))]
+
+
+def test_data_goes_to_the_tasks_that_it_is_of(tmp_path: Path) -> None:
+    (tmp_path / "cartpole").mkdir()
+    mine, other = here([Run("cartpole", ()), Run("acrobot", ())], tmp_path)
+    assert mine.arguments == ("--data", str(tmp_path / "cartpole"))
+    assert other.arguments == ()
