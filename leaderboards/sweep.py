@@ -21,7 +21,7 @@ from tasks._store import configuration, identity
 
 @dataclass
 class Outcome:
-    """What became of a study: runs that were there before, new ones, those that failed with the reason, and the tasks."""
+    """What became of a study: runs that were there before, new ones, those that failed and why; and the tasks."""
 
     found: int = 0
     new: int = 0
