@@ -7,4 +7,5 @@ from __future__ import annotations
 
 from earlycrop._torchvision import load
 
+__all__ = ["load", "torchvision"]
 torchvision = load()

@@ -1,0 +1,166 @@
+"""Batches of images for a device: of those that lie there already, or of those that workers decode one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tasks._augment import IMAGENET, Augmentation, prepared, statistics
+from tasks._images import DataError, Images
+from tasks._torchvision import load
+
+Batch = tuple[Tensor, Tensor]
+Key = tuple[int, ...]
+"""What seeds a shuffling: the run's seed, the epoch, and what it is for."""
+
+
+class Feed(Protocol):
+    """Where batches come from."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented."""
+
+    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
+        """The images at ``order``, in that order, as they are."""
+
+
+def generator(key: Key, device: torch.device | str = "cpu") -> Generator:
+    """Random numbers that follow from a key of whole numbers."""
+    return Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+def room(device: str) -> float:
+    """Bytes that images may take where they are to lie: half of a GPU's free memory, a quarter of the machine's."""
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return torch.cuda.mem_get_info(None if device == "auto" else torch.device(device))[0] / 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4
+
+
+class Held:
+    """Images in a device's memory, in bytes; batches are made of them there."""
+
+    def __init__(
+        self, pixels: Tensor, labels: np.ndarray, size: int, augmentation: Augmentation | None,
+        scale: tuple[Tensor, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.pixels, self.labels, self.size = pixels, torch.from_numpy(labels), size
+        self.augmentation = augmentation
+        self.scale = statistics(pixels) if scale is None else scale
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def beside(self, images: Images) -> Held:
+        """Another split, normalised like this one and not augmented.
+
+        Raises:
+            DataError: its images are of another size.
+        """
+        shape = self.pixels.shape[1:]
+        pixels = images.pixels(float("inf")) if len(images) else torch.empty(0, *shape, dtype=torch.uint8)
+        if pixels is None or pixels.shape[1:] != shape:
+            raise DataError(f"the images of the {images.name} split are not all {shape[1]} x {shape[2]}, as others are")
+        return Held(pixels, images.labels, self.size, None, self.scale)
+
+    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented."""
+        order = torch.randperm(len(self), generator=generator(key))
+        random = generator((*key, 1), device)
+        for chosen in order.split(batch):
+            if len(chosen) == batch or len(self) < batch:
+                yield self._batch(chosen, device, random)
+
+    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
+        """The images at ``order``, in that order, as they are."""
+        for chosen in order.split(batch):
+            yield self._batch(chosen, device, None)
+
+    def _batch(self, chosen: Tensor, device: torch.device, random: Generator | None) -> Batch:
+        if self.pixels.device != device:
+            self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
+            self.scale = (self.scale[0].to(device), self.scale[1].to(device))
+        at = chosen.to(device)
+        images = self.pixels[at]
+        if self.augmentation is not None and random is not None:
+            images = self.augmentation(images, random)
+        return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last), self.labels[at]
+
+
+class Streamed:
+    """Images that are decoded, and augmented, by worker processes."""
+
+    def __init__(self, images: Images, size: int, augmentation: Augmentation | None) -> None:
+        self.images, self.size, self.augmentation = images, size, augmentation
+        self.workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented."""
+        order = torch.randperm(len(self), generator=generator(key))
+        whole = len(self) >= batch
+        yield from self._load(order, batch, device, _training(self.size, self.augmentation), key, whole)
+
+    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
+        """The images at ``order``, in that order, as they are."""
+        yield from self._load(order, batch, device, _evaluation(self.size), (0,), False)
+
+    def _load(
+        self, order: Tensor, batch: int, device: torch.device, transform: Any, key: Key, whole: bool
+    ) -> Iterator[Batch]:
+        part = _Decoded(self.images, order.tolist(), transform)
+        loader = DataLoader(
+            part, batch, num_workers=self.workers, drop_last=whole, pin_memory=device.type == "cuda",
+            generator=generator((*key, 1)),
+        )  # fmt: skip
+        for images, labels in loader:
+            there = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            yield there, labels.to(device, non_blocking=True)
+
+
+class _Decoded(Dataset):  # type: ignore[type-arg]
+    """Some images in an order, each decoded and transformed when it is asked for."""
+
+    def __init__(self, images: Images, order: list[int], transform: Any) -> None:
+        self.images, self.order, self.transform = images, order, transform
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        at = self.order[i]
+        return self.transform(self.images.rgb(at)), int(self.images.labels[at])
+
+
+def _evaluation(size: int) -> Any:
+    """The middle of the image, 7/8 of its shorter side."""
+    v2 = load("torchvision.transforms.v2")
+    return v2.Compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size), *_normalised(v2)])
+
+
+def _training(size: int, augmentation: Augmentation | None) -> Any:
+    v2 = load("torchvision.transforms.v2")
+    if augmentation is None:
+        return _evaluation(size)
+    steps = [v2.RandomResizedCrop(size, scale=(augmentation.smallest_crop, 1))]
+    if augmentation.padding:
+        steps.append(v2.RandomCrop(size, augmentation.padding))
+    if augmentation.rotation:
+        steps.append(v2.RandomRotation(augmentation.rotation))
+    if augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    return v2.Compose([*steps, *_normalised(v2)])
+
+
+def _normalised(v2: Any) -> list[Any]:
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)]

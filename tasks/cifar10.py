@@ -1,0 +1,67 @@
+"""CIFAR-10 (Krizhevsky 2009): 32 x 32 photographs of ten kinds of things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tasks import Task
+from tasks._vision import Vision, VisionOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VisionOptions):
+    """CIFAR-10's configuration."""
+
+    data: str = "uoft-cs/cifar10"
+    """Data set on the hub, or a folder: parquet files, a folder a class, or torchvision's CIFAR archives."""
+
+
+def default() -> Options:
+    """The standard recipe."""
+    return standard()
+
+
+def standard() -> Options:
+    """SGD, cosine, label smoothing on the standard form of ResNet18: what the best baselines do in 80 epochs."""
+    return Options(preset="standard", epochs=80, smoothing=0.1)
+
+
+def paper_table1() -> Options:
+    """The paper's tables 1 and 2 (section 5 and appendix D, and its code): Adam and OneCycle on images of 64 x 64."""
+    return Options(
+        preset="paper-table1", network="resnet18", size=64, epochs=80, batch=256, optimizer="adam", learning_rate=2e-3,
+        decay="onecycle", weight_decay=5e-5, clip=10.0,
+    )  # fmt: skip
+
+
+def smoke() -> Options:
+    """A few minutes on two CPU cores: 5,000 images of 32 x 32 through the paper's ResNet18."""
+    return Options(
+        preset="smoke", network="resnet18", images=5000, epochs=10, batch=64, optimizer="adam", learning_rate=2e-3,
+        decay="onecycle", weight_decay=5e-5, clip=10.0, scoring=5,
+    )  # fmt: skip
+
+
+def small() -> Options:
+    """A minute on one CPU core, for comparing methods: 5,000 images through ResNet8."""
+    return Options(
+        preset="small", network="resnet8-cifar", images=5000, epochs=10, batch=64, optimizer="adam", learning_rate=5e-3,
+        decay="onecycle", weight_decay=5e-5,
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], Options]] = {
+    "default": default, "standard": standard, "paper-table1": paper_table1, "smoke": smoke, "small": small
+}  # fmt: skip
+
+
+def make(options: Options) -> Task:
+    """The task; a ValueError says which option cannot be."""
+    return Vision(options, "CIFAR-10")
+
+
+if __name__ == "__main__":
+    from tasks._cli import main
+
+    main("cifar10")
