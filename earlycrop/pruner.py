@@ -16,6 +16,7 @@ from earlycrop.flow import Loss
 from earlycrop.gates import TickTock
 from earlycrop.kernel import KernelTurn
 from earlycrop.limits import NO_LIMITS, Limits
+from earlycrop.mask_change import NodeMasks
 from earlycrop.masks import Masks
 from earlycrop.methods import METHODS, Method
 from earlycrop.procedures import Job, Once, Procedure
@@ -48,7 +49,8 @@ class Pruner:
     L1 penalty on batch norm scales, in place of the method's own. rewind: the share of the epochs that ``ltr`` rewinds
     to. companions: what is rewound with the optimizer: anything with ``state_dict`` and ``load_state_dict``, such as a
     scheduler. optimizer_state: "reset" lets the optimizers start afresh after a pruning. watch: measure what every
-    trigger looks at after every epoch, whatever prunes (two copies of the weights are kept). probe: a small batch on
+    trigger looks at after every epoch, whatever prunes (two copies of the weights and five masks of nodes are kept, and
+    the first ``step`` reads a batch). probe: a small batch on
     which to measure after every epoch how far the neural tangent kernel has turned (``kernel_turn`` in the log, see
     :class:`earlycrop.kernel.KernelTurn`). statistics: what batch norms use while scores are taken.
 
@@ -115,8 +117,10 @@ class Pruner:
         self.events: list[Event] = []
         """The prunings that have taken place."""
         self._walk = Walk() if watch or self._looks_at_distances() else None
+        self._masks = NodeMasks(sparsity, limits) if watch else None
         self._walked = -1
         self._kernel = None if probe is None else KernelTurn(inside, loss, probe)
+        self._moved: dict[str, float] = {}
         self._log: dict[str, float] = {}
 
     def _made(
@@ -159,14 +163,13 @@ class Pruner:
         """
         epoch = self.epoch + 1
         cut = bool(self.events)  # from then on distances from the start mean something else
-        if self._walk is not None and not cut and self._walked < epoch:
-            self._walk.update(unwrapped(self.model))
-            self._walked = epoch
+        if not cut and self._walked < epoch:
+            batches = self._watch(epoch, batches)
         event = None
         if self._procedure is not None:
             event = self._procedure.step(self._job, epoch, self._walk or Walk(), batches)
         self.epoch = epoch
-        self._log = {} if cut or self._walk is None else self._walk.log()
+        self._log = {} if cut else dict(self._moved)
         if self._procedure is not None and (event is not None or not self._procedure.finished()):
             self._log |= self._procedure.log()
         if self._kernel is not None and not cut:
@@ -179,6 +182,18 @@ class Pruner:
                 for one in listed(self.optimizer):
                     one.state.clear()
         return event
+
+    def _watch(self, epoch: int, batches: Iterable[Any]) -> Iterable[Any]:
+        """Measure how the weights, and the masks, have moved; what is to be read in the place of ``batches``."""
+        model, distance = unwrapped(self.model), None
+        if self._masks is not None and epoch:  # may fail, and be tried again: before the walk takes its step
+            distance, batches = self._masks.update(model, self.loss, batches)
+        self._moved = {} if distance is None else {"mask_distance": distance}
+        if self._walk is not None:
+            self._walk.update(model)
+            self._moved |= self._walk.log()
+        self._walked = epoch
+        return batches
 
     def log(self) -> dict[str, float]:
         """What was measured at the last ``step``: distances up to the first pruning, and what the trigger looked at."""
@@ -197,6 +212,7 @@ class Pruner:
             "events": [event.record() for event in self.events],
             "procedure": None if self._procedure is None else self._procedure.state_dict(),
             "walk": None if self._walk is None or self.events else self._walk.state_dict(),
+            "node_masks": None if self._masks is None or self.events else self._masks.change.state_dict(),
             "kernel": None if self._kernel is None or self.events else self._kernel.state_dict(),
             "masks": None if masks is None else masks.removed,
         }
@@ -206,6 +222,8 @@ class Pruner:
         self.epoch = self._walked = int(state["epoch"])
         if self._walk is not None and state["walk"] is not None:
             self._walk.load_state_dict(state["walk"])
+        if self._masks is not None and state["node_masks"] is not None:
+            self._masks.change.load_state_dict(state["node_masks"])
         if self._kernel is not None and state["kernel"] is not None:
             self._kernel.load_state_dict(state["kernel"])
         if self.event is not None and self.event.masks is not None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from math import ceil, inf
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from earlycrop.distances import DEFINITIONS, Walk
+from earlycrop.mask_change import MaskChange
 
 
 @dataclass(frozen=True)
@@ -163,30 +162,29 @@ class MaskDistance(_Watching):
 
     def __init__(self, latest: int, earliest: int = 2, below: float = 0.1, masks: int = 5) -> None:
         super().__init__(latest, earliest)
-        if masks < 2:
-            raise ValueError(f"masks must be at least 2, and is {masks}: one has nothing to differ from")
-        self.below, self.masks = below, masks
-        self._last: list[Tensor] = []
+        self.below, self.masks, self.change = below, masks, MaskChange(masks)
         self._log: dict[str, float] = {}
 
     def update(self, look: Look) -> str | None:
         if look.epoch == 0:
             return None
-        self._last = [*self._last, look.mask().cpu()][-self.masks :]
-        worst = max((float((a != b).double().mean()) for a, b in combinations(self._last, 2)), default=1.0)
-        self._log = {"mask_distance": worst} if len(self._last) > 1 else {}
-        if look.epoch >= self.earliest and len(self._last) == self.masks and worst < self.below:
-            return f"the masks of the last {self.masks} epochs differ by {worst:.3g}, less than {self.below:g}"
-        return self.late(look, f"the masks of the last {len(self._last)} epochs still differed by {worst:.3g}")
+        worst = self.change.update(look.mask())
+        seen = len(self.change.last)
+        if worst is None:
+            return self.late(look, "there was a single mask")
+        self._log = {"mask_distance": worst}
+        if look.epoch >= self.earliest and seen == self.masks and worst < self.below:
+            return f"the masks of the last {seen} epochs differ by {worst:.3g}, less than {self.below:g}"
+        return self.late(look, f"the masks of the last {seen} epochs still differed by {worst:.3g}")
 
     def log(self) -> dict[str, float]:
         return dict(self._log)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last": [m.to(torch.uint8) for m in self._last]}
+        return {"last": self.change.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._last = [m.bool() for m in state["last"]]
+        self.change.load_state_dict(state["last"])
 
 
 def before(sparsity: float, epochs: int) -> Trigger:

@@ -107,7 +107,7 @@ def trigger(options: Options, console: Console) -> None:
 
 def study(options: Options, console: Console) -> int:
     """Run a study and show its tasks' leaderboards; 1 where a run failed. Raises ValueError for what cannot be run."""
-    outcome = sweep(options.name, options.seeds, options.jobs, options.runs, options.out, options.data)
+    outcome = sweep(options.name, options.seeds, options.jobs, options.runs, options.out, options.data, options.task)
     for task in sorted(outcome.tasks):
         display(replace(options, task=task), console)
     console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")

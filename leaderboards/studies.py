@@ -31,5 +31,48 @@ def fig4(seeds: int) -> Iterator[Run]:
             yield Run(task, ("--method", method, "--sparsity", str(sparsity), "--seed", str(seed)))
 
 
-STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {"fig4": fig4}
+SCORES: tuple[tuple[str, ...], ...] = (
+    (),
+    ("--gate", "columns"),
+    ("--criterion", "crop-flow"),
+    ("--criterion", "crop-flow", "--gate", "columns"),
+    ("--criterion", "crop-gate"),
+    ("--criterion", "crop-gate", "--gate", "columns"),
+    ("--criterion", "snip"),
+    ("--criterion", "snip", "--gate", "columns"),
+    ("--shuffled",),
+)
+"""The structured forms of earlycrop's score, and their control."""
+NORMS: tuple[tuple[str, ...], ...] = (
+    ("--statistics", "batch"),
+    ("--gate", "columns", "--statistics", "running"),
+    ("--gate", "norms"),
+    ("--gate", "norms", "--statistics", "running"),
+)
+"""Those that only a network with batch norms has."""
+AFTER: tuple[tuple[str, ...], ...] = (
+    ("--optimizer-state", "reset"),
+    ("--schedule", "restart"),
+    ("--optimizer-state", "reset", "--schedule", "restart"),
+)
+"""What may become of optimizer and schedule after a cut, beside going on."""
+SMALL = {
+    "cartpole": ("--sparsity", "0.98"),
+    "cifar10": ("--preset", "small"),
+    "ptb": ("--preset", "tiny"),
+}
+"""A setting of each task in which a network of one CPU core's size is cut so far that it shows."""
+
+
+def scores(seeds: int) -> Iterator[Run]:
+    """Which form of the structured score keeps the most, and what best becomes of optimizer and schedule."""
+    for seed, (task, setting) in product(range(seeds), SMALL.items()):
+        common = (*setting, "--seed", str(seed))
+        yield Run(task, (*common, "--method", "dense"))
+        yield Run(task, (*common, "--method", "random-s"))
+        for variant in (*SCORES, *AFTER, *(NORMS if task == "cifar10" else ())):
+            yield Run(task, (*common, "--method", "earlycrop-s", *variant))
+
+
+STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {"fig4": fig4, "scores": scores}
 """Name -> study."""

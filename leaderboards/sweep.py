@@ -60,8 +60,10 @@ def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
     return absent, found
 
 
-def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | None) -> Outcome:
+def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | None, task: str | None) -> Outcome:
     """Run what ``out`` has no record of, ``jobs`` at a time (0: one a core); each leaves its record as it finishes.
+
+    Where a ``task`` is named, only its runs.
 
     A run that fails is tried once more, from its last checkpoint; one that fails again is told, and stops nothing.
 
@@ -74,7 +76,7 @@ def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | 
         raise ValueError(f"seeds must be at least 1 and jobs at least 0, and are {seeds} and {jobs}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = jobs or cores
-    study = here(STUDIES[name](seeds), data)
+    study = [run for run in here(STUDIES[name](seeds), data) if task in (None, run.task)]
     absent, found = missing(study, out)
     outcome = Outcome(found, tasks={run.task for run in study})
     columns = (

@@ -44,17 +44,20 @@ def draw(folder: Path) -> Path:
 
 
 def would_fire(record: Record) -> dict[str, int | None]:
-    """The epoch at which each definition of the lazy regime, with the threshold 1 - sparsity asked for, and the knee
-    would have fired within the window of an early pruning; None: not before its end.
+    """The epoch at which each definition of the lazy regime, with the threshold 1 - sparsity asked for, the knee and
+    the mask distance (of 5 masks, below 0.1) would have fired within the window of an early pruning; None: not before
+    its end.
     """
     earliest, latest = window(record.config["epochs"])
     threshold = 1 - (record.result.sparsity_asked or record.config["sparsity"])
     fired: dict[str, int | None] = {}
-    for name in (*LAZY, "knee"):
+    for name in (*LAZY, "knee", "mask_distance"):
         fired[name] = None
         for epoch, seen in _seen(record):
             if name == "knee":
                 holds = seen.get("level", np.inf) <= 0.5 < seen.get("fall", 0)
+            elif name == "mask_distance":
+                holds = epoch >= 5 and seen.get(name, np.inf) < 0.1
             else:
                 holds = seen.get(name, np.inf) <= threshold
             if holds and earliest <= epoch <= latest:
@@ -86,7 +89,7 @@ def figure(record: Record) -> Figure:
         left.axhline(1 - asked, color="#666666", linewidth=1, linestyle=":")
         left.annotate(f"1 - {asked:g}", (1, 1 - asked), xycoords=("axes fraction", "data"), ha="right", va="bottom")
         left.set_title("definitions of the lazy regime")
-        _panel(right, seen, OTHERS, {"level": fired["knee"]})
+        _panel(right, seen, OTHERS, {"level": fired["knee"], "mask_distance": fired["mask_distance"]})
         right.axhline(0.5, color="#666666", linewidth=1, linestyle=":")
         right.set_title("knee, masks and kernel")
         for panel in (left, right):

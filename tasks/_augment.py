@@ -50,7 +50,7 @@ def shift_and_flip(images: Tensor, padding: int, flip: bool, random: Generator) 
 
 
 def turn_and_crop(images: Tensor, degrees: float, smallest: float, random: Generator) -> Tensor:
-    """Each image turned by up to ``degrees`` and, of that, a random window that fills the frame; black outside."""
+    """Each image turned by up to ``degrees``, with black corners, and of that a random window that fills the frame."""
     count, device = len(images), images.device
 
     def uniform(low: Tensor | float, high: Tensor | float) -> Tensor:
@@ -65,7 +65,8 @@ def turn_and_crop(images: Tensor, degrees: float, smallest: float, random: Gener
     cos, sin = angle.cos(), angle.sin()
     theta = torch.stack([wide * cos, -high * sin, x, wide * sin, high * cos, y], -1).reshape(count, 2, 3)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    return functional.grid_sample(images.float(), grid, align_corners=False)
+    outside = "zeros" if degrees else "border"  # a window that touches the edge is interpolated beyond it
+    return functional.grid_sample(images.float(), grid, padding_mode=outside, align_corners=False)
 
 
 def statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:

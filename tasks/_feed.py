@@ -45,6 +45,21 @@ def room(device: str) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4
 
 
+def feeds(
+    train: Images, validation: Images, test: Images, size: int, augmentation: Augmentation, most_bytes: float
+) -> tuple[Feed, Feed, Feed]:
+    """Where each split's batches come from: memory, where images are of one size and take at most ``most_bytes``.
+
+    Raises:
+        DataError: the training images are held, and others are of another size.
+    """
+    pixels = train.pixels(most_bytes)
+    if pixels is None:
+        return Streamed(train, size, augmentation), Streamed(validation, size, None), Streamed(test, size, None)
+    held = Held(pixels, train.labels, size, augmentation)
+    return held, held.beside(validation), held.beside(test)
+
+
 class Held:
     """Images in a device's memory, in bytes; batches are made of them there."""
 
@@ -75,13 +90,13 @@ class Held:
         """An epoch of whole batches in a random order, augmented."""
         order = torch.randperm(len(self), generator=generator(key))
         random = generator((*key, 1), device)
-        for chosen in order.split(batch):
+        for chosen in torch.split(order, batch):
             if len(chosen) == batch or len(self) < batch:
                 yield self._batch(chosen, device, random)
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
         """The images at ``order``, in that order, as they are."""
-        for chosen in order.split(batch):
+        for chosen in torch.split(order, batch):
             yield self._batch(chosen, device, None)
 
     def _batch(self, chosen: Tensor, device: torch.device, random: Generator | None) -> Batch:

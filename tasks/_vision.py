@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from tasks import Task
 from tasks._augment import Augmentation
-from tasks._feed import Feed, Held, Streamed, generator, room
+from tasks._feed import Feed, feeds, generator, room
 from tasks._images import first, held_out, read
 from tasks._options import Options
 from tasks.nets.classifiers import network, require_fit
@@ -124,14 +124,9 @@ class Vision(Task):
         augmentation = Augmentation(
             padding=options.padding, flip=options.flip, rotation=options.rotation, smallest_crop=options.smallest_crop
         )
-        pixels = train.pixels(room(options.device))
-        self.training: Feed
-        if pixels is None:
-            self.training = Streamed(train, options.size, augmentation)
-            self.validation, self.test = (Streamed(images, options.size, None) for images in (validation, test))
-        else:
-            self.training = Held(pixels, train.labels, options.size, augmentation)
-            self.validation, self.test = (self.training.beside(images) for images in (validation, test))
+        self.training, self.validation, self.test = feeds(
+            train, validation, test, options.size, augmentation, room(options.device)
+        )
         self.epoch = 0
 
     def model(self) -> nn.Module:

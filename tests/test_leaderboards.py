@@ -457,7 +457,7 @@ def test_a_run_s_triggers_are_drawn_and_told(place: Path) -> None:
     never = "not within the window"
     assert fired == {
         "unsquared": "epoch 4", "squared": never, "squared_current": never, "algorithm1": "epoch 2", "authors": never,
-        "knee": "epoch 4",
+        "knee": "epoch 4", "mask_distance": never,
     }  # fmt: skip
     assert imread(folder / "trigger.png").std() > 0.01
     assert "epoch" in (folder / "trigger.svg").read_text()

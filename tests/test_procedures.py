@@ -216,7 +216,33 @@ def test_watching_measures_all_that_triggers_look_at_whatever_prunes() -> None:
             pruner.step(data())
             logs.append(pruner.log())
         until = EPOCHS if method == "dense" else 5
-        assert [len(log) for log in logs] == [1, *[8] * (until - 1), *[0] * (EPOCHS - until)]
+        assert [len(log) for log in logs] == [1, *[9] * (until - 1), *[0] * (EPOCHS - until)]
+
+
+def test_the_watched_mask_distance_is_early_bird_s() -> None:
+    """Whatever will prune, and whether or not the run was interrupted."""
+    logs = []
+    both: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("earlybird", {"penalty": 0.0, "watch": False}), ("efficientconvnets", {"watch": True})
+    )  # fmt: skip
+    for method, more in both:
+        options = {**more, "epochs": 20}
+        torch.manual_seed(1)
+        model, optimizer, pruner = started(method, **options)
+        pruner.step(data())
+        seen = []
+        for epoch in range(4):
+            train_epoch(model, optimizer, data())
+            pruner.step(iter(data()))
+            seen.append(pruner.log().get("mask_distance"))
+            if epoch == 2 and method != "earlybird":
+                state = pruner.state_dict()
+                pruner = Pruner(model, optimizer, loss, method, 0.5, **options)
+                pruner.load_state_dict(state)
+        logs.append(seen)
+    assert logs[0] == logs[1]
+    assert logs[0][0] is None
+    assert logs[0][3] > 0
 
 
 @pytest.mark.parametrize(

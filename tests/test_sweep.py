@@ -63,8 +63,8 @@ def test_a_run_that_finished_elsewhere_is_taken_in(place: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["nothing"], "There is no study nothing: take one of fig4"),
-        ([], "There is no study (none was named): take one of fig4"),
+        (["nothing"], "There is no study nothing: take one of fig4, scores"),
+        ([], "There is no study (none was named): take one of fig4, scores"),
         (["fig4", "--seeds", "0"], "seeds must be at least 1"),
         (["fig4", "--data", "/nowhere"], "There is no folder /nowhere"),
     ],

@@ -120,7 +120,7 @@ def test_the_mask_distance_by_hand() -> None:
     assert reasons[6] == "the masks of the last 4 epochs differ by 0, less than 0.2"
     again = MaskDistance(latest=50, below=0.2, masks=4)
     again.load_state_dict(trigger.state_dict())
-    assert [m.tolist() for m in again._last] == [m.tolist() for m in trigger._last]
+    assert [m.tolist() for m in again.change.last] == [m.tolist() for m in trigger.change.last]
     late = MaskDistance(latest=2)
     reasons = [late.update(Look(model, e, Walk(), lambda e=e: torch.arange(4) < e)) for e in range(3)]  # type: ignore[misc]
     assert reasons[2] == "latest epoch 2: the masks of the last 2 epochs still differed by 0.25"
