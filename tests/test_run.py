@@ -22,7 +22,7 @@ import earlycrop
 import tasks
 from earlycrop import METHODS, _timing
 from tasks import _cli, _outcome, _run, _store, cartpole
-from tests.tiny_data import TINY_DATA
+from tests.tiny_data import SMALLER, TINY_DATA
 
 TINY = [
     "--steps", "4000", "--epochs", "6", "--agents", "4", "--rollout", "16", "--widths", "16", "16",
@@ -387,7 +387,8 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
         if name in TINY_DATA:
             options = replace(options, data=str(tmp_path))
             TINY_DATA[name](tmp_path)
-        task = module.make(options)
+        module.make(options)
+        task = module.make(replace(options, **SMALLER.get(name, {})))
         model = task.model()
         assert task.optimizer(model).param_groups[0]["lr"] > 0
         batch = next(iter(task.batches(model, 1)))

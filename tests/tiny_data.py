@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,5 +34,13 @@ def parquet(folder: Path, classes: int, side: int, counts: dict[str, int], label
 
 TINY_DATA: dict[str, Callable[[Path], None]] = {
     "cifar10": lambda folder: parquet(folder, 10, 32, {"train": 60, "test": 20}),
+    "cifar100": lambda folder: parquet(folder, 100, 32, {"train": 60, "test": 20}, "fine_label"),
+    "tinyimagenet": lambda folder: parquet(folder, 20, 64, {"train": 20, "valid": 20}),
+    "imagenet": lambda folder: parquet(folder, 20, 96, {"train": 20, "validation": 20}),
 }
 """Task -> what writes a few of its examples into a folder."""
+SMALLER: dict[str, dict[str, Any]] = {
+    name: {"network": "resnet8-cifar", "size": 32, "batch": 8, "scoring": 1}
+    for name in ("cifar10", "cifar100", "tinyimagenet", "imagenet")
+}
+"""Task -> options that make of any of its presets a matter of seconds."""

@@ -120,6 +120,8 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet18": lambda classes, size: paper_resnet("resnet18", classes, size),
     "resnet50": lambda classes, size: paper_resnet("resnet50", classes, size),
     "vgg16": paper_vgg16,
+    "resnet18-imagenet": lambda classes, size: library("resnet18", classes),
+    "resnet50-imagenet": lambda classes, size: library("resnet50", classes),
     "resnet18-cifar": lambda classes, size: small_stem(library("resnet18", classes)),
     "resnet50-cifar": lambda classes, size: small_stem(library("resnet50", classes)),
     "vgg16-cifar": lambda classes, size: small_vgg16(classes),

@@ -1,0 +1,49 @@
+"""CIFAR-100 (Krizhevsky 2009): 32 x 32 photographs of a hundred kinds of things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tasks import Task
+from tasks._vision import Vision, VisionOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VisionOptions):
+    """CIFAR-100's configuration."""
+
+    data: str = "uoft-cs/cifar100"
+    """Data set on the hub, or a folder: parquet files, a folder a class, or torchvision's CIFAR archives."""
+
+
+def standard() -> Options:
+    """SGD, cosine and label smoothing on ResNet18 in its form for small images, as the best baselines have it."""
+    return Options(preset="standard", epochs=80, smoothing=0.1)
+
+
+def paper() -> Options:
+    """The paper's table 5 (VGG16, without the one cycle; section 5, appendices C and E): Adam on turned images."""
+    return Options(
+        preset="paper", network="vgg16", size=64, epochs=80, batch=256, optimizer="adam", learning_rate=2e-3,
+        decay="none", weight_decay=5e-5, clip=10.0, rotation=15.0,
+    )  # fmt: skip
+
+
+def default() -> Options:
+    """The standard recipe."""
+    return replace(standard(), preset="default")
+
+
+PRESETS: dict[str, Callable[[], Options]] = {"default": default, "standard": standard, "paper": paper}
+
+
+def make(options: Options) -> Task:
+    """The task; a ValueError says which option cannot be."""
+    return Vision(options, "CIFAR-100")
+
+
+if __name__ == "__main__":
+    from tasks._cli import main
+
+    main("cifar100")
