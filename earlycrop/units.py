@@ -16,7 +16,7 @@ from earlycrop._modules import NORMS, walk
 from earlycrop._synaptic import synaptic_flow
 from earlycrop._watch import Reason, Role
 from earlycrop.criteria import Criterion
-from earlycrop.flow import Flow, FlowError, Loss, Tensors, flow
+from earlycrop.flow import Flow, FlowError, Loss, Tensors, flow, flow_by_parameter
 from earlycrop.graph import Graph, Slot
 
 Gate = Literal["rows", "norms", "columns"]
@@ -95,6 +95,14 @@ def node_scores(
     effect = criterion.node_effect or criterion.effect
 
     def sums(read: Iterable[Any]) -> Tensor:
+        if criterion.order == 2 and criterion.along == "gradient":  # a parameter at a time: Hg need not be held whole
+            total = torch.zeros(graph.count, dtype=torch.float64)
+
+            def add(name: str, g: Tensor, hg: Tensor) -> None:
+                total.add_(_sums(graph, chosen, {name: effect(parameters[name], g, hg)}))
+
+            flow_by_parameter(model, loss, read, add, batch_statistics=batch_statistics)
+            return total
         derivatives = _derivatives(model, criterion, loss, read, batch_statistics, spread)
         floating = ((name, p) for name, p in parameters.items() if p.is_floating_point())
         return _sums(graph, chosen, {name: effect(p, *_of(derivatives, name, p)) for name, p in floating})

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import FlowError, flow
+from earlycrop.flow import flow_by_parameter
 from tests.networks import CASES, build
 
 
@@ -44,6 +45,41 @@ def test_flow_is_autograd_written_out(name: str, batches: int) -> None:
     for n in g:
         torch.testing.assert_close(got.gradient[n], g[n])
         torch.testing.assert_close(got.product[n], hg[n])
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv-norm", "residual", "groups", "heads", "tied", "lstm"])
+@pytest.mark.parametrize("batches", [1, 3])
+def test_a_parameter_at_a_time_is_the_same_flow(name: str, batches: int) -> None:
+    model, _ = build(name)
+    data = [CASES[name].example() for _ in range(batches)]
+    data = [x.double() if x.is_floating_point() else x for x in data]
+    whole = flow(model, loss, data)
+    assert whole.product is not None
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def use(name: str, g: Tensor, hg: Tensor) -> None:
+        assert name not in seen
+        seen[name] = (g.clone(), hg.clone())
+
+    flow_by_parameter(model, loss, data, use)
+    assert set(seen) == set(whole.gradient)
+    for n, (g, hg) in seen.items():
+        torch.testing.assert_close(g, whole.gradient[n])
+        torch.testing.assert_close(hg, whole.product[n])
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_parameter_that_the_gradient_does_not_depend_on_gets_zeros() -> None:
+    model = nn.Linear(2, 1)
+    seen = {}
+    flow_by_parameter(
+        model, lambda m, x: m(x).sum(), [torch.ones(3, 2)], lambda name, g, hg: seen.update({name: (g, hg)})
+    )
+    torch.testing.assert_close(seen["weight"], (torch.full((1, 2), 3.0), torch.zeros(1, 2)))
+    with pytest.raises(FlowError, match="gradient of 'weight' is not finite"):
+        flow_by_parameter(
+            model, lambda m, x: m.weight.sum().sqrt() * 0 + (m.weight * 0).sqrt().sum() + m.bias.sum(), [0], seen.get
+        )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
