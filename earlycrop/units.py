@@ -197,9 +197,10 @@ def _sums(graph: Graph, chosen: Iterable[tuple[Slot, Tensor]], effects: Mapping[
     sums = torch.zeros(graph.count + 1, dtype=torch.float64)  # the last entry takes what has no node
     for slot, nodes in chosen:
         if slot.tensor in effects:
-            t = effects[slot.tensor].double()
+            t = effects[slot.tensor]
             others = [d for d in range(t.ndim) if d != slot.dim]
-            sums.index_add_(0, nodes.where(nodes >= 0, graph.count), (t.sum(others) if others else t).cpu())
+            own = t.sum(others, dtype=torch.float64) if others else t.double()
+            sums.index_add_(0, nodes.where(nodes >= 0, graph.count), own.cpu())
     return sums[:-1]
 
 

@@ -130,10 +130,8 @@ class Vision(Task):
         self.epoch = 0
 
     def model(self) -> nn.Module:
-        """The classifier; channels last, which convolutions are fastest on."""
-        net: Any = network(self.options.network, self.classes, self.options.size)
-        model: nn.Module = net.to(memory_format=torch.channels_last)
-        return model
+        """The classifier."""
+        return network(self.options.network, self.classes, self.options.size)
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Adam, or SGD with momentum."""
@@ -154,6 +152,7 @@ class Vision(Task):
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Whole batches of all training images in a random order, augmented."""
         self.epoch = epoch
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
         device = next(model.parameters()).device
         yield from self.training.shuffled(self.options.batch, device, (self.options.seed, epoch, TRAINING))
 
