@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from torch.optim import Optimizer
 from tasks import Task
 from tasks._corpus import read
 from tasks._options import Options as CommonOptions
+from tasks._sequences import Batch, chunks, parts, streams
 from tasks.nets.psmm import PSMM, Memory, Mixture
 
 TRAINING, SCORING = 0, 1
-PADDING = -1
-"""The target of a position that counts for nothing."""
 STREAMS, STRETCH = 16, 16
 """An evaluated text is read in so many places at once, and in stretches of so many words."""
 
@@ -114,33 +113,6 @@ def _require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
-class Batch(NamedTuple):
-    """Sequences of words, the word that follows each, and what came before them."""
-
-    tokens: Tensor
-    """(batch, time) int64."""
-    targets: Tensor
-    """(batch, time) int64, or ``PADDING`` where a text has ended."""
-    memory: Memory | None = None
-
-
-def laid(words: Tensor, end: int, rows: int, columns: int) -> Batch:
-    """Every word of a text as a target once, row by row; the input is the word before it, an end before the first."""
-    before = torch.cat([words.new_tensor([end]), words[:-1]])
-    room = rows * columns - len(words)
-    tokens, targets = (
-        nn.functional.pad(t, (0, room), value=v).view(rows, columns) for t, v in ((before, end), (words, PADDING))
-    )
-    return Batch(tokens, targets)
-
-
-def parts(text: Batch, size: int, dim: int) -> Iterator[Batch]:
-    """``text`` in parts of ``size`` rows (``dim`` 0) or columns (1), the last one smaller."""
-    for at in range(0, text.tokens.shape[dim], size):
-        here = (slice(None),) * dim + (slice(at, at + size),)
-        yield Batch(text.tokens[here], text.targets[here])
-
-
 def mean(told: Mixture, targets: Tensor) -> Tensor:
     """-log p of the targets, over those that are no padding, in nats."""
     counted = targets >= 0
@@ -160,16 +132,14 @@ class LanguageModelling(Task):
         self.dataset = self.corpus.name + (f", {len(self.words)} words" if options.tokens else "")
         kind = "psmm" if options.window else "lstm"
         self.network = "-".join(map(str, (kind, options.embedding, *options.widths)))
-        if options.carry:
-            columns = math.ceil(len(self.words) / options.batch)
-            self.text = laid(self.words, self.corpus.end, options.batch, columns)
-            self.batches_per_epoch = math.ceil(columns / options.length)
-        else:
-            rows = math.ceil(len(self.words) / options.length)
-            self.text = laid(self.words, self.corpus.end, rows, options.length)
-            self.batches_per_epoch = math.ceil(rows / options.batch)
+        end, carry = self.corpus.end, options.carry
+        self.text = streams(self.words, end, options.batch) if carry else chunks(self.words, end, options.length)
+        self.part = (options.length, 1) if carry else (options.batch, 0)
+        size, dim = self.part
+        self.batches_per_epoch = math.ceil(self.text.tokens.shape[dim] / size)
         self.memory: Memory | None = None
-        self.rate, self.progress, self.best, self.size = options.learning_rate, 0.0, math.inf, 0
+        self.rate, self.progress, self.size = options.learning_rate, 0.0, 0
+        self.best: float | None = None
 
     def model(self) -> nn.Module:
         """A pointer sentinel mixture model, or without a window an LSTM language model."""
@@ -183,7 +153,7 @@ class LanguageModelling(Task):
     def learning_rate(self, progress: float) -> float:
         """The rate that validation has left; where training is taken back to an earlier point, it starts anew."""
         if progress < self.progress:
-            self.rate, self.best = self.options.learning_rate, math.inf
+            self.rate, self.best = self.options.learning_rate, None
         self.progress = progress
         return self.rate
 
@@ -193,7 +163,7 @@ class LanguageModelling(Task):
         if not options.carry:
             order = np.random.default_rng((options.seed, epoch, TRAINING)).permutation(len(text.tokens))
             text = Batch(text.tokens[order], text.targets[order])
-        for part in parts(text, *((options.length, 1) if options.carry else (options.batch, 0))):
+        for part in parts(text, *self.part):
             memory = self.memory if options.carry else None
             yield Batch(part.tokens.to(device), part.targets.to(device), memory)
 
@@ -204,7 +174,7 @@ class LanguageModelling(Task):
         random = np.random.default_rng((options.seed, epoch, SCORING))
         starts = random.integers(0, len(self.words) - length + 1, (options.scoring, options.batch, 1))
         places = torch.from_numpy(starts) + torch.arange(length)
-        tokens, targets = (t.flatten() for t in laid(self.words, end, 1, len(self.words))[:2])
+        tokens, targets = (t.flatten() for t in streams(self.words, end, 1)[:2])
         return [Batch(tokens[p].to(device), targets[p].to(device)) for p in places]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -230,10 +200,10 @@ class LanguageModelling(Task):
         value = self.perplexity(model, self.corpus.valid)
         size = sum(int(p.count_nonzero()) for p in model.parameters())
         if size != self.size:
-            self.best, self.size = math.inf, size
-        if value >= self.best:
+            self.best, self.size = None, size
+        if self.best is not None and value >= self.best:
             self.rate /= self.options.decay
-        self.best = min(self.best, value)
+        self.best = value if self.best is None else min(self.best, value)
         return {"perplexity": value, "log_perplexity": math.log(value)}
 
     def evaluate(self, model: nn.Module) -> float:
@@ -246,20 +216,15 @@ class LanguageModelling(Task):
 
         What came before is missing at ``STREAMS`` places, whatever the batch size in training.
         """
-        device = next(model.parameters()).device
+        device, end, carry = next(model.parameters()).device, self.corpus.end, self.options.carry
+        text = streams(words, end, STREAMS) if carry else chunks(words, end, self.options.length)
         model.eval()
         memory, total = None, 0.0
-        for tokens, targets, _ in self._stretches(words):
+        for tokens, targets, _ in parts(text, STRETCH, 1) if carry else parts(text, STREAMS, 0):
             told = model(tokens.to(device), memory, remember=True)
-            memory = told.memory if self.options.carry else None
+            memory = told.memory if carry else None
             total += float(mean(told, targets.to(device))) * int((targets >= 0).sum())
         return float(np.exp(total / len(words)))
-
-    def _stretches(self, words: Tensor) -> Iterator[Batch]:
-        end, length = self.corpus.end, self.options.length
-        if self.options.carry:
-            return parts(laid(words, end, STREAMS, math.ceil(len(words) / STREAMS)), STRETCH, 1)
-        return parts(laid(words, end, math.ceil(len(words) / length), length), STREAMS, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the learning rate has come down, and what validation has told it."""
