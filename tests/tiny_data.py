@@ -32,11 +32,21 @@ def parquet(folder: Path, classes: int, side: int, counts: dict[str, int], label
         datasets.Dataset.from_dict(held, datasets.Features(kinds)).to_parquet(folder / f"{split}.parquet")
 
 
+def text(folder: Path, words: int = 400) -> None:
+    """Lines of eight words in which each tells the next, as the files of the Penn Treebank are."""
+    for split, seed in (("train", 0), ("valid", 1), ("test", 2)):
+        starts = np.random.default_rng(seed).integers(0, 12, words // 8)
+        lines = [" " + " ".join(f"w{(start + 5 * i) % 12}" for i in range(8)) + " \n" for start in starts]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"ptb.{split}.txt").write_text("".join(lines))
+
+
 TINY_DATA: dict[str, Callable[[Path], None]] = {
     "cifar10": lambda folder: parquet(folder, 10, 32, {"train": 60, "test": 20}),
     "cifar100": lambda folder: parquet(folder, 100, 32, {"train": 60, "test": 20}, "fine_label"),
     "tinyimagenet": lambda folder: parquet(folder, 20, 64, {"train": 20, "valid": 20}),
     "imagenet": lambda folder: parquet(folder, 20, 96, {"train": 20, "validation": 20}),
+    "ptb": text,
 }
 """Task -> what writes a few of its examples into a folder."""
 SMALLER: dict[str, dict[str, Any]] = {

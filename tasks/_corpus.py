@@ -1,0 +1,157 @@
+"""Text in three splits as word numbers: of a folder of plain text or parquet files, or of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+UNKNOWN, END = "<unk>", "<eos>"
+SPLITS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
+"""Our name of a split -> what it is called in data sets."""
+FORMS = ("txt", "tokens")
+COLUMNS = ("sentence", "text")
+"""What a data set of lines calls them."""
+EXPECTED = "ptb.train.txt, ptb.valid.txt, ptb.test.txt or wiki.train.tokens, ..., or parquet files a split"
+
+Lines = dict[str, list[str]]
+"""Split -> its lines."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Three splits in the vocabulary of the first; each is its words, with an end after every line."""
+
+    name: str
+    vocabulary: tuple[str, ...]
+    train: Tensor
+    """(words,) int64, as the others."""
+    valid: Tensor
+    test: Tensor
+
+    @property
+    def end(self) -> int:
+        """The number of the word that ends a line."""
+        return self.vocabulary.index(END)
+
+
+def read(data: str) -> Corpus:
+    """The corpus of a folder, or of a data set on the hub (owner/name, or owner/name:configuration).
+
+    The vocabulary is every word of the training split, and ``<unk>`` for those that are in the others alone.
+
+    Raises:
+        ValueError: a split is not there, is empty, or is no text in UTF-8; the sentence names file and line.
+    """
+    folder = Path(data)
+    if folder.is_dir():
+        files = _text_files(folder)
+        name, lines = (_stem(files["train"]), _texts(files)) if files else (folder.resolve().name, _parquet(folder))
+    elif folder.exists() or data.startswith((".", "/", "~")) or folder.parts[0] == "data":
+        raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder with {EXPECTED}")
+    else:
+        name, lines = data, _hub(data)
+    for split, held in lines.items():
+        if not any(line.split() for line in held):
+            raise ValueError(f"{data}: the {split} split has no words: put its text there")
+    words = dict.fromkeys(_words(lines["train"]))
+    vocabulary = tuple(words | {UNKNOWN: None})
+    number = {word: i for i, word in enumerate(vocabulary)}
+    unknown = number[UNKNOWN]
+    numbered = {split: torch.tensor([number.get(w, unknown) for w in _words(held)]) for split, held in lines.items()}
+    return Corpus(name, vocabulary, **numbered)
+
+
+def _words(lines: Iterable[str]) -> Iterable[str]:
+    return chain.from_iterable((*line.split(), END) for line in lines)
+
+
+def _stem(file: Path) -> str:
+    return file.name.partition(".train.")[0]
+
+
+def _text_files(folder: Path) -> dict[str, Path]:
+    """Each split's text file; nothing where there is none at all."""
+    found = [f for form in FORMS for f in sorted(folder.glob(f"*.train.{form}"))]
+    if len(found) > 1:
+        raise ValueError(f"{folder} has {' and '.join(f.name for f in found)}: leave one corpus there")
+    if not found:
+        others = [f.name for form in FORMS for f in sorted(folder.glob(f"*.*.{form}"))]
+        if others or not list(folder.rglob("*.parquet")):
+            raise ValueError(f"{folder} has no *.train.txt and no *.train.tokens: put there {EXPECTED}")
+        return {}
+    files = {split: found[0].with_name(found[0].name.replace(".train.", f".{split}.")) for split in SPLITS}
+    for file in files.values():
+        if not file.is_file():
+            raise ValueError(f"{folder} has no {file.name}: put it beside {found[0].name}")
+    return files
+
+
+def _texts(files: dict[str, Path]) -> Lines:
+    return {split: _text(file) for split, file in files.items()}
+
+
+def _text(file: Path) -> list[str]:
+    held = file.read_bytes()
+    if not held.strip():
+        raise ValueError(f"{file} is empty: put its text there")
+    try:
+        lines = held.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        line = held.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{file} is not UTF-8 in line {line}: save it as UTF-8") from None
+    return lines[:-1] if not lines[-1] else lines
+
+
+def _parquet(folder: Path) -> Lines:
+    import datasets
+
+    files = {
+        split: [str(f) for name in names for f in sorted(folder.rglob(f"{name}*.parquet"))]
+        for split, names in SPLITS.items()
+    }
+    for split, found in files.items():
+        if not found:
+            raise ValueError(f"{folder} has no {split}*.parquet: put there {EXPECTED}")
+    try:
+        return _columns(str(folder), datasets.load_dataset("parquet", data_files=files))
+    except (datasets.exceptions.DatasetGenerationError, OSError) as error:
+        raise ValueError(
+            f"{folder}: a parquet file cannot be read ({error.__cause__ or error}): copy it anew"
+        ) from None
+
+
+def _hub(data: str) -> Lines:
+    import datasets
+
+    name, _, configuration = data.partition(":")
+    try:
+        held = datasets.load_dataset(name, configuration or None)
+    except (OSError, ValueError, RuntimeError) as error:  # no such data set, no connection, no such configuration
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"the data set {data} cannot be read from the hub ({told}): --data takes owner/name or "
+            f"owner/name:configuration, or a folder with {EXPECTED}"
+        ) from None
+    return _columns(data, held)
+
+
+def _columns(data: str, splits: Any) -> Lines:
+    """The lines of each split of a ``datasets.DatasetDict``."""
+    lines = {}
+    for split, names in SPLITS.items():
+        table = next((splits[name] for name in names if name in splits), None)
+        if table is None:
+            raise ValueError(
+                f"{data} has no split {' or '.join(names)}, but {', '.join(splits)}: take another data set"
+            )
+        column = next((c for c in COLUMNS if c in table.column_names), None)
+        if column is None:
+            raise ValueError(f"{data} has {', '.join(table.column_names)}, and no column {' or '.join(COLUMNS)}")
+        lines[split] = [str(line) for line in table[column]]
+    return lines

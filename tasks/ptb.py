@@ -1,0 +1,246 @@
+"""Language modelling on the Penn Treebank, or any other text in words, by a pointer sentinel mixture model.
+
+Merity, Xiong, Bradbury, Socher: "Pointer Sentinel Mixture Models", ICLR 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tasks import Task
+from tasks._corpus import read
+from tasks._options import Options as CommonOptions
+from tasks._sequences import Batch, chunks, parts, streams
+from tasks.nets.psmm import PSMM, Memory, Mixture
+
+TRAINING, SCORING = 0, 1
+STREAMS, STRETCH = 16, 16
+"""An evaluated text is read in so many places at once, and in stretches of so many words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """A language model's configuration."""
+
+    data: str = "data/ptb"
+    """Folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (any name in the place of ptb; .tokens in that of .txt)
+    or parquet files, or a data set on the hub: owner/name or owner/name:configuration."""
+    tokens: int = 0
+    """Words of the training split that are trained on, the first ones; 0 means all. The vocabulary is that of all."""
+    embedding: int = 300
+    """Width of the word embeddings."""
+    widths: tuple[int, ...] = (300,)
+    """Hidden units of each LSTM layer."""
+    window: int = 100
+    """Words that the pointer looks back on, the present one included; 0 leaves it and its sentinel out."""
+    dropout: float = 0.3
+    """Share of the channels that are dropped in training, of the embeddings and of each layer's outputs."""
+    carry: bool = True
+    """Whether hidden states are carried along contiguous text; else it is shuffled in chunks that start from zeros."""
+    length: int = 35
+    """Words of a sequence that is trained on, and of a chunk."""
+    batch: int = 128
+    """Sequences in a batch."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate at the start."""
+    decay: float = 4.0
+    """What the learning rate is divided by after an epoch that did not lower the validation perplexity."""
+    clip: float | None = 0.25
+    """Largest gradient norm, or None for no clipping."""
+    scoring: int = 5
+    """Batches that pruning scores are computed on."""
+
+
+def default() -> Options:
+    """The network and optimizer that the paper's authors take, on contiguous text."""
+    return Options()
+
+
+def paper() -> Options:
+    """The paper's setting as its authors' code has it: shuffled chunks of 80 words, each on its own."""
+    return Options(preset="paper", carry=False, length=80, window=80)
+
+
+def standard() -> Options:
+    """Two layers of 650, as Merity et al. have them, meant for a GPU."""
+    return Options(preset="standard", embedding=650, widths=(650, 650), dropout=0.5, length=70, batch=32, epochs=60)
+
+
+def small() -> Options:
+    """One layer of 200, once over the text, for two CPU cores."""
+    return Options(preset="small", embedding=200, widths=(200,), dropout=0.1, batch=20, epochs=1)
+
+
+def tiny() -> Options:
+    """One layer of 64 on a share of the text, to compare methods on one CPU core."""
+    return Options(
+        preset="tiny", tokens=100_000, embedding=64, widths=(64,), window=35, dropout=0.1, batch=16, length=20,
+        epochs=5, learning_rate=3e-3, scoring=3,
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], Options]] = {
+    "default": default, "paper": paper, "standard": standard, "small": small, "tiny": tiny,
+}  # fmt: skip
+
+
+def check(options: Options) -> None:
+    """Raise a ValueError for what cannot be trained."""
+    for name in ("embedding", "length", "batch", "epochs", "scoring"):
+        number = getattr(options, name)
+        _require(number >= 1, f"{name} must be at least 1, not {number}.")
+    for name in ("tokens", "window", "seed"):
+        number = getattr(options, name)
+        _require(number >= 0, f"{name} must be 0 or more, not {number}.")
+    rate, decay, clip, widths = options.learning_rate, options.decay, options.clip, options.widths
+    _require(0 < rate < math.inf, f"learning_rate must be a number above 0, not {rate}.")
+    _require(1 <= decay < math.inf, f"decay must be a number of 1 or more, not {decay}.")
+    _require(0 <= options.dropout < 1, f"dropout must be at least 0 and below 1, not {options.dropout}.")
+    _require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
+    _require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def mean(told: Mixture, targets: Tensor) -> Tensor:
+    """-log p of the targets, over those that are no padding, in nats."""
+    counted = targets >= 0
+    return -(told.log_likelihood(targets.clamp(min=0)) * counted).sum() / counted.sum()
+
+
+class LanguageModelling(Task):
+    """A corpus as a :class:`tasks.Task`."""
+
+    metric, higher_is_better, split = "perplexity", False, "test"
+
+    def __init__(self, options: Options) -> None:
+        check(options)
+        self.options, self.clip = options, options.clip
+        self.corpus = read(options.data)
+        self.words = self.corpus.train[: options.tokens or None]
+        self.dataset = self.corpus.name + (f", {len(self.words)} words" if options.tokens else "")
+        kind = "psmm" if options.window else "lstm"
+        self.network = "-".join(map(str, (kind, options.embedding, *options.widths)))
+        end, carry = self.corpus.end, options.carry
+        self.text = streams(self.words, end, options.batch) if carry else chunks(self.words, end, options.length)
+        self.part = (options.length, 1) if carry else (options.batch, 0)
+        size, dim = self.part
+        self.batches_per_epoch = math.ceil(self.text.tokens.shape[dim] / size)
+        self.memory: Memory | None = None
+        self.rate, self.progress, self.size = options.learning_rate, 0.0, 0
+        self.best: float | None = None
+
+    def model(self) -> nn.Module:
+        """A pointer sentinel mixture model, or without a window an LSTM language model."""
+        options = self.options
+        return PSMM(len(self.corpus.vocabulary), options.embedding, options.widths, options.window, options.dropout)
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """Adam."""
+        return torch.optim.Adam(model.parameters(), self.options.learning_rate, fused=True)
+
+    def learning_rate(self, progress: float) -> float:
+        """The rate that validation has left; where training is taken back to an earlier point, it starts anew."""
+        if progress < self.progress:
+            self.rate, self.best = self.options.learning_rate, None
+        self.progress = progress
+        return self.rate
+
+    def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
+        """The text from its start with the memory of the last training step, or chunks in another order each time."""
+        options, device, text, self.memory = self.options, next(model.parameters()).device, self.text, None
+        if not options.carry:
+            order = np.random.default_rng((options.seed, epoch, TRAINING)).permutation(len(text.tokens))
+            text = Batch(text.tokens[order], text.targets[order])
+        for part in parts(text, *self.part):
+            memory = self.memory if options.carry else None
+            yield Batch(part.tokens.to(device), part.targets.to(device), memory)
+
+    def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
+        """Sequences from random places of the training text, without what came before them."""
+        options, device, end = self.options, next(model.parameters()).device, self.corpus.end
+        length = min(options.length, len(self.words))
+        random = np.random.default_rng((options.seed, epoch, SCORING))
+        starts = random.integers(0, len(self.words) - length + 1, (options.scoring, options.batch, 1))
+        places = torch.from_numpy(starts) + torch.arange(length)
+        tokens, targets = (t.flatten() for t in streams(self.words, end, 1)[:2])
+        return [Batch(tokens[p].to(device), targets[p].to(device)) for p in places]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean of -log p(word) over the words that count, in nats."""
+        told = model(batch.tokens, batch.memory)
+        return mean(told, batch.targets)
+
+    def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The same, and what the next batch needs to go on."""
+        told = model(batch.tokens, batch.memory, remember=True)
+        self.memory = told.memory
+        return mean(told, batch.targets)
+
+    def log(self) -> dict[str, float]:
+        """Nothing but what the loop itself tells."""
+        return {}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Perplexity of the validation split, which the learning rate goes by.
+
+        Two networks that differ in their number of weights are not compared.
+        """
+        value = self.perplexity(model, self.corpus.valid)
+        size = sum(int(p.count_nonzero()) for p in model.parameters())
+        if size != self.size:
+            self.best, self.size = None, size
+        if self.best is not None and value >= self.best:
+            self.rate /= self.options.decay
+        self.best = value if self.best is None else min(self.best, value)
+        return {"perplexity": value, "log_perplexity": math.log(value)}
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Perplexity of the test split."""
+        return self.perplexity(model, self.corpus.test)
+
+    @torch.no_grad()
+    def perplexity(self, model: nn.Module, words: Tensor) -> float:
+        """exp of the mean of -log p over every word of a text, read as in training: on from what came before, or not.
+
+        What came before is missing at ``STREAMS`` places, whatever the batch size in training.
+        """
+        device, end, carry = next(model.parameters()).device, self.corpus.end, self.options.carry
+        text = streams(words, end, STREAMS) if carry else chunks(words, end, self.options.length)
+        model.eval()
+        memory, total = None, 0.0
+        for tokens, targets, _ in parts(text, STRETCH, 1) if carry else parts(text, STREAMS, 0):
+            told = model(tokens.to(device), memory, remember=True)
+            memory = told.memory if carry else None
+            total += float(mean(told, targets.to(device))) * int((targets >= 0).sum())
+        return float(np.exp(total / len(words)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the learning rate has come down, and what validation has told it."""
+        return {"rate": self.rate, "progress": self.progress, "best": self.best, "size": self.size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the learning rate where it was."""
+        self.rate, self.progress, self.best, self.size = (state[k] for k in ("rate", "progress", "best", "size"))
+
+
+def make(options: Options) -> Task:
+    """The task; a ValueError says which option cannot be, or what is wrong with the text."""
+    return LanguageModelling(options)
+
+
+if __name__ == "__main__":
+    from tasks._cli import main
+
+    main("ptb")
