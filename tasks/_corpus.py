@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -40,10 +41,10 @@ class Corpus:
         return self.vocabulary.index(END)
 
 
-def read(data: str) -> Corpus:
+def read(data: str, most: int = 0) -> Corpus:
     """The corpus of a folder, or of a data set on the hub (owner/name, or owner/name:configuration).
 
-    The vocabulary is every word of the training split, and ``<unk>`` for those that are in the others alone.
+    The vocabulary is every word of the training split, or the ``most`` frequent ones, and ``<unk>`` for the others.
 
     Raises:
         ValueError: a split is not there, is empty, or is no text in UTF-8; the sentence names file and line.
@@ -59,8 +60,9 @@ def read(data: str) -> Corpus:
     for split, held in lines.items():
         if not any(line.split() for line in held):
             raise ValueError(f"{data}: the {split} split has no words: put its text there")
-    words = dict.fromkeys(_words(lines["train"]))
-    vocabulary = tuple(words | {UNKNOWN: None})
+    counts = Counter(_words(lines["train"]))
+    kept = {word for word, _ in counts.most_common(most or None)} | {END}
+    vocabulary = tuple(dict.fromkeys(word for word in (*counts, UNKNOWN) if word in kept or word == UNKNOWN))
     number = {word: i for i, word in enumerate(vocabulary)}
     unknown = number[UNKNOWN]
     numbered = {split: torch.tensor([number.get(w, unknown) for w in _words(held)]) for split, held in lines.items()}
