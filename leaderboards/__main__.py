@@ -11,9 +11,9 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from leaderboards import traces
+from leaderboards import curves, traces
 from leaderboards.check import problems
-from leaderboards.figures import draw
+from leaderboards.figures import draw, saved
 from leaderboards.records import (
     finished_runs,
     merge,
@@ -24,7 +24,7 @@ from leaderboards.records import (
     write_record,
 )
 from leaderboards.sweep import sweep
-from leaderboards.table import csv_text, groups, show
+from leaderboards.table import csv_text, groups, show, study_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +110,13 @@ def study(options: Options, console: Console) -> int:
     outcome = sweep(options.name, options.seeds, options.jobs, options.runs, options.out, options.data, options.task)
     for task in sorted(outcome.tasks):
         display(replace(options, task=task), console)
+    mine = [r for run, r in read_records(options.out).items() if run in outcome.runs]
+    table = options.out / "tables" / f"{options.name}.csv"
+    with replacing(table) as path:
+        path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
+    console.print(f"Study: {table}", markup=False, soft_wrap=True)
+    if len({record.result.sparsity_asked for record in mine}) > 2:
+        saved(curves.figure(mine), table)
     console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
     for told in outcome.failed:
         console.print(told, style="red", markup=False, soft_wrap=True)

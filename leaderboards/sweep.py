@@ -21,12 +21,13 @@ from tasks._store import configuration, identity
 
 @dataclass
 class Outcome:
-    """What became of a study: runs that were there before, new ones, those that failed and why; and the tasks."""
+    """What became of a study: runs that were there before, new ones, those that failed and why; its tasks; all ids."""
 
     found: int = 0
     new: int = 0
     failed: list[str] = field(default_factory=list)
     tasks: set[str] = field(default_factory=set)
+    runs: set[str] = field(default_factory=set)
 
 
 def run_id(run: Run) -> str:
@@ -78,7 +79,7 @@ def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | 
     jobs = jobs or cores
     study = [run for run in here(STUDIES[name](seeds), data) if task in (None, run.task)]
     absent, found = missing(study, out)
-    outcome = Outcome(found, tasks={run.task for run in study})
+    outcome = Outcome(found, tasks={run.task for run in study}, runs=set(map(run_id, study)))
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),

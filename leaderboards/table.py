@@ -95,6 +95,19 @@ def summary(group: Group) -> pd.DataFrame:
     return lines.sort_values(["rank", "method"], na_position="first")
 
 
+def study_text(results: Iterable[Result]) -> str:
+    """A study's CSV: a line a method (or variant of one) in each group of comparable runs, by rank."""
+    parts = []
+    for group in groups(results):
+        first = group.rows.iloc[0]
+        told = {name: first[name] for name in RECIPE}
+        told["device"] = ", ".join(sorted(set(group.rows["device"])))
+        told["sparsity_asked"] = group.rows["sparsity_asked"].max()
+        lines = summary(group).reset_index(names="method")
+        parts.append(lines.assign(**told)[[*told, *lines.columns]])
+    return pd.concat(parts).to_csv(index=False, lineterminator="\n", float_format="%.6g") if parts else ""
+
+
 def differing(records: Iterable[Record]) -> list[str]:
     """Options, other than those a table is about, in which runs differ: ``lr: 0.001, 0.01``.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from matplotlib.image import imread
 
 from leaderboards import __main__ as command
-from leaderboards import studies
+from leaderboards import curves, studies
 from leaderboards.records import read_records
 from leaderboards.studies import STUDIES, Run
 from leaderboards.sweep import here, run_id
@@ -43,6 +45,11 @@ def test_a_sweep_runs_what_is_missing_and_tells_what_failed(place: Path, capsys:
     first = read_records(place / "out")
     assert {r.result.method for r in first.values()} == {"dense", "snap"}
     assert len((place / "out" / "cartpole.csv").read_text().splitlines()) == 3
+    table = pd.read_csv(place / "out" / "tables" / "tiny.csv")
+    assert list(table["method"]) == ["dense", "snap"]
+    by_method = {r.result.method: r.result for r in first.values()}
+    assert list(table["mean"]) == pytest.approx([by_method[m].value for m in table["method"]])
+    assert list(table["seeds"]) == [1, 1]
     assert call(place, "--seeds", "2") == 1
     assert "found: 2, new: 2, failed: 1" in capsys.readouterr().out
     both = read_records(place / "out")
@@ -74,6 +81,22 @@ def test_what_cannot_be_swept_is_a_sentence(
 ) -> None:
     assert command.main(["sweep", *more, "--out", str(tmp_path)]) == 2
     assert sentence in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_study_of_several_sparsities_has_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sparse(seeds: int) -> Iterator[Run]:
+        for method in ("dense", "snap", "snip"):
+            for sparsity in ("0.3", "0.5", "0.7") if method != "dense" else ("0.9",):
+                yield Run("cartpole", (*TINY, "--method", method, "--sparsity", sparsity))
+
+    monkeypatch.setitem(studies.STUDIES, "sparse", sparse)
+    assert command.main(["sweep", "sparse", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert imread(tmp_path / "out" / "tables" / "sparse.png").std() > 0.01
+    drawn = curves.figure(list(read_records(tmp_path / "out").values()))
+    nodes, weights = drawn.axes
+    assert [line.get_label() for line in nodes.lines[1:]] == ["snap"]
+    assert [line.get_label() for line in weights.lines[1:]] == ["snip"]
+    assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.7, 0.5, 0.3])  # what is left
 
 
 @pytest.mark.parametrize("name", list(STUDIES))

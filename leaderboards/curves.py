@@ -1,0 +1,87 @@
+"""A study's picture: the final metric against sparsity, a row a task, nodes left and single weights right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from leaderboards.figures import STYLE, Look, method_looks
+from leaderboards.records import Record
+from leaderboards.table import frame
+
+KINDS = ((True, "structured: nodes are cut"), (False, "unstructured: single weights are held at zero"))
+
+
+def figure(records: Sequence[Record]) -> Figure:
+    """Mean and, as a band, the lowest and highest seed of each method at each asked sparsity; dense as a line.
+
+    What is left is drawn on a logarithmic scale: each step to the right leaves a tenth of the weights.
+    """
+    rows = frame(record.result for record in records if not record.result.variant)
+    tasks = list(dict.fromkeys(rows["task"]))
+    looks = method_looks(dict(zip(rows["method"], rows["structured"], strict=True)))
+    with matplotlib.rc_context(STYLE):
+        picture = Figure(figsize=(11.5, 3.6 * len(tasks) + 0.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+        FigureCanvasAgg(picture)
+        panels = picture.subplots(len(tasks), 2, squeeze=False, sharey="row")
+        for pair, task in zip(panels, tasks, strict=True):
+            for panel, (structured, title) in zip(pair, KINDS, strict=True):
+                mine = rows[rows["task"] == task]
+                _panel(panel, mine, structured, looks)
+                first = mine.iloc[0]
+                panel.set_title(f"{first['dataset']}, {title}", loc="left")
+                if structured:
+                    better = "higher" if first["higher_is_better"] else "lower"
+                    panel.set_ylabel(f"{first['metric']}, {first['split']} ({better} is better)")
+    return picture
+
+
+def _panel(panel: Axes, rows: pd.DataFrame, structured: bool, looks: dict[str, Look]) -> None:
+    dense = rows.loc[rows["method"] == "dense", "value"]
+    if len(dense):
+        panel.axhline(dense.mean(), color="#000000", linewidth=1.2, linestyle=":", zorder=1)
+        panel.annotate("dense", (0.01, dense.mean()), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    pruned = rows[(rows["method"] != "dense") & (rows["structured"] == structured)]
+    ends: list[tuple[float, float, str]] = []
+    for method, mine in pruned.groupby("method"):
+        look = looks[str(method)]
+        at = mine.groupby("sparsity_asked")["value"].agg(["mean", "min", "max"])
+        left = 1 - at.index.to_numpy(float)
+        style: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": look.line}
+        panel.plot(left, at["mean"], label=method, markersize=5, markerfacecolor=look.face, **style)
+        panel.fill_between(left, at["min"], at["max"], color=look.color, alpha=0.08, linewidth=0)
+        ends.append((float(at["mean"].iloc[-1]), float(left[-1]), str(method)))
+    asked = np.unique(rows["sparsity_asked"].dropna())
+    panel.set_xscale("log")
+    panel.set_xlim(1.2 * (1 - asked.min()), (1 - asked.max()) / 1.2)
+    panel.xaxis.set_major_locator(FixedLocator(list(1 - asked)))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - x):.4g} %"))
+    panel.set_xlabel("weights removed")
+    panel.margins(y=0.08)
+    _label(panel, ends, looks)
+
+
+def _label(panel: Axes, ends: list[tuple[float, float, str]], looks: dict[str, Look]) -> None:
+    """Each method's name at the end of its line, clear of the one below."""
+    if not ends:
+        panel.set_axis_off()
+        return
+    x = min(x for _, x, _ in ends)
+    panel.set_xlim(right=x / 3.2)
+    low, high = panel.get_ylim()
+    step, last = (high - low) / 17, -np.inf
+    for value, at, method in sorted(ends):
+        last = max(value, last + step)
+        pointer = {"arrowstyle": "-", "color": "#cccccc", "lw": 0.6}
+        place: dict[str, Any] = {"textcoords": "data", "va": "center", "fontsize": 8, "arrowprops": pointer}
+        panel.annotate(method, (at, value), (x / 1.25, last), color=looks[method].color, **place)
