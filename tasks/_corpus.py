@@ -113,19 +113,21 @@ def _text(file: Path) -> list[str]:
 def _parquet(folder: Path) -> Lines:
     import datasets
 
-    files = {
-        split: [str(f) for name in names for f in sorted(folder.rglob(f"{name}*.parquet"))]
-        for split, names in SPLITS.items()
-    }
+    files = {split: [str(f) for f in sorted(folder.rglob(f"{split}*.parquet"))] for split in SPLITS}
     for split, found in files.items():
         if not found:
             raise ValueError(f"{folder} has no {split}*.parquet: put there {EXPECTED}")
+    quiet = not datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
     try:
-        return _columns(str(folder), datasets.load_dataset("parquet", data_files=files))
-    except (datasets.exceptions.DatasetGenerationError, OSError) as error:
-        raise ValueError(
-            f"{folder}: a parquet file cannot be read ({error.__cause__ or error}): copy it anew"
-        ) from None
+        held = datasets.load_dataset("parquet", data_files=files)
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        told = str(error.__cause__ or error).splitlines()[0].rstrip(". ")
+        raise ValueError(f"the parquet files in {folder} cannot be read ({told}): fetch them anew") from None
+    finally:
+        if not quiet:
+            datasets.enable_progress_bars()
+    return _columns(str(folder), held)
 
 
 def _hub(data: str) -> Lines:
@@ -135,7 +137,7 @@ def _hub(data: str) -> Lines:
     try:
         held = datasets.load_dataset(name, configuration or None)
     except (OSError, ValueError, RuntimeError) as error:  # no such data set, no connection, no such configuration
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
         raise ValueError(
             f"the data set {data} cannot be read from the hub ({told}): --data takes owner/name or "
             f"owner/name:configuration, or a folder with {EXPECTED}"
@@ -149,9 +151,7 @@ def _columns(data: str, splits: Any) -> Lines:
     for split, names in SPLITS.items():
         table = next((splits[name] for name in names if name in splits), None)
         if table is None:
-            raise ValueError(
-                f"{data} has no split {' or '.join(names)}, but {', '.join(splits)}: take another data set"
-            )
+            raise ValueError(f"{data} has the splits {', '.join(splits)}, and no {' or '.join(names)}: all are needed")
         column = next((c for c in COLUMNS if c in table.column_names), None)
         if column is None:
             raise ValueError(f"{data} has {', '.join(table.column_names)}, and no column {' or '.join(COLUMNS)}")

@@ -68,7 +68,7 @@ class PSMM(nn.Module):
 
     With h_i the last LSTM's state after word x_i and h that after the present one, q = tanh(W h + b), and the softmax
     over q.h_i for the last ``window`` words, the present one included, and q.s for the sentinel s gives the a_i and,
-    last, the gate g: they sum to one (eq. 2 to 5). p_vocab is a softmax of h, linearly mapped. ``window`` 0 leaves the
+    last, the gate g: they sum to one. p_vocab is a softmax of h, linearly mapped. ``window`` 0 leaves the
     plain LSTM language model. Dropout is variational (Gal and Ghahramani 2016): one mask for all time steps, on the
     embeddings and on each LSTM's outputs. Deviations: no zoneout; what is pointed at has no dropout.
     """

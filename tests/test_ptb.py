@@ -1,0 +1,499 @@
+"""Language modelling: texts in the formats that people have them in, the mixture by hand, its cuts, and whole runs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import earlycrop
+from tasks import _cli, _corpus, _run, ptb
+from tasks._sequences import PADDING, Batch, chunks, parts, streams
+from tasks._store import Store, configuration
+from tasks.nets.psmm import PSMM
+from tests.tiny_data import text
+
+PTB = Path(__file__).parents[1] / "data" / "ptb"
+SMALL = ptb.Options(
+    method="dense", embedding=6, widths=(9, 7), window=5, batch=4, length=8, epochs=3, dropout=0.2, scoring=2
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    text(tmp_path / "text")
+    return tmp_path / "text"
+
+
+def made(folder: Path, **changed: Any) -> ptb.LanguageModelling:
+    return ptb.LanguageModelling(replace(SMALL, data=str(folder), **changed))
+
+
+def network(**changed: Any) -> PSMM:
+    torch.manual_seed(0)
+    given = {"vocabulary": 11, "embedding": 6, "widths": (9, 7), "window": 4, "dropout": 0.3, **changed}
+    model = PSMM(**given).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():  # far enough from zero to tell one term from another
+            p.uniform_(-1, 1)
+    return model
+
+
+def sequences(time: int = 9) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    tokens = torch.randint(0, 5, (3, time + 1))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+# --- the network
+
+
+def by_hand(model: PSMM, tokens: list[int]) -> list[Tensor]:
+    """p(y | x_1 ... x_t) for every t of one sequence, a word at a time, as section 2 of the paper has it."""
+    hidden = [(torch.zeros(1, layer.hidden_size).double(), torch.zeros(1, layer.hidden_size).double())
+              for layer in model.layers]  # fmt: skip
+    states, told = [], []
+    for t, token in enumerate(tokens):
+        x = model.embedding.weight[token][None]
+        for i, layer in enumerate(model.layers):
+            cell = nn.LSTMCell(layer.input_size, layer.hidden_size).double()
+            cell.load_state_dict({name.removesuffix("_l0"): p for name, p in layer.state_dict().items()})
+            hidden[i] = cell(x, hidden[i])
+            x = hidden[i][0]
+        states.append(x[0])
+        p = torch.softmax(model.words.weight @ x[0] + model.words.bias, 0)
+        q = torch.tanh(model.query.weight @ x[0] + model.query.bias)
+        seen = range(max(0, t - model.window + 1), t + 1)
+        a = torch.softmax(torch.stack([*(q @ states[i] for i in seen), q @ model.sentinel]), 0)
+        p = a[-1] * p
+        for share, i in zip(a, seen, strict=False):
+            p[tokens[i]] += share
+        told.append(p)
+    return told
+
+
+def test_the_mixture_is_that_of_the_paper_word_by_word() -> None:
+    model, (tokens, targets) = network(), sequences()
+    with torch.no_grad():
+        told = model(tokens)
+        expected = torch.stack([torch.stack(by_hand(model, row)) for row in tokens.tolist()])
+        torch.testing.assert_close(told.log_probabilities(), expected.log())
+        chosen = expected.gather(-1, targets.unsqueeze(-1)).squeeze(-1).log()
+        torch.testing.assert_close(told.log_likelihood(targets), chosen)
+
+
+def test_pointer_and_gate_sum_to_one_and_so_do_the_words() -> None:
+    model, (tokens, _) = network(), sequences()
+    told = model(tokens)
+    one = torch.ones(tokens.shape).double()
+    torch.testing.assert_close(told.shares.exp().sum(-1), one)
+    torch.testing.assert_close(told.log_probabilities().exp().sum(-1), one)
+    # at each place at most the window's four words and the sentinel have a share
+    assert [int(n) for n in (told.shares[0] > -1e3).sum(-1)] == [2, 3, 4, 5, 5, 5, 5, 5, 5]
+
+
+def test_a_likelihood_is_finite_and_can_be_differentiated_twice_where_a_word_is_nowhere_to_be_pointed_at() -> None:
+    model, (tokens, targets) = network(), sequences()
+    model.words.bias.data[10] = -1e5  # p_vocab of word 10 underflows to 0, and nothing points at it
+    lost = torch.full_like(targets, 10)
+    derived = earlycrop.flow(model, lambda m, b: -m(b).log_likelihood(lost).mean(), [tokens])
+    assert derived.product is not None
+    assert -model(tokens).log_likelihood(lost).mean().item() == pytest.approx(1e5, rel=0.01)
+
+
+def test_two_halves_with_a_memory_are_the_whole_and_without_it_are_not() -> None:
+    model, (tokens, targets) = network(), sequences()
+    whole = model(tokens).log_likelihood(targets)
+    first = model(tokens[:, :6], remember=True)
+    second = model(tokens[:, 6:], first.memory)
+    halves = torch.cat([first.log_likelihood(targets[:, :6]), second.log_likelihood(targets[:, 6:])], 1)
+    torch.testing.assert_close(halves, whole)
+    assert first.memory.states.shape == (3, 4, 7)
+    assert not first.memory.states.requires_grad
+    apart = model(tokens[:, 6:]).log_likelihood(targets[:, 6:])
+    assert not torch.allclose(apart, whole[:, 6:])
+
+
+def test_without_a_window_it_is_the_plain_language_model() -> None:
+    model, (tokens, targets) = network(window=0), sequences()
+    assert not [name for name, _ in model.named_parameters() if "query" in name or "sentinel" in name]
+    states = model.embedding(tokens)
+    for layer in model.layers:
+        states, _ = layer(states)
+    expected = model.words(states).log_softmax(-1)
+    torch.testing.assert_close(model(tokens).log_probabilities(), expected)
+    expected = expected.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(model(tokens).log_likelihood(targets), expected)
+
+
+def test_dropout_takes_the_same_channels_at_all_time_steps() -> None:
+    model = network(dropout=0.5).train()
+    dropped = model._drop(torch.ones(20, 9, 30))
+    assert (dropped == dropped[:, :1]).all()
+    assert {0.0, 2.0} == set(dropped.unique().tolist())
+
+
+# --- what can be cut from it
+
+
+def silenced(model: PSMM, graph: Any, nodes: list[int]) -> PSMM:
+    """A copy in which what leaves these nodes is zero: consumers' columns, and the query that a state is pointed by."""
+    dense, gone = copy.deepcopy(model), torch.tensor(nodes)
+    tensors = dict(dense.named_parameters())
+    for slot in graph.slots:
+        hit = torch.isin(torch.as_tensor(slot.nodes), gone).nonzero().squeeze(-1)
+        t = tensors[slot.tensor].data
+        if slot.dim == 1:
+            t[:, hit] = 0
+        elif slot.tensor.startswith("query"):
+            t[hit] = 0
+    return dense
+
+
+@pytest.mark.parametrize("window", [0, 4])
+def test_embedding_layers_and_query_lose_nodes_and_the_rest_computes_as_before(window: int) -> None:
+    model, (tokens, targets) = network(window=window), sequences()
+    graph = earlycrop.trace(model, lambda m: ptb.mean(m(tokens), targets))
+    assert graph.count == 6 + 9 + 7
+    nodes = list(range(0, graph.count, 2))
+    dense = silenced(model, graph, nodes)
+    cut = earlycrop.shrink(model, graph, nodes)
+    assert cut.difference is not None
+    assert cut.difference <= 1e-10
+    first, second = model.layers
+    width = model.embedding.embedding_dim, first.hidden_size, second.hidden_size
+    assert sum(width) == 11
+    assert max(a / b for a, b in zip(width, (6, 9, 7), strict=True)) < 1
+    if window:
+        assert model.query.weight.shape == (width[2], width[2])
+        assert model.sentinel.shape == (width[2],)
+    torch.testing.assert_close(model(tokens).log_probabilities(), dense(tokens).log_probabilities())
+    torch.testing.assert_close(model(tokens).log_likelihood(targets), dense(tokens).log_likelihood(targets))
+
+
+def test_a_memory_from_before_a_cut_is_left_aside(folder: Path) -> None:
+    task = made(folder, dropout=0.0)
+    model = task.model()
+    part, after = list(task.batches(model, 1))[:2]
+    task.training_loss(model, part)
+    after = after._replace(memory=task.memory)
+    losses = task.loss(model, after).detach(), task.training_loss(model, after).detach()
+    torch.testing.assert_close(*losses)
+    for which in (0, -1):  # embedding, LSTM: in the tracer's order
+        graph = earlycrop.trace(model, lambda m: task.loss(m, part))
+        earlycrop.shrink(model, graph, [range(graph.count)[which]])
+        now = task.loss(model, after).detach()
+    assert now == task.loss(model, after._replace(memory=None)).detach()
+    assert now != losses[0]
+
+
+# --- texts
+
+
+def test_a_folder_of_text_is_read_with_ends_of_lines_and_the_training_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "wiki.train.tokens").write_text(" = a title = \n \n the cat\r\nthe dog", encoding="utf-8")
+    (tmp_path / "wiki.valid.tokens").write_text("a bird\n", encoding="utf-8")
+    (tmp_path / "wiki.test.tokens").write_text("the üb\u2028er cat\n", encoding="utf-8")
+    corpus = _corpus.read(str(tmp_path))
+    assert corpus.name == "wiki"
+    assert corpus.vocabulary == ("=", "a", "title", "<eos>", "the", "cat", "dog", "<unk>")
+    assert corpus.train.tolist() == [0, 1, 2, 0, 3, 3, 4, 5, 3, 4, 6, 3]
+    assert corpus.valid.tolist() == [1, 7, 3]
+    assert corpus.test.tolist() == [4, 7, 7, 5, 3]
+    assert corpus.end == 3
+
+
+def test_parquet_as_the_hub_has_it_reads_the_same(folder: Path, tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    for split, name in (("train", "train-00000-of-00001"), ("valid", "validation"), ("test", "test")):
+        lines = (folder / f"ptb.{split}.txt").read_text().splitlines()
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict({"sentence": lines}).to_parquet(tmp_path / "hub" / f"{name}.parquet")
+    plain, hub = _corpus.read(str(folder)), _corpus.read(str(tmp_path / "hub"))
+    assert hub.name == "hub"
+    assert hub.vocabulary == plain.vocabulary
+    for split in ("train", "valid", "test"):
+        torch.testing.assert_close(getattr(hub, split), getattr(plain, split))
+
+
+def test_of_a_hub_data_set_splits_and_columns_are_found_or_named() -> None:
+    import datasets
+
+    held = datasets.DatasetDict({
+        name: datasets.Dataset.from_dict({"text": [f"{name} \n", ""]}) for name in ("train", "validation", "test")
+    })  # fmt: skip
+    told = _corpus._columns("some/text", held)
+    assert told == {"train": ["train \n", ""], "valid": ["validation \n", ""], "test": ["test \n", ""]}
+    del held["validation"]
+    with pytest.raises(ValueError, match="some/text has the splits train, test, and no valid or validation"):
+        _corpus._columns("some/text", held)
+    held["validation"] = datasets.Dataset.from_dict({"label": [1]})
+    with pytest.raises(ValueError, match="some/text has label, and no column sentence or text"):
+        _corpus._columns("some/text", held)
+
+
+def spoil(what: str, folder: Path) -> None:
+    if what == "no folder":
+        folder.rename(folder.with_name("elsewhere"))
+    elif what == "no file":
+        (folder / "ptb.valid.txt").unlink()
+    elif what == "no train":
+        (folder / "ptb.train.txt").unlink()
+    elif what == "empty":
+        (folder / "ptb.valid.txt").write_bytes(b"\n \n")
+    elif what == "latin":
+        (folder / "ptb.test.txt").write_bytes(b"one\ntwo\ncaf\xe9 three\n")
+    elif what == "two":
+        (folder / "wiki.train.tokens").write_text("more\n")
+    elif what == "parquet":
+        for file in list(folder.glob("*.txt")):
+            file.unlink()
+        (folder / "train.parquet").write_bytes(b"no parquet")
+    elif what == "broken":
+        spoil("parquet", folder)
+        for split in ("validation", "test"):
+            (folder / f"{split}.parquet").write_bytes(b"no parquet")
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("no folder", "there is no folder FOLDER: --data takes"),
+        ("no file", "FOLDER has no ptb.valid.txt: put it beside ptb.train.txt"),
+        ("no train", "FOLDER has no *.train.txt and no *.train.tokens: put there"),
+        ("empty", "FOLDER/ptb.valid.txt is empty"),
+        ("latin", "FOLDER/ptb.test.txt is not UTF-8 in line 3: save it as UTF-8"),
+        ("two", "FOLDER has ptb.train.txt and wiki.train.tokens: leave one corpus there"),
+        ("parquet", "FOLDER has no valid*.parquet: put there"),
+        ("broken", "the parquet files in FOLDER cannot be read ("),
+    ],
+)
+def test_bad_data_are_one_sentence_before_anything_is_written(
+    what: str, told: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(what, folder)
+    with pytest.raises(SystemExit) as left:
+        _cli.main("ptb", ["--data", str(folder), "--runs", str(tmp_path / "runs")])
+    assert left.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert f"error: {told}".replace("FOLDER", str(folder)) in error
+    assert len([line for line in error.splitlines() if "error:" in line]) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"batch": 0}, "batch must be at least 1, not 0"),
+        ({"window": -1}, "window must be 0 or more, not -1"),
+        ({"widths": ()}, "widths must be one or more numbers of at least 1"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
+        ({"learning_rate": math.nan}, "learning_rate must be a number above 0"),
+        ({"decay": 0.5}, "decay must be a number of 1 or more"),
+        ({"clip": 0.0}, "clip must be None or a number above 0"),
+    ],
+)
+def test_options_out_of_range_are_named(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        ptb.make(replace(SMALL, **changed))
+
+
+@pytest.mark.skipif(not PTB.is_dir(), reason="the Penn Treebank is not here")
+def test_the_penn_treebank_has_its_known_sizes() -> None:
+    corpus = _corpus.read(str(PTB))
+    assert (len(corpus.train), len(corpus.valid), len(corpus.test)) == (929_589, 73_760, 82_430)
+    assert len(corpus.vocabulary) == 10_000
+    assert corpus.name == "ptb"
+    paper = PSMM(10_000, 300, (300,), 100, 0.3)
+    assert sum(p.numel() for p in paper.parameters()) == 6_823_000  # 6.82 million, as the authors' network
+
+
+# --- sequences and batches
+
+
+def test_every_word_is_a_target_once_and_the_word_before_it_the_input() -> None:
+    words = torch.arange(1, 12)
+    for text_, shape in ((streams(words, 0, 3), (3, 4)), (chunks(words, 0, 5), (3, 5))):
+        assert text_.tokens.shape == text_.targets.shape == shape
+        counted = text_.targets.flatten() != PADDING
+        assert text_.targets.flatten()[counted].tolist() == list(range(1, 12))
+        assert text_.tokens.flatten()[counted].tolist() == list(range(11))
+    split = list(parts(streams(words, 0, 3), 3, 1))
+    assert [p.tokens.shape for p in split] == [(3, 3), (3, 1)]
+    assert split[1].targets.tolist() == [[4], [8], [PADDING]]
+
+
+def test_contiguous_batches_carry_the_memory_of_the_last_step(folder: Path) -> None:
+    task = made(folder, dropout=0.0)
+    model = task.model()
+    batches, before = [], None
+    for batch in task.batches(model, 1):
+        assert batch.memory is before
+        task.training_loss(model, batch)
+        before = task.memory
+        batches.append(batch)
+    assert len(batches) == task.batches_per_epoch == math.ceil(math.ceil(450 / 4) / 8)
+    whole = model(torch.cat([b.tokens for b in batches], 1)).log_likelihood(
+        torch.cat([b.targets.clamp(min=0) for b in batches], 1)
+    )
+    counted = torch.cat([b.targets for b in batches], 1) >= 0
+    sizes = torch.tensor([float((b.targets >= 0).sum()) for b in batches])
+    losses = torch.stack([task.loss(model, b) for b in batches])
+    torch.testing.assert_close((losses * sizes).sum() / sizes.sum(), -whole[counted].mean())
+    assert next(iter(task.batches(model, 2))).memory is None
+
+
+def test_chunks_are_shuffled_by_epoch_and_seed_and_start_from_nothing(folder: Path) -> None:
+    task = made(folder, carry=False)
+    model = task.model()
+
+    def epoch(task: ptb.LanguageModelling, number: int) -> list[Batch]:
+        return list(task.batches(model, number))
+
+    first = epoch(task, 1)
+    assert len(first) == task.batches_per_epoch == math.ceil(math.ceil(450 / 8) / 4)
+    assert all(b.memory is None for b in first)
+    held = torch.cat([b.targets for b in first])
+    assert sorted(held[held >= 0].tolist()) == sorted(task.corpus.train.tolist())
+    torch.testing.assert_close(held, torch.cat([b.targets for b in epoch(made(folder, carry=False), 1)]))
+    for other in (epoch(task, 2), epoch(made(folder, carry=False, seed=1), 1)):
+        assert not torch.equal(held, torch.cat([b.targets for b in other]))
+
+
+def test_scoring_batches_are_training_text_and_change_nothing(folder: Path) -> None:
+    task = made(folder, tokens=120)
+    assert task.dataset == "ptb, 120 words"
+    model = task.model()
+    before, state = torch.get_rng_state(), task.state_dict()
+    batches = task.scoring_batches(model, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert task.state_dict() == state
+    assert len(batches) == 2
+    trained = [task.corpus.end, *task.corpus.train[:120].tolist()]
+    pairs = [trained[i : i + 9] for i in range(112)]
+    for batch in batches:
+        assert batch.tokens.shape == (4, 8)
+        assert batch.memory is None
+        for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+            assert [*tokens, targets[-1]] in pairs
+            assert tokens[1:] == targets[:-1]
+    for a, b in zip(batches, task.scoring_batches(model, 3), strict=True):
+        assert torch.equal(a.tokens, b.tokens)
+    assert not torch.equal(batches[0].tokens, task.scoring_batches(model, 4)[0].tokens)
+
+
+# --- perplexity and the learning rate
+
+
+def counted_by_hand(words: list[int], end: int, vocabulary: int, window: int, columns: int) -> float:
+    """Perplexity where every place of the window, the sentinel and every word of the vocabulary weigh the same."""
+    before, total = [end, *words[:-1]], 0.0
+    for i, word in enumerate(words):
+        start = i - i % columns  # of the sequence that it is in
+        seen = before[max(start, i - window + 1) : i + 1]
+        total -= math.log((1 / vocabulary + seen.count(word)) / (len(seen) + 1))
+    return math.exp(total / len(words))
+
+
+@pytest.mark.parametrize("window", [0, 3, 50])
+def test_perplexity_is_over_every_word_and_the_window_reaches_over_batches(window: int, folder: Path) -> None:
+    for batch, carry in ((1, True), (7, True), (4, False)):
+        task = made(folder, window=window, batch=batch, carry=carry)
+        model = task.model()
+        for p in model.parameters():
+            nn.init.zeros_(p)
+        words, end, vocabulary = task.corpus.test, task.corpus.end, len(task.corpus.vocabulary)
+        columns = math.ceil(len(words) / ptb.STREAMS) if carry else 8
+        assert len(words) % columns  # there is padding, which does not count
+        expected = counted_by_hand(words.tolist(), end, vocabulary, window, columns)
+        assert task.evaluate(model) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_rate_falls_where_validation_does_not_get_better(folder: Path) -> None:
+    task = made(folder, learning_rate=1e-3)
+    model = task.model()
+    assert task.learning_rate(0.0) == 1e-3
+    told = task.validate(model)
+    assert told["log_perplexity"] == pytest.approx(math.log(told["perplexity"]))
+    assert task.learning_rate(0.2) == 1e-3
+    task.validate(model)  # no better
+    assert task.learning_rate(0.4) == 2.5e-4
+    with torch.no_grad():
+        model.embedding.weight[:, 0] = 0  # another network: the last one's best is no measure of it
+    task.validate(model)
+    assert task.learning_rate(0.5) == 2.5e-4
+    resumed = made(folder, learning_rate=1e-3)
+    resumed.load_state_dict(json.loads(json.dumps(task.state_dict())))
+    for t in (task, resumed):
+        t.validate(model)
+        assert t.learning_rate(0.6) == 6.25e-5
+    assert task.learning_rate(0.1) == 1e-3  # taken back to an earlier point
+
+
+# --- whole runs
+
+
+@pytest.mark.parametrize("method", ["dense", "crop-s", "earlycrop-s", "earlycrop-u", "magnitude-s"])
+def test_a_run_stopped_and_resumed_ends_in_the_same_numbers(method: str, folder: Path, tmp_path: Path) -> None:
+    options = replace(SMALL, data=str(folder), method=method, sparsity=0.4, rounds=2, decay=1.5, learning_rate=0.03)
+
+    def run(where: str, last: int) -> Any:
+        store = Store(tmp_path / where, configuration("ptb", options))
+
+        def report(epoch: int, line: dict[str, Any]) -> None:
+            if epoch == last:
+                raise KeyboardInterrupt
+
+        try:
+            return _run.run("ptb", ptb.make(options), options, store, report)
+        finally:
+            store.close()
+
+    whole = run("whole", 99)
+    for last in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run("stopped", last)
+    resumed = run("stopped", 99)
+    assert resumed.value == whole.value
+    assert resumed.weight_sparsity == whole.weight_sparsity
+    assert (whole.weight_sparsity >= 0.4) == (method != "dense")
+    assert whole.metric == "perplexity"
+    logs = [
+        [json.loads(line) for line in next((tmp_path / w).glob("*/log.jsonl")).read_text().splitlines()]
+        for w in ("whole", "stopped")
+    ]
+    for a, b in zip(*logs, strict=True):
+        assert {k: a.get(k) for k in ("loss", "perplexity", "learning_rate")} == {
+            k: b.get(k) for k in ("loss", "perplexity", "learning_rate")
+        }
+
+
+def test_it_learns_what_follows_what(tmp_path: Path) -> None:
+    """A line begins with any of twelve words, and each tells the next: 12^(1/9) = 1.32 is the best perplexity.
+
+    Without knowledge of how long a line is, an end is one in eight after each word: exp of (ln 12 + 8 * 0.377) / 9.
+    """
+    text(tmp_path / "text", 4000)
+    given = ["--data", str(tmp_path / "text"), "--runs", str(tmp_path), "--method", "dense", "--epochs", "6"]
+    given += ["--embedding", "16", "--widths", "16", "--batch", "8", "--length", "12", "--dropout", "0"]
+    result = _cli.main("ptb", [*given, "--learning-rate", "0.02"])
+    lines = [json.loads(line) for line in next(tmp_path.glob("ptb-*/log.jsonl")).read_text().splitlines()]
+    assert all(b["perplexity"] < a["perplexity"] for a, b in pairwise(lines[:3]))
+    assert 12 ** (1 / 9) < result.value < math.exp((math.log(12) + 8 * 0.377) / 9)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PTB.is_dir(), reason="the Penn Treebank is not here")
+def test_the_tiny_preset_learns_the_penn_treebank(tmp_path: Path) -> None:
+    result = _cli.main("ptb", ["--preset", "tiny", "--data", str(PTB), "--runs", str(tmp_path), "--method", "dense"])
+    assert result.value < 350
