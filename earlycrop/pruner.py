@@ -21,7 +21,7 @@ from earlycrop.masks import Masks
 from earlycrop.methods import METHODS, Method
 from earlycrop.procedures import Job, Once, Procedure
 from earlycrop.rewinding import Rewind
-from earlycrop.trigger import TRIGGERS, Trigger
+from earlycrop.trigger import AtEpoch, Trigger, named
 
 
 class Pruner:
@@ -40,10 +40,10 @@ class Pruner:
     :func:`earlycrop.shrink`). loss: (model, batch) -> scalar. method: a name in ``METHODS``, or a ``Method``. sparsity:
     the share of ``of`` (weights, nodes, macs, bytes or time) to remove, above 0 and below 1. epochs: the whole budget.
     rounds: of iterative methods. score_batches: how many batches a scoring reads (the authors take 5), None for all
-    that ``step`` is given. trigger: in place of the method's own, a ``Trigger`` or a name in ``TRIGGERS``. gate: where
-    a node's gate stands ("rows", "norms", "columns" or "auto"), see :class:`earlycrop.event.Request`. copies: averages
-    of the model's weights, pruned at the same places. limits: floors, ceilings, layers to leave alone, multiples of
-    channels.
+    that ``step`` is given. trigger: in place of the method's own, a ``Trigger``, a name in ``TRIGGERS``, or the epoch
+    to prune after. gate: where a node's gate stands ("rows", "norms", "columns" or "auto"), see
+    :class:`earlycrop.event.Request`. copies: averages of the model's weights, pruned at the same places. limits:
+    floors, ceilings, layers to leave alone, multiples of channels.
 
     shuffled: a control: what goes is as many of each layer as the method chose, at random. penalty: the weight of the
     L1 penalty on batch norm scales, in place of the method's own. rewind: the share of the epochs that ``ltr`` rewinds
@@ -71,7 +71,7 @@ class Pruner:
         of: str = "weights",
         rounds: int = 5,
         score_batches: int | None = 5,
-        trigger: Trigger | str | None = None,
+        trigger: Trigger | str | int | None = None,
         gate: str = "auto",
         copies: Sequence[nn.Module] = (),
         limits: Limits = NO_LIMITS,
@@ -124,7 +124,13 @@ class Pruner:
         self._log: dict[str, float] = {}
 
     def _made(
-        self, method: Method, trigger: Trigger | str | None, sparsity: float, rounds: int, rewind: float, penalty: float
+        self,
+        method: Method,
+        trigger: Trigger | str | int | None,
+        sparsity: float,
+        rounds: int,
+        rewind: float,
+        penalty: float,
     ) -> Procedure:
         if method.procedure != "once" and trigger is not None:
             raise ValueError("this method knows itself when to prune: leave its trigger out")
@@ -133,9 +139,9 @@ class Pruner:
         if method.procedure == "tick-tock":
             return TickTock(self._job, rounds, penalty)
         if isinstance(trigger, str):
-            if trigger not in TRIGGERS:
-                raise ValueError(f"there is no trigger '{trigger}': take one of {', '.join(TRIGGERS)}")
-            trigger = TRIGGERS[trigger](sparsity, self._job.epochs)
+            trigger = named(trigger, sparsity, self._job.epochs)
+        if isinstance(trigger, int):
+            trigger = AtEpoch(trigger)
         made = method.trigger(sparsity, self._job.epochs) if trigger is None else trigger
         return Once(self._job, made, penalty)
 

@@ -246,3 +246,19 @@ TRIGGERS: dict[str, Callable[[float, int], Trigger]] = {
     "never": never,
 }
 """Name -> (sparsity, epochs) -> a trigger."""
+
+
+def named(name: str, sparsity: float, epochs: int) -> Trigger:
+    """The trigger of that name in ``TRIGGERS``; a whole number is the epoch to prune after.
+
+    Raises:
+        ValueError: there is none, or it cannot fire within the epochs.
+    """
+    if name.isdecimal():
+        return AtEpoch(int(name))
+    if name not in TRIGGERS:
+        known = ", ".join(TRIGGERS)
+        raise ValueError(
+            f"there is no trigger '{name}': take one of {known}, or the number of the epoch to prune after"
+        )
+    return TRIGGERS[name](sparsity, epochs)

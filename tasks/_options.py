@@ -30,7 +30,7 @@ class Options:
     rounds: int = 5
     """Rounds of the iterative methods (cropit, earlycrop, gatedecorators); the others know their own number."""
     trigger: str = ""
-    """When to prune, in place of the method's own: a row of earlycrop.TRIGGERS."""
+    """When to prune, in place of the method's own: a row of earlycrop.TRIGGERS, or the number of the epoch."""
     shuffled: bool = False
     """A control: as many go of each layer as the method chooses, but at random."""
     criterion: str = ""

@@ -249,6 +249,8 @@ def test_the_watched_mask_distance_is_early_bird_s() -> None:
     ("method", "options", "told"),
     [
         ("crop-s", {"trigger": "sometimes"}, "there is no trigger 'sometimes': take one of before, lazy-regime, knee"),
+        ("crop-s", {"trigger": "-3"}, "or the number of the epoch to prune after"),
+        ("crop-s", {"trigger": 99}, "the trigger may wait until epoch 99, and there are"),
         ("ltr", {"trigger": "knee"}, "this method knows itself when to prune"),
         ("gatedecorators", {"epochs": 3}, "gatedecorators needs at least 4 epochs, and there are 3"),
         ("crop-s", {"optimizer_state": "lose"}, "optimizer_state is keep or reset, and not 'lose'"),
@@ -258,6 +260,16 @@ def test_the_watched_mask_distance_is_early_bird_s() -> None:
 def test_what_cannot_be_is_refused(method: str, options: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         started(method, **options)
+
+
+@pytest.mark.parametrize("trigger", [3, "3"])
+def test_a_number_is_the_epoch_to_prune_after(trigger: int | str) -> None:
+    model, optimizer, pruner = started("crop-s", trigger=trigger)
+    pruner.step(data())
+    while pruner.event is None:
+        train_epoch(model, optimizer, data())
+        pruner.step(data())
+    assert (pruner.event.epoch, pruner.event.reason) == (3, "after epoch 3, as set")
 
 
 def test_a_trigger_that_cannot_fire_within_the_budget_is_refused() -> None:
