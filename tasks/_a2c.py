@@ -22,8 +22,9 @@ from torch.optim import Optimizer
 
 from tasks import Task
 from tasks._backprop import Played, fast_loss
+from tasks._environments import make_environment
 from tasks._options import Options
-from tasks._rollouts import EVALUATION_SEED, Player, Policy, Rollout, advantages, make_environment
+from tasks._rollouts import EVALUATION_SEED, Player, Policy, Rollout, advantages
 from tasks.nets.actor_critic import ACTIVATIONS, ActorCritic
 
 EPISODES = 100

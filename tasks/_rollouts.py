@@ -5,14 +5,13 @@ Acting goes one step at a time, and a call into torch costs more than the arithm
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import gymnasium
 import numpy as np
-from gymnasium.vector import VectorEnv
 from torch import nn
+
+from tasks._environments import make_environment
 
 ACTIVATIONS: dict[type[nn.Module], Callable[..., np.ndarray]] = {
     nn.Tanh: np.tanh,
@@ -90,13 +89,6 @@ class Rollout(NamedTuple):
     """(T + 1, N, width) for each of the trunk's layers, what it gave."""
     returns: list[float]
     """Undiscounted returns of the games that ended."""
-
-
-def make_environment(name: str, agents: int) -> VectorEnv:
-    """Gymnasium's own vectorised form of an environment where there is one, else one after the other."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*out of date", DeprecationWarning)  # the paper plays CartPole-v0
-        return gymnasium.make_vec(name, num_envs=agents)
 
 
 class Player:
