@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -15,10 +17,18 @@ from gymnasium.vector.utils import batch_space
 from tasks._acrobot_vector import AcrobotVectorEnv
 
 
-def make_environment(name: str, agents: int) -> VectorEnv:
-    """Many of an environment at once: on arrays where there is such a form of it, else one after the other."""
+@contextmanager
+def known_warnings() -> Iterator[None]:
+    """Leave out what making an environment warns of, and nobody here can change."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*out of date", DeprecationWarning)  # the paper plays CartPole-v0
+        warnings.filterwarnings("ignore", "builtin type .* has no __module__", DeprecationWarning)  # SWIG, in Box2D
+        yield
+
+
+def make_environment(name: str, agents: int) -> VectorEnv:
+    """Many of an environment at once: on arrays where there is such a form of it, else one after the other."""
+    with known_warnings():
         spec = gymnasium.spec(name)
         if spec.id == "Acrobot-v1":
             return AcrobotVectorEnv(agents, spec.max_episode_steps or 0)

@@ -6,6 +6,7 @@ Acting goes one step at a time, and a call into torch costs more than the arithm
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ ACTIVATIONS: dict[type[nn.Module], Callable[..., np.ndarray]] = {
     nn.Tanh: np.tanh,
     nn.ReLU: lambda x, out: np.maximum(x, 0, out=out),
 }
-EVALUATION_SEED = 2**31
+EVALUATION_SEED, OUTLOOK_SEED = 2**31, 2**31 + 2**16
 """Player shifts its seeds to below 2**30, so that no training environment is ever seeded like an evaluated one."""
 
 
@@ -138,6 +139,19 @@ class Player:
     def close(self) -> None:
         """Close the environments."""
         self.environment.close()
+
+
+def mean_return(policy: Policy, name: str, games: int, seed: int) -> float:
+    """Mean undiscounted return of the most likely actions, over the first game of ``games`` environments."""
+    total, alive = np.zeros(games), np.ones(games, bool)
+    with closing(make_environment(name, games)) as environment:
+        observation, _ = environment.reset(seed=seed)
+        while alive.any():
+            actions = policy.logits(policy.features(observation)).argmax(-1)
+            observation, rewards, terminated, truncated, _ = environment.step(actions)
+            total += rewards * alive
+            alive &= ~(terminated | truncated)
+    return float(total.mean())
 
 
 def advantages(

@@ -46,7 +46,7 @@ def make(options: Options) -> Task:
     known = get_args(Environment)
     if options.environment not in known:
         raise ValueError(f"environment must be {' or '.join(known)}, not {options.environment!r}.")
-    return A2C(options)
+    return A2C(options, outlook_games=12)  # each takes as long as a few dozen of cart-pole
 
 
 if __name__ == "__main__":
