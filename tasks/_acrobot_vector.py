@@ -17,13 +17,19 @@ START = 0.1
 LIMITS = np.array([[AcrobotEnv.MAX_VEL_1], [AcrobotEnv.MAX_VEL_2]])
 
 
+def seeds_of(seed: int | list[int | None] | None, num_envs: int) -> list[int | None]:
+    """A seed for each environment, as Gymnasium spreads one: ``seed``, ``seed + 1``, ..."""
+    if isinstance(seed, int):
+        return [seed + i for i in range(num_envs)]
+    return seed or [None] * num_envs
+
+
 class AcrobotVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """What ``gymnasium.make_vec("Acrobot-v1", num_envs)`` steps one after the other, seeds and resets alike."""
 
-    metadata = {**AcrobotEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
-
     def __init__(self, num_envs: int, max_episode_steps: int) -> None:
         single = AcrobotEnv()
+        self.metadata = {**single.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
         self.single_observation_space, self.single_action_space = single.observation_space, single.action_space
         self.observation_space = batch_space(single.observation_space, num_envs)
@@ -38,8 +44,7 @@ class AcrobotVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start all games; environment i is seeded with ``seed + i``."""
         if seed is not None or not self.generators:
-            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed or [None] * self.num_envs
-            self.generators = [np_random(each)[0] for each in seeds]
+            self.generators = [np_random(each)[0] for each in seeds_of(seed, self.num_envs)]
         self._start(np.ones(self.num_envs, bool))
         self.done = np.zeros(self.num_envs, bool)
         return self._observation(), {}

@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tasks._acrobot_vector import AcrobotVectorEnv
+from tasks._acrobot_vector import AcrobotVectorEnv, seeds_of
 
 
 @contextmanager
@@ -50,19 +50,16 @@ class SequentialVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.envs = [gymnasium.make(bare) for _ in range(num_envs)]
         self.num_envs, self.limit = num_envs, spec.max_episode_steps
         self.metadata = {**self.envs[0].metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
-        self.single_observation_space, self.single_action_space = (
-            self.envs[0].observation_space,
-            self.envs[0].action_space,
-        )
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        seen, chosen = self.envs[0].observation_space, self.envs[0].action_space
+        self.single_observation_space, self.single_action_space = seen, chosen
+        self.observation_space, self.action_space = batch_space(seen, num_envs), batch_space(chosen, num_envs)
         self.steps, self.done = [0] * num_envs, [False] * num_envs
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start all games; environment i is seeded with ``seed + i``."""
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed or [None] * self.num_envs
+        seeds = seeds_of(seed, self.num_envs)
         observations = [env.reset(seed=each, options=options)[0] for env, each in zip(self.envs, seeds, strict=True)]
         self.steps, self.done = [0] * self.num_envs, [False] * self.num_envs
         return np.stack(observations), {}

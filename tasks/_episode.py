@@ -27,27 +27,30 @@ def draw(name: str, policy: Policy, path: Path) -> float:
     with known_warnings():
         environment = gymnasium.make(name, render_mode="rgb_array")
     with closing(environment):
-        total, frames = _play(environment, policy)
         rate = environment.metadata["render_fps"]
-    every = max(1, -(-len(frames) // FRAMES), rate // 25)  # browsers slow down what has more than 50 frames a second
-    pictures = [Image.fromarray(frame) for frame in frames[::every] + frames[-1:]]
+        every = max(1, rate // 25)  # viewers slow down what has more than 50 frames a second
+        total, frames = _play(environment, policy, every)
+    thinned = -(-len(frames) // FRAMES)
+    pictures = [Image.fromarray(frame) for frame in frames[:-1:thinned] + frames[-1:]]
     size = WIDTH, WIDTH * pictures[0].height // pictures[0].width
     first, *others = (picture.resize(size).quantize(64) for picture in pictures)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     first.save(
-        temporary, "GIF", save_all=True, append_images=others, duration=1000 * every // rate, loop=0,
+        temporary, "GIF", save_all=True, append_images=others, duration=1000 * every * thinned // rate, loop=0,
         comment=f"{name}, return {total:g}",
     )  # fmt: skip
     temporary.replace(path)
     return total
 
 
-def _play(environment: gymnasium.Env, policy: Policy) -> tuple[float, list[np.ndarray]]:
+def _play(environment: gymnasium.Env, policy: Policy, every: int) -> tuple[float, list[np.ndarray]]:
+    """A game's return, and a frame of every so many steps and of the last."""
     observation, _ = environment.reset(seed=SEED)
-    frames, total, over = [np.asarray(environment.render())], 0.0, False
+    frames, total, over, steps = [np.asarray(environment.render())], 0.0, False, 0
     while not over:
         action = int(policy.logits(policy.features(observation[None])).argmax())
         observation, reward, terminated, truncated, _ = environment.step(action)
-        frames.append(np.asarray(environment.render()))
-        total, over = total + float(reward), terminated or truncated
+        total, over, steps = total + float(reward), terminated or truncated, steps + 1
+        if over or steps % every == 0:
+            frames.append(np.asarray(environment.render()))
     return total, frames
