@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import closing
 from pathlib import Path
@@ -30,7 +31,7 @@ def draw(name: str, policy: Policy, path: Path) -> float:
         rate = environment.metadata["render_fps"]
         every = max(1, rate // 25)  # viewers slow down what has more than 50 frames a second
         total, frames = _play(environment, policy, every)
-    thinned = -(-len(frames) // FRAMES)
+    thinned = math.ceil((len(frames) - 1) / FRAMES)
     pictures = [Image.fromarray(frame) for frame in frames[:-1:thinned] + frames[-1:]]
     size = WIDTH, WIDTH * pictures[0].height // pictures[0].width
     first, *others = (picture.resize(size).quantize(64) for picture in pictures)
