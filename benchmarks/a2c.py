@@ -1,4 +1,4 @@
-"""Environment steps per second of A2C on cart-pole, ours and stable-baselines3's, one after the other in one process.
+"""Environment steps per second of A2C on the control tasks, ours and stable-baselines3's, in turn in one process.
 
 The same network, environments, rollout length, and number of torch threads; evaluation, logging and set-up are not
 timed. Needs ``pip install stable-baselines3``. Run as ``python -m benchmarks.a2c``.
@@ -6,9 +6,10 @@ timed. Needs ``pip install stable-baselines3``. Run as ``python -m benchmarks.a2
 
 from __future__ import annotations
 
+import importlib
 import time
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, product
 from typing import Any
 
 import torch
@@ -20,15 +21,17 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from tasks import cartpole
+from tasks._a2c import A2COptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What is measured."""
 
+    tasks: tuple[str, ...] = ("cartpole", "acrobot", "lunarlander")
+    """What is played, in its default preset's network and number of agents."""
     rollouts: tuple[int, ...] = (5, 16, 32)
-    """Steps between two updates, a row each; 5 is stable-baselines3's default, 16 ours."""
+    """Steps between two updates, a row each; 5 is stable-baselines3's default."""
     steps: int = 50_000
     """Environment steps that are timed."""
     repeats: int = 3
@@ -52,10 +55,11 @@ class Trunk(BaseFeaturesExtractor):
         return features
 
 
-def ours(rollout: int, steps: int) -> float:
+def ours(name: str, rollout: int, steps: int) -> float:
     """Steps per second of our training loop's inside."""
-    options = cartpole.Options(rollout=rollout, steps=2 * steps, epochs=1)
-    task = cartpole.make(options)
+    module = importlib.import_module(f"tasks.{name}")
+    options = replace(module.PRESETS["default"](), rollout=rollout, steps=2 * steps, epochs=1)
+    task = module.make(options)
     model = task.model()
     optimizer = task.optimizer(model)
 
@@ -76,10 +80,11 @@ def ours(rollout: int, steps: int) -> float:
     return (task.log()["steps"] - before) / (time.perf_counter() - start)
 
 
-def peer(rollout: int, steps: int, towers: bool) -> float:
+def peer(name: str, rollout: int, steps: int, towers: bool) -> float:
     """Steps per second of stable-baselines3's ``learn``, on the vectorised environment that it makes by default."""
-    options = cartpole.Options()
-    network = cartpole.make(options).model()
+    module = importlib.import_module(f"tasks.{name}")
+    options: A2COptions = module.PRESETS["default"]()
+    network = module.make(options).model()
     shared = {
         "net_arch": [],
         "features_extractor_class": Trunk,
@@ -108,13 +113,14 @@ def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
     torch.set_num_threads(options.threads)
-    table = Table("steps a rollout", "ours (steps/s)", "stable-baselines3 (steps/s)", "ratio")
-    for rollout in options.rollouts:
+    table = Table("task", "steps a rollout", "ours (steps/s)", "stable-baselines3 (steps/s)", "ratio")
+    for name, rollout in product(options.tasks, options.rollouts):
         pairs = [
-            (ours(rollout, options.steps), peer(rollout, options.steps, options.towers)) for _ in range(options.repeats)
+            (ours(name, rollout, options.steps), peer(name, rollout, options.steps, options.towers))
+            for _ in range(options.repeats)
         ]
         best, theirs = (max(column) for column in zip(*pairs, strict=True))
-        table.add_row(str(rollout), f"{best:,.0f}", f"{theirs:,.0f}", f"{best / theirs:.1f}")
+        table.add_row(name, str(rollout), f"{best:,.0f}", f"{theirs:,.0f}", f"{best / theirs:.1f}")
     Console().print(table)
 
 

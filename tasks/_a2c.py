@@ -7,10 +7,11 @@ those of Schulman et al. 2016, "High-Dimensional Continuous Control Using Genera
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,8 +23,10 @@ from torch.optim import Optimizer
 
 from tasks import Task
 from tasks._backprop import Played, fast_loss
+from tasks._environments import make_environment
+from tasks._episode import draw
 from tasks._options import Options
-from tasks._rollouts import EVALUATION_SEED, Player, Policy, Rollout, advantages, make_environment
+from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Player, Policy, Rollout, advantages, mean_return
 from tasks.nets.actor_critic import ACTIVATIONS, ActorCritic
 
 EPISODES = 100
@@ -123,8 +126,9 @@ class A2C(Task):
 
     metric, higher_is_better, split = "return", True, f"{EPISODES} episodes"
 
-    def __init__(self, options: A2COptions) -> None:
+    def __init__(self, options: A2COptions, outlook_games: int = 32) -> None:
         check(options)
+        self.outlook_games = outlook_games
         threadpool_limits(1, "blas")  # for good: numpy's pool and torch's would wait for each other's cores
         self.options = options
         self.dataset, self.clip = options.environment, options.clip
@@ -221,17 +225,23 @@ class A2C(Task):
             line["entropy"] = float(-(np.exp(log) * log).sum(-1).mean())
         return line
 
+    def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | Tensor]:
+        """The mean return of some games, other ones than the final evaluation's, and the policy on ``batches``."""
+        with torch.no_grad():
+            logits = [model(batch.observations)[0][batch.mask > 0] for batch in batches]
+        return {
+            "return": mean_return(Policy(model), self.dataset, self.outlook_games, OUTLOOK_SEED),
+            "policy": functional.log_softmax(torch.cat(logits), -1),
+        }
+
     def evaluate(self, model: nn.Module) -> float:
         """Mean undiscounted return of the most likely actions, over the first game of 100 environments."""
-        policy, total, alive = Policy(model), np.zeros(EPISODES), np.ones(EPISODES, bool)
-        with closing(make_environment(self.options.environment, EPISODES)) as environment:
-            observation, _ = environment.reset(seed=EVALUATION_SEED)
-            while alive.any():
-                actions = policy.logits(policy.features(observation)).argmax(-1)
-                observation, rewards, terminated, truncated, _ = environment.step(actions)
-                total += rewards * alive
-                alive &= ~(terminated | truncated)
-        return float(total.mean())
+        return mean_return(Policy(model), self.dataset, EPISODES, EVALUATION_SEED)
+
+    def record(self, model: nn.Module, folder: Path) -> list[Path]:
+        """A game of the most likely actions, as an animated picture."""
+        draw(self.dataset, Policy(model), folder / "episode.gif")
+        return [folder / "episode.gif"]
 
     def state_dict(self) -> dict[str, Any]:
         """The counters: environments and random numbers start anew in each epoch."""

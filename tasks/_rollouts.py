@@ -5,20 +5,20 @@ Acting goes one step at a time, and a call into torch costs more than the arithm
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
+from contextlib import closing
 from typing import NamedTuple
 
-import gymnasium
 import numpy as np
-from gymnasium.vector import VectorEnv
 from torch import nn
+
+from tasks._environments import make_environment
 
 ACTIVATIONS: dict[type[nn.Module], Callable[..., np.ndarray]] = {
     nn.Tanh: np.tanh,
     nn.ReLU: lambda x, out: np.maximum(x, 0, out=out),
 }
-EVALUATION_SEED = 2**31
+EVALUATION_SEED, OUTLOOK_SEED = 2**31, 2**31 + 2**16
 """Player shifts its seeds to below 2**30, so that no training environment is ever seeded like an evaluated one."""
 
 
@@ -92,13 +92,6 @@ class Rollout(NamedTuple):
     """Undiscounted returns of the games that ended."""
 
 
-def make_environment(name: str, agents: int) -> VectorEnv:
-    """Gymnasium's own vectorised form of an environment where there is one, else one after the other."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*out of date", DeprecationWarning)  # the paper plays CartPole-v0
-        return gymnasium.make_vec(name, num_envs=agents)
-
-
 class Player:
     """Agents in environments that were reset with a seed made of ``key``; close it after use.
 
@@ -146,6 +139,19 @@ class Player:
     def close(self) -> None:
         """Close the environments."""
         self.environment.close()
+
+
+def mean_return(policy: Policy, name: str, games: int, seed: int) -> float:
+    """Mean undiscounted return of the most likely actions, over the first game of ``games`` environments."""
+    total, alive = np.zeros(games), np.ones(games, bool)
+    with closing(make_environment(name, games)) as environment:
+        observation, _ = environment.reset(seed=seed)
+        while alive.any():
+            actions = policy.logits(policy.features(observation)).argmax(-1)
+            observation, rewards, terminated, truncated, _ = environment.step(actions)
+            total += rewards * alive
+            alive &= ~(terminated | truncated)
+    return float(total.mean())
 
 
 def advantages(

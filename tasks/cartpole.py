@@ -35,7 +35,14 @@ def paper_table4() -> Options:
     return Options(preset="paper-table4", environment="CartPole-v0", games=8000, agents=16, widths=(128, 128, 128))
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper-table4": paper_table4}
+def paper_text() -> Options:
+    """The paper's section 5 (v0, 20 agents of 640 games each, 256-256-256, 30 epochs); the rest is our recipe's."""
+    return Options(
+        preset="paper-text", environment="CartPole-v0", games=20 * 640, agents=20, widths=(256, 256, 256), epochs=30
+    )
+
+
+PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper-table4": paper_table4, "paper-text": paper_text}
 
 
 def make(options: Options) -> Task:

@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tasks import cartpole
 from tasks._a2c import A2C, A2COptions, Batch
-from tasks._rollouts import EVALUATION_SEED, Player, Policy, advantages, make_environment
+from tasks._environments import make_environment
+from tasks._rollouts import EVALUATION_SEED, Player, Policy, advantages
 from tasks.nets.actor_critic import ActorCritic
 
 SMALL = cartpole.Options(widths=(8, 8), steps=600, epochs=3, agents=4, rollout=16, scoring_rollouts=2)
