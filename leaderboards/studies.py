@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 
 
 @dataclass(frozen=True)
@@ -74,5 +74,91 @@ def scores(seeds: int) -> Iterator[Run]:
             yield Run(task, (*common, "--method", "earlycrop-s", *variant))
 
 
-STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {"fig4": fig4, "scores": scores}
-"""Name -> study."""
+NODES = ("random-s", "snap", "crop-s", "cropit-s", "earlybird", "earlycrop-s", "gatedecorators", "efficientconvnets")
+WEIGHTS = ("random-u", "snip", "grasp", "crop-u", "cropit-u", "earlycrop-u", "ltr")
+"""The methods of the paper's tables 1, 2, 5 and 6, in their order."""
+
+
+def compared(
+    task: str, setting: tuple[str, ...], sparsities: tuple[float, ...], methods: tuple[str, ...] = (*NODES, *WEIGHTS)
+) -> Callable[[int], Iterator[Run]]:
+    """A study of one setting: dense, and each method at each sparsity."""
+
+    def runs(seeds: int) -> Iterator[Run]:
+        for seed in range(seeds):
+            common = (*setting, "--seed", str(seed))
+            yield Run(task, (*common, "--method", "dense"))
+            for sparsity, method in product(sparsities, methods):
+                yield Run(task, (*common, "--method", method, "--sparsity", str(sparsity)))
+
+    return runs
+
+
+def several(*studies: Callable[[int], Iterator[Run]]) -> Callable[[int], Iterator[Run]]:
+    """Studies side by side."""
+    return lambda seeds: chain.from_iterable(study(seeds) for study in studies)
+
+
+RESNET18 = ("--preset", "paper-table1")
+VGG16 = ("--preset", "paper-table1", "--network", "vgg16", "--decay", "none")
+"""The paper's one cycle is for all networks but this one."""
+POINTS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+"""Epochs of 80 after which a copy is pruned."""
+
+
+def table3(seeds: int) -> Iterator[Run]:
+    """The paper's table 3: a network too large for its device, cut on the CPU, beside a dense one of the size left."""
+    for seed in range(seeds):
+        common = ("--preset", "paper-table1", "--seed", str(seed))
+        for network in ("resnext101_32x48d", "resnext101_32x16d"):
+            yield Run("cifar10", (*common, "--network", network, "--epochs", "30", "--method", "dense"))
+        for epochs in ("30", "80"):
+            small = ("--network", "resnext101_32x48d", "--epochs", epochs, "--prune-on", "cpu", "--scoring", "1")
+            yield Run("cifar10", (*common, *small, "--method", "crop-s", "--sparsity", "0.985"))
+
+
+def points(
+    setting: tuple[str, ...], sparsities: tuple[float, ...], epochs: tuple[int, ...]
+) -> Callable[[int], Iterator[Run]]:
+    """A study of when to prune: earlycrop-s at each of the given epochs, beside its own trigger and dense."""
+
+    def runs(seeds: int) -> Iterator[Run]:
+        for seed, sparsity in product(range(seeds), sparsities):
+            common = (*setting, "--seed", str(seed))
+            if sparsity == sparsities[0]:
+                yield Run("cifar10", (*common, "--method", "dense"))
+            pruned = (*common, "--method", "earlycrop-s", "--sparsity", str(sparsity))
+            yield Run("cifar10", pruned)
+            for epoch in epochs:
+                yield Run("cifar10", (*pruned, "--trigger", str(epoch)))
+
+    return runs
+
+
+STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {
+    "table1": compared("cifar10", RESNET18, (0.95,)),
+    "table2": compared("cifar10", VGG16, (0.98,)),
+    "table3": table3,
+    "table5": compared("cifar100", ("--preset", "paper"), (0.98,)),
+    "table6": compared("tinyimagenet", ("--preset", "paper"), (0.9,)),
+    "table7": compared("imagenet", ("--preset", "paper"), (0.5,), ("earlycrop-s",)),
+    "fig2": points((*RESNET18, "--network", "resnet50"), (0.98,), POINTS),
+    "fig3": several(
+        compared("cifar10", RESNET18, (0.75, 0.9, 0.95, 0.98, 0.99, 0.995)),
+        compared("tinyimagenet", ("--preset", "paper"), (0.75, 0.9, 0.95, 0.98)),
+        compared("cifar10", VGG16, (0.75, 0.9, 0.95, 0.98, 0.99, 0.995)),
+        compared("cifar100", ("--preset", "paper"), (0.75, 0.9, 0.95, 0.98, 0.99)),
+    ),
+    "fig4": fig4,
+    "fig6": compared(
+        "ptb", ("--preset", "paper"), (0.5, 0.75, 0.89, 0.95),
+        ("random-s", "crop-s", "earlycrop-s", "random-u", "snip", "crop-u", "earlycrop-u", "magnitude-after-u", "ltr"),
+    ),
+    "fig8": points(RESNET18, (0.8, 0.98, 0.995), POINTS),
+    "scores": scores,
+    "smoke": compared(
+        "cifar10", ("--preset", "smoke"), (0.9,), ("earlycrop-s", "crop-s", "random-s", "earlycrop-u", "snip")
+    ),
+    "when": points(("--preset", "small"), (0.9,), (0, 1, 2, 3, 4, 6, 8, 10)),
+}  # fmt: skip
+"""Name -> study. Tables and figures are the paper's; scores, smoke and when are ours, for a CPU."""
