@@ -122,18 +122,13 @@ class Drawn:
 
 
 class A2C(Task):
-    """An environment as a :class:`tasks.Task`.
-
-    ``outlook_games`` are played for what a pruning upset; by epoch, the entropy bonus goes to ``final_entropy``.
-    """
+    """An environment as a :class:`tasks.Task`; ``outlook_games`` are played for what a pruning upset."""
 
     metric, higher_is_better, split = "return", True, f"{EPISODES} episodes"
 
-    def __init__(self, options: A2COptions, outlook_games: int = 32, final_entropy: float | None = None) -> None:
+    def __init__(self, options: A2COptions, outlook_games: int = 32) -> None:
         check(options)
         self.outlook_games = outlook_games
-        self.entropy = options.entropy
-        self.final_entropy = options.entropy if final_entropy is None else final_entropy
         threadpool_limits(1, "blas")  # for good: numpy's pool and torch's would wait for each other's cores
         self.options = options
         self.dataset, self.clip = options.environment, options.clip
@@ -162,7 +157,6 @@ class A2C(Task):
         """Rollouts of the policy as it is, at least one, until this and all earlier epochs' share is played."""
         options = self.options
         self.returns = []
-        self.entropy = options.entropy + (self.final_entropy - options.entropy) * (epoch - 1) / options.epochs
         goal = (options.games or options.steps) * epoch / options.epochs
         with closing(Player(options.environment, options.agents, (options.seed, epoch, TRAINING))) as player:
             while True:
@@ -212,14 +206,14 @@ class A2C(Task):
         chosen = log.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
         entropy = -(log.exp() * log).sum(-1)
         error = (batch.returns - values).square()
-        rows: Tensor = self.options.value * error - batch.advantages * chosen - self.entropy * entropy
+        rows: Tensor = self.options.value * error - batch.advantages * chosen - self.options.entropy * entropy
         return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
 
     def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """``loss`` without a second derivative: on the CPU from the forward pass that acting has done."""
         if batch.played is None:
             return self.loss(model, batch)
-        return fast_loss(model, batch.played, self.options.value, self.entropy)
+        return fast_loss(model, batch.played, self.options.value, self.options.entropy)
 
     def log(self) -> dict[str, float]:
         """Games and steps so far; the mean return of the games that the last epoch ended; its last batch's entropy."""

@@ -238,26 +238,6 @@ def test_an_environment_of_another_task_is_refused(name: str) -> None:
         tiny(name, environment="Pendulum-v1")
 
 
-def test_the_entropy_bonus_falls_by_epoch_where_a_task_says_so_and_stays_elsewhere() -> None:
-    task = tiny("lunarlander", entropy=0.3, final_entropy=0.0)
-    model = always("lunarlander", 0)
-    with torch.no_grad():
-        model.actor.bias.zero_()  # even chances, and an entropy of log 4
-    (batch, *_) = task.batches(model, 1)
-    losses = {}
-    for epoch in (1, 2, 3):
-        next(task.batches(model, epoch))
-        losses[epoch] = [task.loss(model, batch).item(), task.training_loss(model, batch).item()]
-    for epoch, weight in ((2, 0.2), (3, 0.1)):
-        expected = losses[1][0] + (0.3 - weight) * np.log(4)
-        assert losses[epoch] == pytest.approx([expected, expected], abs=1e-5)
-    other = tiny("acrobot", entropy=0.3)
-    next(other.batches(other.model(), 3))
-    assert other.entropy == 0.3
-    with pytest.raises(ValueError, match=r"^final_entropy must be a number of 0 or more, not -1\.$"):
-        tiny("lunarlander", final_entropy=-1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("acrobot", -90.0), ("lunarlander", 150.0)])
 def test_the_defaults_learn(name: str, least: float) -> None:
