@@ -33,8 +33,9 @@ TINY = [
 
 def tiny(name: str, **more: Any) -> _a2c.A2C:
     module = importlib.import_module(f"tasks.{name}")
-    small = {"widths": (8, 8), "steps": 600, "epochs": 3, "agents": 4, "rollout": 16, "scoring_rollouts": 2, "scoring_length": 32}
-    return module.make(replace(module.Options(), **{**small, **more}))
+    small = {"widths": (8, 8), "steps": 600, "epochs": 3, "agents": 4, "rollout": 16}
+    scoring = {"scoring_rollouts": 2, "scoring_length": 32}
+    return module.make(replace(module.Options(), **{**small, **scoring, **more}))
 
 
 def always(name: str, action: int) -> ActorCritic:
