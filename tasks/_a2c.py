@@ -122,7 +122,7 @@ class Drawn:
 
 
 class A2C(Task):
-    """An environment as a :class:`tasks.Task`."""
+    """An environment as a :class:`tasks.Task`; ``outlook_games`` are played for what a pruning upset."""
 
     metric, higher_is_better, split = "return", True, f"{EPISODES} episodes"
 
