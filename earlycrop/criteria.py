@@ -89,7 +89,9 @@ class Criterion:
     along: what H is multiplied with: g, or the gates' w g(c) with g(c) = the sum of w g over a unit. norms: only the
     scales of batch norms count. per_batch: the sums of each batch are squared, and those squares summed. local: what
     counts is a node's rank in its group of coupled layers, so that each of them loses the same share. data_free: the
-    derivative is that of the synaptic flow, and not of the loss.
+    derivative is that of the synaptic flow, and not of the loss. gate: where a node's gate stands unless told otherwise
+    (see :class:`earlycrop.event.Request`): the columns that consume it, or, where a criterion's authors mean filters,
+    the rows that produce it.
     """
 
     effect: Effect | None
@@ -101,18 +103,21 @@ class Criterion:
     per_batch: bool = False
     local: bool = False
     data_free: bool = False
+    gate: Literal["rows", "columns"] = "columns"
 
 
 CRITERIA: dict[str, Criterion] = {
-    "magnitude": Criterion(magnitude, 0),
+    "magnitude": Criterion(magnitude, 0, gate="rows"),
     "random": Criterion(None, 0),
     "snip": Criterion(snip, 1),
     "grasp": Criterion(grasp, 2, signed=True),
     "crop": Criterion(crop, 2, node_effect=crop_node),
     "crop-flow": Criterion(crop, 2),  # a node's without the g g of a gate
     "crop-gate": Criterion(crop_gate, 2, along="gates"),
-    "taylor": Criterion(taylor, 1, per_batch=True),
+    "taylor": Criterion(taylor, 1, per_batch=True, gate="rows"),
     "synflow": Criterion(synflow, 1, data_free=True),
-    "norm-scale": Criterion(norm_scale, 0, norms=True),
-    "filter-norm": Criterion(magnitude, 0, local=True),  # Li et al. 2017: filters are ranked layer by layer
+    "norm-scale": Criterion(norm_scale, 0, norms=True, gate="rows"),
+    "filter-norm": Criterion(
+        magnitude, 0, local=True, gate="rows"
+    ),  # Li et al. 2017: filters are ranked layer by layer
 }

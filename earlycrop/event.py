@@ -21,11 +21,11 @@ class Request:
     """What to prune: the sparsity of each round's end, in ``of``, by nodes or single weights, ranked by ``criterion``,
     within ``limits``.
 
-    gate: "rows" sums a node's score over the rows that produce it; "norms" over the scales and shifts of its batch
-    norms; "columns" over the columns that consume it; "auto" takes rows for a network that has been trained and columns
-    for one that has not. statistics: batch norms use "running" ones or those of the "batch" while the scores are taken;
-    "auto" takes running ones with rows, before which a norm of the batch would divide the gate out, and the batch's
-    otherwise. shuffled: of each layer go as many as are chosen, but at random: a control that tells whether a method
+    gate: "rows" sums a node's score over the rows that produce it, the paper's definition; "norms" over the scales and
+    shifts of its batch norms; "columns" over the columns that consume it; "auto" is where the criterion has its gate.
+    statistics: batch norms use "running" ones or those of the "batch" while the scores are taken; "auto" takes the
+    batch's, but running ones with rows, before which a norm of the batch would divide the gate out, and for single
+    weights. shuffled: of each layer go as many as are chosen, but at random: a control that tells whether a method
     chooses weights, or only how many of which layer.
 
     Raises:
@@ -57,16 +57,16 @@ class Request:
 
     @property
     def where(self) -> Gate:
-        """Where gates stand when the time has come: "auto" has been decided by then, or is the rows."""
+        """Where gates stand."""
         match self.gate:
-            case "norms" | "columns":
+            case "rows" | "norms" | "columns":
                 return self.gate
-        return "rows"
+        return self.criterion.gate
 
     @property
     def of_batch(self) -> bool:
         """Whether batch norms use the batch's statistics."""
-        return self.statistics == "batch" or (self.statistics == "auto" and self.where != "rows")
+        return self.statistics == "batch" or (self.statistics == "auto" and self.structured and self.where != "rows")
 
 
 @dataclass(frozen=True)

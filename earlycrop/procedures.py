@@ -6,7 +6,7 @@ A procedure is asked before training and after every epoch, and prunes when its 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -116,12 +116,9 @@ class Once:
         reason = self._due or self.trigger.update(Look(job.inside, epoch, walk, mask))
         if reason is None:
             return None
-        request = job.request
-        if request.gate == "auto":  # a norm's running statistics mean nothing before there was any training
-            request = replace(request, gate="rows" if epoch else "columns")
         self._due = reason
         event = carry_out(
-            request, job.model, job.loss, read or job.read(batches), job.optimizer, reason, epoch, job.copies
+            job.request, job.model, job.loss, read or job.read(batches), job.optimizer, reason, epoch, job.copies
         )
         self._due, self._done = None, True
         self.close()

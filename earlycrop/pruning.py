@@ -53,7 +53,7 @@ def prune(
     structured: bool = True,
     rounds: int = 1,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
-    gate: str = "rows",
+    gate: str = "auto",
     copies: Sequence[nn.Module] = (),
     limits: Limits = NO_LIMITS,
     statistics: str = "auto",
@@ -231,7 +231,7 @@ def _zero_weights(
     graph = trace(model, lambda m: loss(m, batches[0]))
     left, masks, alive, keep = dense, None, None, None
     for sparsity in request.targets:
-        scores = weight_scores(model, request.criterion, loss, batches)
+        scores = weight_scores(model, request.criterion, loss, batches, request.of_batch)
         keep = keep or path_weights(graph, scores)  # of the first round: what a later one would choose may be gone
         within = bounds.part(sparsity / request.targets[-1])
         choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed, within)
@@ -262,7 +262,7 @@ def would_remove(
         return torch.from_numpy(
             choose_nodes(graph, scores, allowed, request.of, node_bounds(graph, request.limits)).removed
         )
-    weights = weight_scores(model, request.criterion, loss, batches)
+    weights = weight_scores(model, request.criterion, loss, batches, request.of_batch)
     every = matrices(model)
     fixed = sum(p.numel() for p in every.values() if not p.requires_grad)
     allowed = limit(sum(p.numel() for p in every.values()), request.targets[-1])

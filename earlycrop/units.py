@@ -29,7 +29,9 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.ndim > 1}
 
 
-def weight_scores(model: nn.Module, criterion: Criterion, loss: Loss, batches: Iterable[Any]) -> Tensors:
+def weight_scores(
+    model: nn.Module, criterion: Criterion, loss: Loss, batches: Iterable[Any], batch_statistics: bool = False
+) -> Tensors:
     """A score for each entry of each trained weight matrix; gates stand on single weights.
 
     Raises:
@@ -40,7 +42,7 @@ def weight_scores(model: nn.Module, criterion: Criterion, loss: Loss, batches: I
         return {name: torch.rand(p.shape, device=p.device) for name, p in trained.items()}
 
     def effects(read: Iterable[Any]) -> Tensors:
-        derivatives = _derivatives(model, criterion, loss, read, False, lambda wg: wg)
+        derivatives = _derivatives(model, criterion, loss, read, batch_statistics, lambda wg: wg)
         return {name: effect(p, *_of(derivatives, name, p)) for name, p in trained.items()}
 
     effect = criterion.effect
@@ -59,23 +61,24 @@ def node_scores(
     criterion: Criterion,
     loss: Loss,
     batches: Iterable[Any],
-    gate: Gate = "rows",
+    gate: Gate | None = None,
     batch_statistics: bool = False,
 ) -> Float[Tensor, "nodes"]:
     """A score for each node: the sum of its entries' effects, in float64 on the CPU.
 
-    ``gate="rows"`` sums over the rows and biases that produce the node, the paper's definition. ``gate="norms"`` sums
-    over scale and shift of its batch norms, where it has one, which are a gate after the norm. ``gate="columns"`` sums
-    over the columns that consume it. A node without a column is scored by its rows; one without a row, or with several
-    in one parameter (an LSTM unit's gates, an attention head), by its columns, since a gate on those rows is no gate on
-    the node. ``batch_statistics``: batch norm uses the batch's own (mind that it divides a gate on rows before it out).
-    A criterion of batch norm scales sums over those instead.
+    ``gate`` is the criterion's own unless it is given. ``gate="rows"`` sums over the rows and biases that produce the
+    node, the paper's definition. ``gate="norms"`` sums over scale and shift of its batch norms, where it has one, which
+    are a gate after the norm. ``gate="columns"`` sums over the columns that consume it. A node without a column is
+    scored by its rows; one without a row, or with several in one parameter (an LSTM unit's gates, an attention head),
+    by its columns, since a gate on those rows is no gate on the node. ``batch_statistics``: batch norm uses the batch's
+    own (mind that it divides a gate on rows before it out). A criterion of batch norm scales sums over those instead.
 
     Raises:
         ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.flow.flow`.
     """
     if criterion.effect is None:
         return torch.rand(graph.count, dtype=torch.float64)
+    gate = gate or criterion.gate
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     scored = parameters if criterion.order == 0 else _trained(model)
     scales = norm_scales(model) if criterion.norms else []

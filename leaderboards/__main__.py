@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from leaderboards import curves, traces
+from leaderboards import beside, curves, traces
 from leaderboards.check import problems
 from leaderboards.figures import draw, saved
 from leaderboards.records import (
@@ -23,7 +23,7 @@ from leaderboards.records import (
     replacing,
     write_record,
 )
-from leaderboards.sweep import sweep
+from leaderboards.sweep import here, known, run_id, sweep
 from leaderboards.table import csv_text, groups, show, study_text
 
 
@@ -36,7 +36,8 @@ class Options:
     check: whether records and CSVs are sound and agree; exit code 1 if not. trigger: draw what the triggers of one run
     looked at, and when each would have fired. sweep: run what is missing of a study, then show it."""
     name: tyro.conf.Positional[str] = ""
-    """The run that trigger draws, by its id or its folder; or the study that sweep runs."""
+    """The run that trigger draws, by its id or its folder; the study that sweep runs, or that show puts beside the
+    paper's numbers."""
     seeds: int = 5
     """Seeds of a study."""
     jobs: int = 0
@@ -65,6 +66,11 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
             collect(options, console)
         if options.what == "sweep":
             return study(options, console)
+        if options.what == "show" and options.name:
+            runs = set(map(run_id, here(known(options.name)(options.seeds), options.data)))
+            results = [r.result for run, r in read_records(options.out, options.task).items() if run in runs]
+            beside.show(options.name, results, console)
+            return 0
         display(options, console)
     except ValueError as error:
         console.print(str(error), style="red", markup=False, soft_wrap=True)

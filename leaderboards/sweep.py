@@ -6,7 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,13 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
     tasks: set[str] = field(default_factory=set)
     runs: set[str] = field(default_factory=set)
+
+
+def known(name: str) -> Callable[[int], Iterator[Run]]:
+    """The study of that name; raises ValueError where there is none."""
+    if name not in STUDIES:
+        raise ValueError(f"There is no study {name or '(none was named)'}: take one of {', '.join(STUDIES)}.")
+    return STUDIES[name]
 
 
 def run_id(run: Run) -> str:
@@ -71,13 +78,12 @@ def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | 
     Raises:
         ValueError: there is no such study, or a number is out of its range.
     """
-    if name not in STUDIES:
-        raise ValueError(f"There is no study {name or '(none was named)'}: take one of {', '.join(STUDIES)}.")
+    runs_of = known(name)
     if seeds < 1 or jobs < 0:
         raise ValueError(f"seeds must be at least 1 and jobs at least 0, and are {seeds} and {jobs}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = jobs or cores
-    study = [run for run in here(STUDIES[name](seeds), data) if task in (None, run.task)]
+    study = [run for run in here(runs_of(seeds), data) if task in (None, run.task)]
     absent, found = missing(study, out)
     outcome = Outcome(found, tasks={run.task for run in study}, runs=set(map(run_id, study)))
     columns = (
