@@ -31,29 +31,30 @@ def fig4(seeds: int) -> Iterator[Run]:
             yield Run(task, ("--method", method, "--sparsity", str(sparsity), "--seed", str(seed)))
 
 
+ROWS = ("--gate", "rows")
 SCORES: tuple[tuple[str, ...], ...] = (
     (),
-    ("--gate", "columns"),
+    ROWS,
     ("--criterion", "crop-flow"),
-    ("--criterion", "crop-flow", "--gate", "columns"),
+    ("--criterion", "crop-flow", *ROWS),
     ("--criterion", "crop-gate"),
-    ("--criterion", "crop-gate", "--gate", "columns"),
+    ("--criterion", "crop-gate", *ROWS),
     ("--criterion", "snip"),
-    ("--criterion", "snip", "--gate", "columns"),
-    ("--shuffled",),
+    ("--criterion", "snip", *ROWS),
+    ("--shuffled", *ROWS),
 )
 """The structured forms of earlycrop's score, and their control."""
 NORMS: tuple[tuple[str, ...], ...] = (
-    ("--statistics", "batch"),
-    ("--gate", "columns", "--statistics", "running"),
+    ("--statistics", "batch", *ROWS),
+    ("--statistics", "running"),
     ("--gate", "norms"),
     ("--gate", "norms", "--statistics", "running"),
 )
 """Those that only a network with batch norms has."""
 AFTER: tuple[tuple[str, ...], ...] = (
-    ("--optimizer-state", "reset"),
-    ("--schedule", "restart"),
-    ("--optimizer-state", "reset", "--schedule", "restart"),
+    ("--optimizer-state", "reset", *ROWS),
+    ("--schedule", "restart", *ROWS),
+    ("--optimizer-state", "reset", "--schedule", "restart", *ROWS),
 )
 """What may become of optimizer and schedule after a cut, beside going on."""
 SMALL = {

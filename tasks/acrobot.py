@@ -34,7 +34,7 @@ class Options(A2COptions):
 
 
 def default() -> Options:
-    """Our recipe: as good as a much longer training makes it, in 0.3 million steps."""
+    """Our recipe, of 0.3 million steps."""
     return Options()
 
 

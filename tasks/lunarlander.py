@@ -33,7 +33,7 @@ class Options(A2COptions):
 
 
 def default() -> Options:
-    """Our recipe: with less of an entropy bonus, policies learn to hover."""
+    """Our recipe so far: a mean return of 200 is not shown yet; with less of an entropy bonus it did worse."""
     return Options()
 
 
