@@ -50,9 +50,9 @@ class Pruner:
     to. companions: what is rewound with the optimizer: anything with ``state_dict`` and ``load_state_dict``, such as a
     scheduler. optimizer_state: "reset" lets the optimizers start afresh after a pruning. watch: measure what every
     trigger looks at after every epoch, whatever prunes (two copies of the weights and five masks of nodes are kept, and
-    the first ``step`` reads a batch). probe: a small batch on
-    which to measure after every epoch how far the neural tangent kernel has turned (``kernel_turn`` in the log, see
-    :class:`earlycrop.kernel.KernelTurn`). statistics: what batch norms use while scores are taken.
+    a batch is read after the first epoch). probe: a small batch on which to measure after every epoch how far the
+    neural tangent kernel has turned (``kernel_turn`` in the log, see :class:`earlycrop.kernel.KernelTurn`). statistics:
+    what batch norms use while scores are taken.
 
     Raises:
         ValueError: an argument is unknown or out of its range, an optimizer or a copy is not the model's, the trigger

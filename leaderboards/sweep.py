@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -37,6 +38,7 @@ def known(name: str) -> Callable[[int], Iterator[Run]]:
     return STUDIES[name]
 
 
+@cache
 def run_id(run: Run) -> str:
     """The id that the run will have: a hash of its configuration."""
     module = importlib.import_module(f"tasks.{run.task}")
@@ -83,9 +85,10 @@ def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | 
         raise ValueError(f"seeds must be at least 1 and jobs at least 0, and are {seeds} and {jobs}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = jobs or cores
-    study = [run for run in here(runs_of(seeds), data) if task in (None, run.task)]
+    whole = here(runs_of(seeds), data)  # the study's table is of all its tasks, whichever of them is run
+    study = [run for run in whole if task in (None, run.task)]
     absent, found = missing(study, out)
-    outcome = Outcome(found, tasks={run.task for run in study}, runs=set(map(run_id, study)))
+    outcome = Outcome(found, tasks={run.task for run in study}, runs=set(map(run_id, whole)))
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -87,6 +87,10 @@ def check(options: A2COptions) -> None:
     for name in ("learning_rate", "reward_scale"):
         number = getattr(options, name)
         _require(0 < number < math.inf, f"{name} must be a number above 0, not {number}.")
+    environments = get_args(get_type_hints(type(options))["environment"])  # those that the task is about
+    if environments:
+        told = f"environment must be {' or '.join(environments)}, not {options.environment!r}."
+        _require(options.environment in environments, told)
     clip, widths, known = options.clip, options.widths, " or ".join(ACTIVATIONS)
     _require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
     _require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")

@@ -15,13 +15,13 @@ import pytest
 import torch
 from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from PIL import Image
-from torch import nn
 
 from tasks import _a2c, _cli, _episode
 from tasks._acrobot_vector import AcrobotVectorEnv
 from tasks._environments import SequentialVectorEnv, make_environment
 from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Policy, mean_return
 from tasks.nets.actor_critic import ActorCritic
+from tests.test_a2c import learn
 
 TASKS = ("cartpole", "acrobot", "lunarlander")
 INPUTS = {"cartpole": (4, 2), "acrobot": (6, 3), "lunarlander": (8, 4)}
@@ -247,13 +247,5 @@ def test_the_defaults_learn(name: str, least: float) -> None:
     task = module.make(module.Options())
     torch.manual_seed(0)
     model = task.model()
-    optimizer = task.optimizer(model)
-    for epoch in range(1, task.options.epochs + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = task.learning_rate((epoch - 1) / task.options.epochs)
-        for batch in task.batches(model, epoch):
-            optimizer.zero_grad(set_to_none=True)
-            task.training_loss(model, batch).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), task.clip)
-            optimizer.step()
+    learn(task, model, range(1, task.options.epochs + 1))
     assert task.evaluate(model) >= least
