@@ -103,6 +103,7 @@ class Criterion:
     per_batch: bool = False
     local: bool = False
     data_free: bool = False
+    additive: bool = False
     gate: Literal["rows", "columns"] = "columns"
 
 
@@ -110,9 +111,9 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(magnitude, 0, gate="rows"),
     "random": Criterion(None, 0),
     "snip": Criterion(snip, 1),
-    "grasp": Criterion(grasp, 2, signed=True),
-    "crop": Criterion(crop, 2, node_effect=crop_node),
-    "crop-flow": Criterion(crop, 2),  # a node's without the g g of a gate
+    "grasp": Criterion(grasp, 2, signed=True, additive=True),
+    "crop": Criterion(crop, 2, node_effect=crop_node, additive=True),
+    "crop-flow": Criterion(crop, 2, additive=True),  # a node's without the g g of a gate
     "crop-gate": Criterion(crop_gate, 2, along="gates"),
     "taylor": Criterion(taylor, 1, per_batch=True, gate="rows"),
     "synflow": Criterion(synflow, 1, data_free=True),

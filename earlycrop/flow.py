@@ -89,12 +89,15 @@ def flow_by_parameter(
     batches: Iterable[Any],
     use: Callable[[str, Tensor, Tensor], None],
     *,
+    in_parts: bool = False,
     batch_statistics: bool = False,
 ) -> None:
     """Hand g and Hg of each parameter, by its name, to ``use``: what it makes of them can be much smaller.
 
     The same numbers as :func:`flow`, and the same errors. With one batch a parameter's Hg is let go of before the next
-    one's is computed. Memory: weights, g, one batch's graph, and Hg of one parameter.
+    one's is computed. Hg is a sum over the operations that read the parameter; ``in_parts`` hands over each term as it
+    arrives, g with the first and zeros with the others, so that none waits for the rest. Memory: weights, g, one
+    batch's graph, and Hg of one parameter, beside (without ``in_parts``) the terms that wait: often as much as g.
     """
     batches = list(batches)
     if len(batches) != 1:
@@ -106,21 +109,56 @@ def flow_by_parameter(
         set_mode(model, batch_statistics)
         gradient = _graph(model, loss, batches[0], leaves)
         values = _finite(_detached(gradient), "gradient")
-        waiting = set(leaves)
+        waiting = dict(values)
 
-        def arrived(name: str, leaf: Tensor) -> None:
-            assert leaf.grad is not None
-            product, leaf.grad = leaf.grad.detach(), None
-            waiting.discard(name)
-            use(name, values[name], _finite({name: product}, "Hessian product")[name])
+        def arrived(name: str, product: Tensor) -> None:
+            g = waiting.pop(name, None)
+            _finite({name: product}, "Hessian product")
+            use(name, _nothing(product) if g is None else g, product)
+
+        def gathered(name: str, leaf: Tensor) -> None:
+            if leaf.grad is not None:  # nothing of a leaf whose terms were all intercepted
+                product, leaf.grad = leaf.grad.detach(), None
+                arrived(name, product)
 
         for name, leaf in leaves.items():
-            leaf.register_post_accumulate_grad_hook(partial(arrived, name))  # type: ignore[no-untyped-call]
+            leaf.register_post_accumulate_grad_hook(partial(gathered, name))  # type: ignore[no-untyped-call]
         edges = _edges(gradient)
+        if in_parts:
+            _intercept(edges, leaves, arrived)
         del gradient
         _differentiate(edges, leaves, values)
-        for name in waiting:
-            use(name, values[name], torch.zeros_like(values[name]))
+        for name, g in dict(waiting).items():
+            arrived(name, _nothing(g))
+
+
+def _intercept(edges: Mapping[str, GradientEdge], leaves: Tensors, take: Callable[[str, Tensor], None]) -> None:
+    """Have the graph's nodes hand what they would send to the leaves to ``take``; autograd sums nothing then."""
+    names = {id(leaf): name for name, leaf in leaves.items()}
+    seen, todo = set(), [edge.node for edge in edges.values()]
+
+    def hook(mine: Mapping[int, str], sent: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor | None, ...]:
+        for i, name in mine.items():
+            if (part := sent[i]) is not None:
+                take(name, part.detach())
+        return tuple(None if i in mine else part for i, part in enumerate(sent))
+
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        followers = [following for following, _ in node.next_functions]
+        leading = {i: names.get(id(getattr(f, "variable", None))) for i, f in enumerate(followers)}
+        mine = {i: name for i, name in leading.items() if name is not None}
+        todo += [f for i, f in enumerate(followers) if f is not None and i not in mine]
+        if mine:
+            node.register_hook(partial(hook, mine))
+
+
+def _nothing(like: Tensor) -> Tensor:
+    """Zeros of its shape, without memory."""
+    return torch.zeros((), dtype=like.dtype, device=like.device).expand_as(like)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def node_scores(
             def add(name: str, g: Tensor, hg: Tensor) -> None:
                 total.add_(_sums(graph, chosen, {name: effect(parameters[name], g, hg)}))
 
-            flow_by_parameter(model, loss, read, add, batch_statistics=batch_statistics)
+            flow_by_parameter(model, loss, read, add, in_parts=criterion.additive, batch_statistics=batch_statistics)
             return total
         derivatives = _derivatives(model, criterion, loss, read, batch_statistics, spread)
         floating = ((name, p) for name, p in parameters.items() if p.is_floating_point())

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import FlowError, flow
+from earlycrop.criteria import CRITERIA
 from earlycrop.flow import flow_by_parameter
+from earlycrop.trace import trace
+from earlycrop.units import node_scores
 from tests.networks import CASES, build
 
 
@@ -69,16 +73,53 @@ def test_a_parameter_at_a_time_is_the_same_flow(name: str, batches: int) -> None
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_parameter_that_the_gradient_does_not_depend_on_gets_zeros() -> None:
+@pytest.mark.parametrize("name", ["mlp", "conv-norm", "residual", "groups", "heads", "tied", "lstm"])
+def test_the_terms_of_a_parameter_sum_up_to_the_same_flow(name: str) -> None:
+    model, _ = build(name)
+    data = [x.double() if x.is_floating_point() else x for x in [CASES[name].example()]]
+    whole = flow(model, loss, data)
+    assert whole.product is not None
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in whole.gradient}
+    flow_by_parameter(model, loss, data, lambda n, g, hg: seen[n].append((g.clone(), hg.clone())), in_parts=True)
+    for n, terms in seen.items():
+        torch.testing.assert_close(sum(g for g, _ in terms), whole.gradient[n])
+        torch.testing.assert_close(sum(hg for _, hg in terms), whole.product[n])
+    if name == "conv-norm":  # a convolution's weight is read forward and backward
+        assert max(len(terms) for terms in seen.values()) > 1
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("criterion", [n for n, c in CRITERIA.items() if c.additive])
+def test_scores_of_terms_are_the_scores_of_their_sum(criterion: str) -> None:
+    model, _ = build("conv-norm")
+    data = [CASES["conv-norm"].example().double()]
+    graph = trace(model, data[0])
+    by_terms, by_sums = (
+        node_scores(model, graph, replace(CRITERIA[criterion], additive=additive), loss, data)
+        for additive in (True, False)
+    )
+    torch.testing.assert_close(by_terms, by_sums)
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_parameter_that_the_gradient_does_not_depend_on_gets_zeros(in_parts: bool) -> None:
     model = nn.Linear(2, 1)
     seen = {}
     flow_by_parameter(
-        model, lambda m, x: m(x).sum(), [torch.ones(3, 2)], lambda name, g, hg: seen.update({name: (g, hg)})
+        model,
+        lambda m, x: m(x).sum(),
+        [torch.ones(3, 2)],
+        lambda name, g, hg: seen.update({name: (g, hg)}),
+        in_parts=in_parts,
     )
     torch.testing.assert_close(seen["weight"], (torch.full((1, 2), 3.0), torch.zeros(1, 2)))
     with pytest.raises(FlowError, match="gradient of 'weight' is not finite"):
         flow_by_parameter(
-            model, lambda m, x: m.weight.sum().sqrt() * 0 + (m.weight * 0).sqrt().sum() + m.bias.sum(), [0], seen.get
+            model,
+            lambda m, x: m.weight.sum().sqrt() * 0 + (m.weight * 0).sqrt().sum() + m.bias.sum(),
+            [0],
+            seen.get,
+            in_parts=in_parts,
         )  # type: ignore[arg-type]
 
 
