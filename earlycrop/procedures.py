@@ -21,7 +21,7 @@ from earlycrop.graph import Graph
 from earlycrop.penalty import Penalty
 from earlycrop.pruning import carry_out, would_remove
 from earlycrop.trace import trace
-from earlycrop.trigger import Look, Trigger
+from earlycrop.trigger import AtEpoch, Look, Trigger
 
 
 @dataclass
@@ -99,6 +99,11 @@ class Once:
         """Why a pruning is due that has failed."""
         self._done = False
         self._graph: Graph | None = None
+
+    @property
+    def at_a_given_epoch(self) -> bool:
+        """Whether nothing of this depends on the epochs before."""
+        return isinstance(self.trigger, AtEpoch) and self._penalty is None
 
     def position(self, epoch: int) -> int:
         return epoch

@@ -242,3 +242,18 @@ class Pruner:
             self.events[-1] = Event.of_record(state["events"][-1], masks)
             if isinstance(self._procedure, Rewind):
                 self._procedure.adopt(masks)
+
+    def branch_off(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of a pruner that has pruned nothing, whatever its method, after its last ``step``; that
+        step is to be taken again, here. A dense run can so be the trunk of several that prune at given epochs: up to
+        there they are the same run.
+
+        Raises:
+            ValueError: that pruner has pruned, or what prunes here depends on the epochs before.
+        """
+        if state["events"]:
+            raise ValueError("a run that has pruned is no trunk to branch off")
+        if not (isinstance(self._procedure, Once) and self._procedure.at_a_given_epoch):
+            raise ValueError("only a pruning at a given epoch can branch off: give the trigger as a number")
+        self.load_state_dict({**state, "procedure": self._procedure.state_dict()})
+        self.epoch -= 1

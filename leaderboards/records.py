@@ -59,8 +59,9 @@ def faults(record: Record) -> list[tuple[str, str]]:
     found += [(name, f"{name} is {value}, not positive") for name in POSITIVE if (value := getattr(row, name)) <= 0]
     if (row.method == "dense") != (row.sparsity_asked is None):
         found.append(("sparsity_asked", f"sparsity_asked is {row.sparsity_asked} for method {row.method}"))
-    if row.pruned_epoch is not None and not 0 <= row.pruned_epoch <= row.epochs:
-        found.append(("pruned_epoch", f"pruned_epoch is {row.pruned_epoch}, not between 0 and {row.epochs} epochs"))
+    trained = row.epochs_trained or row.epochs  # of a method that rewinds more than the budget
+    if row.pruned_epoch is not None and not 0 <= row.pruned_epoch <= trained:
+        found.append(("pruned_epoch", f"pruned_epoch is {row.pruned_epoch}, not between 0 and {trained} epochs"))
     for name in ("task", "method", "preset", "seed", "epochs"):
         told = record.config.get(name, getattr(row, name))
         if told != getattr(row, name):

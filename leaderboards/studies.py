@@ -12,10 +12,11 @@ from itertools import chain, product
 
 @dataclass(frozen=True)
 class Run:
-    """A task's name, and the arguments of ``python -m tasks.NAME``."""
+    """A task's name, the arguments of ``python -m tasks.NAME``, and those of the dense run that it may branch off."""
 
     task: str
     arguments: tuple[str, ...]
+    trunk: tuple[str, ...] | None = None
 
 
 CONTROL = ("cartpole", "acrobot", "lunarlander")
@@ -121,17 +122,21 @@ def table3(seeds: int) -> Iterator[Run]:
 def points(
     setting: tuple[str, ...], sparsities: tuple[float, ...], epochs: tuple[int, ...]
 ) -> Callable[[int], Iterator[Run]]:
-    """A study of when to prune: earlycrop-s at each of the given epochs, beside its own trigger and dense."""
+    """A study of when to prune: earlycrop-s at each of the given epochs, beside its own trigger and dense.
+
+    The dense run is trained once, and the copies that are pruned at the epochs branch off it.
+    """
 
     def runs(seeds: int) -> Iterator[Run]:
         for seed, sparsity in product(range(seeds), sparsities):
             common = (*setting, "--seed", str(seed))
+            dense = (*common, "--method", "dense", "--keep", *(str(epoch) for epoch in epochs if epoch))
             if sparsity == sparsities[0]:
-                yield Run("cifar10", (*common, "--method", "dense"))
+                yield Run("cifar10", dense)
             pruned = (*common, "--method", "earlycrop-s", "--sparsity", str(sparsity))
             yield Run("cifar10", pruned)
             for epoch in epochs:
-                yield Run("cifar10", (*pruned, "--trigger", str(epoch)))
+                yield Run("cifar10", (*pruned, "--trigger", str(epoch)), dense if epoch else None)
 
     return runs
 

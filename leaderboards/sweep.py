@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from leaderboards.records import read_record, read_run, record_path, write_record
 from leaderboards.studies import STUDIES, Run
 from tasks import _cli
-from tasks._store import configuration, identity
+from tasks._store import checkpoint, configuration, identity
 
 
 @dataclass
@@ -52,9 +52,12 @@ def here(study: Iterable[Run], data: Path | None) -> list[Run]:
         return runs
     if not data.is_dir():
         raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
-    return [
-        replace(r, arguments=(*r.arguments, "--data", str(f))) if (f := data / r.task).is_dir() else r for r in runs
-    ]
+    return [_with_data(run, folder) if (folder := data / run.task).is_dir() else run for run in runs]
+
+
+def _with_data(run: Run, folder: Path) -> Run:
+    more = ("--data", str(folder))
+    return replace(run, arguments=run.arguments + more, trunk=None if run.trunk is None else run.trunk + more)
 
 
 def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
@@ -95,16 +98,21 @@ def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | 
     )  # fmt: skip
     with ThreadPoolExecutor(jobs) as pool, Progress(*columns, speed_estimate_period=3600) as progress:
         bar = progress.add_task(name, total=found + len(absent), completed=found)
-        futures = {pool.submit(execute, run, runs, out, max(1, cores // jobs)): run for run in absent}
         try:
-            for future in as_completed(futures):
-                progress.advance(bar)
-                run = futures[future]
-                if (failure := future.result()) is None:
-                    outcome.new += 1
-                else:
-                    outcome.failed.append(f"{run.task} {' '.join(run.arguments)}: {failure}")
-                    progress.print(f"failed: {outcome.failed[-1]}", markup=False)
+            for branches in (False, True):  # those come after what they branch off
+                futures = {
+                    pool.submit(execute, run, runs, out, max(1, cores // jobs)): run
+                    for run in absent
+                    if (run.trunk is not None) == branches
+                }
+                for future in as_completed(futures):
+                    progress.advance(bar)
+                    run = futures[future]
+                    if (failure := future.result()) is None:
+                        outcome.new += 1
+                    else:
+                        outcome.failed.append(f"{run.task} {' '.join(run.arguments)}: {failure}")
+                        progress.print(f"failed: {outcome.failed[-1]}", markup=False)
         except BaseException:
             pool.shutdown(cancel_futures=True)  # those that run have had the same Ctrl-C, and keep their checkpoints
             raise
@@ -112,14 +120,24 @@ def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | 
 
 
 def execute(run: Run, runs: Path, out: Path, threads: int) -> str | None:
-    """One run in a process of its own, tried twice; its record is written. What went wrong, or None."""
+    """One run in a process of its own, tried twice; its record is written. What went wrong, or None.
+
+    It branches off its trunk where that has kept the epoch, and trains that far itself where not.
+    """
     line = [sys.executable, "-m", f"tasks.{run.task}", *run.arguments, "--runs", str(runs)]
+    if run.trunk is not None:
+        folder = runs / run_id(Run(run.task, run.trunk))
+        if checkpoint(folder, int(run.arguments[run.arguments.index("--trigger") + 1])).is_dir():
+            line += ["--branch-from", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     said = ""
     for _ in range(2):
         done = subprocess.run(line, env=environment, capture_output=True, text=True)
         if done.returncode == 0:
-            write_record(out, read_run(runs / run_id(run)))
+            try:
+                write_record(out, read_run(runs / run_id(run)))
+            except ValueError as error:  # the run stays as it is, and the next sweep takes it in once that is mended
+                return str(error)
             return None
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         if done.returncode == 2:  # a wrong argument stays wrong

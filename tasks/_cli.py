@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from earlycrop import METHODS, TRIGGERS
 from earlycrop.budget import MEASURES
-from tasks import Task
+from tasks import Task, _branch
 from tasks._options import Options
 from tasks._record import Result
 from tasks._run import DivergedError, fresh, pruner_of, run
@@ -34,7 +34,9 @@ def main(name: str, arguments: Sequence[str] | None = None) -> Result:
         if options.record and type(task).record is Task.record:
             raise ValueError(f"{name} has nothing to draw: leave out --record")
         total = pruner_of(task, options, *fresh(task, options)).total_epochs  # complains before anything is written
-        store = Store(options.runs, configuration(name, options))
+        config = configuration(name, options)
+        _branch.check(options, config)
+        store = Store(options.runs, config)
     except (ValueError, RunError) as error:
         fail(str(error), 2)
     try:

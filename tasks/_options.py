@@ -60,6 +60,10 @@ class Options:
     """Device that prunes before training, in place of the training device: cpu where only what is left fits that."""
     deterministic: bool = False
     """Whether the same numbers come out of every run on a GPU, for some of its speed."""
+    keep: tuple[int, ...] = ()
+    """Epochs whose checkpoints are kept, for other runs to branch off there."""
+    branch_from: Path | None = None
+    """Folder of a dense run: start from what it kept of the epoch that --trigger names, as if trained up to there."""
     record: bool = False
     """Whether to draw what was learned (an episode, predictions) into the run's folder."""
     runs: Path = Path("runs")
@@ -71,7 +75,7 @@ LATER = (
     *("optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic"),
 )
 """Options that came after the first records: no part of a configuration that leaves them alone, so that ids stay."""
-ASIDE = ("runs", "record")
+ASIDE = ("runs", "record", "keep", "branch_from")
 """Options that change nothing of what is computed."""
 VARIANTS = ("criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule")
 """Options that make of a method a variant of it."""

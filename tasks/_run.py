@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 import earlycrop
 from tasks import Task
+from tasks._branch import start
 from tasks._options import Options
 from tasks._outcome import living, outcome
 from tasks._record import Result
@@ -102,7 +103,11 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     model, optimizer = fresh(task, options)
     state = store.load(model)
     pruner = pruner_of(task, options, model, optimizer)
-    epoch, seconds, lines = 0, 0.0, []
+    fresh_off = state is None and options.branch_from is not None
+    if fresh_off:
+        state = start(options, store.config, model)
+    epoch, seconds = 0, 0.0
+    lines: list[dict[str, Any]] = []
     if state is None:
         event, seconds = _ask(pruner, task, model, 0)
         if event is not None:
@@ -110,12 +115,17 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     model.to(device_of(options.device, "--device"))  # the parameters stay the same objects, and their optimizer theirs
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
-        pruner.load_state_dict(state["pruner"])
+        (pruner.branch_off if fresh_off else pruner.load_state_dict)(state["pruner"])
         task.load_state_dict(state["task"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"])
         epoch, seconds, lines = state["epoch"], state["seconds"], state["log"]
+    if fresh_off:
+        event, asking = _ask(pruner, task, model, epoch)
+        seconds += asking
+        line = lines[-1] | {"parameters": living(model), "event": event, **task.validate(model)}
+        lines[-1] = line | {"seconds": line["seconds"] + asking, "branched_from": str(options.branch_from)}
 
     def checkpoint() -> None:
         store.log(lines)
@@ -123,9 +133,9 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
             "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict(), "task": task.state_dict(),
             "rng": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "epoch": epoch, "seconds": seconds, "log": lines,
-        })  # fmt: skip
+        }, options.keep)  # fmt: skip
 
-    if state is None:
+    if state is None or fresh_off:
         checkpoint()
     while epoch < pruner.total_epochs:
         try:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,32 @@ def identity(config: dict[str, Any]) -> str:
     """A run's id: its task and a hash of its configuration."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     return f"{config['task']}-{digest[:12]}"
+
+
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch:05d}"
+
+
+def checkpoint(folder: Path, epoch: int) -> Path:
+    """Where the run in ``folder`` keeps its checkpoint after ``epoch`` epochs."""
+    return folder / "checkpoint" / _name(epoch)
+
+
+def read_checkpoint(
+    path: Path, model: nn.Module, accept: Callable[[dict[str, Any]], None], otherwise: str
+) -> dict[str, Any]:
+    """Bring ``model`` to a checkpoint if ``accept`` raises nothing about its run's configuration; its state.
+
+    Raises:
+        RunError: it cannot be read; the sentence ends with what to do ``otherwise``.
+    """
+    try:
+        state: dict[str, Any] = earlycrop.load_state(path / "state.safetensors")
+        accept(state["config"])
+        earlycrop.load(path, model)
+    except earlycrop.SavingError as error:
+        raise RunError(f"the checkpoint cannot be read: {error}; {otherwise}") from None
+    return state
 
 
 class Store:
@@ -95,16 +122,17 @@ class Store:
         """Put the whole log in place, an epoch a line."""
         self.write("log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
-    def save(self, model: nn.Module, epoch: int, state: dict[str, Any]) -> None:
-        """Write the checkpoint after ``epoch`` epochs, and only then drop the ones before."""
-        name = f"epoch-{epoch:05d}"
-        temporary = self._checkpoints / f".{name}.{os.getpid()}"
+    def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Container[int] = ()) -> None:
+        """Write the checkpoint after ``epoch`` epochs, and only then drop the ones before, but those to ``keep``."""
+        temporary = self._checkpoints / f".{_name(epoch)}.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         earlycrop.save(model, temporary)
         earlycrop.save_state({"config": self.config, **state}, temporary / "state.safetensors")
-        temporary.rename(self._checkpoints / name)
+        temporary.rename(self._checkpoints / _name(epoch))
         for older in self._checkpoints.iterdir():
-            if older.name != name:
+            if older.name != _name(epoch) and not (
+                older.name.startswith("epoch-") and int(older.name.removeprefix("epoch-")) in keep
+            ):
                 shutil.rmtree(older)
 
     def load(self, model: nn.Module) -> dict[str, Any] | None:
@@ -112,15 +140,10 @@ class Store:
         found = sorted(p for p in self._checkpoints.iterdir() if p.name.startswith("epoch-"))
         if not found:
             return None
-        try:
-            state: dict[str, Any] = earlycrop.load_state(found[-1] / "state.safetensors")
-            self._own(state["config"], found[-1])
-            earlycrop.load(found[-1], model)
-        except earlycrop.SavingError as error:
-            raise RunError(
-                f"the checkpoint cannot be read: {error}; move {found[-1]} away to start the run anew"
-            ) from None
-        return state
+        last = found[-1]
+        return read_checkpoint(
+            last, model, lambda config: self._own(config, last), f"move {last} away to start the run anew"
+        )
 
     def model(self, task: Task) -> nn.Module:
         """The finished run's model."""

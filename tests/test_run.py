@@ -122,6 +122,58 @@ def test_a_killed_run_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
 
+@pytest.mark.parametrize("method", ["earlycrop-s", "crop-u", "random-s"])
+def test_a_run_that_branches_off_a_dense_one_is_the_run_that_trains_that_far_itself(
+    method: str, tmp_path: Path
+) -> None:
+    dense = command(tmp_path / "dense", "--method", "dense", "--keep", "2", "4")
+    _cli.main("cartpole", dense)
+    kept = sorted(p.name for p in (folder(tmp_path / "dense") / "checkpoint").iterdir())
+    assert kept == ["epoch-00002", "epoch-00004", "epoch-00006"]
+    more = ["--method", method, "--sparsity", "0.7", "--trigger", "4"]
+    _cli.main("cartpole", command(tmp_path / "whole", *more))
+    branch = ["--branch-from", str(folder(tmp_path / "dense"))]
+    _cli.main("cartpole", command(tmp_path / "branched", *more, *branch))
+    whole, branched = contents(tmp_path / "whole"), contents(tmp_path / "branched")
+    assert folder(tmp_path / "whole").name == folder(tmp_path / "branched").name
+    assert branched["log"][3].pop("branched_from") == branch[1]
+    for line in (*whole["log"][:4], *branched["log"][:4]):  # a distance of masks is of the sparsity that is asked for
+        line["trigger"].pop("mask_distance", None)
+    assert whole == branched
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--trigger", "3"], "has kept no checkpoint of epoch 3: run it with --keep"),
+        (["--trigger", "0"], "needs the epoch to branch off at: give it as --trigger, 1 or more"),
+        ([], "needs the epoch to branch off at"),
+        (["--trigger", "2", "--method", "dense"], "dense cannot branch off"),
+        (["--trigger", "2", "--seed", "7"], "is another training (it differs in seed): branch off one alike"),
+        (["--trigger", "2", "--branch-from", "nowhere"], "there is no run in nowhere"),
+        (["--keep", "7"], "--keep takes epochs from 1 to 6, not 7"),
+    ],
+)
+def test_a_run_that_cannot_branch_off_says_why(more: list[str], told: str, tmp_path: Path, capsys: Any) -> None:
+    _cli.main("cartpole", command(tmp_path / "dense", "--method", "dense", "--keep", "2"))
+    branch = ["--branch-from", str(folder(tmp_path / "dense"))]
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path / "other", *branch, *more))
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_pruned_run_is_no_trunk(tmp_path: Path, capsys: Any) -> None:
+    _cli.main("cartpole", command(tmp_path / "pruned", "--method", "snip", "--keep", "2"))
+    with pytest.raises(SystemExit):
+        _cli.main(
+            "cartpole",
+            command(tmp_path / "other", "--trigger", "2", "--branch-from", str(folder(tmp_path / "pruned"))),
+        )
+    assert "holds a run of snip: branch off a dense one" in capsys.readouterr().err
+
+
 def _root() -> Path:
     return Path(tasks.__file__).parent.parent
 

@@ -69,6 +69,40 @@ def test_a_run_that_finished_elsewhere_is_taken_in(place: Path, capsys: pytest.C
     assert times == {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")}
 
 
+def test_a_method_that_trains_beyond_its_budget_has_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(studies.STUDIES, "tiny", lambda seeds: iter([Run("cartpole", (*TINY, "--method", "ltr"))]))
+    assert call(tmp_path) == 0
+    (record,) = read_records(tmp_path / "out").values()
+    assert record.result.pruned_epoch is not None
+    assert record.result.pruned_epoch > record.result.epochs == 2
+
+
+def test_a_result_that_cannot_be_is_told_and_stops_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(place, "--seeds", "1") == 1
+    for record in (place / "out" / "records" / "cartpole").iterdir():
+        record.unlink()
+    (broken,) = (p for p in (place / "runs").glob("*/result.json") if '"snap"' in p.read_text())
+    broken.write_text(broken.read_text().replace('"pruned_epoch": 0', '"pruned_epoch": 9'))
+    capsys.readouterr()
+    assert call(place, "--seeds", "1") == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "found: 0, new: 1, failed: 2" in told
+    assert "pruned_epoch is 9, not between 0 and 2 epochs" in told
+    assert [r.result.method for r in read_records(place / "out").values()] == ["dense"]
+
+
+def test_copies_that_are_pruned_at_an_epoch_branch_off_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = (*TINY, "--epochs", "3", "--method", "dense", "--keep", "2")
+    pruned = (*TINY, "--epochs", "3", "--method", "crop-s", "--sparsity", "0.5", "--trigger", "2")
+    study = [Run("cartpole", pruned, dense), Run("cartpole", dense)]
+    monkeypatch.setitem(studies.STUDIES, "tiny", lambda seeds: iter(study))
+    assert call(tmp_path) == 0
+    records = {r.result.method: r for r in read_records(tmp_path / "out").values()}
+    trunk = tmp_path / "runs" / records["dense"].result.run
+    assert [line.get("branched_from") for line in records["crop-s"].log] == [None, str(trunk), None]
+    assert (trunk / "checkpoint" / "epoch-00002").is_dir()
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
