@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 from collections.abc import Callable
 from math import ceil
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -100,3 +102,25 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def step_memory_bytes(step: Callable[[], object], device: torch.device) -> int:
+    """The most memory while ``step`` runs: what is allocated on a GPU, or the process's resident set on the CPU.
+
+    The peak is begun anew before it on a GPU and on Linux; elsewhere it is the process's so far. On a GPU that ends
+    what :func:`peak_memory_bytes` has seen until now.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    if not sys.platform.startswith("linux"):
+        step()
+        return peak_memory_bytes(device)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: sets the peak resident set to the present one
+    step()
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])

@@ -25,9 +25,8 @@ VARIES = {"method", "sparsity", "of", "seed", "device", "task", "watch", "kernel
 def frame(results: Iterable[Result]) -> pd.DataFrame:
     """A row a run, sorted by method, sparsity (dense first), seed."""
     rows = pd.DataFrame([asdict(result) for result in results], columns=list(KINDS))
-    rows = rows.astype(
-        {"pruned_epoch": "Int64", "epochs_trained": "Int64", "dense_macs": "Int64", "sparsity_asked": "float64"}
-    )
+    whole = ("pruned_epoch", "epochs_trained", "dense_macs", "step_bytes", "dense_step_bytes")
+    rows = rows.astype({**dict.fromkeys(whole, "Int64"), "sparsity_asked": "float64"})
     order = ["method", "variant", "sparsity_asked", "seed", "run"]
     return rows.sort_values(order, na_position="first", ignore_index=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -35,13 +36,15 @@ def outcome(
     event = pruner.event
     device = next(model.parameters()).device
     memory = measure.peak_memory_bytes(device)
-    dense_macs, dense_ms = None, None
+    dense = None
     if event is not None and not options.prune_on:  # with it the dense network is not to touch the training device
-        dense = task.model().to(device)
-        dense_macs, dense_ms = _cost(task, dense, task.optimizer(dense), device)
-    macs, batch_ms = _cost(task, model, optimizer, device)
+        whole = task.model().to(device)
+        dense = _cost(task, whole, task.optimizer(whole), device)
+        del whole
+    cost = _cost(task, model, optimizer, device)
     if event is None:
-        dense_macs, dense_ms = macs, batch_ms
+        dense = cost
+    limit = None if dense is None else (dense.milliseconds / cost.milliseconds) / (dense.macs / cost.macs)
     return Result(
         run=store.id, task=name, dataset=task.dataset, preset=options.preset, network=task.network,
         method=options.method, structured=event is not None and pruner.method.structured,
@@ -51,17 +54,27 @@ def outcome(
         metric=task.metric, value=value, higher_is_better=task.higher_is_better, split=task.split,
         epochs=options.epochs, pruned_epoch=None if event is None else event.epoch,
         pruned_why=None if event is None else event.reason, seed=options.seed,
-        train_seconds=seconds, batch_ms=batch_ms, peak_memory_bytes=memory,
+        train_seconds=seconds, batch_ms=cost.milliseconds, peak_memory_bytes=memory,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         python=platform.python_version(), torch=torch.__version__, commit=commit(),
         variant=variant(options), epochs_trained=pruner.total_epochs,
-        parameters=living(model), macs=macs, dense_batch_ms=dense_ms, dense_macs=dense_macs,
+        parameters=living(model), macs=cost.macs, dense_batch_ms=dense and dense.milliseconds,
+        dense_macs=dense and dense.macs, of_macs_limit=limit, step_bytes=cost.bytes,
+        dense_step_bytes=dense and dense.bytes,
         disk_bytes=file.stat().st_size, csr_bytes=measure.csr_bytes(model),
     )  # fmt: skip
 
 
-def _cost(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.device) -> tuple[int, float]:
-    """MACs of an example and milliseconds of a training step, on the first batch that the task gives this model."""
+class Cost(NamedTuple):
+    """Of a training step, and of a forward pass of one example."""
+
+    macs: int
+    milliseconds: float
+    bytes: int
+
+
+def _cost(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.device) -> Cost:
+    """Measured on the first batch that the task gives this model."""
     before = task.state_dict()
     batch = next(iter(task.batches(model, 1)))
     task.load_state_dict(before)
@@ -74,7 +87,8 @@ def _cost(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.devi
     model.eval()
     macs = measure.macs(model, lambda m: task.loss(m, batch))
     model.train()
-    return macs, measure.milliseconds(step, device)
+    milliseconds = measure.milliseconds(step, device)
+    return Cost(macs, milliseconds, measure.step_memory_bytes(step, device))
 
 
 def variant(options: Options) -> str:

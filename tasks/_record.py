@@ -83,6 +83,12 @@ class Result:
     """Milliseconds of one training step of the dense network, measured beside ``batch_ms``."""
     dense_macs: int | None = None
     """Multiply-accumulates of one example's forward pass through the dense network."""
+    of_macs_limit: float | None = None
+    """A training step's speed-up over the dense network's, as a share of what the multiply-accumulates would allow."""
+    step_bytes: int | None = None
+    """Most memory during a training step of the final network, in bytes: allocated on a GPU, else resident."""
+    dense_step_bytes: int | None = None
+    """The same of the dense network."""
 
     def __post_init__(self) -> None:
         for name, kinds in KINDS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -53,3 +54,17 @@ def test_time_is_the_median_and_memory_is_positive() -> None:
     held = torch.ones(50_000_000)
     assert measure.peak_memory_bytes(torch.device("cpu")) >= before
     assert measure.peak_memory_bytes(torch.device("cpu")) > held.numel() * 4
+
+
+def test_memory_of_a_step_is_what_it_takes_and_not_what_was_taken_before() -> None:
+    def step() -> None:
+        torch.ones(25_000_000).sum()
+
+    def much() -> None:
+        torch.ones(100_000_000).sum()
+
+    cpu = torch.device("cpu")
+    few, many = measure.step_memory_bytes(step, cpu), measure.step_memory_bytes(much, cpu)
+    assert 250e6 < many - few < 350e6
+    if sys.platform.startswith("linux"):
+        assert measure.step_memory_bytes(step, cpu) == pytest.approx(few, rel=0.05)

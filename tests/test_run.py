@@ -50,8 +50,10 @@ def contents(runs: Path) -> dict[str, Any]:
         if line["event"]:
             del line["event"]["seconds"]
     result = json.loads((run / "result.json").read_text())
-    for clock in ("train_seconds", "batch_ms", "dense_batch_ms", "peak_memory_bytes"):
+    for clock in ("train_seconds", "batch_ms", "dense_batch_ms", "of_macs_limit"):
         del result[clock]
+    for memory in ("peak_memory_bytes", "step_bytes", "dense_step_bytes"):
+        del result[memory]
     return {"weights": weights, "log": log, "result": result}
 
 
@@ -92,6 +94,7 @@ def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
     if method == "dense":
         assert (result.weight_sparsity, result.sparsity_asked, result.pruned_epoch) == (0.0, None, None)
         assert result.macs == dense
+        assert (result.of_macs_limit, result.dense_step_bytes) == (1.0, result.step_bytes)
         assert result.parameters == dense + 16 + 16 + 2 + 1
     else:
         assert result.weight_sparsity >= 0.6

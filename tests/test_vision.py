@@ -291,6 +291,9 @@ def test_a_run_learns_is_cut_and_resumes(tmp_path: Path, monkeypatch: pytest.Mon
     assert result.value > 0.5, "four greys are easily told apart"
     assert result.weight_sparsity >= 0.5
     assert result.macs < result.dense_macs
+    speedup = result.dense_batch_ms / result.batch_ms
+    assert result.of_macs_limit == pytest.approx(speedup / (result.dense_macs / result.macs))
+    assert result.step_bytes > 0 < result.dense_step_bytes
     assert all(0 <= line["validation_accuracy"] <= 1 for line in log)
     assert [line["epoch"] for line in log if "test_accuracy" in line] == [1, 3]
     (event,) = (line["event"] for line in log if line["event"])
