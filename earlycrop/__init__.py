@@ -16,6 +16,7 @@ from earlycrop.flow import FlowError, flow
 from earlycrop.graph import Graph, Node
 from earlycrop.limits import Limits
 from earlycrop.masks import Masks
+from earlycrop.materialising import materialise
 from earlycrop.methods import METHODS, Method
 from earlycrop.pruner import Pruner
 from earlycrop.pruning import prune
@@ -45,6 +46,7 @@ __all__ = [
     "flow",
     "load",
     "load_state",
+    "materialise",
     "prune",
     "save",
     "save_state",

@@ -18,6 +18,7 @@ from earlycrop.kernel import KernelTurn
 from earlycrop.limits import NO_LIMITS, Limits
 from earlycrop.mask_change import NodeMasks
 from earlycrop.masks import Masks
+from earlycrop.materialising import require_values
 from earlycrop.methods import METHODS, Method
 from earlycrop.procedures import Job, Once, Procedure
 from earlycrop.rewinding import Rewind
@@ -93,6 +94,7 @@ class Pruner:
                 raise ValueError(f"{name} must be at least 1, and is {value}")
         if optimizer_state not in ("keep", "reset"):
             raise ValueError(f"optimizer_state is keep or reset, and not '{optimizer_state}'")
+        require_values(model)
         inside = unwrapped(model)
         require_its_optimizers(inside, optimizer)
         insides_of(copies, inside, shapes_of(inside))

@@ -33,6 +33,7 @@ from earlycrop.flow import Loss, Tensors
 from earlycrop.graph import Graph, Group
 from earlycrop.limits import NO_LIMITS, Bounds, Limits
 from earlycrop.masks import Masks
+from earlycrop.materialising import require_values
 from earlycrop.schedule import halving
 from earlycrop.shuffle import shuffled_nodes, shuffled_weights
 from earlycrop.surgeon import SurgeryError, shrink, uncertified
@@ -102,6 +103,7 @@ def carry_out(
     """
     if not batches:
         raise ValueError("there is no batch to score on: give at least one batch of training data")
+    require_values(model)
     start = perf_counter()
     if request.structured:
         found = _cut_nodes(request, model, loss, batches, optimizer, copies, effects, dense)

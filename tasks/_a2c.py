@@ -63,6 +63,10 @@ class A2COptions(Options):
     """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
     entropy: float = 0.01
     """Weight of the entropy bonus in the loss."""
+    last_entropy: float | None = None
+    """What that weight falls to, linearly over the epochs; None: it stays."""
+    normalise: bool = False
+    """Whether each rollout's advantages are shifted and scaled to mean 0 and deviation 1."""
     value: float = 0.25
     """Weight of the critic's squared error in the loss."""
     clip: float | None = 0.5
@@ -81,6 +85,8 @@ def check(options: A2COptions) -> None:
     for name in ("games", "seed", "entropy", "value"):
         number = getattr(options, name)
         _require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}.")
+    last = options.last_entropy
+    _require(last is None or 0 <= last < math.inf, f"last_entropy must be None or a number of 0 or more, not {last}.")
     for name in ("discount", "gae"):
         number = getattr(options, name)
         _require(0 <= number <= 1, f"{name} must be between 0 and 1, not {number}.")
@@ -139,6 +145,7 @@ class A2C(Task):
         self.network = "-".join(["mlp", *map(str, options.widths)])
         self.games = self.steps = 0
         self.returns: list[float] = []
+        self.bonus = options.entropy
         self.logits: np.ndarray = np.zeros((0, 1))
         with closing(make_environment(options.environment, 1)) as environment:
             self.inputs = int(np.prod(environment.single_observation_space.shape or ()))
@@ -160,7 +167,7 @@ class A2C(Task):
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Rollouts of the policy as it is, at least one, until this and all earlier epochs' share is played."""
         options = self.options
-        self.returns = []
+        self.returns, self.bonus = [], self._bonus(epoch)
         goal = (options.games or options.steps) * epoch / options.epochs
         with closing(Player(options.environment, options.agents, (options.seed, epoch, TRAINING))) as player:
             while True:
@@ -175,6 +182,7 @@ class A2C(Task):
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> Drawn:
         """Longer rollouts in environments of their own."""
+        self.bonus = self._bonus(epoch)
 
         def draw() -> list[Batch]:
             options = self.options
@@ -185,6 +193,12 @@ class A2C(Task):
 
         return Drawn(draw)
 
+    def _bonus(self, epoch: int) -> float:
+        """The weight of the entropy bonus in an epoch; before the first it is the first's."""
+        first, last = self.options.entropy, self.options.last_entropy
+        done = max(0, epoch - 1) / self.options.epochs
+        return first if last is None else first + (last - first) * done
+
     def _batch(self, rollout: Rollout, model: nn.Module, train: bool) -> Batch:
         options, values = self.options, rollout.values
         rewards = rollout.rewards * options.reward_scale
@@ -193,6 +207,8 @@ class A2C(Task):
             np.ascontiguousarray(x).reshape(-1, *x.shape[2:])
             for x in (rollout.observations[:-1], rollout.actions, gains + values[:-1], gains, rollout.mask)
         )
+        if options.normalise and mask.any():
+            gained = ((gained - gained[mask].mean()) / (gained[mask].std() + 1e-8)).astype(gained.dtype)
         observations = observations.reshape(-1, self.inputs)
         like = next(model.parameters())
         played = None
@@ -210,14 +226,14 @@ class A2C(Task):
         chosen = log.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
         entropy = -(log.exp() * log).sum(-1)
         error = (batch.returns - values).square()
-        rows: Tensor = self.options.value * error - batch.advantages * chosen - self.options.entropy * entropy
+        rows: Tensor = self.options.value * error - batch.advantages * chosen - self.bonus * entropy
         return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
 
     def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """``loss`` without a second derivative: on the CPU from the forward pass that acting has done."""
         if batch.played is None:
             return self.loss(model, batch)
-        return fast_loss(model, batch.played, self.options.value, self.options.entropy)
+        return fast_loss(model, batch.played, self.options.value, self.bonus)
 
     def log(self) -> dict[str, float]:
         """Games and steps so far; the mean return of the games that the last epoch ended; its last batch's entropy."""

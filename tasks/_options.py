@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,15 @@ class Options:
     """Folder that holds one folder a run."""
 
 
-LATER = (
-    *("exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "criterion", "gate", "statistics", "rewind"),
-    *("optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic"),
-)
-"""Options that came after the first records: no part of a configuration that leaves them alone, so that ids stay."""
+LATER: dict[str, Any] = {
+    **{name: getattr(Options(), name) for name in (
+        "exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "criterion", "gate", "statistics", "rewind",
+        "optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic",
+    )},
+    "normalise": False, "last_entropy": None,
+}  # fmt: skip
+"""Options that came after the first records, and what those were made with: no part of a configuration that has just
+that, so that ids stay."""
 ASIDE = ("runs", "record", "keep", "branch_from")
 """Options that change nothing of what is computed."""
 VARIANTS = ("criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule")

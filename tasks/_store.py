@@ -30,7 +30,7 @@ class RunError(RuntimeError):
 def configuration(task: str, options: Options) -> dict[str, Any]:
     """What makes a run the run that it is: the task and every option that something computed depends on."""
     held = dataclasses.asdict(options)
-    untouched = [name for name in LATER if held[name] == getattr(Options(), name)]
+    untouched = [name for name, value in LATER.items() if name in held and held[name] == value]
     for name in (*ASIDE, *untouched):
         del held[name]
     return {"task": task, **json.loads(json.dumps(held, default=str))}
