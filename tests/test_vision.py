@@ -339,6 +339,16 @@ def test_scores_are_taken_on_training_images_as_they_are(tmp_path: Path) -> None
     assert float(distance.max()) == 0
 
 
+def test_pruned_on_another_device_it_is_the_same_network_and_the_dense_one_is_not_measured(tmp_path: Path) -> None:
+    parquet(tmp_path / "data", 4, 32, {"train": 100, "test": 40})
+    more = ("--method", "crop-s", "--sparsity", "0.5", "--epochs", "2")
+    here, _ = run(tmp_path, *more)
+    there, log = run(tmp_path, *more, "--prune-on", "cpu")
+    assert (there.value, there.macs, there.weight_sparsity) == (here.value, here.macs, here.weight_sparsity)
+    assert (there.dense_macs, there.dense_batch_ms, there.dense_step_bytes) == (None, None, None)
+    assert log[0]["epoch"] == 0
+
+
 def test_what_a_pruning_upset_by_hand() -> None:
     was = {"accuracy": 0.5, "prediction": torch.tensor([[0.5, 0.5]]).log()}
     now = {"accuracy": 0.25, "prediction": torch.tensor([[0.25, 0.75]]).log()}
@@ -357,7 +367,8 @@ def test_what_a_pruning_upset_by_hand() -> None:
         (["--test-epochs", "9"], "test_epochs must be epochs from 1 to 4, not [9]"),
         (["--network", "nothing"], "there is no network 'nothing'"),
         (["--record"], "cifar10 has nothing to draw: leave out --record"),
-        (["--prune-on", "nowhere"], "there is no device 'nowhere' here"),
+        (["--method", "crop-s", "--prune-on", "nowhere"], "there is no device 'nowhere' here"),
+        (["--method", "earlycrop-s", "--prune-on", "cpu"], "--prune-on is for what is pruned before training"),
     ],
 )
 def test_wrong_options_are_a_sentence(more: list[str], told: str, tmp_path: Path, capsys: Any) -> None:
