@@ -86,9 +86,7 @@ def check(options: Options) -> None:
         raise ValueError(f"there is no measure '{options.of}': --of takes {', '.join(MEASURES)}")
     at_once = options.trigger in ("before", "0") or (not options.trigger and METHODS[options.method].trigger is before)
     if options.prune_on and not at_once:
-        raise ValueError(
-            f"--prune-on is for what is pruned before training, and {options.method} is not: take crop-s, or --trigger 0"
-        )
+        raise ValueError(f"--prune-on is for what is pruned before training, and {options.method} is not: take crop-s")
 
 
 def fail(sentence: str, code: int) -> NoReturn:
