@@ -27,6 +27,7 @@ from tasks._environments import make_environment
 from tasks._episode import draw
 from tasks._options import Options
 from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Player, Policy, Rollout, advantages, mean_return
+from tasks._workers import Worker
 from tasks.nets.actor_critic import ACTIVATIONS, ActorCritic
 
 EPISODES = 100
@@ -49,6 +50,8 @@ class A2COptions(Options):
     """Finished games over the whole run; above 0 it replaces --steps."""
     agents: int = 16
     """Environments that are played in step."""
+    workers: int = 1
+    """Processes that play a part of the agents each; the same but for rounding, and for how cart-poles start anew."""
     rollout: int = 16
     """Steps that each agent plays between two updates."""
     learning_rate: float = 1e-3
@@ -75,9 +78,11 @@ class A2COptions(Options):
 
 def check(options: A2COptions) -> None:
     """Raise a ValueError for what cannot be trained."""
-    for name in ("epochs", "steps", "agents", "rollout", "scoring_rollouts", "scoring_length"):
+    for name in ("epochs", "steps", "agents", "workers", "rollout", "scoring_rollouts", "scoring_length"):
         number = getattr(options, name)
         _require(number >= 1, f"{name} must be at least 1, not {number}.")
+    fits = options.workers <= options.agents
+    _require(fits, f"workers must be at most the {options.agents} agents that they share, not {options.workers}.")
     for name in ("games", "seed", "entropy", "value"):
         number = getattr(options, name)
         _require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}.")
@@ -135,6 +140,7 @@ class A2C(Task):
         self.outlook_games = outlook_games
         threadpool_limits(1, "blas")  # for good: numpy's pool and torch's would wait for each other's cores
         self.options = options
+        self.workers = [Worker() for _ in range(options.workers - 1)]  # this process plays as well
         self.dataset, self.clip = options.environment, options.clip
         self.network = "-".join(["mlp", *map(str, options.widths)])
         self.games = self.steps = 0
@@ -162,7 +168,7 @@ class A2C(Task):
         options = self.options
         self.returns = []
         goal = (options.games or options.steps) * epoch / options.epochs
-        with closing(Player(options.environment, options.agents, (options.seed, epoch, TRAINING))) as player:
+        with closing(self._player(epoch, TRAINING)) as player:
             while True:
                 rollout = player.play(Policy(model), options.rollout)
                 self.steps += int(rollout.mask.sum())
@@ -178,12 +184,16 @@ class A2C(Task):
 
         def draw() -> list[Batch]:
             options = self.options
-            with closing(Player(options.environment, options.agents, (options.seed, epoch, SCORING))) as player:
+            with closing(self._player(epoch, SCORING)) as player:
                 policy = Policy(model)
                 rollouts = [player.play(policy, options.scoring_length) for _ in range(options.scoring_rollouts)]
             return [self._batch(rollout, model, train=False) for rollout in rollouts]
 
         return Drawn(draw)
+
+    def _player(self, epoch: int, purpose: int) -> Player:
+        options = self.options
+        return Player(options.environment, options.agents, (options.seed, epoch, purpose), self.workers)
 
     def _batch(self, rollout: Rollout, model: nn.Module, train: bool) -> Batch:
         options, values = self.options, rollout.values
@@ -234,13 +244,13 @@ class A2C(Task):
         with torch.no_grad():
             logits = [model(batch.observations)[0][batch.mask > 0] for batch in batches]
         return {
-            "return": mean_return(Policy(model), self.dataset, self.outlook_games, OUTLOOK_SEED),
+            "return": mean_return(Policy(model), self.dataset, self.outlook_games, OUTLOOK_SEED, self.workers),
             "policy": functional.log_softmax(torch.cat(logits), -1),
         }
 
     def evaluate(self, model: nn.Module) -> float:
         """Mean undiscounted return of the most likely actions, over the first game of 100 environments."""
-        return mean_return(Policy(model), self.dataset, EPISODES, EVALUATION_SEED)
+        return mean_return(Policy(model), self.dataset, EPISODES, EVALUATION_SEED, self.workers)
 
     def record(self, model: nn.Module, folder: Path) -> list[Path]:
         """A game of the most likely actions, as an animated picture."""

@@ -21,6 +21,18 @@ class CartPoles(CartPoleVectorEnv):
         self.limits = np.array([[self.x_threshold], [self.theta_threshold_radians]])
         self.forces = np.array([-self.force_mag, self.force_mag])
 
+    def start_part(self, seed: int, first: int, agents: int) -> np.ndarray:
+        """Start like those from ``first`` on of ``agents`` cart-poles with that seed; what is seen first.
+
+        Gymnasium draws all starts from one generator in the order of the games' ends, those of other parts included, so
+        that only the first games are the same: later ones have a generator of this part's own.
+        """
+        self.reset(seed=seed)
+        starts = np.random.default_rng(seed).uniform(self.low, self.high, (4, agents))
+        self.state = state = np.ascontiguousarray(starts[:, first : first + self.num_envs])
+        self.np_random = np.random.default_rng([seed, first])
+        return state.T.astype(np.float32)
+
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Push each cart to the left or right for 0.02 seconds; where a game was over, start another instead."""
         old, fresh = self.state, self.prev_done

@@ -44,6 +44,14 @@ def make_environment(name: str, agents: int) -> VectorEnv:
         return SequentialVectorEnv(spec, agents)
 
 
+def start(environment: VectorEnv, seed: int, first: int, agents: int) -> np.ndarray:
+    """Start the games of ``agents`` environments from ``first`` on, as if the others were there; what is seen first."""
+    if isinstance(environment, CartPoles) and environment.num_envs < agents:
+        return environment.start_part(seed, first, agents)
+    observation: np.ndarray = environment.reset(seed=seed + first)[0]
+    return observation
+
+
 class SequentialVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Gymnasium's SyncVectorEnv for array observations and discrete actions, with the same numbers.
 

@@ -68,7 +68,7 @@ class Options:
 
 LATER = (
     *("exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "criterion", "gate", "statistics", "rewind"),
-    *("optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic"),
+    *("optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic", "workers"),
 )
 """Options that came after the first records: no part of a configuration that leaves them alone, so that ids stay."""
 ASIDE = ("runs", "record")

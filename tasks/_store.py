@@ -29,7 +29,8 @@ class RunError(RuntimeError):
 def configuration(task: str, options: Options) -> dict[str, Any]:
     """What makes a run the run that it is: the task and every option that something computed depends on."""
     held = dataclasses.asdict(options)
-    untouched = [name for name in LATER if held[name] == getattr(Options(), name)]
+    usual = {**dataclasses.asdict(Options()), "workers": 1}
+    untouched = [name for name in LATER if name in held and held[name] == usual[name]]
     for name in (*ASIDE, *untouched):
         del held[name]
     return {"task": task, **json.loads(json.dumps(held, default=str))}
