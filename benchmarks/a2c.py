@@ -1,7 +1,8 @@
-"""Environment steps per second of A2C on the control tasks, ours and stable-baselines3's, in turn in one process.
+"""Environment steps per second of A2C on the control tasks, ours and stable-baselines3's, in turn.
 
 The same network, environments, rollout length, and number of torch threads; evaluation, logging and set-up are not
-timed. Needs ``pip install stable-baselines3``. Run as ``python -m benchmarks.a2c``.
+timed. Rows of two workers are of our agents in two processes; the peer steps its environments in the one that learns,
+as it does by default. Needs ``pip install stable-baselines3``. Run as ``python -m benchmarks.a2c``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from tasks._a2c import A2COptions
+from tasks._a2c_options import A2COptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class Options:
     """Environment steps that are timed."""
     repeats: int = 3
     """Timings of each, in turn; the fastest counts."""
+    workers: tuple[int, ...] = (1, 2)
+    """Processes that ours plays in, a row each."""
     threads: int = 1
     """Torch's threads."""
     towers: bool = False
@@ -55,10 +58,10 @@ class Trunk(BaseFeaturesExtractor):
         return features
 
 
-def ours(name: str, rollout: int, steps: int) -> float:
+def ours(name: str, rollout: int, steps: int, workers: int) -> float:
     """Steps per second of our training loop's inside."""
     module = importlib.import_module(f"tasks.{name}")
-    options = replace(module.PRESETS["default"](), rollout=rollout, steps=2 * steps, epochs=1)
+    options = replace(module.PRESETS["default"](), rollout=rollout, steps=2 * steps, epochs=1, workers=workers)
     task = module.make(options)
     model = task.model()
     optimizer = task.optimizer(model)
@@ -113,14 +116,18 @@ def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
     torch.set_num_threads(options.threads)
-    table = Table("task", "steps a rollout", "ours (steps/s)", "stable-baselines3 (steps/s)", "ratio")
+    table = Table("task", "steps a rollout", "workers", "ours (steps/s)", "stable-baselines3 (steps/s)", "ratio")
     for name, rollout in product(options.tasks, options.rollouts):
-        pairs = [
-            (ours(name, rollout, options.steps), peer(name, rollout, options.steps, options.towers))
+        repeats = [
+            [
+                peer(name, rollout, options.steps, options.towers),
+                *(ours(name, rollout, options.steps, workers) for workers in options.workers),
+            ]
             for _ in range(options.repeats)
         ]
-        best, theirs = (max(column) for column in zip(*pairs, strict=True))
-        table.add_row(name, str(rollout), f"{best:,.0f}", f"{theirs:,.0f}", f"{best / theirs:.1f}")
+        theirs, *best = (max(column) for column in zip(*repeats, strict=True))
+        for workers, rate in zip(options.workers, best, strict=True):
+            table.add_row(name, str(rollout), str(workers), f"{rate:,.0f}", f"{theirs:,.0f}", f"{rate / theirs:.1f}")
     Console().print(table)
 
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+if TYPE_CHECKING:  # a worker process (tasks._worker) is there sooner without torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 
 class Task(Protocol):

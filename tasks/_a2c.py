@@ -6,13 +6,11 @@ those of Schulman et al. 2016, "High-Dimensional Continuous Control Using Genera
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,90 +20,16 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Task
+from tasks._a2c_options import A2COptions, check, require
 from tasks._backprop import Played, fast_loss
 from tasks._environments import make_environment
 from tasks._episode import draw
-from tasks._options import Options
 from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Player, Policy, Rollout, advantages, mean_return
-from tasks.nets.actor_critic import ACTIVATIONS, ActorCritic
+from tasks._workers import Worker
+from tasks.nets.actor_critic import ActorCritic
 
 EPISODES = 100
 TRAINING, SCORING = 0, 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class A2COptions(Options):
-    """A control task's configuration."""
-
-    environment: str
-    """Gymnasium environment with discrete actions."""
-    widths: tuple[int, ...] = (128, 128, 128)
-    """Neurons in each layer of the trunk that actor and critic share."""
-    activation: Literal["tanh", "relu"] = "tanh"
-    """What follows each layer of the trunk."""
-    steps: int = 500_000
-    """Environment steps over the whole run, all agents together."""
-    games: int = 0
-    """Finished games over the whole run; above 0 it replaces --steps."""
-    agents: int = 16
-    """Environments that are played in step."""
-    rollout: int = 16
-    """Steps that each agent plays between two updates."""
-    learning_rate: float = 1e-3
-    """Adam's learning rate in the first epoch."""
-    decay: bool = True
-    """Whether the learning rate falls linearly, to 0 at the end of the last epoch."""
-    discount: float = 0.99
-    """Weight of a reward one step later, between 0 and 1."""
-    gae: float = 0.98
-    """Lambda of the advantage estimate, between 0 and 1; 1 means plain n-step returns."""
-    reward_scale: float = 1.0
-    """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
-    entropy: float = 0.01
-    """Weight of the entropy bonus in the loss."""
-    last_entropy: float | None = None
-    """What that weight falls to, linearly over the epochs; None: it stays."""
-    normalise: bool = False
-    """Whether each rollout's advantages are shifted and scaled to mean 0 and deviation 1."""
-    value: float = 0.25
-    """Weight of the critic's squared error in the loss."""
-    clip: float | None = 0.5
-    """Largest gradient norm, or None for no clipping."""
-    scoring_rollouts: int = 5
-    """Rollouts that pruning scores are computed on."""
-    scoring_length: int = 128
-    """Steps that each agent plays in one of them."""
-
-
-def check(options: A2COptions) -> None:
-    """Raise a ValueError for what cannot be trained."""
-    for name in ("epochs", "steps", "agents", "rollout", "scoring_rollouts", "scoring_length"):
-        number = getattr(options, name)
-        _require(number >= 1, f"{name} must be at least 1, not {number}.")
-    for name in ("games", "seed", "entropy", "value"):
-        number = getattr(options, name)
-        _require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}.")
-    last = options.last_entropy
-    _require(last is None or 0 <= last < math.inf, f"last_entropy must be None or a number of 0 or more, not {last}.")
-    for name in ("discount", "gae"):
-        number = getattr(options, name)
-        _require(0 <= number <= 1, f"{name} must be between 0 and 1, not {number}.")
-    for name in ("learning_rate", "reward_scale"):
-        number = getattr(options, name)
-        _require(0 < number < math.inf, f"{name} must be a number above 0, not {number}.")
-    environments = get_args(get_type_hints(type(options))["environment"])  # those that the task is about
-    if environments:
-        told = f"environment must be {' or '.join(environments)}, not {options.environment!r}."
-        _require(options.environment in environments, told)
-    clip, widths, known = options.clip, options.widths, " or ".join(ACTIVATIONS)
-    _require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
-    _require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
-    _require(options.activation in ACTIVATIONS, f"activation must be {known}, not {options.activation!r}.")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
 
 
 class Batch(NamedTuple):
@@ -141,6 +65,7 @@ class A2C(Task):
         self.outlook_games = outlook_games
         threadpool_limits(1, "blas")  # for good: numpy's pool and torch's would wait for each other's cores
         self.options = options
+        self.workers = [Worker() for _ in range(options.workers - 1)]  # this process plays as well
         self.dataset, self.clip = options.environment, options.clip
         self.network = "-".join(["mlp", *map(str, options.widths)])
         self.games = self.steps = 0
@@ -150,7 +75,7 @@ class A2C(Task):
         with closing(make_environment(options.environment, 1)) as environment:
             self.inputs = int(np.prod(environment.single_observation_space.shape or ()))
             self.actions = int(getattr(environment.single_action_space, "n", 0))
-        _require(self.actions > 0, f"environment must have discrete actions, which {options.environment} has not.")
+        require(self.actions > 0, f"environment must have discrete actions, which {options.environment} has not.")
 
     def model(self) -> nn.Module:
         """A trunk and two heads, with orthogonal weights."""
@@ -169,7 +94,7 @@ class A2C(Task):
         options = self.options
         self.returns, self.bonus = [], self._bonus(epoch)
         goal = (options.games or options.steps) * epoch / options.epochs
-        with closing(Player(options.environment, options.agents, (options.seed, epoch, TRAINING))) as player:
+        with closing(self._player(epoch, TRAINING)) as player:
             while True:
                 rollout = player.play(Policy(model), options.rollout)
                 self.steps += int(rollout.mask.sum())
@@ -186,7 +111,7 @@ class A2C(Task):
 
         def draw() -> list[Batch]:
             options = self.options
-            with closing(Player(options.environment, options.agents, (options.seed, epoch, SCORING))) as player:
+            with closing(self._player(epoch, SCORING)) as player:
                 policy = Policy(model)
                 rollouts = [player.play(policy, options.scoring_length) for _ in range(options.scoring_rollouts)]
             return [self._batch(rollout, model, train=False) for rollout in rollouts]
@@ -198,6 +123,10 @@ class A2C(Task):
         first, last = self.options.entropy, self.options.last_entropy
         done = max(0, epoch - 1) / self.options.epochs
         return first if last is None else first + (last - first) * done
+
+    def _player(self, epoch: int, purpose: int) -> Player:
+        options = self.options
+        return Player(options.environment, options.agents, (options.seed, epoch, purpose), self.workers)
 
     def _batch(self, rollout: Rollout, model: nn.Module, train: bool) -> Batch:
         options, values = self.options, rollout.values
@@ -250,13 +179,13 @@ class A2C(Task):
         with torch.no_grad():
             logits = [model(batch.observations)[0][batch.mask > 0] for batch in batches]
         return {
-            "return": mean_return(Policy(model), self.dataset, self.outlook_games, OUTLOOK_SEED),
+            "return": mean_return(Policy(model), self.dataset, self.outlook_games, OUTLOOK_SEED, self.workers),
             "policy": functional.log_softmax(torch.cat(logits), -1),
         }
 
     def evaluate(self, model: nn.Module) -> float:
         """Mean undiscounted return of the most likely actions, over the first game of 100 environments."""
-        return mean_return(Policy(model), self.dataset, EPISODES, EVALUATION_SEED)
+        return mean_return(Policy(model), self.dataset, EPISODES, EVALUATION_SEED, self.workers)
 
     def record(self, model: nn.Module, folder: Path) -> list[Path]:
         """A game of the most likely actions, as an animated picture."""

@@ -69,7 +69,7 @@ class _Loss(torch.autograd.Function):
         by_logits, by_values = ctx.by_logits * scale, ctx.by_values[:, None] * scale
         last = played.hidden[-1]
         heads = [by_logits.T @ last, by_logits.sum(0), by_values.T @ last, by_values.sum(0)]
-        back = by_logits @ _numpy(model.actor.weight) + by_values @ _numpy(model.critic.weight)
+        back = by_logits @ _numpy(model.actor.weight) + by_values * _numpy(model.critic.weight)
         trunk: list[np.ndarray] = []
         for i in reversed(range(len(played.hidden))):
             back *= DERIVATIVES[type(layers[2 * i + 1])](played.hidden[i])

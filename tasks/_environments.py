@@ -15,6 +15,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tasks._acrobot_vector import AcrobotVectorEnv, seeds_of
+from tasks._cartpole_vector import CartPoles
+
+CARTPOLES = "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv"
+LIGHTER = {"gymnasium.envs.box2d.lunar_lander:LunarLander": "tasks._lander:Lander"}
+"""What is played in place of a single environment, where it is made without arguments."""
 
 
 @contextmanager
@@ -32,9 +37,19 @@ def make_environment(name: str, agents: int) -> VectorEnv:
         spec = gymnasium.spec(name)
         if spec.id == "Acrobot-v1":
             return AcrobotVectorEnv(agents, spec.max_episode_steps or 0)
+        if spec.vector_entry_point == CARTPOLES:
+            return CartPoles(agents, spec.max_episode_steps or 0)
         if spec.vector_entry_point is not None:
             return gymnasium.make_vec(name, num_envs=agents)
         return SequentialVectorEnv(spec, agents)
+
+
+def start(environment: VectorEnv, seed: int, first: int, agents: int) -> np.ndarray:
+    """Start the games of ``agents`` environments from ``first`` on, as if the others were there; what is seen first."""
+    if isinstance(environment, CartPoles) and environment.num_envs < agents:
+        return environment.start_part(seed, first, agents)
+    observation: np.ndarray = environment.reset(seed=seed + first)[0]
+    return observation
 
 
 class SequentialVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -47,6 +62,8 @@ class SequentialVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def __init__(self, spec: EnvSpec, num_envs: int) -> None:
         bare = copy.deepcopy(spec)
         bare.order_enforce, bare.disable_env_checker, bare.max_episode_steps = False, True, None
+        if not spec.kwargs:
+            bare.entry_point = LIGHTER.get(str(spec.entry_point), spec.entry_point)
         self.envs = [gymnasium.make(bare) for _ in range(num_envs)]
         self.num_envs, self.limit = num_envs, spec.max_episode_steps
         self.metadata = {**self.envs[0].metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}

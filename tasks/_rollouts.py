@@ -5,21 +5,34 @@ Acting goes one step at a time, and a call into torch costs more than the arithm
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import NamedTuple
+from itertools import count, pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from torch import nn
 
-from tasks._environments import make_environment
+from tasks._environments import make_environment, start
 
-ACTIVATIONS: dict[type[nn.Module], Callable[..., np.ndarray]] = {
-    nn.Tanh: np.tanh,
-    nn.ReLU: lambda x, out: np.maximum(x, 0, out=out),
-}
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tasks._workers import Worker
+
+
+def _relu(x: np.ndarray, out: np.ndarray) -> np.ndarray:
+    np.maximum(x, 0, out=out)
+    return out
+
+
+ACTIVATIONS: dict[str, Callable[..., np.ndarray]] = {"Tanh": np.tanh, "ReLU": _relu}
 EVALUATION_SEED, OUTLOOK_SEED = 2**31, 2**31 + 2**16
 """Player shifts its seeds to below 2**30, so that no training environment is ever seeded like an evaluated one."""
+KEYS = count()
+"""What players are told apart by."""
+Layer = tuple[np.ndarray, np.ndarray]
+"""Weights (inputs, outputs) and biases (outputs,)."""
 
 
 class Policy:
@@ -29,11 +42,23 @@ class Policy:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = [
-            _arrays(layer) if isinstance(layer, nn.Linear) else ACTIVATIONS[type(layer)]
-            for layer in model.get_submodule("trunk").children()
-        ]
+        kinds = [(type(layer).__name__, layer) for layer in model.get_submodule("trunk").children()]
+        self.layers = [_arrays(layer) if kind == "Linear" else ACTIVATIONS[kind] for kind, layer in kinds]
         self.actor, self.critic = _arrays(model.get_submodule("actor")), _arrays(model.get_submodule("critic"))
+
+    def arranged(self, rows: int) -> Policy:
+        """The same, with copies of the weights that OpenBLAS would rearrange in every product with ``rows`` rows.
+
+        It does so to large ones. Where it takes them in whole blocks, of 16 outputs, a copy gives the same numbers.
+        """
+        policy = copy.copy(self)
+        policy.layers = [
+            (np.ascontiguousarray(layer[0]), layer[1])
+            if isinstance(layer, tuple) and rows * len(layer[1]) > 1200 and len(layer[1]) % 16 == 0
+            else layer
+            for layer in self.layers
+        ]
+        return policy
 
     def features(self, x: np.ndarray, outs: list[np.ndarray] | None = None) -> np.ndarray:
         """The trunk's output; with ``outs``, an array for each activation's output, everything is left there."""
@@ -60,71 +85,118 @@ class Policy:
         return _affine(features, self.critic)[..., 0]
 
 
-def _arrays(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    weight, bias = (layer.get_parameter(name).detach().cpu().numpy() for name in ("weight", "bias"))
+def _arrays(layer: Any) -> Layer:
+    weight, bias = (each.detach().cpu().numpy() for each in (layer.weight, layer.bias))
     return weight.T, bias
 
 
-def _affine(x: np.ndarray, layer: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _affine(x: np.ndarray, layer: Layer) -> np.ndarray:
     y: np.ndarray = x @ layer[0]
     y += layer[1]
     return y
 
 
-class Rollout(NamedTuple):
+class Steps(NamedTuple):
     """What N agents lived through in T steps."""
 
     observations: np.ndarray
     """(T + 1, N, inputs): the last is what the last actions led to."""
     actions: np.ndarray
-    """(T, N), as all below but ``values`` and ``returns``."""
+    """(T, N), as the next three."""
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    logits: np.ndarray
+    """(T, N, actions)."""
+    hidden: list[np.ndarray]
+    """(T + 1, N, width) for each of the trunk's layers, what it gave."""
+
+
+class Rollout(NamedTuple):
+    """The same, and what follows from it."""
+
+    observations: np.ndarray
+    actions: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     mask: np.ndarray
+    """(T, N): where somebody acted."""
     logits: np.ndarray
-    """(T, N, actions)."""
     values: np.ndarray
     """(T + 1, N)."""
     hidden: list[np.ndarray]
-    """(T + 1, N, width) for each of the trunk's layers, what it gave."""
     returns: list[float]
     """Undiscounted returns of the games that ended."""
+
+
+class Part:
+    """A player's agents from ``first`` to before ``last``, of ``agents``, in environments of their own."""
+
+    def __init__(self, name: str, seed: int, first: int, last: int, agents: int) -> None:
+        self.environment = make_environment(name, last - first)
+        self.observation = start(self.environment, seed, first, agents)
+
+    def play(self, policy: Policy, noise: np.ndarray) -> Steps:
+        """Play a step for each row of ``noise``, (T, N, actions), added to the policy's logits."""
+        length, agents, _ = noise.shape
+        policy = policy.arranged(agents)
+        hidden = [np.empty((length + 1, agents, width), np.float32) for width in policy.widths]
+        logits, actions = np.empty(noise.shape, np.float32), np.empty((length, agents), np.int64)
+        observations, told = [self.observation], []
+        for t in range(length):
+            logits[t] = policy.logits(policy.features(self.observation, [h[t] for h in hidden]))
+            (logits[t] + noise[t]).argmax(-1, out=actions[t])
+            self.observation, *rest = self.environment.step(actions[t])
+            observations.append(self.observation)
+            told.append(rest)
+        policy.features(self.observation, [h[length] for h in hidden])
+        rewards, terminated, truncated = (_rows([each[i] for each in told]) for i in range(3))
+        return Steps(_rows(observations), actions, rewards, terminated, truncated, logits, hidden)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.environment.close()
+
+
+def _rows(arrays: list[np.ndarray]) -> np.ndarray:
+    """numpy.stack, with a call for all of them in place of a few for each."""
+    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 
 
 class Player:
     """Agents in environments that were reset with a seed made of ``key``; close it after use.
 
+    This process and each of ``workers`` play a part of them.
+
     An environment that is done resets in its *next* step (gymnasium's default), so that the observation after a step
     is always the one it led to, final ones included, and the step of the reset is no transition: ``mask`` is 0 there.
     """
 
-    def __init__(self, name: str, agents: int, key: tuple[int, ...]) -> None:
-        self.environment = make_environment(name, agents)
+    def __init__(self, name: str, agents: int, key: tuple[int, ...], workers: Sequence[Worker] = ()) -> None:
         sequence = np.random.SeedSequence(key)
         self.random = np.random.default_rng(sequence)
-        self.observation, _ = self.environment.reset(seed=int(sequence.spawn(1)[0].generate_state(1)[0]) >> 2)
+        seed = int(sequence.spawn(1)[0].generate_state(1)[0]) >> 2
+        self.spans, self.workers, self.key = spans(agents, 1 + len(workers)), workers, next(KEYS)
+        for worker, span in zip(workers, self.spans[1:], strict=True):
+            worker.ask("open", self.key, name, seed, *span, agents)
+        self.part = Part(name, seed, *self.spans[0], agents)
+        for worker in workers:
+            worker.answer()
         self.done = np.zeros(agents, bool)
         self.total = np.zeros(agents)
 
     def play(self, policy: Policy, length: int) -> Rollout:
         """Play ``length`` steps, with actions drawn from the policy."""
-        agents, choices = self.environment.num_envs, len(policy.actor[1])
-        noise = self.random.gumbel(size=(length, agents, choices)).astype(np.float32)
-        hidden = [np.empty((length + 1, agents, width), np.float32) for width in policy.widths]
-        logits = np.empty((length, agents, choices), np.float32)
-        observations, steps = [self.observation], []
-        for t in range(length):
-            logits[t] = policy.logits(policy.features(self.observation, [h[t] for h in hidden]))
-            actions = (logits[t] + noise[t]).argmax(-1)  # the Gumbel-max trick: a draw from softmax(logits)
-            self.observation, rewards, terminated, truncated, _ = self.environment.step(actions)
-            observations.append(self.observation)
-            steps.append((actions, rewards, terminated, truncated))
-        policy.features(self.observation, [h[length] for h in hidden])
-        actions, rewards, terminated, truncated = (np.stack(column) for column in zip(*steps, strict=True))
-        mask, returns = self._games(rewards, terminated | truncated)
-        seen, values = np.stack(observations), policy.values(hidden[-1])
-        return Rollout(seen, actions, rewards, terminated, truncated, mask, logits, values, hidden, returns)
+        shape = (length, len(self.done), len(policy.actor[1]))
+        noise = self.random.gumbel(size=shape).astype(np.float32)  # the Gumbel-max trick: a draw from softmax(logits)
+        for worker, (first, last) in zip(self.workers, self.spans[1:], strict=True):
+            worker.ask("play", self.key, policy, np.ascontiguousarray(noise[:, first:last]))
+        steps = self.part.play(policy, noise[:, : self.spans[0][1]])
+        if self.workers:
+            steps = _beside([steps, *(worker.answer() for worker in self.workers)])
+        mask, returns = self._games(steps.rewards, steps.terminated | steps.truncated)
+        return Rollout(**steps._asdict(), mask=mask, values=policy.values(steps.hidden[-1]), returns=returns)
 
     def _games(self, rewards: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, list[float]]:
         """Where somebody acted, (T, N), and the returns of the games that ended, in the order of their ends."""
@@ -138,20 +210,49 @@ class Player:
 
     def close(self) -> None:
         """Close the environments."""
-        self.environment.close()
+        self.part.close()
+        for worker in self.workers:
+            worker.left.append(self.key)
 
 
-def mean_return(policy: Policy, name: str, games: int, seed: int) -> float:
-    """Mean undiscounted return of the most likely actions, over the first game of ``games`` environments."""
-    total, alive = np.zeros(games), np.ones(games, bool)
-    with closing(make_environment(name, games)) as environment:
-        observation, _ = environment.reset(seed=seed)
+def spans(number: int, parts: int) -> list[tuple[int, int]]:
+    """``number`` in consecutive parts that differ by one at most, as (first, one after the last)."""
+    bounds = [number * i // parts for i in range(parts + 1)]
+    return list(pairwise(bounds))
+
+
+def _beside(parts: list[Steps]) -> Steps:
+    """The agents of all parts, in their order."""
+    *arrays, hidden = zip(*parts, strict=True)
+    layers = [np.concatenate(layer, axis=1) for layer in zip(*hidden, strict=True)]
+    return Steps._make([*(np.concatenate(array, axis=1) for array in arrays), layers])
+
+
+def mean_return(policy: Policy, name: str, games: int, seed: int, workers: Sequence[Worker] = ()) -> float:
+    """Mean undiscounted return of the most likely actions, over the first game of ``games`` environments.
+
+    This process and each of ``workers``, at most one for a game, play a part of them.
+    """
+    workers = workers[: games - 1]
+    own, *others = spans(games, 1 + len(workers))
+    for worker, span in zip(workers, others, strict=True):
+        worker.ask("first_returns", policy, name, seed, *span, games)
+    returns = [first_returns(policy, name, seed, *own, games), *(worker.answer() for worker in workers)]
+    return float(np.concatenate(returns).mean())
+
+
+def first_returns(policy: Policy, name: str, seed: int, first: int, last: int, games: int) -> np.ndarray:
+    """Undiscounted returns of the most likely actions, over the first game of environments ``first`` to ``last``."""
+    total, alive = np.zeros(last - first), np.ones(last - first, bool)
+    policy = policy.arranged(last - first)
+    with closing(make_environment(name, last - first)) as environment:
+        observation = start(environment, seed, first, games)
         while alive.any():
             actions = policy.logits(policy.features(observation)).argmax(-1)
             observation, rewards, terminated, truncated, _ = environment.step(actions)
             total += rewards * alive
             alive &= ~(terminated | truncated)
-    return float(total.mean())
+    return total
 
 
 def advantages(

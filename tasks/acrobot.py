@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks import Task
-from tasks._a2c import A2C, A2COptions
+from tasks._a2c import A2C
+from tasks._a2c_options import A2COptions
 
 Environment = Literal["Acrobot-v1"]
 

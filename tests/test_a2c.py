@@ -2,6 +2,7 @@
 
 import copy
 import math
+import platform
 from dataclasses import replace
 
 import gymnasium
@@ -12,7 +13,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tasks import cartpole
-from tasks._a2c import A2C, A2COptions, Batch
+from tasks._a2c import A2C, Batch
+from tasks._a2c_options import A2COptions
 from tasks._environments import make_environment
 from tasks._rollouts import EVALUATION_SEED, Player, Policy, advantages
 from tasks.nets.actor_critic import ActorCritic
@@ -118,6 +120,18 @@ def test_numpy_plays_what_torch_computes_on_the_same_memory(activation):
     features = policy.features(observations.numpy())
     torch.testing.assert_close(torch.from_numpy(policy.logits(features)), logits)
     torch.testing.assert_close(torch.from_numpy(policy.values(features)), values)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="true of OpenBLAS's kernels for x86")
+@pytest.mark.parametrize("widths", [(128, 128, 128), (256, 64, 48), (90, 33, 128)])
+@pytest.mark.parametrize("rows", [4, 8, 16, 20, 100])
+def test_weights_in_another_order_give_the_same_to_the_last_bit(widths, rows):
+    torch.manual_seed(0)
+    policy = Policy(ActorCritic(4, widths, 2, "tanh"))
+    arranged, observations = policy.arranged(rows), torch.randn(rows, 4).numpy()
+    np.testing.assert_array_equal(arranged.features(observations), policy.features(observations))
+    orders = [layer[0].flags.c_contiguous for layer in arranged.layers if isinstance(layer, tuple)]
+    assert any(orders) == (rows * max(widths) > 1200)
 
 
 def test_actions_follow_the_softmax_of_the_logits():

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tasks import _a2c, _cli, _episode
 from tasks._acrobot_vector import AcrobotVectorEnv
+from tasks._cartpole_vector import CartPoles
 from tasks._environments import SequentialVectorEnv, make_environment
 from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Policy, mean_return
 from tasks.nets.actor_critic import ActorCritic
@@ -71,6 +72,48 @@ def test_environments_give_what_gymnasiums_do(name: str, agents: int) -> None:
                 if name == "Acrobot-v1":  # chaotic: a last bit grows over a game
                     ours.state[:] = np.stack([each.unwrapped.state for each in theirs.envs], axis=1)
         assert ends > 10
+
+
+@pytest.mark.parametrize("agents", [1, 16, 50])
+def test_cart_poles_are_gymnasiums_to_the_last_bit(agents: int) -> None:
+    ours, theirs = make_environment("CartPole-v1", agents), gymnasium.make_vec("CartPole-v1", agents)
+    assert type(ours) is CartPoles
+    choices, ends = np.random.default_rng(0), np.zeros(2, int)
+    for seed in (7, None):
+        np.testing.assert_array_equal(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0])
+        observation = ours.state.T
+        for step in range(900):
+            catch = step > 300  # falls, and then games that last to the limit
+            signal = observation @ np.array([0.1, 0.3, 3.0, 1.0])
+            actions = (signal > 0).astype(int) if catch else choices.integers(0, 2, agents)
+            got, expected = ours.step(actions), theirs.step(actions)
+            for mine, its in zip(got[:4], expected[:4], strict=True):
+                assert (mine.dtype, mine.strides) == (its.dtype, its.strides)
+                np.testing.assert_array_equal(mine, its)
+            observation = got[0]
+            ends += [got[2].sum(), got[3].sum()]
+    assert (ends > 0).all()
+
+
+def test_the_lander_is_gymnasiums_to_the_last_bit() -> None:
+    """Over landings, crashes and games without a plan."""
+    ours, theirs = make_environment("LunarLander-v3", 1).envs[0], gymnasium.make("LunarLander-v3").unwrapped
+    assert isinstance(ours, importlib.import_module("tasks._lander").Lander)  # at the top, its warnings would be errors
+    heuristic = importlib.import_module("gymnasium.envs.box2d.lunar_lander").heuristic
+    choices, ends = np.random.default_rng(0), set()
+    for game in range(40):
+        observation = ours.reset(seed=game)[0]
+        np.testing.assert_array_equal(observation, theirs.reset(seed=game)[0])
+        over = False
+        while not over:
+            action = int(choices.integers(0, 4) if game % 2 else heuristic(theirs, observation))
+            (observation, *got), (expected, *told) = ours.step(action), theirs.step(action)
+            assert observation.dtype == expected.dtype
+            np.testing.assert_array_equal(observation, expected)
+            assert got == told
+            over = got[1]
+        ends.add(got[0])
+    assert ends == {-100, 100}
 
 
 def test_acrobot_swings_as_gymnasiums_does_at_any_speed() -> None:
