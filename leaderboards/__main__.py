@@ -23,7 +23,7 @@ from leaderboards.records import (
     replacing,
     write_record,
 )
-from leaderboards.sweep import here, known, run_id, sweep
+from leaderboards.sweep import here, known, recorded, run_id, sweep
 from leaderboards.table import csv_text, groups, show, study_text
 
 
@@ -116,7 +116,8 @@ def study(options: Options, console: Console) -> int:
     outcome = sweep(options.name, options.seeds, options.jobs, options.runs, options.out, options.data, options.task)
     for task in sorted(outcome.tasks):
         display(replace(options, task=task), console)
-    mine = [r for run, r in read_records(options.out).items() if run in outcome.runs]
+    records = read_records(options.out)  # the study's table is of all its tasks and seeds, whichever of them were run
+    mine = [records[run] for run in sorted(recorded(options.name, options.seeds, options.data, records))]
     table = options.out / "tables" / f"{options.name}.csv"
     with replacing(table) as path:
         path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")

@@ -6,7 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -22,13 +22,12 @@ from tasks._store import checkpoint, configuration, identity
 
 @dataclass
 class Outcome:
-    """What became of a study: runs that were there before, new ones, those that failed and why; its tasks; all ids."""
+    """What became of a study: runs that were there before, new ones, those that failed and why; its tasks."""
 
     found: int = 0
     new: int = 0
     failed: list[str] = field(default_factory=list)
     tasks: set[str] = field(default_factory=set)
-    runs: set[str] = field(default_factory=set)
 
 
 def known(name: str) -> Callable[[int], Iterator[Run]]:
@@ -73,6 +72,18 @@ def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
     return absent, found
 
 
+def recorded(name: str, seeds: int, data: Path | None, records: Container[str]) -> set[str]:
+    """The ids of the study's runs that there are ``records`` of: of so many seeds, and of more as long as there are."""
+    runs_of, count, found = known(name), seeds, {""}  # of the last count of seeds
+    ids: set[str] = set()
+    while found:
+        new = set(map(run_id, here(runs_of(count), data))) - ids
+        ids |= new
+        found = {run for run in new if run in records} if count > seeds else new
+        count += 1
+    return {run for run in ids if run in records}
+
+
 def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | None, task: str | None) -> Outcome:
     """Run what ``out`` has no record of, ``jobs`` at a time (0: one a core); each leaves its record as it finishes.
 
@@ -88,10 +99,9 @@ def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | 
         raise ValueError(f"seeds must be at least 1 and jobs at least 0, and are {seeds} and {jobs}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = jobs or cores
-    whole = here(runs_of(seeds), data)  # the study's table is of all its tasks, whichever of them is run
-    study = [run for run in whole if task in (None, run.task)]
+    study = [run for run in here(runs_of(seeds), data) if task in (None, run.task)]
     absent, found = missing(study, out)
-    outcome = Outcome(found, tasks={run.task for run in study}, runs=set(map(run_id, whole)))
+    outcome = Outcome(found, tasks={run.task for run in study})
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),

@@ -56,6 +56,10 @@ def test_a_sweep_runs_what_is_missing_and_tells_what_failed(place: Path, capsys:
     assert "found: 2, new: 2, failed: 1" in capsys.readouterr().out
     both = read_records(place / "out")
     assert len(both) == 4
+    text = (place / "out" / "tables" / "tiny.csv").read_text()
+    assert list(pd.read_csv(place / "out" / "tables" / "tiny.csv")["seeds"]) == [2, 2]
+    call(place, "--seeds", "1")
+    assert (place / "out" / "tables" / "tiny.csv").read_text() == text, "a study of fewer seeds forgets none"
     assert {run: both[run] for run in first} == first
 
 
