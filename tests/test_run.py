@@ -440,8 +440,7 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
         options = make()
         assert options.preset == preset
         if name in TINY_DATA:
-            options = replace(options, data=str(tmp_path))
-            TINY_DATA[name](tmp_path)
+            options = replace(options, data=str(tmp_path), **(TINY_DATA[name](tmp_path) or {}))
         module.make(options)
         task = module.make(replace(options, **SMALLER.get(name, {})))
         model = task.model()
