@@ -153,6 +153,16 @@ def test_a_trainer_s_run_goes_on_from_a_checkpoint(
     assert (zeros[0] > 500) == (method == "earlycrop-u")
 
 
+def test_a_cut_is_proved_in_full_precision_where_training_is_not(folder: Path, tmp_path: Path) -> None:
+    model, callback = fresh(folder), callback_of("earlycrop-s")
+    trainer(tmp_path, model, callback, bf16=True).train()
+    assert callback.pruner.event.difference <= 1e-5
+    seen: list[torch.dtype] = []
+    model.classifier.register_forward_hook(lambda m, inputs, output: seen.append(output.dtype))
+    model(input_ids=torch.ones(1, 4, dtype=torch.long))
+    assert seen == [torch.bfloat16]  # and training goes on in half
+
+
 def test_what_a_trainer_cannot_do_is_a_sentence(folder: Path, tmp_path: Path) -> None:
     best = {"load_best_model_at_end": True, "eval_strategy": "no", "save_strategy": "no"}
     with pytest.raises(ValueError, match="leave out load_best_model_at_end"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -70,3 +70,8 @@ def drawn(loader: Any, size: int | None, seed: int, place: Callable[[Any], Any])
             loader.dataset, loader.batch_size or size or 1, shuffle, collate_fn=loader.collate_fn, generator=generator
         )
     yield from map(place, batches)
+
+
+def placed(device: torch.device, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch with its tensors on the device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from earlycrop.integrations._shared import Asked, drawn, require_one
+from earlycrop.integrations._shared import Asked, drawn, placed, require_one
 from earlycrop.pruner import Pruner
 from earlycrop.saving import FILE, load, load_state, save, save_state
 
@@ -87,6 +87,11 @@ class PruningCallback(Asked, TrainerCallback):
             save_state(self.pruner.state_dict(), folder / STATE)
 
     def _step(self, pruner: Pruner, args: TrainingArguments, loader: Any) -> None:
-        device, seed = next(pruner.model.parameters()).device, args.seed + pruner.epoch + 1
-        own = drawn(loader, args.train_batch_size, seed, lambda batch: send_to_device(batch, device))
-        pruner.step(own if self.batches is None else self.batches)
+        model, seed = pruner.model, args.seed + pruner.epoch + 1
+        own = drawn(loader, args.train_batch_size, seed, partial(placed, next(model.parameters()).device))
+        mixed = model.__dict__.pop("forward", None)  # accelerate's, in bfloat16, which proves nothing to 1e-5
+        try:
+            pruner.step(own if self.batches is None else self.batches)
+        finally:
+            if mixed is not None:
+                model.__dict__["forward"] = mixed
