@@ -46,15 +46,18 @@ def encoder(source: str, outputs: int) -> Encoder:
     with _quiet():
         try:
             config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs)
-            if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-                raise ValueError(
-                    f"{source} is a {config.model_type}, which has no head for classifying sequences: take an encoder "
-                    "such as bert-base-uncased"
-                )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             own = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path") or source
-        except (OSError, KeyError, ImportError) as error:
+        except (OSError, ValueError, KeyError) as error:  # none there, an architecture that transformers has not
             raise ValueError(f"the model {source} cannot be read ({_first_line(error)}): {_WHERE}") from None
+        if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+            raise ValueError(
+                f"{source} is a {config.model_type}, which has no head for classifying sequences: take an encoder "
+                "such as bert-base-uncased"
+            )
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ValueError(f"the tokenizer of {source} cannot be read ({_first_line(error)}): {_WHERE}") from None
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of {source} has no padding token: take an encoder such as bert-base-uncased")
     if len(tokenizer) > config.vocab_size:

@@ -28,8 +28,8 @@ SMALL = glue.Options(method="dense", batch=8, length=32, scoring=2, validation=0
 
 
 def made(folder: Path, task: Any = "rte", **changed: Any) -> glue.LanguageUnderstanding:
-    model = sentences(folder, task)
-    return glue.LanguageUnderstanding(replace(SMALL, task=task, data=str(folder), **{**model, **changed}))
+    given = {"task": task, "data": str(folder), **sentences(folder, task if task in GLUE else "rte"), **changed}
+    return glue.LanguageUnderstanding(replace(SMALL, **given))
 
 
 # --- metrics and data
@@ -259,8 +259,8 @@ def test_the_rate_goes_up_and_down(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u"])
 def test_a_run_is_cut_and_stopped_and_resumed_ends_in_the_same_numbers(method: str, tmp_path: Path) -> None:
-    model = sentences(tmp_path / "data")
-    options = replace(SMALL, data=str(tmp_path / "data"), method=method, sparsity=0.3, rounds=2, trigger="2", **model)
+    held = sentences(tmp_path / "data")
+    options = replace(SMALL, data=str(tmp_path / "data"), method=method, sparsity=0.3, rounds=2, trigger="2", **held)
 
     def run(where: str, last: int) -> Any:
         store = Store(tmp_path / where, configuration("glue", options))
@@ -288,8 +288,8 @@ def test_a_run_is_cut_and_stopped_and_resumed_ends_in_the_same_numbers(method: s
         if "embed" in name or "LayerNorm" in name:
             assert p.shape == fresh.get_parameter(name).shape
             assert (p == 0).sum() == (fresh.get_parameter(name) == 0).sum() or p.ndim == 1
-    heads = sum(layer.attention.self.query.out_features for layer in small.bert.encoder.layer) // 6
-    assert (heads < 8) == (method == "earlycrop-s")
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (small, fresh)]
+    assert (sizes[0] < sizes[1]) == (method == "earlycrop-s")
     logs = [next((tmp_path / w).glob("*/log.jsonl")).read_text().splitlines() for w in ("whole", "stopped")]
     for a, b in zip(*(map(json.loads, log) for log in logs), strict=True):
         assert a["loss"] == b["loss"]
@@ -302,7 +302,7 @@ def test_it_learns_what_tells_the_label(tmp_path: Path) -> None:
     given += ["--task", "sst2", "--epochs", "10", "--batch", "8", "--learning-rate", "3e-3", "--record"]
     result = _cli.main("glue", given)
     assert (result.metric, result.dataset, result.split, result.network) == ("accuracy", "SST-2", "validation", "bert")
-    assert result.value > 0.7  # "good" is said at random as well, in both classes: no rule is always right
+    assert result.value > 0.8
     assert json.loads(next(tmp_path.glob("glue-*/metrics.json")).read_text()) == {
         "validation": {"accuracy": result.value}
     }

@@ -211,8 +211,9 @@ def lit(folder: Path, dropout: float = 0.1) -> Any:
 
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.AdamW(self.parameters(), 3e-3, weight_decay=0.0)
-            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - epoch / 8)
-            return {"optimizer": optimizer, "lr_scheduler": scheduler}
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 48)
+            # at steps: Lightning's checkpoints of an epoch's end are from before a scheduler's step of that epoch
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     return Lit()
 
@@ -267,7 +268,7 @@ def test_a_lightning_run_is_that_of_a_loop_of_one_s_own(method: str, folder: Pat
 
     own = lit(folder, 0)
     held = own.configure_optimizers()
-    optimizer, scheduler = held["optimizer"], held["lr_scheduler"]
+    optimizer, scheduler = held["optimizer"], held["lr_scheduler"]["scheduler"]
     pruner = earlycrop.Pruner(own, optimizer, lambda m, b: loss(m.network, b), method, epochs=EPOCHS, **options(method))
     pruner.step(scored())
     for _ in range(EPOCHS):
@@ -277,7 +278,7 @@ def test_a_lightning_run_is_that_of_a_loop_of_one_s_own(method: str, folder: Pat
             loss(own.network, batch).backward()
             nn.utils.clip_grad_norm_(own.parameters(), 1.0)
             optimizer.step()
-        scheduler.step()
+            scheduler.step()
         pruner.step(scored())
     torch.testing.assert_close(weights(module), weights(own), rtol=1e-4, atol=1e-6)
 
@@ -300,6 +301,15 @@ def test_a_lightning_run_goes_on_from_a_checkpoint(
     require_live(run.optimizers[0], module)
     assert again.pruner.epoch == callback.pruner.epoch == EPOCHS
     assert [e.epoch for e in again.pruner.events] == [CUT]
+
+
+@marked
+def test_a_checkpoint_of_another_making_is_refused(folder: Path, tmp_path: Path) -> None:
+    import lightning.pytorch as lightning
+
+    fit(lit(folder), tmp_path, lightning.Callback())
+    with pytest.raises(ValueError, match=r"epoch=0.ckpt was written without a PruningCallback"):
+        fit(lit(folder), tmp_path / "resumed", lit_callback("earlycrop-s"), tmp_path / "epoch=0.ckpt")
 
 
 @marked

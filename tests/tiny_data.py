@@ -75,7 +75,8 @@ def tiny_bert(folder: Path, **changed: Any) -> Path:
     tokenizer = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}, model_max_length=128)
     tokenizer.save_pretrained(folder)
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
-    config = transformers.BertConfig(vocab_size=len(vocabulary), max_position_embeddings=128, **{**sizes, **changed})
+    sizes |= {"vocab_size": len(vocabulary), "max_position_embeddings": 128, **changed}
+    config = transformers.BertConfig(**sizes)
     torch.manual_seed(0)
     transformers.BertModel(config).save_pretrained(folder)
     return folder

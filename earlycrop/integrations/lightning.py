@@ -41,16 +41,23 @@ class PruningCallback(Asked, Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Bring the module to the sizes of the checkpoint, before Lightning loads its weights and makes optimizers."""
-        if trainer.ckpt_path is not None and stage == "fit":
-            held = trainer.strategy.load_checkpoint(trainer.ckpt_path)["callbacks"].get(self.state_key)
-            if held is None:
-                raise ValueError(f"{trainer.ckpt_path} was written without a PruningCallback: train from the start")
-            if held["model"] is not None:
-                adopt(pl_module, *held["model"], trainer.ckpt_path)
+        """See to it that the module has a checkpoint's sizes when Lightning loads its weights."""
+
+        def fit(module: nn.Module, *_: Any) -> None:
+            loaded = trainer._checkpoint_connector._loaded_checkpoint  # set by then, and told to no hook of a callback
+            if loaded:
+                held = loaded.get("callbacks", {}).get(self.state_key)
+                if held is None:
+                    raise ValueError(f"{trainer.ckpt_path} was written without a PruningCallback: train from the start")
+                if held["model"] is not None:
+                    adopt(module, *held["model"], str(trainer.ckpt_path))
+
+        if stage == "fit":
+            self._hook = pl_module.register_load_state_dict_pre_hook(fit)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the pruner, or take it up, and let it prune before training; a ValueError says what cannot be."""
+        self._hook.remove()
         epochs = trainer.max_epochs
         if epochs is None or epochs < 1:
             raise ValueError("the pruner plans in epochs: give the Trainer max_epochs")
