@@ -181,9 +181,9 @@ def test_what_a_trainer_cannot_do_is_a_sentence(folder: Path, tmp_path: Path) ->
 
 
 def test_scoring_moves_neither_the_order_of_training_nor_dropout(folder: Path, tmp_path: Path) -> None:
-    models = [fresh(folder), fresh(folder)]
+    models, callback = [fresh(folder), fresh(folder)], callback_of("earlycrop-u", trigger=EPOCHS)
     trainer(tmp_path, models[0], transformers.TrainerCallback()).train()
-    trainer(tmp_path, models[1], callback_of("earlycrop-u", trigger=EPOCHS)).train()
+    trainer(tmp_path, models[1], callback).train()
     held = models[1].state_dict()
     for name, weight in models[0].state_dict().items():
         kept = held[name] != 0
