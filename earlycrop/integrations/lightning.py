@@ -50,10 +50,11 @@ class PruningCallback(Asked, Callback):
                 if held is None:
                     raise ValueError(f"{trainer.ckpt_path} was written without a PruningCallback: train from the start")
                 if held["model"] is not None:
-                    adopt(module, *held["model"], str(trainer.ckpt_path))
+                    tensors, sizes = held["model"]
+                    adopt(module, tensors, sizes, str(trainer.ckpt_path))
 
         if stage == "fit":
-            self._hook = pl_module.register_load_state_dict_pre_hook(fit)
+            self._hook = pl_module.register_load_state_dict_pre_hook(fit)  # type: ignore[no-untyped-call]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the pruner, or take it up, and let it prune before training; a ValueError says what cannot be."""

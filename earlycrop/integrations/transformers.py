@@ -81,7 +81,7 @@ class PruningCallback(Asked, TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any) -> None:
         """Put what ``resume`` needs into the checkpoint that was just written."""
         if self.pruner is not None:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}" / FOLDER
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / FOLDER
             if self.small:
                 save(self.pruner.model, folder)
             save_state(self.pruner.state_dict(), folder / STATE)
