@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tasks._tables import Tables, hub, local, parquet
+from tasks._tables import Tables, column, hub, local, parquet
 
 UNKNOWN, END = "<unk>", "<eos>"
 SPLITS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
@@ -119,8 +119,8 @@ def _columns(data: str, splits: Tables) -> Lines:
         table = next((splits[name] for name in names if name in splits), None)
         if table is None:
             raise ValueError(f"{data} has the splits {', '.join(splits)}, and no {' or '.join(names)}: all are needed")
-        column = next((c for c in COLUMNS if c in table.column_names), None)
-        if column is None:
+        name = next((c for c in COLUMNS if c in table.column_names), None)
+        if name is None:
             raise ValueError(f"{data} has {', '.join(table.column_names)}, and no column {' or '.join(COLUMNS)}")
-        lines[split] = [str(line) for line in table[column]]
+        lines[split] = [str(line) for line in column(f"{data}, {split} split", table, name)]
     return lines

@@ -20,7 +20,7 @@ from scipy import stats
 from sklearn import metrics
 from torch import Tensor
 
-from tasks._tables import hub, local, parquet
+from tasks._tables import column, hub, local, parquet
 
 
 def matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -119,18 +119,18 @@ def read(data: str, task: Glue, folder: str) -> Mapping[str, Split]:
 
 
 def _split(where: str, table: Any, task: Glue) -> Split:
-    for column in (*task.texts, "label"):
-        if column not in table.column_names:
+    for name in (*task.texts, "label"):
+        if name not in table.column_names:
             there = ", ".join(table.column_names)
-            raise ValueError(f"{where}: there is no column {column} (there are {there}): is this {task.name}?")
+            raise ValueError(f"{where}: there is no column {name} (there are {there}): is this {task.name}?")
     if not len(table):
         raise ValueError(f"{where}: it has no rows: fetch it anew")
-    texts = tuple(list(table[column]) for column in task.texts)
-    for column, held in zip(task.texts, texts, strict=True):
+    texts = tuple(column(where, table, name) for name in task.texts)
+    for name, held in zip(task.texts, texts, strict=True):
         for row, text in enumerate(held):
             if not isinstance(text, str):
-                raise ValueError(f"{where}: {column} of row {row} is {text!r}, and no text: mend or remove that row")
-    labels = list(table["label"])
+                raise ValueError(f"{where}: {name} of row {row} is {text!r}, and no text: mend or remove that row")
+    labels = column(where, table, "label")
     for row, label in enumerate(labels):
         if not _allowed(label, task.classes):
             least = f"0 to {task.classes - 1}" if task.classes else f"a number from 0 to {LARGEST:g}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,61 @@ def parquet(folder: Path, splits: Iterable[str], expected: str) -> Tables:
     for split, found in files.items():
         if not found:
             raise ValueError(f"{folder} has no {split}*.parquet: put there {expected}")
-    quiet = not datasets.is_progress_bar_enabled()
+    tables = {}
+    with _quiet():
+        for split, found in files.items():  # each on its own: together they are cast to the first one's columns
+            try:
+                tables[split] = datasets.load_dataset("parquet", data_files={split: found})[split]
+            except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+                raise ValueError(f"{_fault(found, error)}: fetch it anew") from None
+    return tables
+
+
+def _fault(files: list[str], error: Exception) -> str:
+    """What is wrong with the first of the files that cannot be read on its own, or with all of them."""
+    from pyarrow.parquet import read_table
+
+    rows = 0
+    for file in files:
+        try:
+            rows += len(read_table(file))
+        except (OSError, ValueError) as own:
+            return f"{file} cannot be read ({_first_line(own)})"
+    every = " and ".join(files)
+    return f"{every} cannot be read ({_first_line(error.__cause__ or error)})" if rows else f"{every} has no rows"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars of loading, and without its own report of what is raised anyway."""
+    import datasets
+
+    level, bars = datasets.logging.get_verbosity(), datasets.is_progress_bar_enabled()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
     try:
-        tables: Tables = datasets.load_dataset("parquet", data_files=files)
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        told = str(error.__cause__ or error).splitlines()[0].rstrip(". ")
-        raise ValueError(f"the parquet files in {folder} cannot be read ({told}): fetch them anew") from None
+        yield
     finally:
-        if not quiet:
+        datasets.logging.set_verbosity(level)
+        if bars:
             datasets.enable_progress_bars()
-    return tables
+
+
+def column(where: str, table: Any, name: str) -> list[Any]:
+    """All rows of a column; raises ValueError, with the row, for a text that is not UTF-8. ``where``: for that."""
+    try:
+        return list(table[name])
+    except UnicodeDecodeError:
+        for row in range(len(table)):
+            try:
+                table[row]
+            except UnicodeDecodeError:
+                raise ValueError(f"{where}: {name} of row {row} is not UTF-8: mend or remove that row") from None
+        raise
 
 
 def hub(data: str, expected: str, configuration: str = "") -> Tables:
@@ -52,9 +97,8 @@ def hub(data: str, expected: str, configuration: str = "") -> Tables:
     try:
         tables: Tables = datasets.load_dataset(name, configuration or given or None)
     except (OSError, ValueError, RuntimeError) as error:  # no such data set, no connection, no such configuration
-        told = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
         raise ValueError(
-            f"the data set {data} cannot be read from the hub ({told}): --data takes owner/name or "
+            f"the data set {data} cannot be read from the hub ({_first_line(error)}): --data takes owner/name or "
             f"owner/name:configuration, or a folder with {expected}"
         ) from None
     return tables
