@@ -46,7 +46,7 @@ def encoder(source: str, outputs: int) -> Encoder:
     with _quiet():
         try:
             config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs)
-            own = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path") or source
+            told = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
         except (OSError, ValueError, KeyError) as error:  # none there, an architecture that transformers has not
             raise ValueError(f"the model {source} cannot be read ({_first_line(error)}): {_WHERE}") from None
         if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
@@ -66,7 +66,8 @@ def encoder(source: str, outputs: int) -> Encoder:
             "own tokenizer beside it"
         )
     most = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return Encoder(source, config, tokenizer, Path(own).name, min(most, tokenizer.model_max_length))
+    name = Path(told if told and Path(source).is_dir() else source).absolute().name
+    return Encoder(source, config, tokenizer, name, min(most, tokenizer.model_max_length))
 
 
 _WHERE = "--model takes a model on the hub, or a folder with config.json, model.safetensors and tokenizer.json"

@@ -11,6 +11,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ SMALL = glue.Options(method="dense", batch=8, length=32, scoring=2, validation=0
 
 
 def made(folder: Path, task: Any = "rte", **changed: Any) -> glue.LanguageUnderstanding:
-    given = {"task": task, "data": str(folder), **sentences(folder, task if task in GLUE else "rte"), **changed}
+    given = {"task_name": task, "data": str(folder), **sentences(folder, task if task in GLUE else "rte"), **changed}
     return glue.LanguageUnderstanding(replace(SMALL, **given))
 
 
@@ -54,7 +56,7 @@ def test_metrics_by_hand() -> None:
 @pytest.mark.parametrize("task", list(GLUE))
 def test_every_task_is_read_trained_on_and_measured(task: Any, tmp_path: Path) -> None:
     sentences(tmp_path / task, task)
-    options = replace(SMALL, task=task, data=str(tmp_path), model=str(tmp_path / task / "bert"))  # a folder a task
+    options = replace(SMALL, task_name=task, data=str(tmp_path), model=str(tmp_path / task / "bert"))  # a folder a task
     held = glue.LanguageUnderstanding(options)
     model = held.model()
     assert model.classifier.out_features == {"stsb": 1, "mnli": 3}.get(task, 2)
@@ -105,11 +107,23 @@ def rewritten(**columns: Any) -> Any:
     return change
 
 
+def no_text(path: Path) -> None:
+    """A column of texts of which the second is Latin-1."""
+    texts = pa.array([b"good", b"caf\xe9", b"bad"]).view(pa.string())
+    pq.write_table(pa.table({"sentence1": texts, "sentence2": ["a", "b", "c"], "label": [0, 1, 0]}), path)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (lambda held, path: path.unlink(), r"has no train\*.parquet: put there train.parquet, validation.parquet"),
-        (lambda held, path: path.write_bytes(b"PAR1 no more"), "cannot be read .*: fetch them anew"),
+        (lambda held, path: path.write_bytes(b"PAR1 no more"), "train.parquet cannot be read .*: fetch it anew"),
+        (lambda held, path: path.write_bytes(b""), r"train.parquet cannot be read .*: fetch it anew"),
+        (lambda held, path: no_text(path), "train split: sentence1 of row 1 is not UTF-8: mend or remove that row"),
+        (
+            lambda held, path: datasets.Dataset.from_dict({k: [] for k in held}).to_parquet(path),
+            "train.parquet has no rows: fetch",
+        ),
         (rewritten(label=lambda v: [*v[:3], 2, *v[4:]]), "train split: the label of row 3 is 2, and RTE has 0 to 1"),
         (rewritten(label=lambda v: [*v[:3], -1, *v[4:]]), "train split: the label of row 3 is -1"),
         (rewritten(label=lambda v: [float(x) for x in v]), "the label of row 0 is [01].0"),
@@ -130,7 +144,7 @@ def test_bad_data_are_a_sentence(change: Any, told: str, tmp_path: Path) -> None
         ({"data": "data/nowhere"}, "there is no folder data/nowhere: --data takes"),
         ({"model": "./nowhere"}, r"there is no folder ./nowhere: --model takes"),
         ({"length": 300}, "length is 300, and .* takes 128 at most"),
-        ({"task": "ax"}, "task must be one of cola, sst2"),
+        ({"task_name": "ax"}, "task_name must be one of cola, sst2"),
         ({"warmup": 1.0}, "warmup must be at least 0 and below 1"),
         ({"batch": 0}, "batch must be 1 or more"),
         ({"clip": 0.0}, "clip must be None or"),
@@ -299,7 +313,7 @@ def test_a_run_is_cut_and_stopped_and_resumed_ends_in_the_same_numbers(method: s
 def test_it_learns_what_tells_the_label(tmp_path: Path) -> None:
     model = sentences(tmp_path / "data", "sst2", (120, 60))["model"]
     given = ["--data", str(tmp_path / "data"), "--model", model, "--runs", str(tmp_path), "--method", "dense"]
-    given += ["--task", "sst2", "--epochs", "10", "--batch", "8", "--learning-rate", "3e-3", "--record"]
+    given += ["--task-name", "sst2", "--epochs", "10", "--batch", "8", "--learning-rate", "3e-3", "--record"]
     result = _cli.main("glue", given)
     assert (result.metric, result.dataset, result.split, result.network) == ("accuracy", "SST-2", "validation", "bert")
     assert result.value > 0.8
