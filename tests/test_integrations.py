@@ -22,7 +22,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 EPOCHS, CUT, COUNT = 4, 2, 44
-METHODS = {"earlycrop-s": {"of": "nodes"}, "earlycrop-u": {}, "magnitude-s": {"of": "nodes"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "earlycrop-s": {"of": "nodes", "sparsity": 0.3}, "earlycrop-u": {}, "magnitude-s": {"of": "nodes", "sparsity": 0.3},
+}  # fmt: skip
 OPTIONS: dict[str, Any] = {
     "sparsity": 0.4, "rounds": 2, "limits": earlycrop.Limits(exclude=["*embed*"]), "score_batches": 2,
 }  # fmt: skip
@@ -224,9 +226,10 @@ def fit(module: Any, where: Path, callback: Any, checkpoint: Path | None = None,
     saver = lightning.callbacks.ModelCheckpoint(
         where, "{epoch}", every_n_epochs=1, save_top_k=-1, save_on_train_epoch_end=late
     )
+    given = {"gradient_clip_val": 1.0, **more}
     run = lightning.Trainer(
         accelerator="cpu", max_epochs=EPOCHS, callbacks=[callback, saver], logger=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, gradient_clip_val=1.0, **more,
+        enable_model_summary=False, num_sanity_val_steps=0, **given,
     )  # fmt: skip
     data = DataLoader(examples(), 8, shuffle=False, collate_fn=transformers.default_data_collator)
     run.fit(module, data, DataLoader(examples()[:1], 1, collate_fn=transformers.default_data_collator),
@@ -248,6 +251,7 @@ LIGHTNING = [
     pytest.mark.filterwarnings("ignore:.*in eval mode"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),
     pytest.mark.filterwarnings("ignore:.*already been called"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
 ]
 
 
