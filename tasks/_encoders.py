@@ -54,12 +54,18 @@ def encoder(source: str, outputs: int) -> Encoder:
                 f"{source} is a {config.model_type}, which has no head for classifying sequences: take an encoder "
                 "such as bert-base-uncased"
             )
+        if config.is_encoder_decoder:
+            raise ValueError(
+                f"{source} is a {config.model_type}, which has a decoder too: take an encoder such as bert-base-uncased"
+            )
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ValueError(f"the tokenizer of {source} cannot be read ({_first_line(error)}): {_WHERE}") from None
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of {source} has no padding token: take an encoder such as bert-base-uncased")
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"the tokenizer of {source} has {len(tokenizer)} tokens and its model {config.vocab_size}: put the model's "

@@ -104,7 +104,13 @@ def read(data: str, task: Glue, folder: str) -> Mapping[str, Split]:
     expected = ", ".join(f"{split}.parquet" for split in splits)
     if Path(data).is_dir():
         inside = Path(data) / folder
-        tables = parquet(inside if inside.is_dir() else Path(data), splits, expected)
+        if not inside.is_dir():
+            if others := [name for name in GLUE if (Path(data) / name).is_dir()]:  # whose files are not to be taken
+                raise ValueError(
+                    f"{data} has folders of {', '.join(others)}, and none of {folder}: put {expected} there"
+                )
+            inside = Path(data)
+        tables = parquet(inside, splits, expected)
     elif local(data):
         raise ValueError(
             f"there is no folder {data}: --data takes a data set on the hub, or a folder that has {expected}, "

