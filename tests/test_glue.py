@@ -284,7 +284,7 @@ def test_the_rate_goes_up_and_down(tmp_path: Path) -> None:
     assert task.batches_per_epoch == 4  # 32 examples left, eight each
 
 
-@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u"])
+@pytest.mark.parametrize("method", ["earlycrop-s", pytest.param("earlycrop-u", marks=pytest.mark.slow)])
 def test_a_run_is_cut_and_stopped_and_resumed_ends_in_the_same_numbers(method: str, tmp_path: Path) -> None:
     held = sentences(tmp_path / "data")
     options = replace(SMALL, data=str(tmp_path / "data"), method=method, sparsity=0.3, rounds=2, trigger="2", **held)

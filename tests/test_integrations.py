@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
+SLOW = pytest.mark.slow
 EPOCHS, CUT, COUNT = 4, 2, 44
 METHODS: dict[str, dict[str, Any]] = {
     "earlycrop-s": {"of": "nodes", "sparsity": 0.3}, "earlycrop-u": {}, "magnitude-s": {"of": "nodes", "sparsity": 0.3},
@@ -93,7 +94,7 @@ def callback_of(method: str, **changed: Any) -> Any:
     return PruningCallback(method, **{**options(method), **changed})
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u", pytest.param("magnitude-s", marks=SLOW)])
 def test_a_trainer_s_run_is_that_of_a_loop_of_one_s_own(method: str, folder: Path, tmp_path: Path) -> None:
     callback, model = callback_of(method, batches=scored()), fresh(folder, 0)
     run = trainer(tmp_path, model, callback, train_sampling_strategy="sequential")
@@ -126,7 +127,7 @@ def test_a_trainer_s_run_is_that_of_a_loop_of_one_s_own(method: str, folder: Pat
 @pytest.mark.parametrize(
     ("method", "strategy", "at"),
     [
-        ("earlycrop-s", "epoch", 1), ("earlycrop-s", "epoch", 2), ("earlycrop-s", "steps", 2),
+        pytest.param("earlycrop-s", "epoch", 1, marks=SLOW), ("earlycrop-s", "epoch", 2), ("earlycrop-s", "steps", 2),
         ("earlycrop-u", "epoch", 3), ("earlycrop-u", "steps", 2),
     ],
 )  # fmt: skip
@@ -262,7 +263,7 @@ def marked(test: Any) -> Any:
 
 
 @marked
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u", pytest.param("magnitude-s", marks=SLOW)])
 def test_a_lightning_run_is_that_of_a_loop_of_one_s_own(method: str, folder: Path, tmp_path: Path) -> None:
     module, callback = lit(folder, 0), lit_callback(method, batches=scored())
     run = fit(module, tmp_path, callback)
@@ -290,7 +291,12 @@ def test_a_lightning_run_is_that_of_a_loop_of_one_s_own(method: str, folder: Pat
 @marked
 @pytest.mark.parametrize(
     ("method", "late", "at"),
-    [("earlycrop-s", True, 1), ("earlycrop-s", True, 2), ("earlycrop-s", False, 2), ("earlycrop-u", True, 3)],
+    [
+        pytest.param("earlycrop-s", True, 1, marks=SLOW),
+        ("earlycrop-s", True, 2),
+        ("earlycrop-s", False, 2),
+        ("earlycrop-u", True, 3),
+    ],
 )
 def test_a_lightning_run_goes_on_from_a_checkpoint(
     method: str, late: bool, at: int, folder: Path, tmp_path: Path
