@@ -15,6 +15,7 @@ from leaderboards import beside, curves, traces
 from leaderboards.check import problems
 from leaderboards.figures import draw, saved
 from leaderboards.records import (
+    Record,
     finished_runs,
     merge,
     read_records,
@@ -23,7 +24,7 @@ from leaderboards.records import (
     replacing,
     write_record,
 )
-from leaderboards.sweep import here, known, recorded, run_id, sweep
+from leaderboards.sweep import recorded, sweep
 from leaderboards.table import csv_text, groups, show, study_text
 
 
@@ -67,9 +68,8 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         if options.what == "sweep":
             return study(options, console)
         if options.what == "show" and options.name:
-            runs = set(map(run_id, here(known(options.name)(options.seeds), options.data)))
-            results = [r.result for run, r in read_records(options.out, options.task).items() if run in runs]
-            beside.show(options.name, results, console)
+            mine = tabulate(options, console)
+            beside.show(options.name, [r.result for r in mine if options.task in (None, r.result.task)], console)
             return 0
         display(options, console)
     except ValueError as error:
@@ -116,18 +116,25 @@ def study(options: Options, console: Console) -> int:
     outcome = sweep(options.name, options.seeds, options.jobs, options.runs, options.out, options.data, options.task)
     for task in sorted(outcome.tasks):
         display(replace(options, task=task), console)
-    records = read_records(options.out)  # the study's table is of all its tasks and seeds, whichever of them were run
-    mine = [records[run] for run in sorted(recorded(options.name, options.seeds, options.data, records))]
-    table = options.out / "tables" / f"{options.name}.csv"
-    with replacing(table) as path:
-        path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
-    console.print(f"Study: {table}", markup=False, soft_wrap=True)
-    if len({record.result.sparsity_asked for record in mine}) > 2:
-        saved(curves.figure(mine), table)
+    tabulate(options, console)
     console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
     for told in outcome.failed:
         console.print(told, style="red", markup=False, soft_wrap=True)
     return 1 if outcome.failed else 0
+
+
+def tabulate(options: Options, console: Console) -> list[Record]:
+    """Write the table of a study, and its picture, from the records that are there; those."""
+    records = read_records(options.out)  # of all its tasks and seeds, whichever of them were run last
+    mine = [records[run] for run in sorted(recorded(options.name, options.seeds, options.data, records))]
+    if mine:
+        table = options.out / "tables" / f"{options.name}.csv"
+        with replacing(table) as path:
+            path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
+        console.print(f"Study: {table}", markup=False, soft_wrap=True)
+        if len({record.result.sparsity_asked for record in mine}) > 2:
+            saved(curves.figure(mine), table)
+    return mine
 
 
 def display(options: Options, console: Console) -> None:
