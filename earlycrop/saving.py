@@ -20,6 +20,8 @@ from earlycrop._modules import places, put, tensors
 from earlycrop._wrappers import stored
 
 FILE = "model.safetensors"
+Plan = dict[str, dict[str, int]]
+"""Layer -> its sizes, by attribute."""
 _FORMAT = "earlycrop 1"
 _GROUPS = ("groups", "num_groups")
 
@@ -36,9 +38,14 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
+    held, plan = contents(model)
+    return _write(Path(folder) / FILE, held, {"sizes": plan})
+
+
+def contents(model: nn.Module) -> tuple[dict[str, Tensor], Plan]:
+    """What ``save`` writes, for a checkpoint of another's making: tensors by name, not copied, and layers' sizes."""
     model = stored(model)
-    plan = {name: held for name, m in model.named_modules() if (held := _sizes(m))}
-    return _write(Path(folder) / FILE, tensors(model), {"sizes": plan})
+    return tensors(model), {name: held for name, m in model.named_modules() if (held := _sizes(m))}
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -53,10 +60,15 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """
     path = Path(folder) / FILE
     saved, header = _read(path)
+    return adopt(model, saved, header["sizes"], path)
+
+
+def adopt(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, path: str | os.PathLike[str]) -> nn.Module:
+    """``load``, from ``contents`` that came from ``path``."""
     inside = stored(model)
     named, where = tensors(inside), places(inside)
     modules = dict(inside.named_modules())
-    odd = sorted((set(saved) ^ set(named)) | (set(header["sizes"]) - set(modules)))
+    odd = sorted((set(saved) ^ set(named)) | (set(plan) - set(modules)))
     if odd:
         lacks = "the file" if odd[0] in named else "the model"
         raise SavingError(f"{path} is of another kind of model: {lacks} has no '{odd[0]}'")
@@ -74,7 +86,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             old.data, old.grad = t.to(old.device), None
         else:
             put(where[id(old)], t.to(old.device))
-    for name, held in header["sizes"].items():
+    for name, held in plan.items():
         own = set(held) - set(sizes(modules[name])) - set(_GROUPS)
         if own:
             modules[name].__dict__.setdefault(OWN, set()).update(own)

@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import ttest_rel
 
-from leaderboards.table import frame
+from leaderboards.table import frame, labels
 from tasks._record import Result
 
 PAPER = Path(__file__).parent / "paper"
+KEYS = ["dataset", "network", "epochs"]
+"""What runs and the paper's rows share that stand in one table."""
 PAIRS = 3
 """Least seeds that two methods must share for a paired test."""
 
@@ -23,20 +25,22 @@ PAIRS = 3
 def paper(name: str) -> pd.DataFrame:
     """The paper's table of that name, in our units; without a row where the paper has no such table."""
     path = PAPER / f"{name}.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["dataset", "network", "method", "epochs"])
+    columns = [*KEYS, "method", "variant"]
+    held = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
+    return held.assign(variant=held["variant"].fillna("") if "variant" in held else "")
 
 
 def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Title and lines, by method, of each data set, network and number of epochs that either has.
 
-    ``ours``, ``theirs``: the metric's mean; ``..._std`` its sample deviation over seeds; ``..._gap`` the difference to
-    dense *of the same column*; ``..._place`` the rank among the methods that prune. ``seeds``: ours.
+    Where the paper does not tell its epochs, it stands beside ours of any. A variant of a method is there where the
+    paper has it. ``ours``, ``theirs``: the metric's mean; ``..._std`` its sample deviation over seeds; ``..._gap`` the
+    difference to dense *of the same column*; ``..._place`` the rank among the methods that prune. ``seeds``: ours.
     """
-    mine = frame(results)
-    mine = mine[mine["variant"] == ""]
-    keys = ["dataset", "network", "epochs"]
-    for key in dict.fromkeys([*map(tuple, theirs[keys].to_numpy()), *map(tuple, mine[keys].to_numpy())]):
-        here, there = (part[(part[keys] == list(key)).all(axis=1)] for part in (mine, theirs))
+    mine, theirs = (rows.assign(method=labels(rows)) for rows in (frame(results), theirs))
+    mine = mine[(mine["variant"] == "") | mine["method"].isin(theirs["method"])]
+    for key in _keys(mine, theirs):
+        here, there = (part[((part[KEYS] == list(key)) | part[KEYS].isna()).all(axis=1)] for part in (mine, theirs))
         table = pd.DataFrame(index=list(dict.fromkeys([*there["method"], *here["method"]])))
         by_method = here.groupby("method")["value"]
         table["ours"], table["ours_std"], table["seeds"] = by_method.mean(), by_method.std(), by_method.size()
@@ -48,7 +52,18 @@ def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[tuple[str
             table[f"{who}_gap"] = table[who] - table[who].get("dense", float("nan"))
             pruned = table.index != "dense"
             table[f"{who}_place"] = table.loc[pruned, who].rank(ascending=not higher, method="min")
-        yield f"{key[0]}, {key[1]}, {key[2]} epochs, {metric}", table
+        epochs = "" if pd.isna(key[2]) else f"{key[2]} epochs, "
+        yield f"{key[0]}, {key[1]}, {epochs}{metric}", table
+
+
+def _keys(mine: pd.DataFrame, theirs: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
+    """Theirs and then ours, each once; theirs without epochs has those of ours that it stands beside."""
+    ours = list(dict.fromkeys(mine[KEYS].itertuples(index=False, name=None)))
+    found: list[tuple[Any, ...]] = []
+    for dataset, network, epochs in theirs[KEYS].itertuples(index=False, name=None):
+        beside = [key for key in ours if key[:2] == (dataset, network)] if pd.isna(epochs) else []
+        found += beside or [(dataset, network, None if pd.isna(epochs) else int(epochs))]
+    return dict.fromkeys([*found, *ours])
 
 
 def paired(results: Iterable[Result], table: pd.DataFrame) -> str | None:
@@ -57,7 +72,9 @@ def paired(results: Iterable[Result], table: pd.DataFrame) -> str | None:
     if len(places) < 2:
         return None
     first, second = places.index[:2]
-    values = frame(results).pivot_table(index="seed", columns="method", values="value")[[first, second]].dropna()
+    rows = frame(results)
+    by_method = rows.assign(method=labels(rows)).pivot_table(index="seed", columns="method", values="value")
+    values = by_method[[first, second]].dropna()
     if len(values) < PAIRS:
         return None
     if (values[first] == values[second]).all():
@@ -78,8 +95,9 @@ def show(name: str, results: list[Result], console: Console) -> None:
         console.print(told, style="dim")
         if (test := paired(part, table)) is not None:
             console.print(test, style="dim")
-    for _, row in theirs[theirs["note"].notna()].iterrows() if "note" in theirs else ():
-        console.print(f"the paper, {row['method']} ({row['dataset']}): {row['note']}", style="dim")
+    for note, rows in theirs.groupby("note", sort=False) if "note" in theirs else ():
+        concerned = ", ".join(dict.fromkeys(f"{r.method} ({r.dataset})" for r in rows.itertuples()))
+        console.print(f"the paper, {concerned}: {note}", style="dim")
 
 
 def _table(title: str, lines: pd.DataFrame) -> Table:

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from tasks._tables import Tables, column, hub, local, parquet
 
 UNKNOWN, END = "<unk>", "<eos>"
 SPLITS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
@@ -52,11 +53,12 @@ def read(data: str, most: int = 0) -> Corpus:
     folder = Path(data)
     if folder.is_dir():
         files = _text_files(folder)
-        name, lines = (_stem(files["train"]), _texts(files)) if files else (folder.resolve().name, _parquet(folder))
-    elif folder.exists() or data.startswith((".", "/", "~")) or folder.parts[0] == "data":
+        name = _stem(files["train"]) if files else folder.resolve().name
+        lines = _texts(files) if files else _columns(data, parquet(folder, SPLITS, EXPECTED))
+    elif local(data):
         raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder with {EXPECTED}")
     else:
-        name, lines = data, _hub(data)
+        name, lines = data, _columns(data, hub(data, EXPECTED))
     for split, held in lines.items():
         if not any(line.split() for line in held):
             raise ValueError(f"{data}: the {split} split has no words: put its text there")
@@ -110,50 +112,15 @@ def _text(file: Path) -> list[str]:
     return lines[:-1] if not lines[-1] else lines
 
 
-def _parquet(folder: Path) -> Lines:
-    import datasets
-
-    files = {split: [str(f) for f in sorted(folder.rglob(f"{split}*.parquet"))] for split in SPLITS}
-    for split, found in files.items():
-        if not found:
-            raise ValueError(f"{folder} has no {split}*.parquet: put there {EXPECTED}")
-    quiet = not datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        held = datasets.load_dataset("parquet", data_files=files)
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        told = str(error.__cause__ or error).splitlines()[0].rstrip(". ")
-        raise ValueError(f"the parquet files in {folder} cannot be read ({told}): fetch them anew") from None
-    finally:
-        if not quiet:
-            datasets.enable_progress_bars()
-    return _columns(str(folder), held)
-
-
-def _hub(data: str) -> Lines:
-    import datasets
-
-    name, _, configuration = data.partition(":")
-    try:
-        held = datasets.load_dataset(name, configuration or None)
-    except (OSError, ValueError, RuntimeError) as error:  # no such data set, no connection, no such configuration
-        told = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
-        raise ValueError(
-            f"the data set {data} cannot be read from the hub ({told}): --data takes owner/name or "
-            f"owner/name:configuration, or a folder with {EXPECTED}"
-        ) from None
-    return _columns(data, held)
-
-
-def _columns(data: str, splits: Any) -> Lines:
-    """The lines of each split of a ``datasets.DatasetDict``."""
+def _columns(data: str, splits: Tables) -> Lines:
+    """The lines of each split."""
     lines = {}
     for split, names in SPLITS.items():
         table = next((splits[name] for name in names if name in splits), None)
         if table is None:
             raise ValueError(f"{data} has the splits {', '.join(splits)}, and no {' or '.join(names)}: all are needed")
-        column = next((c for c in COLUMNS if c in table.column_names), None)
-        if column is None:
+        name = next((c for c in COLUMNS if c in table.column_names), None)
+        if name is None:
             raise ValueError(f"{data} has {', '.join(table.column_names)}, and no column {' or '.join(COLUMNS)}")
-        lines[split] = [str(line) for line in table[column]]
+        lines[split] = [str(line) for line in column(f"{data}, {split} split", table, name)]
     return lines

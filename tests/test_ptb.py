@@ -275,7 +275,7 @@ def spoil(what: str, folder: Path) -> None:
         ("latin", "FOLDER/ptb.test.txt is not UTF-8 in line 3: save it as UTF-8"),
         ("two", "FOLDER has ptb.train.txt and wiki.train.tokens: leave one corpus there"),
         ("parquet", "FOLDER has no valid*.parquet: put there"),
-        ("broken", "the parquet files in FOLDER cannot be read ("),
+        ("broken", "FOLDER/train.parquet cannot be read ("),
     ],
 )
 def test_bad_data_are_one_sentence_before_anything_is_written(

@@ -439,9 +439,9 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
     for preset, make in module.PRESETS.items():
         options = make()
         assert options.preset == preset
+        assert _store.configuration(name, options)["task"] == name
         if name in TINY_DATA:
-            options = replace(options, data=str(tmp_path))
-            TINY_DATA[name](tmp_path)
+            options = replace(options, data=str(tmp_path), **(TINY_DATA[name](tmp_path) or {}))
         module.make(options)
         task = module.make(replace(options, **SMALLER.get(name, {})))
         model = task.model()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 
@@ -41,14 +42,55 @@ def text(folder: Path, words: int = 400) -> None:
         (folder / f"ptb.{split}.txt").write_text("".join(lines))
 
 
-TINY_DATA: dict[str, Callable[[Path], None]] = {
+WORDS = ("the", "cat", "dog", "sat", "ran", "on", "mat", "is", "not", "here", "good", "bad", "##s", "##ing")
+
+
+def sentences(folder: Path, task: str = "rte", counts: tuple[int, int] = (40, 20)) -> dict[str, Any]:
+    """A task of GLUE of which the word "good" tells the label, and a tiny BERT beside it; the option that names it."""
+    import datasets
+
+    from tasks._glue import GLUE
+
+    held = GLUE[task]
+    datasets.disable_progress_bars()
+    for split, count in zip(("train", *held.evaluated), (counts[0], counts[1], counts[1]), strict=False):
+        random = np.random.default_rng(len(split))
+        labels = [int(i) % max(2, held.classes) for i in random.permutation(count)]
+        rows: dict[str, Any] = {"label": labels if held.classes else [5.0 * label for label in labels]}
+        for column in held.texts:
+            picked = [random.choice(WORDS[:10], random.integers(2, 9)) for _ in labels]
+            rows[column] = [
+                " ".join([*words, *["good"] * label, "mats."]) for words, label in zip(picked, labels, strict=True)
+            ]
+        folder.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict(rows).to_parquet(folder / f"{split}.parquet")
+    return {"model": str(tiny_bert(folder / "bert"))}
+
+
+def tiny_bert(folder: Path, **changed: Any) -> Path:
+    """A BERT of two layers with four heads and 32 neurons each, and its WordPiece vocabulary, as a hub's folder."""
+    from tasks._encoders import transformers
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *".,?", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}, model_max_length=128)
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    sizes |= {"vocab_size": len(vocabulary), "max_position_embeddings": 128, **changed}
+    config = transformers.BertConfig(**sizes)
+    torch.manual_seed(0)
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+TINY_DATA: dict[str, Callable[[Path], dict[str, Any] | None]] = {
     "cifar10": lambda folder: parquet(folder, 10, 32, {"train": 60, "test": 20}),
     "cifar100": lambda folder: parquet(folder, 100, 32, {"train": 60, "test": 20}, "fine_label"),
     "tinyimagenet": lambda folder: parquet(folder, 20, 64, {"train": 20, "valid": 20}),
     "imagenet": lambda folder: parquet(folder, 20, 96, {"train": 20, "validation": 20}),
     "ptb": text,
+    "glue": sentences,
 }
-"""Task -> what writes a few of its examples into a folder."""
+"""Task -> what writes a few of its examples into a folder, and options that point to what else it has put there."""
 SMALLER: dict[str, dict[str, Any]] = {
     name: {"network": "resnet8-cifar", "size": 32, "batch": 8, "scoring": 1}
     for name in ("cifar10", "cifar100", "tinyimagenet", "imagenet")

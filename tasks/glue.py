@@ -1,0 +1,254 @@
+"""Language understanding: a pretrained encoder such as BERT, fine-tuned on a task of GLUE.
+
+Devlin, Chang, Lee, Toutanova: "BERT", NAACL 2019; Chen, Frankle, Chang, Liu, Zhang, Wang, Carbin: "The Lottery Ticket
+Hypothesis for Pre-trained BERT Networks", NeurIPS 2020, whose recipe and metrics the paper's table 8 has.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from tasks import Task
+from tasks._encoders import encoder, pretrained
+from tasks._glue import GLUE, LARGEST, Split, held_out, read, write
+from tasks._options import Options as CommonOptions
+from tasks._tokens import Batch, Examples, grouped, sorted_by_length, tokenized
+
+TRAINING, SCORING = 0, 1
+Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """A language understanding task's configuration."""
+
+    task_name: Name = "rte"
+    """Task of GLUE."""
+    data: str = "nyu-mll/glue"
+    """Data set on the hub, or a folder with train.parquet and validation.parquet (validation_matched and
+    validation_mismatched of mnli), or with a folder of them a task."""
+    model: str = "bert-base-uncased"
+    """Encoder on the hub, or a folder, with a head for classifying sequences in transformers."""
+    length: int = 128
+    """Most tokens of an example, special ones included; longer ones are cut there, and counted."""
+    examples: int = 0
+    """Most training examples; 0 is all. They are the same for every seed."""
+    validation: float = 0.05
+    """Share of the training examples that is held out, and measured after every epoch; the same for every seed."""
+    batch: int = 32
+    """Examples in a batch."""
+    learning_rate: float = 2e-5
+    """AdamW's largest learning rate."""
+    warmup: float = 0.1
+    """Share of the training in which the learning rate rises, linearly, before it falls to 0 as it rose."""
+    weight_decay: float = 0.01
+    """Of the weight matrices; biases and norms have none."""
+    clip: float | None = 1.0
+    """Largest gradient norm, or None for no clipping."""
+    scoring: int = 5
+    """Batches that pruning scores are computed on."""
+    sparsity: float = 0.5
+    """Share to remove, between 0 and 1, of what --of names. Of the weights that is of all, with the embeddings that are
+    left alone (22 % of BERT base's)."""
+    exclude: tuple[str, ...] = ("*embed*",)
+    """Layers to leave alone, by name or pattern."""
+    epochs: int = 3
+    """Budget of training epochs, those before the cut included."""
+    record: bool = False
+    """Whether to write what is predicted of each example, and all metrics, into the run's folder."""
+
+
+def default() -> Options:
+    """The recipe of Chen et al.: BERT base, three epochs."""
+    return Options()
+
+
+def small() -> Options:
+    """A BERT of 6 layers, 384 wide, for one CPU core."""
+    return Options(
+        preset="small", model="sentence-transformers/all-MiniLM-L6-v2", learning_rate=1e-4, batch=16, scoring=3
+    )
+
+
+PRESETS: dict[str, Callable[[], Options]] = {"default": default, "small": small}
+
+
+def check(options: Options) -> None:
+    """Raise a ValueError for what cannot be trained."""
+    known = get_args(Name)
+    _require(options.task_name in known, f"task_name must be one of {', '.join(known)}, not {options.task_name!r}.")
+    for name, least in (("batch", 1), ("epochs", 1), ("scoring", 1), ("length", 8), ("examples", 0), ("seed", 0)):
+        number = getattr(options, name)
+        _require(number >= least, f"{name} must be {least} or more, not {number}.")
+    for name in ("validation", "warmup"):
+        number = getattr(options, name)
+        _require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}.")
+    rate, decay, clip = options.learning_rate, options.weight_decay, options.clip
+    _require(0 < rate < math.inf, f"learning_rate must be a number above 0, not {rate}.")
+    _require(0 <= decay < math.inf, f"weight_decay must be a number of 0 or more, not {decay}.")
+    _require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+class LanguageUnderstanding(Task):
+    """A task of GLUE, and an encoder, as a :class:`tasks.Task`."""
+
+    higher_is_better = True
+
+    def __init__(self, options: Options) -> None:
+        check(options)
+        self.options, self.clip, self.glue = options, options.clip, GLUE[options.task_name]
+        self.dataset, self.metric = self.glue.name, self.glue.metrics[0].__name__
+        self.split = self.glue.evaluated[0].replace("_", " ")
+        splits = dict(read(options.data, self.glue, options.task_name))
+        train, validation = held_out(splits.pop("train"), options.examples, options.validation)
+        _require(len(train.labels) > 0, f"{options.data} has no training examples left: lower --validation.")
+        self.encoder = encoder(options.model, max(1, self.glue.classes))
+        most = self.encoder.longest
+        _require(options.length <= most, f"length is {options.length}, and {options.model} takes {most} at most.")
+        self.network = self.encoder.name
+        self.training = self._tokenized(train)
+        self.validation = self._tokenized(validation) if len(validation.labels) else None
+        self.evaluated = {name: self._tokenized(split) for name, split in splits.items()}
+        self.batches_per_epoch = math.ceil(len(self.training) / options.batch)
+        cut, count = self.training.truncated, sum(e.truncated for e in self.evaluated.values())
+        if cut or count:
+            warnings.warn(
+                f"{cut} of {len(self.training)} training examples and {count} of the evaluated ones are longer than "
+                f"--length {options.length} tokens, and are cut there",
+                stacklevel=2,
+            )
+
+    def _tokenized(self, split: Split) -> Examples:
+        return tokenized(split, self.encoder.tokenizer, self.options.length)
+
+    def model(self) -> nn.Module:
+        """The pretrained encoder under a head with random weights."""
+        return pretrained(self.encoder)
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """AdamW, without decay of biases and norms."""
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        vectors = [p for p in model.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        decay = self.options.weight_decay
+        return torch.optim.AdamW(groups, self.options.learning_rate, eps=1e-8, weight_decay=decay, fused=True)
+
+    def learning_rate(self, progress: float) -> float:
+        """Linear up to the largest and down to 0, a hair above 0 at the very start."""
+        warmup = self.options.warmup
+        share = progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)
+        return self.options.learning_rate * max(share, 1e-3)
+
+    def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
+        """Every training example once, with others of like length."""
+        device, random = _device(model), np.random.default_rng((self.options.seed, epoch, TRAINING))
+        for rows in grouped(self.training.lengths, self.options.batch, random):
+            yield self.training.batch(rows, device)
+
+    def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
+        """Random training examples."""
+        options, random = self.options, np.random.default_rng((self.options.seed, epoch, SCORING))
+        rows = torch.from_numpy(random.permutation(len(self.training))[: options.scoring * options.batch])
+        return [self.training.batch(part, _device(model)) for part in torch.split(rows, options.batch)]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy, or the squared error of a number."""
+        return self._error(model(**batch.inputs).logits, batch.labels)
+
+    def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The same, in bfloat16 on a GPU."""
+        return self._error(self._logits(model, batch), batch.labels)
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=batch.labels.is_cuda):
+            logits: Tensor = model(**batch.inputs).logits
+        return logits.float()
+
+    def _error(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.glue.classes:
+            return functional.cross_entropy(logits, labels)
+        return functional.mse_loss(logits.squeeze(-1), labels)
+
+    def log(self) -> dict[str, float]:
+        """How many training examples are cut to --length."""
+        return {"truncated": self.training.truncated}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """All metrics on the held-out training examples."""
+        if self.validation is None:
+            return {}
+        measured = self.glue.measured(self.validation.labels.numpy(), self._predicted(model, self.validation))
+        return {f"validation_{name}": value for name, value in measured.items()}
+
+    def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
+        """Log probabilities of the classes on the scoring batches, and what ``validate`` measures."""
+        mode = model.training
+        model.eval()
+        told: dict[str, float | Tensor] = dict(self.validate(model))
+        if self.glue.classes:
+            with torch.no_grad():
+                told["prediction"] = torch.cat([self._logits(model, b).log_softmax(-1) for b in batches])
+        model.train(mode)
+        return told
+
+    def evaluate(self, model: nn.Module) -> float:
+        """The task's first metric on its first evaluated split."""
+        examples = self.evaluated[self.glue.evaluated[0]]
+        return self.glue.measured(examples.labels.numpy(), self._predicted(model, examples))[self.metric]
+
+    def record(self, model: nn.Module, folder: Path) -> list[Path]:
+        """All metrics of all evaluated splits in metrics.json, and predictions as GLUE takes them, a file a split."""
+        return write(self.glue, folder, {
+            name: (examples.labels.numpy(), self._predicted(model, examples))
+            for name, examples in self.evaluated.items()
+        })  # fmt: skip
+
+    @torch.no_grad()
+    def _predicted(self, model: nn.Module, examples: Examples) -> np.ndarray:
+        """(N,): the likeliest class of each example, or its number within the range of labels."""
+        mode, device = model.training, _device(model)
+        model.eval()
+        predicted = torch.zeros(len(examples), dtype=examples.labels.dtype)
+        for rows in sorted_by_length(examples.lengths, 2 * self.options.batch):
+            logits = self._logits(model, examples.batch(rows, device)).cpu()
+            predicted[rows] = logits.argmax(-1) if self.glue.classes else logits.squeeze(-1).clamp(0, LARGEST)
+        model.train(mode)
+        return predicted.numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: every epoch's random numbers begin anew."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take up."""
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def make(options: Options) -> Task:
+    """The task; a ValueError says which option cannot be, or what is wrong with the data or the model."""
+    return LanguageUnderstanding(options)
+
+
+if __name__ == "__main__":
+    from tasks._cli import main
+
+    main("glue")
