@@ -1,9 +1,10 @@
 # Two commands: `make demo` shows what this does, `make test` runs everything that CI runs.
+# `make tables` brings README's tables of results up to date with leaderboards/*.csv.
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test test-all lint install clean
+.PHONY: demo test test-all lint tables install clean
 
 install: .venv/installed
 
@@ -29,6 +30,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n $(JOBS)
+
+tables: install
+	$(BIN)/python -m leaderboards tables
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

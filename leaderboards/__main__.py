@@ -1,4 +1,4 @@
-"""The command line: ``python -m leaderboards [collect | show | check]``, ``trigger RUN`` and ``sweep STUDY``."""
+"""The command line: ``python -m leaderboards [collect | show | check | tables | page]``, ``trigger``, ``sweep``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from leaderboards import beside, curves, traces
+from leaderboards import beside, curves, page, readme, traces
 from leaderboards.check import problems
 from leaderboards.figures import draw, saved
 from leaderboards.records import (
@@ -32,13 +32,14 @@ from leaderboards.table import csv_text, groups, show, study_text
 class Options:
     """Turn finished runs into leaderboards: records, and a CSV, tables and a picture a task."""
 
-    what: tyro.conf.Positional[Literal["collect", "show", "check", "trigger", "sweep"]] = "collect"
+    what: tyro.conf.Positional[Literal["collect", "show", "check", "tables", "page", "trigger", "sweep"]] = "collect"
     """collect: take in finished runs, then show. show: CSV, tables and pictures from the records that are there.
-    check: whether records and CSVs are sound and agree; exit code 1 if not. trigger: draw what the triggers of one run
-    looked at, and when each would have fired. sweep: run what is missing of a study, then show it."""
+    check: whether records, CSVs and README's tables are sound and agree; exit code 1 if not. tables: bring README's
+    tables up to date with the CSVs. page: write all leaderboards as one HTML file. trigger: draw what the triggers of
+    one run looked at, and when each would have fired. sweep: run what is missing of a study, then show it."""
     name: tyro.conf.Positional[str] = ""
     """The run that trigger draws, by its id or its folder; the study that sweep runs, or that show puts beside the
-    paper's numbers."""
+    paper's numbers; the file that page writes, page.html in --out where it is not named."""
     seeds: int = 5
     """Seeds of a study."""
     jobs: int = 0
@@ -48,7 +49,7 @@ class Options:
     runs: Path = Path("runs")
     """Folder that holds one folder a run; collect reads it, and sweep fills it."""
     out: Path = Path("leaderboards")
-    """Folder of the leaderboards."""
+    """Folder of the leaderboards; README lies beside it."""
     task: str | None = None
     """Only this task; all where it is not named."""
 
@@ -62,6 +63,15 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     try:
         if options.what == "trigger":
             trigger(options, console)
+            return 0
+        if options.what == "tables":
+            changed = readme.write(options.out.parent / "README.md", options.out)
+            console.print(f"README's tables: {', '.join(changed) or 'none'} changed")
+            return 0
+        if options.what == "page":
+            file = Path(options.name) if options.name else options.out / "page.html"
+            page.write(list(read_records(options.out, options.task).values()), options.out, file)
+            console.print(f"Page: {file}", markup=False, soft_wrap=True)
             return 0
         if options.what == "collect":
             collect(options, console)
@@ -153,12 +163,12 @@ def display(options: Options, console: Console) -> None:
 
 
 def check(options: Options, console: Console) -> int:
-    """Print what is wrong with records and CSVs; 0 when nothing is, 1 when something is, 2 when there is nothing."""
+    """Print what is wrong with records, CSVs and README; 0 when nothing is, 1 when something is, 2 without any."""
     files = record_files(options.out, options.task)
     if not files and not list(options.out.glob(f"{options.task or '*'}.csv")):
         console.print(f"No leaderboards found in {options.out}: run `python -m leaderboards` first.", soft_wrap=True)
         return 2
-    found = list(problems(options.out, options.task))
+    found = [*problems(options.out, options.task), *readme.problems(options.out.parent / "README.md", options.out)]
     for problem in found:
         console.print(problem, markup=False, soft_wrap=True)
     console.print(f"Records checked: {len(files)}, problems: {len(found)}", style="red" if found else "green")

@@ -1,0 +1,157 @@
+"""README's tables of results, made from the committed CSVs: ``python -m leaderboards tables``.
+
+A table stands between ``<!-- table: NAME ... -->`` and ``<!-- /table -->``; the sentences around it are by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from leaderboards.records import replacing
+from leaderboards.table import Group, short, summary
+
+PLACE = re.compile(r"(?P<start><!-- table: (?P<name>[\w-]+)[^>]*-->\n)(?P<old>.*?)(?P<end><!-- /table -->)", re.DOTALL)
+
+CARTPOLE = {"dataset": "CartPole-v1", "preset": "default", "network": "mlp-128-128-128", "epochs": 30}
+CARTPOLE_METHODS = ("dense", "earlycrop-s", "snip", "random-u", "earlycrop-u")
+
+SCORES = {
+    "cartpole": "CartPole, 98 %: return",
+    "cifar10": "ResNet8 on 5,000 images of CIFAR-10, 90 %: accuracy",
+    "ptb": "pointer LSTM on 100,000 words, 90 %: perplexity",
+}
+"""Task -> head of its column."""
+FORMS = {
+    "dense": "`dense`",
+    "random-s": "`random-s`",
+    "earlycrop-s": "as it is: columns, the batch's statistics",
+    "earlycrop-s (gate rows)": "`--gate rows`: the paper's, with running statistics",
+    "earlycrop-s (gate rows, statistics batch)": "`--gate rows --statistics batch`",
+    "earlycrop-s (statistics running)": "`--statistics running`",
+    "earlycrop-s (gate norms)": "`--gate norms`",
+    "earlycrop-s (criterion crop-flow)": "`--criterion crop-flow`: without the g g of a gate",
+    "earlycrop-s (criterion crop-gate)": "`--criterion crop-gate`: eq. 6, gates only",
+    "earlycrop-s (criterion snip)": "`--criterion snip`",
+    "earlycrop-s (criterion crop-flow, gate rows)": "`--criterion crop-flow --gate rows`",
+    "earlycrop-s (criterion crop-gate, gate rows)": "`--criterion crop-gate --gate rows`",
+    "earlycrop-s (criterion snip, gate rows)": "`--criterion snip --gate rows`",
+    "earlycrop-s (gate rows, shuffled True)": "`--gate rows --shuffled`: as many of each layer, at random",
+    "earlycrop-s (gate rows, optimizer state reset)": "`--gate rows --optimizer-state reset`",
+    "earlycrop-s (gate rows, schedule restart)": "`--gate rows --schedule restart`",
+    "earlycrop-s (gate rows, optimizer state reset, schedule restart)": "`--gate rows`, both",
+}
+"""A study's method, in the words of its CSV -> what README calls it."""
+
+
+def cartpole(out: Path) -> str:
+    """Five methods on CartPole with 90 % of the weights removed, by rank."""
+    rows = _csv(out / "cartpole.csv").fillna({"variant": ""})
+    mine = (rows[list(CARTPOLE)] == list(CARTPOLE.values())).all(axis=1) & (rows["variant"] == "")
+    asked = (rows["sparsity_asked"] == 0.9) & (rows["sparsity_of"] == "weights") | (rows["method"] == "dense")
+    rows = rows[mine & asked & rows["method"].isin(CARTPOLE_METHODS)]
+    if missing := [method for method in CARTPOLE_METHODS if method not in set(rows["method"])]:
+        raise ValueError(
+            f"{out / 'cartpole.csv'}: README's table needs a run of {', '.join(missing)}, and there is none"
+        )
+    return markdown(
+        ["method", "return, mean ± deviation", "weights cut", "nodes cut", "parameters", "MACs"],
+        (
+            [str(method), _spread(line["mean"], line["std"], 1), _share(line["weight_sparsity"]),
+             _share(line["node_sparsity"]), _count(line["parameters"]), _count(line["macs"])]
+            for method, line in summary(Group(rows=rows)).iterrows()
+        ),
+    )  # fmt: skip
+
+
+def scores(out: Path) -> str:
+    """The forms of earlycrop-s's score on three tasks; a form that a task does not have is a dash."""
+    path = out / "tables" / "scores.csv"
+    rows = _csv(path).to_dict("records")
+    lines = {(row["task"], row["method"]): row for row in rows}
+    if missing := [task for task in SCORES if (task, "dense") not in lines]:
+        raise ValueError(f"{path}: README's table needs the results of {', '.join(missing)}, and there are none")
+
+    def cell(task: str, method: str) -> str:
+        line = lines.get((task, method))
+        if line is None:
+            return "-"
+        scale, digits, unit = {"accuracy": (100, 1, " %"), "return": (1, 0, "")}.get(line["metric"], (1, 1, ""))
+        return _spread(scale * line["mean"], scale * line["std"], digits) + unit
+
+    head = ["`earlycrop-s`, and one thing changed", *SCORES.values()]
+    return markdown(head, ([told, *(cell(task, method) for task in SCORES)] for method, told in FORMS.items()))
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"cartpole": cartpole, "scores": scores}
+"""Name in README's marker -> table of the leaderboards in a folder; raises ValueError where a CSV lacks its runs."""
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    """A table in Markdown, ending in a newline."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("|" + "|".join(line) + "|\n" if line[0] == "---" else f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def rewritten(text: str, out: Path) -> Iterator[tuple[str, bool, str]]:
+    """Each place's name, whether it is up to date, and its table; raises ValueError for a name that there is not."""
+    for place in PLACE.finditer(text):
+        name = place["name"]
+        if name not in TABLES:
+            raise ValueError(f"there is no table {name}: it is one of {', '.join(TABLES)}")
+        new = TABLES[name](out)
+        yield name, new == place["old"], new
+
+
+def write(readme: Path, out: Path) -> list[str]:
+    """Bring README's tables up to date and return the names of those that were not; raises ValueError for no table."""
+    text = _text(readme)
+    found = list(rewritten(text, out))
+    if not found:
+        raise ValueError(f"{readme}: has no place for a table, a line such as <!-- table: {next(iter(TABLES))} -->")
+    tables = iter(found)
+    with replacing(readme) as path:
+        new = PLACE.sub(lambda place: place["start"] + next(tables)[2] + place["end"], text)
+        path.write_text(new, encoding="utf-8", newline="\n")
+    return [name for name, fresh, _ in found if not fresh]
+
+
+def problems(readme: Path, out: Path) -> Iterator[str]:
+    """A sentence for every table of README that the CSVs no longer say, or that cannot be made; none without README."""
+    if not readme.exists():
+        return
+    try:
+        for name, fresh, _ in rewritten(_text(readme), out):
+            if not fresh:
+                yield f"{readme}: table {name} is not what the CSVs say: run `make tables`"
+    except ValueError as error:
+        yield f"{readme}: {error}"
+
+
+def _text(readme: Path) -> str:
+    try:
+        return readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{readme}: cannot be read ({error.strerror})") from None
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise ValueError(f"{path}: missing")
+    return pd.read_csv(path)
+
+
+def _spread(mean: float, std: float, digits: int) -> str:
+    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.2f} %" if share else "0 %"
+
+
+def _count(number: float) -> str:
+    told = short(number)
+    return f"{told[:-1]} {told[-1]}" if told[-1].isalpha() else told
