@@ -27,16 +27,17 @@ def figure(records: Sequence[Record]) -> Figure:
     What is left is drawn on a logarithmic scale: each step to the right leaves a tenth of the weights.
     """
     rows = frame(record.result for record in records if not record.result.variant)
-    tasks = list(dict.fromkeys(rows["task"]))
+    tasks = list(dict.fromkeys(rows.loc[rows["method"] != "dense", "task"]))  # with dense alone there is no curve
     looks = method_looks(dict(zip(rows["method"], rows["structured"], strict=True)))
     with matplotlib.rc_context(STYLE):
         picture = Figure(figsize=(11.5, 3.6 * len(tasks) + 0.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
         FigureCanvasAgg(picture)
         panels = picture.subplots(len(tasks), 2, squeeze=False, sharey="row")
         for pair, task in zip(panels, tasks, strict=True):
-            for panel, (structured, title) in zip(pair, KINDS, strict=True):
-                mine = rows[rows["task"] == task]
-                _panel(panel, mine, structured, looks)
+            mine = rows[rows["task"] == task]
+            ends = [_panel(panel, mine, structured, looks) for panel, (structured, _) in zip(pair, KINDS, strict=True)]
+            for panel, (structured, title), its in zip(pair, KINDS, ends, strict=True):
+                _label(panel, its, looks)  # only now are the limits known that both panels share
                 first = mine.iloc[0]
                 panel.set_title(f"{first['dataset']}, {title}", loc="left")
                 if structured:
@@ -45,13 +46,17 @@ def figure(records: Sequence[Record]) -> Figure:
     return picture
 
 
-def _panel(panel: Axes, rows: pd.DataFrame, structured: bool, looks: dict[str, Look]) -> None:
+Ends = list[tuple[float, float, str]]
+"""Of each line the last value, what is left there, and the method."""
+
+
+def _panel(panel: Axes, rows: pd.DataFrame, structured: bool, looks: dict[str, Look]) -> Ends:
     dense = rows.loc[rows["method"] == "dense", "value"]
     if len(dense):
         panel.axhline(dense.mean(), color="#000000", linewidth=1.2, linestyle=":", zorder=1)
         panel.annotate("dense", (0.01, dense.mean()), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
     pruned = rows[(rows["method"] != "dense") & (rows["structured"] == structured)]
-    ends: list[tuple[float, float, str]] = []
+    ends: Ends = []
     for method, mine in pruned.groupby("method"):
         look = looks[str(method)]
         at = mine.groupby("sparsity_asked")["value"].agg(["mean", "min", "max"])
@@ -68,20 +73,25 @@ def _panel(panel: Axes, rows: pd.DataFrame, structured: bool, looks: dict[str, L
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - x):.4g} %"))
     panel.set_xlabel("weights removed")
     panel.margins(y=0.08)
-    _label(panel, ends, looks)
+    return ends
 
 
-def _label(panel: Axes, ends: list[tuple[float, float, str]], looks: dict[str, Look]) -> None:
-    """Each method's name at the end of its line, clear of the one below."""
+def _label(panel: Axes, ends: Ends, looks: dict[str, Look]) -> None:
+    """Each method's name at the end of its line, clear of the one below, within the panel."""
     if not ends:
         panel.set_axis_off()
         return
     x = min(x for _, x, _ in ends)
     panel.set_xlim(right=x / 3.2)
     low, high = panel.get_ylim()
-    step, last = (high - low) / 17, -np.inf
-    for value, at, method in sorted(ends):
-        last = max(value, last + step)
-        pointer = {"arrowstyle": "-", "color": "#cccccc", "lw": 0.6}
-        place: dict[str, Any] = {"textcoords": "data", "va": "center", "fontsize": 8, "arrowprops": pointer}
-        panel.annotate(method, (at, value), (x / 1.25, last), color=looks[method].color, **place)
+    step, ends = (high - low) / 17, sorted(ends)
+    heights = np.array([value for value, _, _ in ends])
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + step)
+    heights[-1] = min(heights[-1], high)
+    for i in reversed(range(len(heights) - 1)):  # back below the top, where they were pushed beyond it
+        heights[i] = min(heights[i], heights[i + 1] - step)
+    pointer = {"arrowstyle": "-", "color": "#cccccc", "lw": 0.6}
+    place: dict[str, Any] = {"textcoords": "data", "va": "center", "fontsize": 8, "arrowprops": pointer}
+    for (value, at, method), height in zip(ends, heights, strict=True):
+        panel.annotate(method, (at, value), (x / 1.25, height), color=looks[method].color, **place)
