@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from leaderboards import beside, curves, page, readme, traces
+from leaderboards import beside, curves, page, points, readme, traces
 from leaderboards.check import problems
 from leaderboards.figures import draw, saved
 from leaderboards.records import (
@@ -142,7 +142,9 @@ def tabulate(options: Options, console: Console) -> list[Record]:
         with replacing(table) as path:
             path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
         console.print(f"Study: {table}", markup=False, soft_wrap=True)
-        if len({record.result.sparsity_asked for record in mine}) > 2:
+        if points.branches(mine):
+            saved(points.figure(mine), table)
+        elif len({record.result.sparsity_asked for record in mine}) > 2:
             saved(curves.figure(mine), table)
     return mine
 

@@ -53,7 +53,7 @@ def would_fire(record: Record) -> dict[str, int | None]:
     fired: dict[str, int | None] = {}
     for name in (*LAZY, "knee", "mask_distance"):
         fired[name] = None
-        for epoch, seen in _seen(record):
+        for epoch, seen in traced(record):
             if name == "knee":
                 holds = seen.get("level", np.inf) <= 0.5 < seen.get("fall", 0)
             elif name == "mask_distance":
@@ -68,7 +68,7 @@ def would_fire(record: Record) -> dict[str, int | None]:
 
 def figure(record: Record) -> Figure:
     """The picture of a record."""
-    seen = _seen(record)
+    seen = traced(record)
     if not any(len(values) > 1 for _, values in seen):
         raise ValueError(
             f"run {record.result.run} has no trace of its triggers: train it with --watch, and for 2 epochs at least "
@@ -85,11 +85,11 @@ def figure(record: Record) -> Figure:
         )
         asked = result.sparsity_asked or record.config["sparsity"]
         fired = would_fire(record)
-        _panel(left, seen, LAZY, fired)
+        lines(left, seen, LAZY, fired)
         left.axhline(1 - asked, color="#666666", linewidth=1, linestyle=":")
         left.annotate(f"1 - {asked:g}", (1, 1 - asked), xycoords=("axes fraction", "data"), ha="right", va="bottom")
         left.set_title("definitions of the lazy regime")
-        _panel(right, seen, OTHERS, {"level": fired["knee"], "mask_distance": fired["mask_distance"]})
+        lines(right, seen, OTHERS, {"level": fired["knee"], "mask_distance": fired["mask_distance"]})
         right.axhline(0.5, color="#666666", linewidth=1, linestyle=":")
         right.set_title("knee, masks and kernel")
         for panel in (left, right):
@@ -103,10 +103,10 @@ def figure(record: Record) -> Figure:
         return picture
 
 
-def _panel(
+def lines(
     panel: Axes, seen: list[tuple[int, dict[str, Any]]], kinds: dict[str, tuple[str, str]], fired: dict[str, int | None]
 ) -> None:
-    """A line a kind, with its label at the end, and a mark where it would have fired."""
+    """Draw a line a kind, with its label at the end, and a mark where it would have fired."""
     ends: list[tuple[float, float, str, str]] = []
     for name, (color, label) in kinds.items():
         points = [(epoch, abs(values[name])) for epoch, values in seen if values.get(name)]
@@ -127,5 +127,6 @@ def _panel(
     panel.margins(x=0.22)
 
 
-def _seen(record: Record) -> list[tuple[int, dict[str, Any]]]:
+def traced(record: Record) -> list[tuple[int, dict[str, Any]]]:
+    """Each epoch, and what the triggers looked at after it."""
     return [(line["epoch"], line.get("trigger") or {}) for line in record.log]

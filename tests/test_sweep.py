@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from leaderboards import __main__ as command
-from leaderboards import curves, studies
+from leaderboards import curves, points, studies
 from leaderboards.records import read_records
 from leaderboards.studies import STUDIES, Run
 from leaderboards.sweep import here
@@ -105,6 +105,13 @@ def test_copies_that_are_pruned_at_an_epoch_branch_off_one_run(tmp_path: Path, m
     trunk = tmp_path / "runs" / records["dense"].result.run
     assert [line.get("branched_from") for line in records["crop-s"].log] == [None, str(trunk), None]
     assert (trunk / "checkpoint" / "epoch-00002").is_dir()
+    above, middle, _ = points.figure(list(read_records(tmp_path / "out").values())).axes
+    assert list(above.lines[1].get_xdata()) == [2]  # the first line is dense's
+    assert above.lines[1].get_ydata()[0] == pytest.approx(records["crop-s"].result.value)
+    assert middle.lines
+    assert imread(tmp_path / "out" / "tables" / "tiny.png").std() > 0.01
+    with pytest.raises(ValueError, match="has a dense run, and others that are pruned at given epochs"):
+        points.figure([])
 
 
 @pytest.mark.parametrize(
