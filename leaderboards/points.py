@@ -60,9 +60,10 @@ def figure(records: Sequence[Record]) -> Figure:
             above.plot(
                 chosen["pruned_epoch"], chosen["value"], "*", color=color, markersize=13, markeredgecolor="black"
             )
+        count = at["seed"].nunique()
         better = "higher" if first.higher_is_better else "lower"
         above.set_ylabel(f"{first.metric}, {first.split} ({better} is better)")
-        title = f"{first.dataset}, {first.network}: when earlycrop-s prunes, {len(dense)} seed{'s' * (len(dense) > 1)}"
+        title = f"{first.dataset}, {first.network}: when earlycrop-s prunes, {count} seed{'s' * (count > 1)}"
         above.set_title(f"{title}; stars: by its own trigger", loc="left")
         fired = would_fire(dense[0])
         lines(middle, traced(dense[0]), LAZY, fired)
@@ -70,5 +71,6 @@ def figure(records: Sequence[Record]) -> Figure:
         middle.set_title("definitions of the lazy regime, dense", loc="left")
         below.set_title("knee and masks, dense", loc="left")
         below.set_xlabel("epoch")
+        below.set_xlim(left=-0.3)
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         return picture

@@ -122,10 +122,11 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
             torch.cuda.set_rng_state_all(state["cuda"])
         epoch, seconds, lines = state["epoch"], state["seconds"], state["log"]
     if fresh_off:
+        assert options.branch_from is not None
         event, asking = _ask(pruner, task, model, epoch)
         seconds += asking
         line = lines[-1] | {"parameters": living(model), "event": event, **task.validate(model)}
-        lines[-1] = line | {"seconds": line["seconds"] + asking, "branched_from": str(options.branch_from)}
+        lines[-1] = line | {"seconds": line["seconds"] + asking, "branched_from": options.branch_from.resolve().name}
 
     def checkpoint() -> None:
         store.log(lines)
