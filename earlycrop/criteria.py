@@ -89,9 +89,10 @@ class Criterion:
     along: what H is multiplied with: g, or the gates' w g(c) with g(c) = the sum of w g over a unit. norms: only the
     scales of batch norms count. per_batch: the sums of each batch are squared, and those squares summed. local: what
     counts is a node's rank in its group of coupled layers, so that each of them loses the same share. data_free: the
-    derivative is that of the synaptic flow, and not of the loss. gate: where a node's gate stands unless told otherwise
-    (see :class:`earlycrop.event.Request`): the columns that consume it, or, where a criterion's authors mean filters,
-    the rows that produce it.
+    derivative is that of the synaptic flow, and not of the loss. additive: the effects of (w, g, a) and (w, 0, b) add
+    up to that of (w, g, a + b), so that a node's Hg need never be held whole. gate: where a node's gate stands unless
+    told otherwise (see :class:`earlycrop.event.Request`): the columns that consume it, or, where a criterion's authors
+    mean filters, the rows that produce it.
     """
 
     effect: Effect | None
@@ -118,7 +119,5 @@ CRITERIA: dict[str, Criterion] = {
     "taylor": Criterion(taylor, 1, per_batch=True, gate="rows"),
     "synflow": Criterion(synflow, 1, data_free=True),
     "norm-scale": Criterion(norm_scale, 0, norms=True, gate="rows"),
-    "filter-norm": Criterion(
-        magnitude, 0, local=True, gate="rows"
-    ),  # Li et al. 2017: filters are ranked layer by layer
+    "filter-norm": Criterion(magnitude, 0, local=True, gate="rows"),  # Li et al. 2017: ranked layer by layer
 }

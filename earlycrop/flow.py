@@ -114,7 +114,7 @@ def flow_by_parameter(
         def arrived(name: str, product: Tensor) -> None:
             g = waiting.pop(name, None)
             _finite({name: product}, "Hessian product")
-            use(name, _nothing(product) if g is None else g, product)
+            use(name, zeros_without_memory(product) if g is None else g, product)
 
         def gathered(name: str, leaf: Tensor) -> None:
             if leaf.grad is not None:  # nothing of a leaf whose terms were all intercepted
@@ -129,7 +129,7 @@ def flow_by_parameter(
         del gradient
         _differentiate(edges, leaves, values)
         for name, g in dict(waiting).items():
-            arrived(name, _nothing(g))
+            arrived(name, zeros_without_memory(g))
 
 
 def _intercept(edges: Mapping[str, GradientEdge], leaves: Tensors, take: Callable[[str, Tensor], None]) -> None:
@@ -156,8 +156,8 @@ def _intercept(edges: Mapping[str, GradientEdge], leaves: Tensors, take: Callabl
             node.register_hook(partial(hook, mine))
 
 
-def _nothing(like: Tensor) -> Tensor:
-    """Zeros of its shape, without memory."""
+def zeros_without_memory(like: Tensor) -> Tensor:
+    """Zeros of its shape, dtype and device that all share one number's memory."""
     return torch.zeros((), dtype=like.dtype, device=like.device).expand_as(like)
 
 

@@ -6,6 +6,7 @@ import gc
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -100,6 +101,11 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most memory so far: allocated on a GPU since the last reset, or the process's resident set on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")  # Linux counts what started a process to the process in getrusage, but not here
+    if status.exists():
+        told = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM")), None)
+        if told is not None:
+            return 1024 * int(told.split()[1])
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -107,20 +113,17 @@ def peak_memory_bytes(device: torch.device) -> int:
 def step_memory_bytes(step: Callable[[], object], device: torch.device) -> int:
     """The most memory while ``step`` runs: what is allocated on a GPU, or the process's resident set on the CPU.
 
-    The peak is begun anew before it on a GPU and on Linux; elsewhere it is the process's so far. On a GPU that ends
-    what :func:`peak_memory_bytes` has seen until now.
+    The peak is begun anew before it on a GPU and, where the kernel lets it be, on Linux, which ends what
+    :func:`peak_memory_bytes` has seen until now; elsewhere it is the process's so far.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        step()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-    if not sys.platform.startswith("linux"):
-        step()
-        return peak_memory_bytes(device)
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: sets the peak resident set to the present one
+    else:
+        gc.collect()
+        with suppress(OSError):  # not Linux, or a kernel without it
+            Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: sets the peak resident set to the present one
     step()
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return 1024 * int(line.split()[1])
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return peak_memory_bytes(device)

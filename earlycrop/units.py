@@ -16,7 +16,7 @@ from earlycrop._modules import NORMS, walk
 from earlycrop._synaptic import synaptic_flow
 from earlycrop._watch import Reason, Role
 from earlycrop.criteria import Criterion
-from earlycrop.flow import Flow, FlowError, Loss, Tensors, flow, flow_by_parameter
+from earlycrop.flow import Flow, FlowError, Loss, Tensors, flow, flow_by_parameter, zeros_without_memory
 from earlycrop.graph import Graph, Slot
 
 Gate = Literal["rows", "norms", "columns"]
@@ -227,7 +227,7 @@ def _derivatives(
 
 def _of(derivatives: Flow, name: str, p: Tensor) -> tuple[Tensor, Tensor]:
     """g and Hv of a parameter; zeros where they are not needed, or the parameter takes no part."""
-    zeros = torch.zeros((), dtype=p.dtype, device=p.device).expand_as(p)
+    zeros = zeros_without_memory(p)
     return derivatives.gradient.get(name, zeros), (derivatives.product or {}).get(name, zeros)
 
 

@@ -130,24 +130,33 @@ def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | 
 
 
 def execute(run: Run, runs: Path, out: Path, threads: int) -> str | None:
-    """One run in a process of its own, tried twice; its record is written. What went wrong, or None.
+    """One run in a process of its own, tried twice, unless it is finished; its record is written. What went wrong, or
+    None.
 
     It branches off its trunk where that has kept the epoch, and trains that far itself where not.
     """
+    folder = runs / run_id(run)
+    if not (folder / "result.json").exists() and (failure := _run(run, runs, threads)) is not None:
+        return failure
+    try:
+        write_record(out, read_run(folder))
+    except ValueError as error:  # the run stays as it is, and the next sweep takes it in once that is mended
+        return str(error)
+    return None
+
+
+def _run(run: Run, runs: Path, threads: int) -> str | None:
+    """Run it in a process of its own, twice if it fails; the last line of what it said then, or None."""
     line = [sys.executable, "-m", f"tasks.{run.task}", *run.arguments, "--runs", str(runs)]
     if run.trunk is not None:
-        folder = runs / run_id(Run(run.task, run.trunk))
-        if checkpoint(folder, int(run.arguments[run.arguments.index("--trigger") + 1])).is_dir():
-            line += ["--branch-from", str(folder)]
+        trunk = runs / run_id(Run(run.task, run.trunk))
+        if checkpoint(trunk, int(run.arguments[run.arguments.index("--trigger") + 1])).is_dir():
+            line += ["--branch-from", str(trunk)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     said = ""
     for _ in range(2):
         done = subprocess.run(line, env=environment, capture_output=True, text=True)
         if done.returncode == 0:
-            try:
-                write_record(out, read_run(runs / run_id(run)))
-            except ValueError as error:  # the run stays as it is, and the next sweep takes it in once that is mended
-                return str(error)
             return None
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         if done.returncode == 2:  # a wrong argument stays wrong

@@ -13,7 +13,7 @@ from torch import nn
 
 from earlycrop import METHODS
 from tasks._options import Options
-from tasks._store import RunError, checkpoint, read_checkpoint
+from tasks._store import RunError, Store, checkpoint, read_checkpoint
 
 FREE = (
     *("method", "sparsity", "of", "exclude", "floors", "ceilings", "multiple", "rounds", "trigger", "shuffled"),
@@ -48,6 +48,16 @@ def accept(trunk: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
         raise ValueError(f"{folder} holds a run of {trunk.get('method')}: branch off a dense one")
     if other := [key for key in keys if trunk.get(key) != config.get(key)]:
         raise ValueError(f"{folder} is another training (it differs in {', '.join(other)}): branch off one alike")
+
+
+def require_kept(options: Options, store: Store) -> None:
+    """Raise a RunError if the run is finished, and has not kept what it is asked to keep."""
+    gone = [str(epoch) for epoch in options.keep if not checkpoint(store.folder, epoch).is_dir()]
+    if gone and store.result() is not None:
+        raise RunError(
+            f"{store.folder} is finished and has kept no checkpoint of epoch {', '.join(gone)}: move it away, and the "
+            "same command trains it again"
+        )
 
 
 def start(options: Options, config: dict[str, Any], model: nn.Module) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> Result:
     except (ValueError, RunError) as error:
         fail(str(error), 2)
     try:
+        _branch.require_kept(options, store)
         result = store.result() or _with_progress(name, task, options, store, total)
         pictures = task.record(store.model(task), store.folder) if options.record else []
     except KeyboardInterrupt:

@@ -88,7 +88,7 @@ class Result:
     step_bytes: int | None = None
     """Most memory during a training step of the final network, in bytes: allocated on a GPU, else resident."""
     dense_step_bytes: int | None = None
-    """The same of the dense network."""
+    """The same of the dense network, with the final one in memory beside it."""
 
     def __post_init__(self) -> None:
         for name, kinds in KINDS.items():

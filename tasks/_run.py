@@ -103,8 +103,8 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     model, optimizer = fresh(task, options)
     state = store.load(model)
     pruner = pruner_of(task, options, model, optimizer)
-    fresh_off = state is None and options.branch_from is not None
-    if fresh_off:
+    branching = state is None and options.branch_from is not None
+    if branching:
         state = start(options, store.config, model)
     epoch, seconds = 0, 0.0
     lines: list[dict[str, Any]] = []
@@ -115,13 +115,13 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     model.to(device_of(options.device, "--device"))  # the parameters stay the same objects, and their optimizer theirs
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
-        (pruner.branch_off if fresh_off else pruner.load_state_dict)(state["pruner"])
+        (pruner.branch_off if branching else pruner.load_state_dict)(state["pruner"])
         task.load_state_dict(state["task"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"])
         epoch, seconds, lines = state["epoch"], state["seconds"], state["log"]
-    if fresh_off:
+    if branching:
         assert options.branch_from is not None
         event, asking = _ask(pruner, task, model, epoch)
         seconds += asking
@@ -136,7 +136,7 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
             "epoch": epoch, "seconds": seconds, "log": lines,
         }, options.keep)  # fmt: skip
 
-    if state is None or fresh_off:
+    if state is None or branching:
         checkpoint()
     while epoch < pruner.total_epochs:
         try:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +122,16 @@ class Store:
         """Put the whole log in place, an epoch a line."""
         self.write("log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
-    def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Container[int] = ()) -> None:
+    def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
         """Write the checkpoint after ``epoch`` epochs, and only then drop the ones before, but those to ``keep``."""
         temporary = self._checkpoints / f".{_name(epoch)}.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         earlycrop.save(model, temporary)
         earlycrop.save_state({"config": self.config, **state}, temporary / "state.safetensors")
         temporary.rename(self._checkpoints / _name(epoch))
+        kept = {_name(each) for each in (epoch, *keep)}
         for older in self._checkpoints.iterdir():
-            if older.name != _name(epoch) and not (
-                older.name.startswith("epoch-") and int(older.name.removeprefix("epoch-")) in keep
-            ):
+            if older.name not in kept:
                 shutil.rmtree(older)
 
     def load(self, model: nn.Module) -> dict[str, Any] | None:

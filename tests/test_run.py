@@ -167,6 +167,15 @@ def test_a_run_that_cannot_branch_off_says_why(more: list[str], told: str, tmp_p
     assert not (tmp_path / "other").exists()
 
 
+def test_a_finished_run_that_kept_nothing_says_so(tmp_path: Path, capsys: Any) -> None:
+    _cli.main("cartpole", command(tmp_path, "--method", "dense"))
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path, "--method", "dense", "--keep", "2", "6"))
+    assert left.value.code == 2
+    assert "is finished and has kept no checkpoint of epoch 2: move it away" in capsys.readouterr().err
+    assert (folder(tmp_path) / "result.json").exists()
+
+
 def test_a_pruned_run_is_no_trunk(tmp_path: Path, capsys: Any) -> None:
     _cli.main("cartpole", command(tmp_path / "pruned", "--method", "snip", "--keep", "2"))
     with pytest.raises(SystemExit):
