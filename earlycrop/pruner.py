@@ -22,7 +22,7 @@ from earlycrop.materialising import require_values
 from earlycrop.methods import METHODS, Method
 from earlycrop.procedures import Job, Once, Procedure
 from earlycrop.rewinding import Rewind
-from earlycrop.trigger import AtEpoch, Trigger, named
+from earlycrop.trigger import Trigger, named
 
 
 class Pruner:
@@ -140,10 +140,8 @@ class Pruner:
             return Rewind(self._job, rewind)
         if method.procedure == "tick-tock":
             return TickTock(self._job, rounds, penalty)
-        if isinstance(trigger, str):
-            trigger = named(trigger, sparsity, self._job.epochs)
-        if isinstance(trigger, int):
-            trigger = AtEpoch(trigger)
+        if isinstance(trigger, str | int):
+            trigger = named(str(trigger), sparsity, self._job.epochs)
         made = method.trigger(sparsity, self._job.epochs) if trigger is None else trigger
         return Once(self._job, made, penalty)
 

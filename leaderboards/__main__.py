@@ -124,7 +124,7 @@ def trigger(options: Options, console: Console) -> None:
 def study(options: Options, console: Console) -> int:
     """Run a study and show its tasks' leaderboards; 1 where a run failed. Raises ValueError for what cannot be run."""
     outcome = sweep(options.name, options.seeds, options.jobs, options.runs, options.out, options.data, options.task)
-    for task in sorted(outcome.tasks):
+    for task in sorted(task for task in outcome.tasks if record_files(options.out, task)):
         display(replace(options, task=task), console)
     tabulate(options, console)
     console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
@@ -142,9 +142,9 @@ def tabulate(options: Options, console: Console) -> list[Record]:
         with replacing(table) as path:
             path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
         console.print(f"Study: {table}", markup=False, soft_wrap=True)
-        if points.branches(mine):
+        if points.drawable(mine):
             saved(points.figure(mine), table)
-        elif len({record.result.sparsity_asked for record in mine}) > 2:
+        elif any(True for _ in curves.recipes(mine)):
             saved(curves.figure(mine), table)
     return mine
 

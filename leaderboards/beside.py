@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich import box
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import ttest_rel
 
-from leaderboards.table import frame, labels
+from leaderboards.table import decimals, frame, labels
 from tasks._record import Result
 
 PAPER = Path(__file__).parent / "paper"
@@ -25,13 +25,21 @@ PAIRS = 3
 def paper(name: str) -> pd.DataFrame:
     """The paper's table of that name, in our units; without a row where the paper has no such table."""
     path = PAPER / f"{name}.csv"
-    columns = [*KEYS, "method", "variant"]
+    columns = [*KEYS, "method", "variant", "sparsity_asked"]
     held = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
     return held.assign(variant=held["variant"].fillna("") if "variant" in held else "")
 
 
-def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Title and lines, by method, of each data set, network and number of epochs that either has.
+class Lines(NamedTuple):
+    """A table of ours beside the paper's: its title, a line a method, and the runs of ours that it is made of."""
+
+    title: str
+    table: pd.DataFrame
+    runs: pd.DataFrame
+
+
+def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[Lines]:
+    """The tables of each data set, network, number of epochs and asked sparsity that either has.
 
     Where the paper does not tell its epochs, it stands beside ours of any. A variant of a method is there where the
     paper has it. ``ours``, ``theirs``: the metric's mean; ``..._std`` its sample deviation over seeds; ``..._gap`` the
@@ -41,19 +49,34 @@ def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[tuple[str
     mine = mine[(mine["variant"] == "") | mine["method"].isin(theirs["method"])]
     for key in _keys(mine, theirs):
         here, there = (part[((part[KEYS] == list(key)) | part[KEYS].isna()).all(axis=1)] for part in (mine, theirs))
-        table = pd.DataFrame(index=list(dict.fromkeys([*there["method"], *here["method"]])))
-        by_method = here.groupby("method")["value"]
-        table["ours"], table["ours_std"], table["seeds"] = by_method.mean(), by_method.std(), by_method.size()
-        for name, column in (("theirs", "value"), ("theirs_std", "std")):
-            table[name] = there.set_index("method")[column].groupby(level=0).first() if len(there) else float("nan")
         metric = (here if len(here) else there)["metric"].iloc[0]
-        higher = bool(here["higher_is_better"].iloc[0]) if len(here) else metric not in ("perplexity", "rmse")
-        for who in ("ours", "theirs"):
-            table[f"{who}_gap"] = table[who] - table[who].get("dense", float("nan"))
-            pruned = table.index != "dense"
-            table[f"{who}_place"] = table.loc[pruned, who].rank(ascending=not higher, method="min")
         epochs = "" if pd.isna(key[2]) else f"{key[2]} epochs, "
-        yield f"{key[0]}, {key[1]}, {epochs}{metric}", table
+        title = f"{key[0]}, {key[1]}, {epochs}{metric}"
+        asked = sorted(here["sparsity_asked"].dropna().unique())
+        if len(asked) < 2:
+            yield Lines(title, _lines(here, there, metric), here)
+            continue
+        for sparsity in asked:
+            ours, paper_s = (
+                part[part["sparsity_asked"].isna() | (part["sparsity_asked"] - sparsity).abs().lt(1e-6)]
+                for part in (here, there)
+            )
+            yield Lines(f"{title}, {100 * sparsity:.4g} % cut", _lines(ours, paper_s, metric), ours)
+
+
+def _lines(here: pd.DataFrame, there: pd.DataFrame, metric: str) -> pd.DataFrame:
+    table = pd.DataFrame(index=list(dict.fromkeys([*there["method"], *here["method"]])))
+    by_method = here.groupby("method")
+    table["ours"], table["ours_std"] = by_method["value"].mean(), by_method["value"].std()
+    table["seeds"] = by_method["seed"].nunique()
+    for name, column in (("theirs", "value"), ("theirs_std", "std")):
+        table[name] = there.set_index("method")[column].groupby(level=0).first() if len(there) else float("nan")
+    higher = bool(here["higher_is_better"].iloc[0]) if len(here) else metric not in ("perplexity", "rmse")
+    for who in ("ours", "theirs"):
+        table[f"{who}_gap"] = table[who] - table[who].get("dense", float("nan"))
+        pruned = table.index != "dense"
+        table[f"{who}_place"] = table.loc[pruned, who].rank(ascending=not higher, method="min")
+    return table
 
 
 def _keys(mine: pd.DataFrame, theirs: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
@@ -66,14 +89,13 @@ def _keys(mine: pd.DataFrame, theirs: pd.DataFrame) -> Iterable[tuple[Any, ...]]
     return dict.fromkeys([*found, *ours])
 
 
-def paired(results: Iterable[Result], table: pd.DataFrame) -> str | None:
+def paired(told: Lines) -> str | None:
     """What a paired t-test over shared seeds says of the best of ours against the runner-up; None without enough."""
-    places = table["ours_place"].dropna().sort_values(kind="stable")
+    places = told.table["ours_place"].dropna().sort_values(kind="stable")
     if len(places) < 2:
         return None
     first, second = places.index[:2]
-    rows = frame(results)
-    by_method = rows.assign(method=labels(rows)).pivot_table(index="seed", columns="method", values="value")
+    by_method = told.runs.pivot_table(index="seed", columns="method", values="value")
     values = by_method[[first, second]].dropna()
     if len(values) < PAIRS:
         return None
@@ -87,13 +109,15 @@ def show(name: str, results: list[Result], console: Console) -> None:
     """Print the study's tables; raises ValueError where neither we nor the paper have anything."""
     theirs = paper(name)
     if not results and theirs.empty:
-        raise ValueError(f"Nothing was run of {name}, and the paper has no such table: run it with sweep {name}.")
-    for title, table in lines(results, theirs):
-        part = [r for r in results if title.startswith(f"{r.dataset}, {r.network}, {r.epochs} epochs")]
-        console.print(_table(f"{name}: {title}", table))
+        raise ValueError(
+            f"Nothing was run of {name}, and the paper has no such table: run it with sweep {name}, or give the --data "
+            "that it was run with."
+        )
+    for part in lines(results, theirs):
+        console.print(_table(f"{name}: {part.title}", part.table))
         told = "best in bold, second underlined; gap: to dense of the same column; ± sample deviation over seeds"
         console.print(told, style="dim")
-        if (test := paired(part, table)) is not None:
+        if (test := paired(part)) is not None:
             console.print(test, style="dim")
     for note, rows in theirs.groupby("note", sort=False) if "note" in theirs else ():
         concerned = ", ".join(dict.fromkeys(f"{r.method} ({r.dataset})" for r in rows.itertuples()))
@@ -105,7 +129,7 @@ def _table(title: str, lines: pd.DataFrame) -> Table:
     for column in ("method", "ours", "gap", "seeds", "the paper", "gap"):
         table.add_column(column, justify="left" if column == "method" else "right")
     top = lines[["ours", "theirs"]].abs().max().max()
-    digits = 1 if top >= 100 else 2 if top >= 10 else 4
+    digits = decimals(top)
     for method, row in lines.iterrows():
         cells: list[Any] = [str(method)]
         for who in ("ours", "theirs"):

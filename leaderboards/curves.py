@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from leaderboards.figures import STYLE, Look, method_looks
+from leaderboards.figures import STYLE, Look, dense_line, method_looks, metric_label
 from leaderboards.records import Record
-from leaderboards.table import frame
+from leaderboards.table import RECIPE, frame
 
-KINDS = ((True, "structured: nodes are cut"), (False, "unstructured: single weights are held at zero"))
+KINDS = ((True, "nodes are cut"), (False, "single weights are held at zero"))
+
+
+def recipes(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
+    """The runs of each recipe that were asked for several sparsities in one measure, with its dense ones; no variants.
+
+    With a single sparsity there is no curve.
+    """
+    for _, rows in frame(record.result for record in records if not record.result.variant).groupby(RECIPE, sort=False):
+        dense, pruned = rows[rows["method"] == "dense"], rows[rows["method"] != "dense"]
+        for _, part in pruned.groupby("sparsity_of", sort=False):
+            if part["sparsity_asked"].nunique() > 1:
+                yield pd.concat([dense, part])
 
 
 def figure(records: Sequence[Record]) -> Figure:
-    """Mean and, as a band, the lowest and highest seed of each method at each asked sparsity; dense as a line.
+    """A row of panels a recipe: mean and, as a band, the lowest and highest seed of each method at each asked
+    sparsity; dense as a line.
 
     What is left is drawn on a logarithmic scale: each step to the right leaves a tenth of the weights.
     """
-    rows = frame(record.result for record in records if not record.result.variant)
-    tasks = list(dict.fromkeys(rows.loc[rows["method"] != "dense", "task"]))  # with dense alone there is no curve
+    parts = list(recipes(records))
+    rows = pd.concat(parts)
     looks = method_looks(dict(zip(rows["method"], rows["structured"], strict=True)))
     with matplotlib.rc_context(STYLE):
-        picture = Figure(figsize=(11.5, 3.6 * len(tasks) + 0.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-        FigureCanvasAgg(picture)
-        panels = picture.subplots(len(tasks), 2, squeeze=False, sharey="row")
-        for pair, task in zip(panels, tasks, strict=True):
-            mine = rows[rows["task"] == task]
+        picture = Figure(figsize=(11.5, 3.6 * len(parts) + 0.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+        panels = picture.subplots(len(parts), 2, squeeze=False, sharey="row")
+        for pair, mine in zip(panels, parts, strict=True):
             ends = [_panel(panel, mine, structured, looks) for panel, (structured, _) in zip(pair, KINDS, strict=True)]
             for panel, (structured, title), its in zip(pair, KINDS, ends, strict=True):
                 _label(panel, its, looks)  # only now are the limits known that both panels share
                 first = mine.iloc[0]
-                panel.set_title(f"{first['dataset']}, {title}", loc="left")
+                panel.set_title(f"{first['dataset']}, {first['network']}, {title}", loc="left", fontsize=10)
                 if structured:
-                    better = "higher" if first["higher_is_better"] else "lower"
-                    panel.set_ylabel(f"{first['metric']}, {first['split']} ({better} is better)")
+                    panel.set_ylabel(metric_label(first))
     return picture
 
 
@@ -53,8 +62,7 @@ Ends = list[tuple[float, float, str]]
 def _panel(panel: Axes, rows: pd.DataFrame, structured: bool, looks: dict[str, Look]) -> Ends:
     dense = rows.loc[rows["method"] == "dense", "value"]
     if len(dense):
-        panel.axhline(dense.mean(), color="#000000", linewidth=1.2, linestyle=":", zorder=1)
-        panel.annotate("dense", (0.01, dense.mean()), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+        dense_line(panel, float(dense.mean()))
     pruned = rows[(rows["method"] != "dense") & (rows["structured"] == structured)]
     ends: Ends = []
     for method, mine in pruned.groupby("method"):
@@ -71,7 +79,7 @@ def _panel(panel: Axes, rows: pd.DataFrame, structured: bool, looks: dict[str, L
     panel.xaxis.set_major_locator(FixedLocator(list(1 - asked)))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - x):.4g} %"))
-    panel.set_xlabel("weights removed")
+    panel.set_xlabel(f"{rows['sparsity_of'].iloc[-1]} removed")
     panel.margins(y=0.08)
     return ends
 

@@ -10,7 +10,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -82,6 +81,17 @@ def draw(records: Iterable[Record], stem: Path) -> Path:
     return saved(figure([record for record in records if not record.result.variant]), stem)
 
 
+def metric_label(result: Any) -> str:
+    """What an axis of final metrics is called; ``result``: a run's, or its row in a table."""
+    return f"{result.metric}, {result.split} ({'higher' if result.higher_is_better else 'lower'} is better)"
+
+
+def dense_line(panel: Axes, level: float) -> None:
+    """The mean of dense runs across a panel, with its name."""
+    panel.axhline(level, color="#000000", linewidth=1.2, linestyle=":", zorder=1)
+    panel.annotate("dense", (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+
+
 def saved(picture: Figure, stem: Path) -> Path:
     """Write a picture as ``stem``.png and ``stem``.svg and return the former's path."""
     with matplotlib.rc_context(STYLE):
@@ -100,7 +110,6 @@ def figure(records: Sequence[Record]) -> Figure:
     looks = method_looks({record.result.method: record.result.structured for record in records})
     with matplotlib.rc_context(STYLE):
         picture = Figure(figsize=(11.5, 4.1 * len(parts) + 0.9), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
-        FigureCanvasAgg(picture)
         panels = picture.subplots(len(parts), 2, squeeze=False, width_ratios=(1.25, 1))
         for (left, right), group in zip(panels, parts, strict=True):
             runs = [by_run[run] for run in group.rows["run"]]
@@ -196,9 +205,8 @@ def _outcome(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> Non
     panel.xaxis.set_minor_formatter(NullFormatter())
     if narrow:
         panel.xaxis.set_minor_locator(NullLocator())
-    better = "higher" if result.higher_is_better else "lower"
     panel.set_xlabel("parameters left (log scale; methods of like size side by side)")
-    panel.set_ylabel(f"final {result.metric}, {result.split} ({better} is better)")
+    panel.set_ylabel(f"final {metric_label(result)}")
     panel.margins(y=0.12)
 
 

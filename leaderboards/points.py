@@ -6,14 +6,14 @@ As the paper's figures 2 and 8.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from leaderboards.figures import STYLE
+from leaderboards.figures import STYLE, dense_line, metric_label
 from leaderboards.records import Record
 from leaderboards.table import frame
 from leaderboards.traces import LAZY, OTHERS, lines, traced, would_fire
@@ -22,34 +22,37 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#332288")
 """One a sparsity."""
 
 
-def branches(records: Sequence[Record]) -> list[Record]:
-    """The runs that were pruned at a given epoch."""
-    return [record for record in records if record.config.get("trigger", "").isdecimal()]
+def at_given_epoch(record: Record) -> bool:
+    """Whether the run was pruned at an epoch that it was told."""
+    return bool(record.config.get("trigger", "").isdecimal())
+
+
+def drawable(records: Sequence[Record]) -> bool:
+    """Whether there are runs that were pruned at given epochs, and a dense one."""
+    return any(map(at_given_epoch, records)) and any(record.result.method == "dense" for record in records)
 
 
 def figure(records: Sequence[Record]) -> Figure:
     """Mean and range over seeds by the epoch of the pruning, a line a sparsity; a star where the method's own trigger
-    fired; dense as a dotted line. Below it the traces of the first dense run, to the same epochs.
+    fired; dense as a dotted line. Below it the traces of the first dense run, to the same epochs, with a mark where
+    each definition would have fired for the highest of the sparsities.
 
     Raises:
         ValueError: no run was pruned at a given epoch, or none is dense.
     """
-    dense = [record for record in records if record.result.method == "dense"]
-    if not (dense and branches(records)):
+    if not drawable(records):
         raise ValueError("a study of when to prune has a dense run, and others that are pruned at given epochs")
+    dense = [record for record in records if record.result.method == "dense"]
     at, own = (
-        frame(r.result for r in records if r.result.method != "dense" and (r in branches(records)) == fixed)
+        frame(r.result for r in records if r.result.method != "dense" and at_given_epoch(r) == fixed)
         for fixed in (True, False)
     )
     first = dense[0].result
     with matplotlib.rc_context(STYLE):
         picture = Figure(figsize=(8, 8.4), layout=ConstrainedLayoutEngine(h_pad=0.1))
-        FigureCanvasAgg(picture)
         above, middle, below = picture.subplots(3, 1, sharex=True, height_ratios=(1.3, 1, 1))
-        level = sum(record.result.value for record in dense) / len(dense)
-        above.axhline(level, color="#000000", linewidth=1.2, linestyle=":")
-        above.annotate("dense", (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
-        for color, (asked, mine) in zip(COLORS, at.groupby("sparsity_asked"), strict=False):
+        dense_line(above, sum(record.result.value for record in dense) / len(dense))
+        for color, (asked, mine) in zip(cycle(COLORS), at.groupby("sparsity_asked"), strict=False):
             points = mine.groupby("pruned_epoch")["value"].agg(["mean", "min", "max"])
             epochs = points.index.to_numpy(float)
             above.plot(epochs, points["mean"], color=color, marker="o", markersize=5)
@@ -61,14 +64,14 @@ def figure(records: Sequence[Record]) -> Figure:
                 chosen["pruned_epoch"], chosen["value"], "*", color=color, markersize=13, markeredgecolor="black"
             )
         count = at["seed"].nunique()
-        better = "higher" if first.higher_is_better else "lower"
-        above.set_ylabel(f"{first.metric}, {first.split} ({better} is better)")
+        above.set_ylabel(metric_label(first))
         title = f"{first.dataset}, {first.network}: when earlycrop-s prunes, {count} seed{'s' * (count > 1)}"
-        above.set_title(f"{title}; stars: by its own trigger", loc="left")
-        fired = would_fire(dense[0])
+        above.set_title(f"{title}; stars: by its own trigger, each seed", loc="left")
+        highest = float(at["sparsity_asked"].max())
+        fired = would_fire(dense[0], highest)
         lines(middle, traced(dense[0]), LAZY, fired)
         lines(below, traced(dense[0]), OTHERS, {"level": fired["knee"], "mask_distance": fired["mask_distance"]})
-        middle.set_title("definitions of the lazy regime, dense", loc="left")
+        middle.set_title(f"definitions of the lazy regime, dense; marks: at or below {1 - highest:.4g}", loc="left")
         below.set_title("knee and masks, dense", loc="left")
         below.set_xlabel("epoch")
         below.set_xlim(left=-0.3)

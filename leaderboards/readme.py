@@ -33,6 +33,7 @@ FORMS = {
     "earlycrop-s (gate rows, statistics batch)": "`--gate rows --statistics batch`",
     "earlycrop-s (statistics running)": "`--statistics running`",
     "earlycrop-s (gate norms)": "`--gate norms`",
+    "earlycrop-s (gate norms, statistics running)": "`--gate norms --statistics running`",
     "earlycrop-s (criterion crop-flow)": "`--criterion crop-flow`: without the g g of a gate",
     "earlycrop-s (criterion crop-gate)": "`--criterion crop-gate`: eq. 6, gates only",
     "earlycrop-s (criterion snip)": "`--criterion snip`",

@@ -6,10 +6,11 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from leaderboards.records import read_record, read_run, record_path, write_record
 from leaderboards.studies import STUDIES, Run
 from tasks import _cli
+from tasks._options import Options
 from tasks._store import checkpoint, configuration, identity
 
 
@@ -40,8 +42,18 @@ def known(name: str) -> Callable[[int], Iterator[Run]]:
 @cache
 def run_id(run: Run) -> str:
     """The id that the run will have: a hash of its configuration."""
-    module = importlib.import_module(f"tasks.{run.task}")
-    return identity(configuration(run.task, _cli.parse(module, list(run.arguments))))
+    arguments, seed = list(run.arguments), None
+    if "--seed" in arguments:  # seeds differ in nothing else, and reading a command line takes long
+        at = arguments.index("--seed")
+        seed = int(arguments[at + 1])
+        del arguments[at : at + 2]
+    options = _options(run.task, tuple(arguments))
+    return identity(configuration(run.task, options if seed is None else replace(options, seed=seed)))
+
+
+@cache
+def _options(task: str, arguments: tuple[str, ...]) -> Options:
+    return _cli.parse(importlib.import_module(f"tasks.{task}"), list(arguments))
 
 
 def here(study: Iterable[Run], data: Path | None) -> list[Run]:
@@ -72,16 +84,16 @@ def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
     return absent, found
 
 
-def recorded(name: str, seeds: int, data: Path | None, records: Container[str]) -> set[str]:
+def recorded(name: str, seeds: int, data: Path | None, records: Collection[str]) -> set[str]:
     """The ids of the study's runs that there are ``records`` of: of so many seeds, and of more as long as there are."""
-    runs_of, count, found = known(name), seeds, {""}  # of the last count of seeds
+    runs_of = known(name)
     ids: set[str] = set()
-    while found:
-        new = set(map(run_id, here(runs_of(count), data))) - ids
+    for several in count(seeds):
+        new = set(map(run_id, here(runs_of(several), data))) - ids
+        if several > seeds and new.isdisjoint(records):
+            break
         ids |= new
-        found = {run for run in new if run in records} if count > seeds else new
-        count += 1
-    return {run for run in ids if run in records}
+    return ids.intersection(records)
 
 
 def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | None, task: str | None) -> Outcome:

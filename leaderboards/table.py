@@ -58,8 +58,8 @@ class Group:
 
     @property
     def seeds(self) -> str:
-        """How many runs a method has, such as ``3 seeds`` or ``1 to 3 seeds``."""
-        counts = labels(self.rows).value_counts()
+        """How many seeds a method has, such as ``3 seeds`` or ``1 to 3 seeds``."""
+        counts = self.rows.groupby(labels(self.rows))["seed"].nunique()
         low, high = counts.min(), counts.max()
         return f"{high} seed{'s' * bool(high > 1)}" if low == high else f"{low} to {high} seeds"
 
@@ -81,7 +81,7 @@ def summary(group: Group) -> pd.DataFrame:
     """
     by_method = group.rows.assign(method=labels(group.rows)).groupby("method")
     lines = by_method.agg(
-        seeds=("seed", "size"), mean=("value", "mean"), std=("value", "std"),
+        seeds=("seed", "nunique"), mean=("value", "mean"), std=("value", "std"),
         weight_sparsity=("weight_sparsity", "mean"), node_sparsity=("node_sparsity", "mean"),
         parameters=("parameters", "mean"), macs=("macs", "mean"),
         batch_ms=("batch_ms", "mean"), train_seconds=("train_seconds", "mean"), pruned_epoch=("pruned_epoch", "mean"),
@@ -120,6 +120,11 @@ def differing(records: Iterable[Record]) -> list[str]:
     return [f"{key}: {', '.join(sorted(v))}" for key, v in sorted(values.items()) if key not in VARIES and len(v) > 1]
 
 
+def decimals(top: float) -> int:
+    """Digits after the point for values of which ``top`` is the largest."""
+    return 1 if top >= 100 else 2 if top >= 10 else 4
+
+
 def short(number: float) -> str:
     """Three digits and a unit: 34.1k, 1.2M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -152,7 +157,7 @@ def show(group: Group, records: dict[str, Record], console: Console) -> None:
 
 def _columns(group: Group) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     lines = summary(group)
-    digits = 1 if (top := lines["mean"].abs().max()) >= 100 else 2 if top >= 10 else 4
+    digits = decimals(lines["mean"].abs().max())
 
     def column(name: str, form: str = "", scale: float = 1) -> list[str]:
         return ["-" if pd.isna(v) else format(scale * v, form) if form else short(v) for v in lines[name]]

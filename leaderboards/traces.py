@@ -8,7 +8,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -43,13 +42,13 @@ def draw(folder: Path) -> Path:
     return saved(figure(read_run(folder)), folder / "trigger")
 
 
-def would_fire(record: Record) -> dict[str, int | None]:
-    """The epoch at which each definition of the lazy regime, with the threshold 1 - sparsity asked for, the knee and
-    the mask distance (of 5 masks, below 0.1) would have fired within the window of an early pruning; None: not before
-    its end.
+def would_fire(record: Record, asked: float | None = None) -> dict[str, int | None]:
+    """The epoch at which each definition of the lazy regime, with the threshold 1 - sparsity (``asked``, or what the
+    run was asked for), the knee and the mask distance (of 5 masks, below 0.1) would have fired within the window of an
+    early pruning; None: not before its end.
     """
     earliest, latest = window(record.config["epochs"])
-    threshold = 1 - (record.result.sparsity_asked or record.config["sparsity"])
+    threshold = 1 - (asked or record.result.sparsity_asked or record.config["sparsity"])
     fired: dict[str, int | None] = {}
     for name in (*LAZY, "knee", "mask_distance"):
         fired[name] = None
@@ -76,7 +75,6 @@ def figure(record: Record) -> Figure:
         )
     with matplotlib.rc_context(STYLE):
         picture = Figure(figsize=(10, 4.2), layout=ConstrainedLayoutEngine())
-        FigureCanvasAgg(picture)
         left, right = picture.subplots(1, 2)
         result = record.result
         picture.suptitle(

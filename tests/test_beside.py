@@ -26,7 +26,7 @@ OURS = runs("dense", [0.95, 0.96]) + runs("snap", [0.8, 0.9, 0.91]) + runs("crop
 
 
 def test_means_gaps_and_places_by_hand() -> None:
-    ((title, table),) = lines(OURS, paper("table1"))
+    ((title, table, _),) = lines(OURS, paper("table1"))
     assert title == "CIFAR-10, resnet18, 80 epochs, accuracy"
     assert table.loc["snap", ["ours", "seeds"]].tolist() == pytest.approx([0.87, 3])
     assert table.loc["snap", "ours_gap"] == pytest.approx(0.87 - 0.955)
@@ -39,11 +39,23 @@ def test_means_gaps_and_places_by_hand() -> None:
 
 def test_the_paired_test_is_the_textbook_s() -> None:
     """Differences .1, .1, .07: mean .09, standard error .01, so t = 9 with two degrees of freedom: p = .0121."""
-    ((_, table),) = lines(OURS, paper("table1"))
-    assert paired(OURS, table) == "snap against crop-s, paired over 3 seeds: p = 0.012"
+    (told,) = lines(OURS, paper("table1"))
+    assert paired(told) == "snap against crop-s, paired over 3 seeds: p = 0.012"
     fewer = [r for r in OURS if r.seed < 2]
-    ((_, table),) = lines(fewer, paper("table1"))
-    assert paired(fewer, table) is None
+    (told,) = lines(fewer, paper("table1"))
+    assert paired(told) is None
+
+
+def test_sparsities_are_not_averaged() -> None:
+    more = [replace(r, run=f"more{r.run}", sparsity_asked=0.5, value=r.value / 2) for r in OURS if r.method != "dense"]
+    low, high = lines([*OURS, *more], paper("none"))
+    assert (low.title, high.title) == (
+        "CIFAR-10, resnet18, 80 epochs, accuracy, 50 % cut",
+        "CIFAR-10, resnet18, 80 epochs, accuracy, 90 % cut",
+    )
+    assert low.table.loc["snap", ["ours", "seeds"]].tolist() == pytest.approx([0.435, 3])
+    assert high.table.loc["snap", ["ours", "seeds"]].tolist() == pytest.approx([0.87, 3])
+    assert low.table.loc["dense", "ours"] == high.table.loc["dense", "ours"] == pytest.approx(0.955)
 
 
 @pytest.mark.parametrize("name", TABLES)
