@@ -66,7 +66,7 @@ def figure(records: Sequence[Record]) -> Figure:
         count = at["seed"].nunique()
         above.set_ylabel(metric_label(first))
         title = f"{first.dataset}, {first.network}: when earlycrop-s prunes, {count} seed{'s' * (count > 1)}"
-        above.set_title(f"{title}; stars: by its own trigger, each seed", loc="left")
+        above.set_title(f"{title}; stars: by its own trigger", loc="left")
         highest = float(at["sparsity_asked"].max())
         fired = would_fire(dense[0], highest)
         lines(middle, traced(dense[0]), LAZY, fired)
