@@ -21,11 +21,11 @@ from leaderboards.records import (
     read_records,
     read_run,
     record_files,
-    replacing,
     write_record,
 )
 from leaderboards.sweep import recorded, sweep
 from leaderboards.table import csv_text, groups, show, study_text
+from tasks._files import replacing
 
 
 @dataclass(frozen=True, kw_only=True)

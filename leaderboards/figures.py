@@ -17,8 +17,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from leaderboards.records import Record, replacing
+from leaderboards.records import Record
 from leaderboards.table import groups, short
+from tasks._files import replacing
 
 FAMILIES = {
     "dense": ("#000000", "s"),

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from leaderboards.records import replacing
 from leaderboards.table import Group, short, summary
+from tasks._files import replacing
 
 PLACE = re.compile(r"(?P<start><!-- table: (?P<name>[\w-]+)[^>]*-->\n)(?P<old>.*?)(?P<end><!-- /table -->)", re.DOTALL)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tasks._files import replacing
 from tasks._record import Result
 
 SHARES = ("sparsity_asked", "weight_sparsity", "node_sparsity")
@@ -165,18 +164,6 @@ def merge(kept: dict[str, Record], new: Iterable[Record]) -> tuple[list[Record],
                 f"({record.result.metric} {record.result.value:g}), {'later' if newer else 'not later'}"
             )
     return write, notes
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends, and vanishes when the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> Any:

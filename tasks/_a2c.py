@@ -20,11 +20,12 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Task
-from tasks._a2c_options import A2COptions, check, require
+from tasks._a2c_options import A2COptions, check
 from tasks._backprop import Played, fast_loss
 from tasks._environments import make_environment
 from tasks._episode import draw
 from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Player, Policy, Rollout, advantages, mean_return
+from tasks._sentences import require
 from tasks._workers import Worker
 from tasks.nets.actor_critic import ActorCritic
 

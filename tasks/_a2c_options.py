@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args, get_type_hints
 
 from tasks._options import Options
+from tasks._sentences import require
 from tasks.nets.actor_critic import ACTIVATIONS
 
 
@@ -82,8 +83,3 @@ def check(options: A2COptions) -> None:
     require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
     require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
     require(options.activation in ACTIVATIONS, f"activation must be {known}, not {options.activation!r}.")
-
-
-def require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
@@ -18,7 +19,7 @@ from earlycrop.trigger import before
 from tasks import Task, _branch
 from tasks._options import Options
 from tasks._record import Result
-from tasks._run import DivergedError, fresh, pruner_of, run
+from tasks._run import DivergedError, device_of, fresh, pruner_of, run
 from tasks._store import RunError, Store, configuration
 
 
@@ -43,7 +44,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> Result:
     try:
         _branch.require_kept(options, store)
         result = store.result() or _with_progress(name, task, options, store, total)
-        pictures = task.record(store.model(task), store.folder) if options.record else []
+        pictures = _drawn(task, options, store) if options.record else []
     except KeyboardInterrupt:
         fail(f"stopped: the same command goes on from the last checkpoint in {store.folder}", 130)
     except DivergedError as error:
@@ -117,6 +118,11 @@ def _with_progress(name: str, task: Task, options: Options, store: Store, total:
                 )
 
         return run(name, task, options, store, report)
+
+
+def _drawn(task: Task, options: Options, store: Store) -> list[Path]:
+    """The pictures of the finished run's model."""
+    return task.record(store.model(task).to(device_of(options.device, "--device")), store.folder)
 
 
 def _tell(result: Result, store: Store) -> None:

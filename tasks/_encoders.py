@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from tasks._sentences import first_line
 from tasks._tables import local
 from tasks._torchvision import torchvision
 
@@ -48,7 +49,7 @@ def encoder(source: str, outputs: int) -> Encoder:
             config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs)
             told = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
         except (OSError, ValueError, KeyError) as error:  # none there, an architecture that transformers has not
-            raise ValueError(f"the model {source} cannot be read ({_first_line(error)}): {_WHERE}") from None
+            raise ValueError(f"the model {source} cannot be read ({first_line(error)}): {_WHERE}") from None
         if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
             raise ValueError(
                 f"{source} is a {config.model_type}, which has no head for classifying sequences: take an encoder "
@@ -61,7 +62,7 @@ def encoder(source: str, outputs: int) -> Encoder:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ValueError(f"the tokenizer of {source} cannot be read ({_first_line(error)}): {_WHERE}") from None
+            raise ValueError(f"the tokenizer of {source} cannot be read ({first_line(error)}): {_WHERE}") from None
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of {source} has no padding token: take an encoder such as bert-base-uncased")
     if config.pad_token_id is None:
@@ -91,7 +92,7 @@ def pretrained(held: Encoder) -> nn.Module:
                 held.source, config=copy.deepcopy(held.config), output_loading_info=True, ignore_mismatched_sizes=True
             )
         except (OSError, RuntimeError) as error:
-            raise ValueError(f"the weights of {held.source} cannot be read ({_first_line(error)}): {_WHERE}") from None
+            raise ValueError(f"the weights of {held.source} cannot be read ({first_line(error)}): {_WHERE}") from None
     inside = f"{model.base_model_prefix}."
     for trouble in ("missing_keys", "mismatched_keys"):
         keys = sorted(key if isinstance(key, str) else key[0] for key in told[trouble])
@@ -104,10 +105,6 @@ def pretrained(held: Encoder) -> nn.Module:
             )
     module: nn.Module = model.float()
     return module
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(". :")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tasks._environments import known_warnings
+from tasks._files import replacing
 from tasks._rollouts import Policy
 
 SEED = 2**31 + 2**20
@@ -35,12 +36,11 @@ def draw(name: str, policy: Policy, path: Path) -> float:
     pictures = [Image.fromarray(frame) for frame in frames[:-1:thinned] + frames[-1:]]
     size = WIDTH, WIDTH * pictures[0].height // pictures[0].width
     first, *others = (picture.resize(size).quantize(64) for picture in pictures)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    first.save(
-        temporary, "GIF", save_all=True, append_images=others, duration=1000 * every * thinned // rate, loop=0,
-        comment=f"{name}, return {total:g}",
-    )  # fmt: skip
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        first.save(
+            temporary, "GIF", save_all=True, append_images=others, duration=1000 * every * thinned // rate, loop=0,
+            comment=f"{name}, return {total:g}",
+        )  # fmt: skip
     return total
 
 

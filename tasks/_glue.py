@@ -8,7 +8,6 @@ paper's table 8.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from scipy import stats
 from sklearn import metrics
 from torch import Tensor
 
+from tasks import _files
 from tasks._tables import column, hub, local, parquet
 
 
@@ -169,7 +169,5 @@ def write(task: Glue, folder: Path, told: Mapping[str, tuple[np.ndarray, np.ndar
         lines = (f"{i}\t{value}" for i, value in enumerate(predicted.tolist()))
         texts[f"{split}.tsv"] = "\n".join(["index\tprediction", *lines, ""])
     for name, text in texts.items():
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_text(text)
-        temporary.replace(folder / name)
+        _files.write(folder / name, text)
     return [folder / name for name in texts]

@@ -17,6 +17,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from tasks._sentences import first_line
+from tasks._tables import local, quiet
 from tasks._torchvision import torchvision
 
 TEST = ("test", "valid", "validation", "val")
@@ -74,7 +76,7 @@ class Images:
             if image.size != (width, height):
                 return None
             pixels[i] = torch.from_numpy(np.array(image))
-        return pixels.permute(0, 3, 1, 2).contiguous()
+        return pixels.permute(0, 3, 1, 2)
 
 
 def read(data: str) -> tuple[Images, Images]:
@@ -86,7 +88,7 @@ def read(data: str) -> tuple[Images, Images]:
     folder = Path(data)
     if folder.is_dir():
         train, test = _local(folder)
-    elif folder.exists() or data.startswith((".", "/", "~")):
+    elif local(data):
         raise DataError(f"there is no folder {data}: --data takes a data set on the hub, or a folder of {FORMATS}")
     else:
         train, test = _hub(data)
@@ -132,7 +134,7 @@ def _folders(folder: Path) -> Images:
     try:
         held = datasets.ImageFolder(folder)
     except FileNotFoundError as error:
-        raise DataError(f"{folder}: every class needs a folder with images ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{folder}: every class needs a folder with images ({first_line(error)})") from None
     paths = [path for path, _ in held.samples]
     return Images(
         np.asarray(held.targets, dtype=np.int64), lambda i: Image.open(paths[i]), tuple(held.classes), folder.name
@@ -148,16 +150,12 @@ def _parquet(folder: Path, files: list[Path]) -> tuple[Images, Images]:
     name = next((name for name in TEST if of(name)), None)
     if not of("train") or name is None:
         raise DataError(f"{folder} needs parquet files to train on and to evaluate: train*.parquet and test*.parquet")
-    quiet = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        held = datasets.load_dataset("parquet", data_files={"train": of("train"), name: of(name)})
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise DataError(f"the parquet files in {folder} cannot be read ({cause}): fetch them anew") from None
-    finally:
-        if quiet:
-            datasets.enable_progress_bars()
+    with quiet():
+        try:
+            held = datasets.load_dataset("parquet", data_files={"train": of("train"), name: of(name)})
+        except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+            cause = first_line(error.__cause__ or error)
+            raise DataError(f"the parquet files in {folder} cannot be read ({cause}): fetch them anew") from None
     return _table(held["train"], str(folder), "train"), _table(held[name], str(folder), name)
 
 
@@ -167,10 +165,9 @@ def _hub(name: str) -> tuple[Images, Images]:
     try:
         held = datasets.load_dataset(name)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:  # no network is an OSError
-        cause = str(error).splitlines()[0].rstrip(". ")
         raise DataError(
-            f"the data set {name} is neither in the cache nor within reach ({cause}): go online once, or give --data a "
-            f"folder of {FORMATS}"
+            f"the data set {name} is neither in the cache nor within reach ({first_line(error)}): go online once, or "
+            f"give --data a folder of {FORMATS}"
         ) from None
     tables = {split: _table(held[split], name, split) for split in ("train", *TEST) if split in held}
     split = next((s for s in TEST if s in tables and tables[s].labelled), None)

@@ -19,6 +19,7 @@ from torch import nn
 
 import earlycrop
 from tasks import Task
+from tasks._files import write
 from tasks._options import ASIDE, LATER, Options
 from tasks._record import Result
 
@@ -100,9 +101,7 @@ class Store:
 
     def write(self, name: str, text: str) -> None:
         """Put a text file in place."""
-        temporary = self.folder / f".{name}.{os.getpid()}"
-        temporary.write_text(text)
-        temporary.replace(self.folder / name)
+        write(self.folder / name, text)
 
     def result(self) -> Result | None:
         """The finished run's result, if it is finished."""

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks._sentences import first_line
+
 Tables = Mapping[str, Any]
 """Split -> a ``datasets.Dataset``."""
 
@@ -29,7 +31,7 @@ def parquet(folder: Path, splits: Iterable[str], expected: str) -> Tables:
         if not found:
             raise ValueError(f"{folder} has no {split}*.parquet: put there {expected}")
     tables = {}
-    with _quiet():
+    with quiet():
         for split, found in files.items():  # each on its own: together they are cast to the first one's columns
             try:
                 tables[split] = datasets.load_dataset("parquet", data_files={split: found})[split]
@@ -47,17 +49,13 @@ def _fault(files: list[str], error: Exception) -> str:
         try:
             rows += len(read_table(file))
         except (OSError, ValueError) as own:
-            return f"{file} cannot be read ({_first_line(own)})"
+            return f"{file} cannot be read ({first_line(own)})"
     every = " and ".join(files)
-    return f"{every} cannot be read ({_first_line(error.__cause__ or error)})" if rows else f"{every} has no rows"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+    return f"{every} cannot be read ({first_line(error.__cause__ or error)})" if rows else f"{every} has no rows"
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the bars of loading, and without its own report of what is raised anyway."""
     import datasets
 
@@ -98,7 +96,7 @@ def hub(data: str, expected: str, configuration: str = "") -> Tables:
         tables: Tables = datasets.load_dataset(name, configuration or given or None)
     except (OSError, ValueError, RuntimeError) as error:  # no such data set, no connection, no such configuration
         raise ValueError(
-            f"the data set {data} cannot be read from the hub ({_first_line(error)}): --data takes owner/name or "
+            f"the data set {data} cannot be read from the hub ({first_line(error)}): --data takes owner/name or "
             f"owner/name:configuration, or a folder with {expected}"
         ) from None
     return tables

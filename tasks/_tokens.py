@@ -52,7 +52,7 @@ class Examples:
 
     def batch(self, rows: Tensor, device: torch.device) -> Batch:
         """Those examples, padded on the right to the longest of them."""
-        lengths = self.lengths[rows]
+        lengths = self.starts[rows + 1] - self.starts[rows]
         places = torch.arange(int(lengths.max()))
         mask = places < lengths[:, None]
         places = (self.starts[rows, None] + places).where(mask, 0)

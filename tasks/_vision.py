@@ -21,6 +21,7 @@ from tasks._augment import Augmentation
 from tasks._feed import Feed, feeds, generator, room
 from tasks._images import first, held_out, read
 from tasks._options import Options
+from tasks._sentences import require
 from tasks.nets.classifiers import network, require_fit
 
 Batch = tuple[Tensor, Tensor]
@@ -75,24 +76,19 @@ class VisionOptions(Options):
 def check(options: VisionOptions) -> None:
     """Raise a ValueError for what cannot be trained."""
     for name, number in (("epochs", options.epochs), ("batch", options.batch), ("scoring", options.scoring)):
-        _require(number >= 1, f"{name} must be at least 1, not {number}")
-    _require(options.size >= 8, f"size must be at least 8, not {options.size}")
+        require(number >= 1, f"{name} must be at least 1, not {number}")
+    require(options.size >= 8, f"size must be at least 8, not {options.size}")
     for name in ("images", "padding", "seed", "weight_decay", "rotation"):
         number = getattr(options, name)
-        _require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}")
+        require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}")
     for name in ("validation", "smoothing"):
         number = getattr(options, name)
-        _require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}")
-    _require(0 < options.learning_rate < math.inf, f"learning_rate must be above 0, not {options.learning_rate}")
-    _require(0 < options.smallest_crop <= 1, f"smallest_crop must be above 0, at most 1, not {options.smallest_crop}")
-    _require(options.clip is None or options.clip > 0, f"clip must be None or above 0, not {options.clip}")
+        require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}")
+    require(0 < options.learning_rate < math.inf, f"learning_rate must be above 0, not {options.learning_rate}")
+    require(0 < options.smallest_crop <= 1, f"smallest_crop must be above 0, at most 1, not {options.smallest_crop}")
+    require(options.clip is None or options.clip > 0, f"clip must be None or above 0, not {options.clip}")
     beyond = [epoch for epoch in options.test_epochs if not 1 <= epoch <= options.epochs]
-    _require(not beyond, f"test_epochs must be epochs from 1 to {options.epochs}, not {beyond}")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
+    require(not beyond, f"test_epochs must be epochs from 1 to {options.epochs}, not {beyond}")
 
 
 def one_cycle(progress: float) -> float:
@@ -119,7 +115,7 @@ class Vision(Task):
         self.split, self.classes = test.name, len(train.classes)
         require_fit(options.network, self.classes, options.size)
         train, validation = held_out(first(train, options.images), options.validation)
-        _require(len(train) > 0, f"{options.data} has no training images left: lower --validation")
+        require(len(train) > 0, f"{options.data} has no training images left: lower --validation")
         self.batches_per_epoch = max(1, len(train) // options.batch)
         augmentation = Augmentation(
             padding=options.padding, flip=options.flip, rotation=options.rotation, smallest_crop=options.smallest_crop
@@ -128,6 +124,7 @@ class Vision(Task):
             train, validation, test, options.size, augmentation, room(options.device)
         )
         self.epoch = 0
+        self.compiled: Any = None
 
     def model(self) -> nn.Module:
         """The classifier."""
@@ -169,7 +166,9 @@ class Vision(Task):
 
     def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The same in bfloat16 on a GPU, and compiled where the options say so."""
-        run: Any = torch.compile(model) if self.options.compile else model
+        if self.options.compile and getattr(self.compiled, "_orig_mod", None) is not model:
+            self.compiled = torch.compile(model)  # after a cut it compiles anew by itself
+        run: Any = self.compiled or model
         images, labels = batch
         with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda):
             logits = run(images)
@@ -211,8 +210,9 @@ class Vision(Task):
         return int(right) / len(feed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: every epoch's random numbers begin anew."""
-        return {}
+        """The epoch; its random numbers begin anew."""
+        return {"epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take up."""
+        """Take up the epoch, whose test accuracy may be asked for."""
+        self.epoch = state["epoch"]

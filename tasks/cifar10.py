@@ -39,7 +39,7 @@ def smoke() -> Options:
     """A few minutes on two CPU cores: 5,000 images of 32 x 32 through the paper's ResNet18."""
     return Options(
         preset="smoke", network="resnet18", images=5000, epochs=10, batch=64, optimizer="adam", learning_rate=2e-3,
-        decay="onecycle", weight_decay=5e-5, clip=10.0, scoring=5,
+        decay="onecycle", weight_decay=5e-5, clip=10.0,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from tasks import Task
 from tasks._encoders import encoder, pretrained
 from tasks._glue import GLUE, LARGEST, Split, held_out, read, write
 from tasks._options import Options as CommonOptions
+from tasks._sentences import require
 from tasks._tokens import Batch, Examples, grouped, sorted_by_length, tokenized
 
 TRAINING, SCORING = 0, 1
@@ -87,22 +88,17 @@ PRESETS: dict[str, Callable[[], Options]] = {"default": default, "small": small}
 def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
     known = get_args(Name)
-    _require(options.task_name in known, f"task_name must be one of {', '.join(known)}, not {options.task_name!r}.")
+    require(options.task_name in known, f"task_name must be one of {', '.join(known)}, not {options.task_name!r}.")
     for name, least in (("batch", 1), ("epochs", 1), ("scoring", 1), ("length", 8), ("examples", 0), ("seed", 0)):
         number = getattr(options, name)
-        _require(number >= least, f"{name} must be {least} or more, not {number}.")
+        require(number >= least, f"{name} must be {least} or more, not {number}.")
     for name in ("validation", "warmup"):
         number = getattr(options, name)
-        _require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}.")
+        require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}.")
     rate, decay, clip = options.learning_rate, options.weight_decay, options.clip
-    _require(0 < rate < math.inf, f"learning_rate must be a number above 0, not {rate}.")
-    _require(0 <= decay < math.inf, f"weight_decay must be a number of 0 or more, not {decay}.")
-    _require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
+    require(0 < rate < math.inf, f"learning_rate must be a number above 0, not {rate}.")
+    require(0 <= decay < math.inf, f"weight_decay must be a number of 0 or more, not {decay}.")
+    require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
 
 
 class LanguageUnderstanding(Task):
@@ -117,10 +113,10 @@ class LanguageUnderstanding(Task):
         self.split = self.glue.evaluated[0].replace("_", " ")
         splits = dict(read(options.data, self.glue, options.task_name))
         train, validation = held_out(splits.pop("train"), options.examples, options.validation)
-        _require(len(train.labels) > 0, f"{options.data} has no training examples left: lower --validation.")
+        require(len(train.labels) > 0, f"{options.data} has no training examples left: lower --validation.")
         self.encoder = encoder(options.model, max(1, self.glue.classes))
         most = self.encoder.longest
-        _require(options.length <= most, f"length is {options.length}, and {options.model} takes {most} at most.")
+        require(options.length <= most, f"length is {options.length}, and {options.model} takes {most} at most.")
         self.network = self.encoder.name
         self.training = self._tokenized(train)
         self.validation = self._tokenized(validation) if len(validation.labels) else None

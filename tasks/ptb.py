@@ -18,12 +18,15 @@ from torch.optim import Optimizer
 from tasks import Task
 from tasks._corpus import read
 from tasks._options import Options as CommonOptions
+from tasks._sentences import require
 from tasks._sequences import Batch, chunks, parts, streams
 from tasks.nets.psmm import PSMM, Memory, Mixture
 
 TRAINING, SCORING = 0, 1
 STREAMS, STRETCH = 16, 16
 """An evaluated text is read in so many places at once, and in stretches of so many words."""
+STATE = ("rate", "progress", "best", "size", "told")
+"""What a checkpoint keeps of the task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,21 +101,16 @@ def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
     for name in ("embedding", "length", "batch", "epochs", "scoring"):
         number = getattr(options, name)
-        _require(number >= 1, f"{name} must be at least 1, not {number}.")
+        require(number >= 1, f"{name} must be at least 1, not {number}.")
     for name in ("tokens", "vocabulary", "window", "seed"):
         number = getattr(options, name)
-        _require(number >= 0, f"{name} must be 0 or more, not {number}.")
+        require(number >= 0, f"{name} must be 0 or more, not {number}.")
     rate, decay, clip, widths = options.learning_rate, options.decay, options.clip, options.widths
-    _require(0 < rate < math.inf, f"learning_rate must be a number above 0, not {rate}.")
-    _require(1 <= decay < math.inf, f"decay must be a number of 1 or more, not {decay}.")
-    _require(0 <= options.dropout < 1, f"dropout must be at least 0 and below 1, not {options.dropout}.")
-    _require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
-    _require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
+    require(0 < rate < math.inf, f"learning_rate must be a number above 0, not {rate}.")
+    require(1 <= decay < math.inf, f"decay must be a number of 1 or more, not {decay}.")
+    require(0 <= options.dropout < 1, f"dropout must be at least 0 and below 1, not {options.dropout}.")
+    require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
+    require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
 
 
 def mean(told: Mixture, targets: Tensor) -> Tensor:
@@ -143,6 +141,7 @@ class LanguageModelling(Task):
         self.memory: Memory | None = None
         self.rate, self.progress, self.size = options.learning_rate, 0.0, 0
         self.best: float | None = None
+        self.told: tuple[float, int] | None = None
 
     def model(self) -> nn.Module:
         """A pointer sentinel mixture model, or without a window an LSTM language model."""
@@ -156,9 +155,20 @@ class LanguageModelling(Task):
     def learning_rate(self, progress: float) -> float:
         """The rate that validation has left; where training is taken back to an earlier point, it starts anew."""
         if progress < self.progress:
-            self.rate, self.best = self.options.learning_rate, None
+            self.rate, self.best, self.told = self.options.learning_rate, None, None
+        if self.told is not None:
+            self._settle(*self.told)
+            self.told = None
         self.progress = progress
         return self.rate
+
+    def _settle(self, perplexity: float, size: int) -> None:
+        """Lower the rate on a plateau. Two networks that differ in their number of weights are not compared."""
+        if size != self.size:
+            self.best, self.size = None, size
+        if self.best is not None and perplexity >= self.best:
+            self.rate /= self.options.decay
+        self.best = perplexity if self.best is None else min(self.best, perplexity)
 
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """The text from its start with the memory of the last training step, or chunks in another order each time."""
@@ -196,17 +206,9 @@ class LanguageModelling(Task):
         return {}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Perplexity of the validation split, which the learning rate goes by.
-
-        Two networks that differ in their number of weights are not compared.
-        """
+        """Perplexity of the validation split, which the learning rate of the next epoch goes by."""
         value = self.perplexity(model, self.corpus.valid)
-        size = sum(int(p.count_nonzero()) for p in model.parameters())
-        if size != self.size:
-            self.best, self.size = None, size
-        if self.best is not None and value >= self.best:
-            self.rate /= self.options.decay
-        self.best = value if self.best is None else min(self.best, value)
+        self.told = value, sum(int(p.count_nonzero()) for p in model.parameters())
         return {"perplexity": value, "log_perplexity": math.log(value)}
 
     def evaluate(self, model: nn.Module) -> float:
@@ -231,11 +233,12 @@ class LanguageModelling(Task):
 
     def state_dict(self) -> dict[str, Any]:
         """How far the learning rate has come down, and what validation has told it."""
-        return {"rate": self.rate, "progress": self.progress, "best": self.best, "size": self.size}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the learning rate where it was."""
-        self.rate, self.progress, self.best, self.size = (state[k] for k in ("rate", "progress", "best", "size"))
+        for name in STATE:
+            setattr(self, name, state[name])
 
 
 def make(options: Options) -> Task:

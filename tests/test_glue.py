@@ -19,11 +19,11 @@ import torch
 import earlycrop
 from earlycrop.budget import choose_nodes, limit, outputs_left
 from leaderboards import studies
-from tasks import _cli, _encoders, _glue, _run, glue
+from tasks import _cli, _encoders, _glue, glue
 from tasks._encoders import transformers
 from tasks._glue import GLUE, Split
-from tasks._store import Store, configuration
 from tasks._tokens import grouped, sorted_by_length, tokenized
+from tests.runs import log_of, until
 from tests.tiny_data import sentences, tiny_bert
 
 REAL = Path(__file__).parents[1] / "data" / "glue"
@@ -289,23 +289,11 @@ def test_a_run_is_cut_and_stopped_and_resumed_ends_in_the_same_numbers(method: s
     held = sentences(tmp_path / "data")
     options = replace(SMALL, data=str(tmp_path / "data"), method=method, sparsity=0.3, rounds=2, trigger="2", **held)
 
-    def run(where: str, last: int) -> Any:
-        store = Store(tmp_path / where, configuration("glue", options))
-
-        def report(epoch: int, line: dict[str, Any]) -> None:
-            if epoch == last:
-                raise KeyboardInterrupt
-
-        try:
-            return _run.run("glue", glue.make(options), options, store, report), store
-        finally:
-            store.close()
-
-    whole, store = run("whole", 99)
+    whole, store = until(99, "glue", options, tmp_path / "whole")
     for last in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            run("stopped", last)
-    resumed, _ = run("stopped", 99)
+            until(last, "glue", options, tmp_path / "stopped")
+    resumed, again = until(99, "glue", options, tmp_path / "stopped")
     assert resumed.value == whole.value
     assert whole.weight_sparsity >= 0.3
     assert whole.pruned_epoch == 2
@@ -317,8 +305,7 @@ def test_a_run_is_cut_and_stopped_and_resumed_ends_in_the_same_numbers(method: s
             assert (p == 0).sum() == (fresh.get_parameter(name) == 0).sum() or p.ndim == 1
     sizes = [sum(p.numel() for p in model.parameters()) for model in (small, fresh)]
     assert (sizes[0] < sizes[1]) == (method == "earlycrop-s")
-    logs = [next((tmp_path / w).glob("*/log.jsonl")).read_text().splitlines() for w in ("whole", "stopped")]
-    for a, b in zip(*(map(json.loads, log) for log in logs), strict=True):
+    for a, b in zip(log_of(store), log_of(again), strict=True):
         assert a["loss"] == b["loss"]
         assert a["validation_accuracy"] == b["validation_accuracy"]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import earlycrop
-from tasks import _cli, _corpus, _run, ptb
+from tasks import _cli, _corpus, ptb
 from tasks._sequences import PADDING, Batch, chunks, parts, streams
-from tasks._store import Store, configuration
 from tasks.nets.psmm import PSMM
+from tests.runs import log_of, until
 from tests.tiny_data import text
 
 PTB = Path(__file__).parents[1] / "data" / "ptb"
@@ -447,32 +447,16 @@ def test_the_rate_falls_where_validation_does_not_get_better(folder: Path) -> No
 def test_a_run_stopped_and_resumed_ends_in_the_same_numbers(method: str, folder: Path, tmp_path: Path) -> None:
     options = replace(SMALL, data=str(folder), method=method, sparsity=0.4, rounds=2, decay=1.5, learning_rate=0.03)
 
-    def run(where: str, last: int) -> Any:
-        store = Store(tmp_path / where, configuration("ptb", options))
-
-        def report(epoch: int, line: dict[str, Any]) -> None:
-            if epoch == last:
-                raise KeyboardInterrupt
-
-        try:
-            return _run.run("ptb", ptb.make(options), options, store, report)
-        finally:
-            store.close()
-
-    whole = run("whole", 99)
+    whole, store = until(99, "ptb", options, tmp_path / "whole")
     for last in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            run("stopped", last)
-    resumed = run("stopped", 99)
+            until(last, "ptb", options, tmp_path / "stopped")
+    resumed, again = until(99, "ptb", options, tmp_path / "stopped")
     assert resumed.value == whole.value
     assert resumed.weight_sparsity == whole.weight_sparsity
     assert (whole.weight_sparsity >= 0.4) == (method != "dense")
     assert whole.metric == "perplexity"
-    logs = [
-        [json.loads(line) for line in next((tmp_path / w).glob("*/log.jsonl")).read_text().splitlines()]
-        for w in ("whole", "stopped")
-    ]
-    for a, b in zip(*logs, strict=True):
+    for a, b in zip(log_of(store), log_of(again), strict=True):
         assert {k: a.get(k) for k in ("loss", "perplexity", "learning_rate")} == {
             k: b.get(k) for k in ("loss", "perplexity", "learning_rate")
         }

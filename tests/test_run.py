@@ -16,46 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 
 import earlycrop
 import tasks
 from earlycrop import METHODS, _timing
 from tasks import _cli, _outcome, _run, _store, cartpole
+from tests.runs import command, contents, folder
 from tests.tiny_data import SMALLER, TINY_DATA
-
-TINY = [
-    "--steps", "4000", "--epochs", "6", "--agents", "4", "--rollout", "16", "--widths", "16", "16",
-    "--scoring-rollouts", "1", "--scoring-length", "32",
-]  # fmt: skip
-
-
-def command(runs: Path, *more: str) -> list[str]:
-    return [*TINY, "--runs", str(runs), *more]
-
-
-def folder(runs: Path) -> Path:
-    (found,) = runs.iterdir()
-    return found
-
-
-def contents(runs: Path) -> dict[str, Any]:
-    """Everything that must not depend on interruptions: weights, log and result, without what a clock says."""
-    run = folder(runs)
-    with safe_open(run / "model.safetensors", "pt") as file:
-        weights = {name: file.get_tensor(name).tolist() for name in file.keys()}  # noqa: SIM118
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    for line in log:
-        del line["seconds"]
-        if line["event"]:
-            del line["event"]["seconds"]
-    result = json.loads((run / "result.json").read_text())
-    for clock in ("train_seconds", "batch_ms", "dense_batch_ms", "of_macs_limit"):
-        del result[clock]
-    for memory in ("peak_memory_bytes", "step_bytes", "dense_step_bytes"):
-        del result[memory]
-    return {"weights": weights, "log": log, "result": result}
-
 
 PRUNED = {"after": 5, "mask_distance": 2, "lazy_regime": 2, "before": 0}
 """The epoch of the pruning by the method's trigger, of a budget of six."""
@@ -123,67 +90,6 @@ def test_a_killed_run_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
     assert not (folder(tmp_path / "killed") / "result.json").exists(), "it finished before it could be killed"
     _cli.main("cartpole", command(tmp_path / "killed", *more))
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
-
-
-@pytest.mark.parametrize("method", ["earlycrop-s", "crop-u", "random-s"])
-def test_a_run_that_branches_off_a_dense_one_is_the_run_that_trains_that_far_itself(
-    method: str, tmp_path: Path
-) -> None:
-    dense = command(tmp_path / "dense", "--method", "dense", "--keep", "2", "4")
-    _cli.main("cartpole", dense)
-    kept = sorted(p.name for p in (folder(tmp_path / "dense") / "checkpoint").iterdir())
-    assert kept == ["epoch-00002", "epoch-00004", "epoch-00006"]
-    more = ["--method", method, "--sparsity", "0.7", "--trigger", "4"]
-    _cli.main("cartpole", command(tmp_path / "whole", *more))
-    branch = ["--branch-from", str(folder(tmp_path / "dense"))]
-    _cli.main("cartpole", command(tmp_path / "branched", *more, *branch))
-    whole, branched = contents(tmp_path / "whole"), contents(tmp_path / "branched")
-    assert folder(tmp_path / "whole").name == folder(tmp_path / "branched").name
-    assert branched["log"][3].pop("branched_from") == Path(branch[1]).name
-    for line in (*whole["log"][:4], *branched["log"][:4]):  # a distance of masks is of the sparsity that is asked for
-        line["trigger"].pop("mask_distance", None)
-    assert whole == branched
-
-
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        (["--trigger", "3"], "has kept no checkpoint of epoch 3: run it with --keep"),
-        (["--trigger", "0"], "needs the epoch to branch off at: give it as --trigger, 1 or more"),
-        ([], "needs the epoch to branch off at"),
-        (["--trigger", "2", "--method", "dense"], "dense cannot branch off"),
-        (["--trigger", "2", "--seed", "7"], "is another training (it differs in seed): branch off one alike"),
-        (["--trigger", "2", "--branch-from", "nowhere"], "there is no run in nowhere"),
-        (["--keep", "7"], "--keep takes epochs from 1 to 6, not 7"),
-    ],
-)
-def test_a_run_that_cannot_branch_off_says_why(more: list[str], told: str, tmp_path: Path, capsys: Any) -> None:
-    _cli.main("cartpole", command(tmp_path / "dense", "--method", "dense", "--keep", "2"))
-    branch = ["--branch-from", str(folder(tmp_path / "dense"))]
-    with pytest.raises(SystemExit) as left:
-        _cli.main("cartpole", command(tmp_path / "other", *branch, *more))
-    assert left.value.code == 2
-    assert told in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
-
-
-def test_a_finished_run_that_kept_nothing_says_so(tmp_path: Path, capsys: Any) -> None:
-    _cli.main("cartpole", command(tmp_path, "--method", "dense"))
-    with pytest.raises(SystemExit) as left:
-        _cli.main("cartpole", command(tmp_path, "--method", "dense", "--keep", "2", "6"))
-    assert left.value.code == 2
-    assert "is finished and has kept no checkpoint of epoch 2: move it away" in capsys.readouterr().err
-    assert (folder(tmp_path) / "result.json").exists()
-
-
-def test_a_pruned_run_is_no_trunk(tmp_path: Path, capsys: Any) -> None:
-    _cli.main("cartpole", command(tmp_path / "pruned", "--method", "snip", "--keep", "2"))
-    with pytest.raises(SystemExit):
-        _cli.main(
-            "cartpole",
-            command(tmp_path / "other", "--trigger", "2", "--branch-from", str(folder(tmp_path / "pruned"))),
-        )
-    assert "holds a run of snip: branch off a dense one" in capsys.readouterr().err
 
 
 def _root() -> Path:

@@ -18,7 +18,7 @@ from tasks._augment import Augmentation, prepared, shift_and_flip, statistics, t
 from tasks._feed import Held, Streamed, generator
 from tasks._images import DataError, first, held_out, read
 from tasks._run import upset
-from tasks._torchvision import torchvision
+from tasks._torchvision import load, torchvision
 from tasks._vision import one_cycle
 from tasks.nets.classifiers import network, require_fit
 from tests.tiny_data import parquet, pictures
@@ -206,7 +206,8 @@ def test_images_are_normalised_by_the_training_split() -> None:
 
 
 def test_streamed_images_are_the_held_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoded by workers, in the same order; they are of another scale and crop."""
+    """Decoded by workers, in the same order: as they are, the same numbers; to train on, other crops."""
+    v2 = load("torchvision.transforms.v2")
     parquet(tmp_path, 10, 32, {"train": 40, "test": 10})
     train, _ = read(str(tmp_path))
     pixels = train.pixels(1e9)
@@ -217,6 +218,10 @@ def test_streamed_images_are_the_held_ones(tmp_path: Path, monkeypatch: pytest.M
         labels = [[labels.tolist() for _, labels in feed.shuffled(16, cpu, key)] for feed in (held, streamed)]
         assert labels[0] == labels[1]
         assert [len(batch) for batch in labels[0]] == [16, 16]
+    transform = v2.Compose([v2.Resize(36), v2.CenterCrop(32), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    mean, deviation = (torch.tensor(told)[:, None, None] for told in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for i, image in enumerate(torch.cat([images for images, _ in streamed.plain(torch.arange(40), 16, cpu)])):
+        torch.testing.assert_close(image, (transform(train.rgb(i)) - mean) / deviation)
     one, two = (torch.cat([images for images, _ in streamed.shuffled(16, cpu, (0, 1, 0))]) for _ in range(2))
     torch.testing.assert_close(one, two, rtol=0, atol=0)
     assert one.shape == (32, 3, 32, 32)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks._sentences import first_line
 from tasks._torchvision import torchvision
 
 SLOPE = 0.05
@@ -171,7 +172,7 @@ def require_fit(name: str, classes: int, size: int) -> None:
         try:
             outputs = network(name, classes, size)(torch.empty(2, 3, size, size))
         except (RuntimeError, AssertionError, ZeroDivisionError) as error:
-            told = str(error).splitlines()[0]
+            told = first_line(error)
             raise ValueError(f"{name} does not take images of {size} x {size}: give another --size ({told})") from None
     if not isinstance(outputs, Tensor) or outputs.shape != (2, classes):
         raise ValueError(f"{name} does not return logits alone when it is trained: take another network")
