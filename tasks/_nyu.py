@@ -66,10 +66,14 @@ def opened(path: Path) -> Iterator[Any]:
         with h5py.File(path) as file:
             yield file
     except (OSError, RuntimeError) as error:
-        with path.open("rb") as raw:
-            old = raw.read(10) == b"MATLAB 5.0"
+        old = path.is_file() and _head(path) == b"MATLAB 5.0"
         why = "it is a MATLAB v5 file, and not v7.3, which is HDF5" if old else str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read ({why}): fetch it anew") from None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as raw:
+        return raw.read(10)
 
 
 def read(data: str) -> tuple[Pairs, Pairs, str]:
@@ -112,10 +116,12 @@ def _labeled(folder: Path) -> tuple[Pairs, Pairs]:
             f"({str(error).splitlines()[0]}): fetch it anew"
         ) from None
     rows = np.concatenate([train, test])
-    if not len(train) or not len(test) or rows.min() < 0 or rows.max() >= count or len(set(rows)) < len(rows):
+    within = len(train) and len(test) and rows.min() >= 0 and rows.max() < count
+    if not within or len(set(rows)) < len(rows):
+        span = f", from {rows.min() + 1} to {rows.max() + 1}" if len(rows) else ""
         raise ValueError(
             f"{folder / SPLITS} does not part the {count} pairs of {LABELED} (it has {len(train)} to train and "
-            f"{len(test)} to test, from {rows.min() + 1} to {rows.max() + 1}): fetch both anew"
+            f"{len(test)} to test{span}): fetch both anew"
         )
     one = ("",) * len(rows)
     return (

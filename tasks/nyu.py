@@ -162,7 +162,7 @@ class Depth(Task):
         if device.type == "cuda":  # on a CPU such narrow maps are slower so
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         order = torch.randperm(len(self.training), generator=generator(key))
-        order = order[: self.batches_per_epoch * self.options.batch]
+        order = order[: max(1, len(order) // self.options.batch) * self.options.batch]
         random = generator((*key, 1), device)
         augmentation = Augmentation(
             scale=self.options.scale, rotation=self.options.rotation, colour=self.options.colour, flip=self.options.flip
@@ -240,7 +240,7 @@ class Depth(Task):
                 warnings.warn(f"{picture} lacks dense predictions: {folder.parent} has no dense run", stacklevel=2)
             else:
                 models = {"dense": dense.to(_device(model)), **models}
-        order = torch.arange(DRAWN).add(0.5).mul(len(self.test) / DRAWN).long().unique()
+        order = torch.tensor(sorted({int((i + 0.5) * len(self.test) / DRAWN) for i in range(DRAWN)}))
         seen = {name: list(predicted(m, self.test, order, options.size, options.batch)) for name, m in models.items()}
         inputs, truth, _ = (torch.cat(each).cpu() for each in zip(*seen[options.method], strict=True))
         predictions = {name: torch.cat([part for _, _, part in parts]).cpu() for name, parts in seen.items()}

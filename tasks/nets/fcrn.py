@@ -18,6 +18,8 @@ from tasks._torchvision import torchvision
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 """torchvision's names."""
 WEIGHTS = "IMAGENET1K_V1"
+TYPICAL = 2.0
+"""Metres that predictions start around: a room's."""
 
 
 class UpConvolution(nn.Module):
@@ -79,7 +81,8 @@ class FCRN(nn.Module):
     """Depths in metres of colour images: (N, 3, H, W) to (N, h, w), with h = 16 ceil(H / 32), and w alike.
 
     So 228 x 304 give 128 x 160. After the encoder of C channels, a 1x1 convolution leaves C / 2, and each of the four
-    up-projections half of what it gets. Deviations: no dropout before the prediction, and no ReLU after it.
+    up-projections half of what it gets. Deviations: no dropout before the prediction, and no ReLU after it; its bias
+    starts at ``TYPICAL``, so that training need not begin with finding the rooms' size.
     """
 
     def __init__(self, encoder: str = "resnet50", pretrained: bool = False, fast: bool = True) -> None:
@@ -92,6 +95,7 @@ class FCRN(nn.Module):
         self.bn = nn.BatchNorm2d(width // 2)
         self.decoder = nn.Sequential(*(UpProjection(width >> i, width >> i + 1, fast) for i in range(1, 5)))
         self.prediction = nn.Conv2d(width >> 5, 1, 3, padding=1)
+        nn.init.constant_(self.prediction.bias, TYPICAL)  # type: ignore[arg-type]  # it has one
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images to (N, h, w) metres."""
