@@ -113,14 +113,19 @@ def berhu(predicted: Tensor, truth: Tensor) -> Tensor:
 
     c is a fifth of the largest |x| of the batch, and is not differentiated.
     """
-    x = (predicted - truth)[truth > 0].abs()
+    x = _differences(predicted, truth).abs()
     c = (x.detach().max() / 5).clamp(min=1e-6)
-    return torch.where(x <= c, x, (x.square() + c.square()) / (2 * c)).mean()
+    return torch.where(x <= c, x, (x.square() + c.square()) / (2 * c)).sum() / (truth > 0).sum()
 
 
 def l2(predicted: Tensor, truth: Tensor) -> Tensor:
     """The mean squared error in square metres over pixels with a reading."""
-    return (predicted - truth)[truth > 0].square().mean()
+    return _differences(predicted, truth).square().sum() / (truth > 0).sum()
+
+
+def _differences(predicted: Tensor, truth: Tensor) -> Tensor:
+    """0 where there is no reading: picking those that have one would make a shape of values, which a trace has not."""
+    return torch.where(truth > 0, predicted - truth, 0)
 
 
 class Errors:
