@@ -85,7 +85,10 @@ def default() -> Options:
 
 
 def paper() -> Options:
-    """The paper's setting: batches of 8, Adam at 1e-5 throughout, 10 epochs (its section 5 and appendix)."""
+    """The paper's setting, of its section 5 and appendix: batches of 8, Adam at 1e-5 throughout, 10 epochs.
+
+    Whether its encoder is pretrained is not told there; here it is, as in Laina et al.
+    """
     return Options(preset="paper", pretrained=True, epochs=10, learning_rate=1e-5, decay="none")
 
 
