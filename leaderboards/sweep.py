@@ -63,7 +63,7 @@ def here(study: Iterable[Run], data: Path | None) -> list[Run]:
         return runs
     if not data.is_dir():
         raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
-    return [_with_data(run, folder) if (folder := data / run.task).is_dir() else run for run in runs]
+    return [_with_data(run, folder) if (folder := data / (run.data or run.task)).is_dir() else run for run in runs]
 
 
 def _with_data(run: Run, folder: Path) -> Run:

@@ -163,3 +163,6 @@ def test_data_goes_to_the_tasks_that_it_is_of(tmp_path: Path) -> None:
     mine, other = here([Run("cartpole", ()), Run("acrobot", ())], tmp_path)
     assert mine.arguments == ("--data", str(tmp_path / "cartpole"))
     assert other.arguments == ()
+    (tmp_path / "rooms").mkdir()
+    (mine,) = here([Run("cartpole", (), data="rooms")], tmp_path)
+    assert mine.arguments == ("--data", str(tmp_path / "rooms"))

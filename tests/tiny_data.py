@@ -82,6 +82,29 @@ def tiny_bert(folder: Path, **changed: Any) -> Path:
     return folder
 
 
+def rooms(count: int, height: int = 48, width: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 3, H, W) of which the brightness tells the depth (N, H, W), with noise, and a corner that has none."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / width
+    slope = random.uniform(-1, 1, (2, count, 1, 1))
+    depth = (2.5 + slope[0] * x + slope[1] * y).astype(np.float32)
+    images = 60 * depth[:, None] + random.integers(-8, 8, (count, 3, height, width))
+    depth[:, -height // 8 :, -width // 8 :] = 0
+    return images.clip(0, 255).astype(np.uint8), depth
+
+
+def scenes(folder: Path, train: int = 12, val: int = 6) -> None:
+    """HDF5 files of one pair each, in a folder a scene, as NYU Depth v2 is handed round."""
+    import h5py
+
+    for split, scene, count, seed in (("train", "den_1", train, 0), ("train", "attic", 4, 1), ("val", "hall", val, 2)):
+        (folder / split / scene).mkdir(parents=True, exist_ok=True)
+        for i, (image, depth) in enumerate(zip(*rooms(count, seed=seed), strict=True)):
+            with h5py.File(folder / split / scene / f"{i:05d}.h5", "w") as file:
+                file["rgb"] = image
+                file.create_dataset("depth", data=depth, chunks=(12, 16), compression="gzip")
+
+
 TINY_DATA: dict[str, Callable[[Path], dict[str, Any] | None]] = {
     "cifar10": lambda folder: parquet(folder, 10, 32, {"train": 60, "test": 20}),
     "cifar100": lambda folder: parquet(folder, 100, 32, {"train": 60, "test": 20}, "fine_label"),
@@ -89,10 +112,11 @@ TINY_DATA: dict[str, Callable[[Path], dict[str, Any] | None]] = {
     "imagenet": lambda folder: parquet(folder, 20, 96, {"train": 20, "validation": 20}),
     "ptb": text,
     "glue": sentences,
+    "nyu": scenes,
 }
 """Task -> what writes a few of its examples into a folder, and options that point to what else it has put there."""
 SMALLER: dict[str, dict[str, Any]] = {
     name: {"network": "resnet8-cifar", "size": 32, "batch": 8, "scoring": 1}
     for name in ("cifar10", "cifar100", "tinyimagenet", "imagenet")
-}
+} | {"nyu": {"encoder": "resnet18", "pretrained": False, "size": (32, 48), "batch": 4, "scoring": 1}}
 """Task -> options that make of any of its presets a matter of seconds."""
