@@ -175,6 +175,12 @@ class Shared(Store):
     def close(self) -> None:
         """There is no lock."""
 
+    def load(self, model: nn.Module) -> dict[str, Any] | None:
+        """As the first process does."""
+        if not self._checkpoints.is_dir():
+            raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
+        return super().load(model)
+
     def write(self, name: str, text: str) -> None:
         """The first process does."""
 

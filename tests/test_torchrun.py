@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 
 import tasks
 from tasks import _cli, _ranks, cifar10
+from tasks._augment import Augmentation
+from tasks._feed import Feed, Held, Streamed
+from tasks._images import read
 from tests import replicated
 from tests.tiny_data import parquet
 
@@ -131,3 +134,27 @@ def test_what_processes_cannot_share_is_a_sentence(tmp_path: Path, monkeypatch: 
 def test_parts_of_batches_by_hand() -> None:
     assert _ranks.parts(torch.arange(14), 6).tolist() == [2, 3, 6 + 2, 6 + 3]  # of the last two, no one has any
     assert _ranks.parts(torch.arange(9), 6).tolist() == [2, 3, 7]
+
+
+def test_each_process_has_its_part_of_the_same_images(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Those that are held are augmented as by one process; of streamed ones, the labels tell."""
+    parquet(tmp_path, 10, 32, {"train": 40, "test": 9})
+    train, _ = read(str(tmp_path))
+    pixels, cpu = train.pixels(1e9), torch.device("cpu")
+    assert pixels is not None
+    augmentation = Augmentation(padding=4, flip=True)
+
+    def drawn(feed: Feed) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(feed.shuffled(12, cpu, (0, 1, 0)))
+
+    feeds: list[Feed] = [Held(pixels, train.labels, 32, augmentation), Streamed(train, 32, augmentation)]
+    whole = [drawn(feed) for feed in feeds]
+    request.getfixturevalue("second")
+    held, streamed = (drawn(feed) for feed in feeds)
+    assert len(held) == len(streamed) == 3
+    for (images, labels), (every, all_labels) in zip(held, whole[0], strict=True):
+        assert torch.equal(images, every[4:8])
+        assert torch.equal(labels, all_labels[4:8])
+    for (images, labels), (_, all_labels) in zip(streamed, whole[1], strict=True):
+        assert images.shape == (4, 3, 32, 32)
+        assert torch.equal(labels, all_labels[4:8])
