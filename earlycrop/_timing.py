@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._modules import undisturbed
-from earlycrop._wrappers import slowest, unwrapped
+from earlycrop._processes import Peers, slowest
+from earlycrop._wrappers import unwrapped
 from earlycrop.budget import Choice, ranking_of
 from earlycrop.flow import Loss
 from earlycrop.graph import Graph, Removed, total
@@ -44,26 +45,26 @@ class Clock:
 
     A copy of the model as it is now is the yardstick: a cut is measured on another copy, step by step in turn with it,
     so that whatever else the machine does meets both, and the ratio of the medians counts. The model, its buffers and
-    the random state are not touched. Of several processes that train one model, the slowest counts.
+    the random state are not touched. Of several processes that train one model (``group``), the slowest counts.
 
     Raises:
         ValueError: the loss fails on the copy in training mode.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, batch: Any) -> None:
-        self.wrapped, self.loss, self.batch = model, loss, batch
-        self.model = _copied(unwrapped(model))
-        self.dense = slowest(model, ceil(1e6 * median(self._times(self.model)[0])))
+    def __init__(self, model: nn.Module, loss: Loss, batch: Any, group: Peers = None) -> None:
+        self.now, self.loss, self.batch, self.group = unwrapped(model), loss, batch, group
+        self.model = _copied(self.now)
+        self.dense = slowest(ceil(1e6 * median(self._times(self.model)[0])), group)
         """The dense step, in microseconds."""
 
     def beside(self, graph: Graph) -> Probe:
         """What measures cuts of the model as it is now, which ``graph`` is of."""
 
         def left(removed: Removed) -> int:
-            small = _copied(unwrapped(self.wrapped))
+            small = _copied(self.now)
             cut_module(small, keep_of(graph, removed), graph.sizes(removed))
             dense, times = self._times(self.model, small)
-            return slowest(self.wrapped, ceil(self.dense * median(times) / median(dense)))
+            return slowest(ceil(self.dense * median(times) / median(dense)), self.group)
 
         return Probe(left, self.dense)
 

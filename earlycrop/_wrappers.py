@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from earlycrop._modules import tensors, walk
+from earlycrop._processes import Peers
 
 _STALE = DistributedDataParallel
 """It keeps the parameters that it was made with. Compiled code is compiled anew where a size has changed."""
@@ -98,35 +95,12 @@ def say_what_to_wrap(model: nn.Module, stacklevel: int) -> None:
     )
 
 
-def require_agreement(model: nn.Module, removed: Iterable[npt.ArrayLike]) -> None:
-    """Raise ValueError where the processes of DistributedDataParallel are about to remove different things.
-
-    All of them must call this.
-    """
-    for wrapper, _ in _around(model):
-        if not isinstance(wrapper, DistributedDataParallel) or wrapper.process_group.size() < 2:
-            continue
-        packed = b"".join(np.packbits(np.asarray(r)).tobytes() for r in removed)
-        chosen: list[str] = [""] * wrapper.process_group.size()
-        torch.distributed.all_gather_object(chosen, sha256(packed).hexdigest(), wrapper.process_group)
-        if len(set(chosen)) > 1:
-            raise ValueError(
-                "the processes chose to remove different nodes or weights: give each of them the same batches to score "
-                "on, and the same seed"
-            )
-
-
-def slowest(model: nn.Module, time: int) -> int:
-    """The largest of the times that the processes of DistributedDataParallel have measured; all of them must call this.
-
-    They must choose alike, and wait for the slowest in any case.
-    """
+def group_of(model: nn.Module) -> Peers:
+    """The processes that DistributedDataParallel trains the model on, if those are several."""
     for wrapper, _ in _around(model):
         if isinstance(wrapper, DistributedDataParallel) and wrapper.process_group.size() > 1:
-            times = [0] * wrapper.process_group.size()
-            torch.distributed.all_gather_object(times, time, wrapper.process_group)
-            time = max(times)
-    return time
+            return wrapper.process_group
+    return None
 
 
 def _around(model: nn.Module) -> list[tuple[nn.Module, str]]:

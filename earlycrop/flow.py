@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from earlycrop._modules import places, plain_kernels, put, set_mode, undisturbed
+from earlycrop._processes import Peers, averaged
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> scalar loss."""
@@ -50,12 +51,17 @@ def flow(
     second: bool = True,
     direction: Mapping[str, Tensor] | None = None,
     batch_statistics: bool = False,
+    group: Peers = None,
 ) -> Flow:
     """g and, if ``second``, Hg (or H times ``direction``) of ``loss`` summed over ``batches``.
 
     Parameters with ``requires_grad`` take part. Dropout is off; batch norm uses its running statistics, or the batch's
     own with ``batch_statistics``. Modes, random states, ``.grad``, buffers and hooks of the parameters are left as they
     were. Memory: weights, g, Hg and one batch's graph.
+
+    ``group``: a torch.distributed process group whose processes each have the model and batches of their own, as many;
+    g and Hg are the means over them, as those of DistributedDataParallel are: of one process whose batches are these
+    put together, where they are equally large. All of them must call this.
 
     Source: EarlyCroP (Rachwan et al. 2022), eq. 4. Deviation: the authors keep the graphs of all batches.
 
@@ -69,18 +75,20 @@ def flow(
     with undisturbed(model), plain_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
         set_mode(model, batch_statistics)
         if second and len(batches) == 1:
-            gradient = _graph(model, loss, batches[0], leaves)
-            product = _product(gradient, leaves, _checked(direction, leaves) if direction else _detached(gradient))
-            return Flow(_finite(_detached(gradient), "gradient"), product)
+            graph = _graph(model, loss, batches[0], leaves)
+            gradient = averaged(_detached(graph) if group is None else _copied(graph), group)
+            _differentiate(_edges(graph), leaves, _checked(direction, leaves) if direction else gradient)
+            product = averaged(_taken(leaves, used=False), group)
+            return Flow(_finite(gradient, "gradient"), _finite(product, "Hessian product"))
         for batch in batches:
             _scalar(loss(model, batch)).backward(inputs=list(leaves.values()))  # type: ignore[no-untyped-call]
-        gradient = _finite(_taken(leaves, used=True), "gradient")
+        gradient = _finite(averaged(_taken(leaves, used=True), group), "gradient")
         if not second:
             return Flow(gradient, None)
         along = _checked(direction, leaves) if direction else gradient
         for batch in batches:
             _differentiate(_edges(_graph(model, loss, batch, leaves, all_used=False)), leaves, along)
-        return Flow(gradient, _finite(_taken(leaves, used=False), "Hessian product"))
+        return Flow(gradient, _finite(averaged(_taken(leaves, used=False), group), "Hessian product"))
 
 
 def flow_by_parameter(
@@ -91,17 +99,19 @@ def flow_by_parameter(
     *,
     in_parts: bool = False,
     batch_statistics: bool = False,
+    group: Peers = None,
 ) -> None:
     """Hand g and Hg of each parameter, by its name, to ``use``: what it makes of them can be much smaller.
 
     The same numbers as :func:`flow`, and the same errors. With one batch a parameter's Hg is let go of before the next
     one's is computed. Hg is a sum over the operations that read the parameter; ``in_parts`` hands over each term as it
     arrives, g with the first and zeros with the others, so that none waits for the rest. Memory: weights, g, one
-    batch's graph, and Hg of one parameter, beside (without ``in_parts``) the terms that wait: often as much as g.
+    batch's graph, and Hg of one parameter, beside (without ``in_parts``) the terms that wait: often as much as g. Where
+    several processes average (``group``), they exchange Hg whole.
     """
     batches = list(batches)
-    if len(batches) != 1:
-        whole = flow(model, loss, batches, batch_statistics=batch_statistics)
+    if len(batches) != 1 or group is not None:
+        whole = flow(model, loss, batches, batch_statistics=batch_statistics, group=group)
         for name, g in whole.gradient.items():
             use(name, g, (whole.product or {})[name])
         return
@@ -202,11 +212,6 @@ def _differentiate(edges: dict[str, GradientEdge], leaves: Tensors, along: Mappi
         torch.autograd.backward(list(edges.values()), [along[name] for name in edges], inputs=list(leaves.values()))
 
 
-def _product(gradient: Tensors, leaves: Tensors, along: Mapping[str, Tensor]) -> Tensors:
-    _differentiate(_edges(gradient), leaves, along)
-    return _finite(_taken(leaves, used=False), "Hessian product")
-
-
 def _taken(leaves: Tensors, used: bool) -> Tensors:
     """Take what has gathered in ``.grad``; where nothing has, complain (``used``) or give zeros."""
     if used:
@@ -219,6 +224,11 @@ def _taken(leaves: Tensors, used: bool) -> Tensors:
 
 def _detached(gradient: Tensors) -> Tensors:
     return {name: g.detach() for name, g in gradient.items()}
+
+
+def _copied(gradient: Tensors) -> Tensors:
+    """Their values, which may be changed: the graph keeps its own."""
+    return {name: g.detach().clone() for name, g in gradient.items()}
 
 
 def _require_used(unused: list[str]) -> None:

@@ -88,6 +88,7 @@ class TickTock:
                 job.copies,
                 self._gathered,
                 self._dense,
+                job.group,
             )
             self._round += 1
         self.close()

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from earlycrop._processes import Peers, require_same
 from earlycrop._wrappers import unwrapped
 from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
@@ -26,7 +27,9 @@ from earlycrop.trigger import AtEpoch, Look, Trigger
 
 @dataclass
 class Job:
-    """What a procedure works on; ``companions``: what is rewound beside model and optimizer (schedulers, say)."""
+    """What a procedure works on; ``companions``: what is rewound beside model and optimizer (schedulers, say);
+    ``group``: the processes that train the model.
+    """
 
     model: nn.Module
     optimizer: Optimizer | Sequence[Optimizer]
@@ -36,6 +39,7 @@ class Job:
     score_batches: int | None
     copies: Sequence[nn.Module]
     companions: Sequence[Any]
+    group: Peers = None
 
     @property
     def inside(self) -> nn.Module:
@@ -116,15 +120,17 @@ class Once:
         def mask() -> Tensor:
             read.extend(job.read(batches))
             self._graph = self._graph or job.traced(read)
-            return would_remove(job.request, job.inside, self._graph, job.loss, read)
+            return would_remove(job.request, job.inside, self._graph, job.loss, read, job.group)
 
         reason = self._due or self.trigger.update(Look(job.inside, epoch, walk, mask))
+        require_same(reason, job.group, "whether to prune now")
         if reason is None:
             return None
         self._due = reason
         event = carry_out(
-            job.request, job.model, job.loss, read or job.read(batches), job.optimizer, reason, epoch, job.copies
-        )
+            job.request, job.model, job.loss, read or job.read(batches), job.optimizer, reason, epoch, job.copies,
+            group=job.group,
+        )  # fmt: skip
         self._due, self._done = None, True
         self.close()
         return event

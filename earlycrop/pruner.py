@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from earlycrop._optimizers import listed, require_its_optimizers
-from earlycrop._wrappers import insides_of, shapes_of, unwrapped
+from earlycrop._processes import Peers
+from earlycrop._wrappers import group_of, insides_of, shapes_of, unwrapped
 from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
 from earlycrop.flow import Loss
@@ -53,7 +54,9 @@ class Pruner:
     trigger looks at after every epoch, whatever prunes (two copies of the weights and five masks of nodes are kept, and
     a batch is read after the first epoch). probe: a small batch on which to measure after every epoch how far the
     neural tangent kernel has turned (``kernel_turn`` in the log, see :class:`earlycrop.kernel.KernelTurn`). statistics:
-    what batch norms use while scores are taken.
+    what batch norms use while scores are taken. group: the torch.distributed process group that trains the model in
+    another way than DistributedDataParallel, whose own is found. Each process makes a pruner and steps it with training
+    data of its own, as many batches; gradients and Hessian products are averaged, and all make the same cut.
 
     Raises:
         ValueError: an argument is unknown or out of its range, an optimizer or a copy is not the model's, the trigger
@@ -84,6 +87,7 @@ class Pruner:
         watch: bool = False,
         probe: Any = None,
         statistics: str = "auto",
+        group: Peers = None,
     ) -> None:
         if isinstance(method, str):
             if method not in METHODS:
@@ -110,7 +114,8 @@ class Pruner:
             targets = method.schedule(sparsity, rounds)
             self.request = Request(method.criterion, method.structured, targets, of, gate, limits, shuffled, statistics)
             limits.require_known(inside)
-            self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions)
+            group = group or group_of(model)
+            self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions, group)
             weight = method.penalty if penalty is None else penalty
             self._procedure = self._made(method, trigger, sparsity, rounds, rewind, weight)
             self.total_epochs = self._procedure.total

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop._paths import path_weights
+from earlycrop._processes import Peers, of_the_first, require_agreement, require_same
 from earlycrop._timing import Clock, choose_nodes_in_time
 from earlycrop._watch import Reason
-from earlycrop._wrappers import require_agreement, say_what_to_wrap, unwrapped
+from earlycrop._wrappers import group_of, say_what_to_wrap, unwrapped
 from earlycrop.budget import (
     Choice,
     choose_nodes,
@@ -42,6 +43,7 @@ from earlycrop.units import matrices, node_scores, node_sums, norm_scales, unsco
 
 Choose = Callable[[Graph, Tensor, int, Bounds], Choice]
 """(graph, scores, how much may be left, bounds) -> which nodes go."""
+CERTIFIED = "whether the certificate of a cut holds"
 
 
 def prune(
@@ -68,10 +70,11 @@ def prune(
     ``statistics``: see :class:`earlycrop.event.Request`. Give the ``optimizer``, or all of several, that is to go on
     with the pruned model, and ``copies`` that average its weights. ``limits``: floors, ceilings, layers to leave alone,
     multiples; where they do not allow the target, what they allow goes, with a warning. A compiled or wrapped model is
-    pruned inside, and ``loss`` is given what is inside (see :func:`earlycrop.shrink`).
+    pruned inside, and ``loss`` is given what is inside (see :func:`earlycrop.shrink`). Under DistributedDataParallel
+    each process gives batches of its own, as many, and all make the same cut: what is differentiated is averaged.
 
     Raises:
-        ValueError: an argument is out of its range, or there is no batch.
+        ValueError: an argument is out of its range, there is no batch, or processes would remove different things.
         FlowError, TraceError, SurgeryError: scoring, tracing or cutting failed; what earlier rounds did stands.
     """
     if rounds < 1:
@@ -81,7 +84,7 @@ def prune(
             raise ValueError(f"there is no criterion '{criterion}': take one of {', '.join(CRITERIA)}")
         criterion = CRITERIA[criterion]
     request = Request(criterion, structured, halving(sparsity, rounds), of, gate, limits, statistics=statistics)
-    return carry_out(request, model, loss, list(batches), optimizer, reason="asked for", epoch=0, copies=copies)
+    return carry_out(request, model, loss, list(batches), optimizer, "asked for", 0, copies, group=group_of(model))
 
 
 def carry_out(
@@ -95,8 +98,9 @@ def carry_out(
     copies: Sequence[nn.Module] = (),
     effects: Tensors | None = None,
     dense: Mapping[str, int] | None = None,
+    group: Peers = None,
 ) -> Event:
-    """Prune as requested; ``epoch`` says how long the model has been trained.
+    """Prune as requested; ``epoch`` says how long the model has been trained. ``group``: the processes that train it.
 
     Of nodes: ``effects`` of batch norm scales may stand in the place of the criterion's, and ``dense`` is what the
     network cost (weights, nodes and ``request.of``) before earlier prunings.
@@ -106,9 +110,9 @@ def carry_out(
     require_values(model)
     start = perf_counter()
     if request.structured:
-        found = _cut_nodes(request, model, loss, batches, optimizer, copies, effects, dense)
+        found = _cut_nodes(request, model, loss, batches, optimizer, copies, effects, dense, group)
     else:
-        found = _zero_weights(request, model, loss, batches, optimizer, copies)
+        found = _zero_weights(request, model, loss, batches, optimizer, copies, group)
     bounds: Bounds = found.pop("bounds")
     event = Event(
         reason=reason, epoch=epoch, of=request.of, asked=request.targets[-1],
@@ -143,9 +147,10 @@ def _cut_nodes(
     copies: Sequence[nn.Module],
     effects: Tensors | None,
     before_all: Mapping[str, int] | None,
+    group: Peers,
 ) -> dict[str, Any]:
     """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole."""
-    wrapped, model = model, unwrapped(model)
+    model = unwrapped(model)
     whole: dict[Group, Reason] = {}
 
     def traced() -> Graph:
@@ -158,7 +163,7 @@ def _cut_nodes(
         raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
     bounds = node_bounds(graph, request.limits)
     dense = {of: graph.cost(of) for of in ("weights", "nodes")}
-    dense[request.of], choose = _measured(request.of, wrapped, loss, batches[0], graph)
+    dense[request.of], choose = _measured(request.of, model, loss, batches[0], graph, group)
     dense.update(before_all or {})
     before = outputs_left(graph)
     floors: set[str] = set()
@@ -170,19 +175,20 @@ def _cut_nodes(
         if effects is not None:
             scores = node_sums(model, graph, effects)
         else:
-            scores = node_scores(
-                model, graph, request.criterion, loss, batches, request.where, batch_statistics=request.of_batch
-            )
+            scores = node_scores(model, graph, request.criterion, loss, batches, request.where, request.of_batch, group)
         while True:
             choice = choose(graph, scores, allowed, within)
             if request.shuffled:
-                choice = replace(choice, removed=shuffled_nodes(graph, choice.removed))
+                drawn = torch.from_numpy(shuffled_nodes(graph, choice.removed))
+                choice = replace(choice, removed=of_the_first(drawn, group).numpy())
             remove = choice.removed.nonzero()[0].tolist()
-            require_agreement(wrapped, [choice.removed])
+            require_agreement([choice.removed], group)
             try:
                 cut = shrink(model, graph, remove, optimizer, copies=copies)
+                require_same("yes", group, CERTIFIED)
                 break
             except SurgeryError:
+                require_same("no", group, CERTIFIED)
                 failing = uncertified(model, graph, remove)
                 if not failing:
                     raise
@@ -204,11 +210,11 @@ def _cut_nodes(
     }  # fmt: skip
 
 
-def _measured(of: str, model: nn.Module, loss: Loss, batch: Any, graph: Graph) -> tuple[int, Choose]:
+def _measured(of: str, model: nn.Module, loss: Loss, batch: Any, graph: Graph, group: Peers) -> tuple[int, Choose]:
     """What the network as it is now costs in ``of``, and what chooses the nodes for a target in it."""
     if of != "time":
         return graph.cost(of), lambda graph, scores, allowed, within: choose_nodes(graph, scores, allowed, of, within)
-    clock = Clock(model, loss, batch)
+    clock = Clock(model, loss, batch, group)
     return clock.dense, lambda graph, scores, allowed, within: choose_nodes_in_time(
         graph, scores, allowed, clock.beside(graph), within
     )
@@ -221,9 +227,10 @@ def _zero_weights(
     batches: list[Any],
     optimizer: Optimizer | Sequence[Optimizer] | None,
     copies: Sequence[nn.Module],
+    group: Peers,
 ) -> dict[str, Any]:
     """Rounds of score, choose and mask; what the event says of them."""
-    wrapped, model = model, unwrapped(model)
+    model = unwrapped(model)
     every, bounds = matrices(model), weight_bounds(model, request.limits)
     if not any(p.requires_grad for p in every.values()):
         raise ValueError("the model has no trained weight matrix: there is nothing to prune")
@@ -233,15 +240,16 @@ def _zero_weights(
     graph = trace(model, lambda m: loss(m, batches[0]))
     left, masks, alive, keep = dense, None, None, None
     for sparsity in request.targets:
-        scores = weight_scores(model, request.criterion, loss, batches, request.of_batch)
+        scores = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
         keep = keep or path_weights(graph, scores)  # of the first round: what a later one would choose may be gone
         within = bounds.part(sparsity / request.targets[-1])
         choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed, within)
         if request.shuffled:
-            choice = replace(choice, removed=shuffled_weights(choice.removed, keep, alive))
+            drawn = shuffled_weights(choice.removed, keep, alive)
+            choice = replace(choice, removed={name: of_the_first(gone, group) for name, gone in drawn.items()})
         floors |= set(choice.floors)
         left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
-        require_agreement(wrapped, [gone.cpu().numpy() for gone in choice.removed.values()])
+        require_agreement([gone.cpu().numpy() for gone in choice.removed.values()], group)
         if masks is not None:
             masks.release()
         masks = Masks(model, choice.removed, optimizer, copies)
@@ -253,18 +261,16 @@ def _zero_weights(
 
 
 def would_remove(
-    request: Request, model: nn.Module, graph: Graph, loss: Loss, batches: list[Any]
+    request: Request, model: nn.Module, graph: Graph, loss: Loss, batches: list[Any], group: Peers = None
 ) -> Bool[Tensor, "units"]:
     """The units that a pruning at the last target would remove now, in one round: nodes of ``graph``, or weights."""
     if request.structured:
-        scores = node_scores(
-            model, graph, request.criterion, loss, batches, request.where, batch_statistics=request.of_batch
-        )
+        scores = node_scores(model, graph, request.criterion, loss, batches, request.where, request.of_batch, group)
         allowed = limit(graph.cost(request.of), request.targets[-1])
         return torch.from_numpy(
             choose_nodes(graph, scores, allowed, request.of, node_bounds(graph, request.limits)).removed
         )
-    weights = weight_scores(model, request.criterion, loss, batches, request.of_batch)
+    weights = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
     every = matrices(model)
     fixed = sum(p.numel() for p in every.values() if not p.requires_grad)
     allowed = limit(sum(p.numel() for p in every.values()), request.targets[-1])

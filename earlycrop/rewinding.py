@@ -67,7 +67,9 @@ class Rewind:
         target = self.targets[done]
         reason = f"training {done + 1} of {len(self.targets) + 1} is over; rewound to epoch {self.to}"
         request = replace(job.request, targets=[target])
-        event = carry_out(request, job.model, job.loss, job.read(batches), job.optimizer, reason, epoch, job.copies)
+        event = carry_out(
+            request, job.model, job.loss, job.read(batches), job.optimizer, reason, epoch, job.copies, group=job.group
+        )
         if self._masks is not None:
             self._masks.release()
         assert event.masks is not None

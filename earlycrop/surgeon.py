@@ -21,7 +21,8 @@ from earlycrop._modules import SurgeryError as SurgeryError
 from earlycrop._modules import tensors
 from earlycrop._optimizers import follow, listed, require_its_optimizers, restoring, small_states
 from earlycrop._pretrained import keep_loadable
-from earlycrop._wrappers import insides_of, require_agreement, say_what_to_wrap, unwrapped
+from earlycrop._processes import require_agreement
+from earlycrop._wrappers import group_of, insides_of, say_what_to_wrap, unwrapped
 from earlycrop.graph import Graph, Group
 
 
@@ -88,7 +89,7 @@ def shrink(
     before = graph.cost("weights")
     if not removed.any():
         return Cut(0, before, before, 0.0 if certify else None)
-    require_agreement(model, [removed])
+    require_agreement([removed], group_of(model))
     optimizers = listed(optimizer)
     states = [small_states(o, named, keep) for o in optimizers]
 

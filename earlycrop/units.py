@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from earlycrop._modules import NORMS, walk
+from earlycrop._processes import Peers, of_the_first
 from earlycrop._synaptic import synaptic_flow
 from earlycrop._watch import Reason, Role
 from earlycrop.criteria import Criterion
@@ -30,19 +31,25 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def weight_scores(
-    model: nn.Module, criterion: Criterion, loss: Loss, batches: Iterable[Any], batch_statistics: bool = False
+    model: nn.Module,
+    criterion: Criterion,
+    loss: Loss,
+    batches: Iterable[Any],
+    batch_statistics: bool = False,
+    group: Peers = None,
 ) -> Tensors:
-    """A score for each entry of each trained weight matrix; gates stand on single weights.
+    """A score for each entry of each trained weight matrix; gates stand on single weights. ``group``: processes that
+    score together, see :func:`earlycrop.flow.flow`.
 
     Raises:
         ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.flow.flow`.
     """
     trained = {name: p.detach() for name, p in matrices(model).items() if p.requires_grad}
     if criterion.effect is None:
-        return {name: torch.rand(p.shape, device=p.device) for name, p in trained.items()}
+        return {name: of_the_first(torch.rand(p.shape, device=p.device), group) for name, p in trained.items()}
 
     def effects(read: Iterable[Any]) -> Tensors:
-        derivatives = _derivatives(model, criterion, loss, read, batch_statistics, lambda wg: wg)
+        derivatives = _derivatives(model, criterion, loss, read, batch_statistics, lambda wg: wg, group)
         return {name: effect(p, *_of(derivatives, name, p)) for name, p in trained.items()}
 
     effect = criterion.effect
@@ -63,6 +70,7 @@ def node_scores(
     batches: Iterable[Any],
     gate: Gate | None = None,
     batch_statistics: bool = False,
+    group: Peers = None,
 ) -> Float[Tensor, "nodes"]:
     """A score for each node: the sum of its entries' effects, in float64 on the CPU.
 
@@ -72,12 +80,13 @@ def node_scores(
     scored by its rows; one without a row, or with several in one parameter (an LSTM unit's gates, an attention head),
     by its columns, since a gate on those rows is no gate on the node. ``batch_statistics``: batch norm uses the batch's
     own (mind that it divides a gate on rows before it out). A criterion of batch norm scales sums over those instead.
+    ``group``: processes that score together, see :func:`earlycrop.flow.flow`.
 
     Raises:
         ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.flow.flow`.
     """
     if criterion.effect is None:
-        return torch.rand(graph.count, dtype=torch.float64)
+        return of_the_first(torch.rand(graph.count, dtype=torch.float64), group)
     gate = gate or criterion.gate
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     scored = parameters if criterion.order == 0 else _trained(model)
@@ -104,9 +113,11 @@ def node_scores(
             def add(name: str, g: Tensor, hg: Tensor) -> None:
                 total.add_(_sums(graph, chosen, {name: effect(parameters[name], g, hg)}))
 
-            flow_by_parameter(model, loss, read, add, in_parts=criterion.additive, batch_statistics=batch_statistics)
+            flow_by_parameter(
+                model, loss, read, add, in_parts=criterion.additive, batch_statistics=batch_statistics, group=group
+            )
             return total
-        derivatives = _derivatives(model, criterion, loss, read, batch_statistics, spread)
+        derivatives = _derivatives(model, criterion, loss, read, batch_statistics, spread, group)
         floating = ((name, p) for name, p in parameters.items() if p.is_floating_point())
         return _sums(graph, chosen, {name: effect(p, *_of(derivatives, name, p)) for name, p in floating})
 
@@ -208,7 +219,13 @@ def _sums(graph: Graph, chosen: Iterable[tuple[Slot, Tensor]], effects: Mapping[
 
 
 def _derivatives(
-    model: nn.Module, criterion: Criterion, loss: Loss, batches: Iterable[Any], batch_statistics: bool, spread: Any
+    model: nn.Module,
+    criterion: Criterion,
+    loss: Loss,
+    batches: Iterable[Any],
+    batch_statistics: bool,
+    spread: Any,
+    group: Peers,
 ) -> Flow:
     if criterion.order == 0:
         return Flow({}, None)
@@ -216,13 +233,13 @@ def _derivatives(
         return synaptic_flow(model, loss, batches)
     second = criterion.order == 2
     if criterion.along == "gradient":
-        return flow(model, loss, batches, second=second, batch_statistics=batch_statistics)
+        return flow(model, loss, batches, second=second, batch_statistics=batch_statistics, group=group)
     batches = list(batches)
-    first = flow(model, loss, batches, second=False, batch_statistics=batch_statistics).gradient
+    first = flow(model, loss, batches, second=False, batch_statistics=batch_statistics, group=group).gradient
     weights = {name: p.detach() for name, p in model.named_parameters() if name in first}
     gates = spread({name: w * first[name] for name, w in weights.items()})
     along = {name: w * gates[name] for name, w in weights.items()}
-    return flow(model, loss, batches, direction=along, batch_statistics=batch_statistics)
+    return flow(model, loss, batches, direction=along, batch_statistics=batch_statistics, group=group)
 
 
 def _of(derivatives: Flow, name: str, p: Tensor) -> tuple[Tensor, Tensor]:

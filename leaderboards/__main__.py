@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from leaderboards import beside, curves, page, points, readme, traces
+from leaderboards import beside, cluster, curves, page, points, readme, traces
 from leaderboards.check import problems
 from leaderboards.figures import draw, saved
 from leaderboards.records import (
@@ -23,7 +23,7 @@ from leaderboards.records import (
     record_files,
     write_record,
 )
-from leaderboards.sweep import recorded, sweep
+from leaderboards.sweep import on_this_machine, recorded, sweep
 from leaderboards.table import csv_text, groups, show, study_text
 from tasks._files import replacing
 
@@ -43,7 +43,13 @@ class Options:
     seeds: int = 5
     """Seeds of a study."""
     jobs: int = 0
-    """Runs at a time in a sweep; 0 is one a core."""
+    """Runs at a time in a sweep; 0 is one a core, or as many as a cluster has room for."""
+    where: Literal["local", "ray"] = "local"
+    """Where a sweep runs: on this machine, or on the machines of a Ray cluster, a core a run."""
+    address: str = "auto"
+    """The Ray cluster's head, host:port; auto is the cluster that this machine is part of."""
+    gpus: float = 0
+    """How many GPUs a run takes on a Ray cluster, or which share of one; 0 trains on the CPU."""
     data: Path | None = None
     """Folder with a folder of data a task, for the runs of a sweep; by default each task's own source."""
     runs: Path = Path("runs")
@@ -123,7 +129,12 @@ def trigger(options: Options, console: Console) -> None:
 
 def study(options: Options, console: Console) -> int:
     """Run a study and show its tasks' leaderboards; 1 where a run failed. Raises ValueError for what cannot be run."""
-    outcome = sweep(options.name, options.seeds, options.jobs, options.runs, options.out, options.data, options.task)
+    what = (options.name, options.seeds, options.out, options.data, options.task)
+    if options.where == "ray":
+        with cluster.connected(options.address, options.gpus) as ray:
+            outcome = sweep(*what, cluster.on_machines(ray, options.gpus, options.jobs, options.runs, options.out))
+    else:
+        outcome = sweep(*what, on_this_machine(options.jobs, options.runs, options.out))
     for task in sorted(task for task in outcome.tasks if record_files(options.out, task)):
         display(replace(options, task=task), console)
     tabulate(options, console)

@@ -6,8 +6,9 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import count
@@ -20,6 +21,9 @@ from leaderboards.studies import STUDIES, Run
 from tasks import _cli
 from tasks._options import Options
 from tasks._store import checkpoint, configuration, identity
+
+Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]
+"""What carries runs out: each as it finishes, with what went wrong, or None where its record is written."""
 
 
 @dataclass
@@ -96,21 +100,17 @@ def recorded(name: str, seeds: int, data: Path | None, records: Collection[str])
     return ids.intersection(records)
 
 
-def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | None, task: str | None) -> Outcome:
-    """Run what ``out`` has no record of, ``jobs`` at a time (0: one a core); each leaves its record as it finishes.
+def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None, work: Work) -> Outcome:
+    """Have ``work`` do what ``out`` has no record of; each run leaves its record as it finishes.
 
     Where a ``task`` is named, only its runs.
-
-    A run that fails is tried once more, from its last checkpoint; one that fails again is told, and stops nothing.
 
     Raises:
         ValueError: there is no such study, or a number is out of its range.
     """
     runs_of = known(name)
-    if seeds < 1 or jobs < 0:
-        raise ValueError(f"seeds must be at least 1 and jobs at least 0, and are {seeds} and {jobs}.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = jobs or cores
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, and is {seeds}.")
     study = [run for run in here(runs_of(seeds), data) if task in (None, run.task)]
     absent, found = missing(study, out)
     outcome = Outcome(found, tasks={run.task for run in study})
@@ -118,27 +118,46 @@ def sweep(name: str, seeds: int, jobs: int, runs: Path, out: Path, data: Path | 
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with ThreadPoolExecutor(jobs) as pool, Progress(*columns, speed_estimate_period=3600) as progress:
+    with Progress(*columns, speed_estimate_period=3600) as progress:
         bar = progress.add_task(name, total=found + len(absent), completed=found)
-        try:
-            for branches in (False, True):  # those come after what they branch off
-                futures = {
-                    pool.submit(execute, run, runs, out, max(1, cores // jobs)): run
-                    for run in absent
-                    if (run.trunk is not None) == branches
-                }
-                for future in as_completed(futures):
+        for branches in (False, True):  # those come after what they branch off
+            with closing(work([run for run in absent if (run.trunk is not None) == branches])) as finished:
+                for run, failure in finished:
                     progress.advance(bar)
-                    run = futures[future]
-                    if (failure := future.result()) is None:
+                    if failure is None:
                         outcome.new += 1
                     else:
                         outcome.failed.append(f"{run.task} {' '.join(run.arguments)}: {failure}")
                         progress.print(f"failed: {outcome.failed[-1]}", markup=False)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # those that run have had the same Ctrl-C, and keep their checkpoints
-            raise
     return outcome
+
+
+def on_this_machine(jobs: int, runs: Path, out: Path) -> Work:
+    """Runs in processes of their own, ``jobs`` at a time (0: one a core).
+
+    A run that fails is tried once more, from its last checkpoint; one that fails again is told, and stops nothing.
+
+    Raises:
+        ValueError: jobs is below 0.
+    """
+    if jobs < 0:
+        raise ValueError(f"jobs must be at least 0, and is {jobs}.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = jobs or cores
+
+    def work(study: list[Run]) -> Generator[tuple[Run, str | None]]:
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                futures = {pool.submit(execute, run, runs, out, max(1, cores // jobs)): run for run in study}
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BaseException:
+                pool.shutdown(
+                    cancel_futures=True
+                )  # those that run have had the same Ctrl-C, and keep their checkpoints
+                raise
+
+    return work
 
 
 def execute(run: Run, runs: Path, out: Path, threads: int) -> str | None:
@@ -147,11 +166,16 @@ def execute(run: Run, runs: Path, out: Path, threads: int) -> str | None:
 
     It branches off its trunk where that has kept the epoch, and trains that far itself where not.
     """
-    folder = runs / run_id(run)
-    if not (folder / "result.json").exists() and (failure := _run(run, runs, threads)) is not None:
+    finished = (runs / run_id(run) / "result.json").exists()
+    if not finished and (failure := _run(run, runs, threads)) is not None:
         return failure
+    return taken_in(run, runs, out)
+
+
+def taken_in(run: Run, runs: Path, out: Path) -> str | None:
+    """Write the record of a finished run; what is wrong with it, or None."""
     try:
-        write_record(out, read_run(folder))
+        write_record(out, read_run(runs / run_id(run)))
     except ValueError as error:  # the run stays as it is, and the next sweep takes it in once that is mended
         return str(error)
     return None

@@ -39,6 +39,9 @@ class Task(Protocol):
     batches_per_epoch: int | None = None
     """Where it is known beforehand: the learning rate is set before each of them, else before each epoch."""
 
+    splits: bool = False
+    """Whether several processes can train it, each on its part of every batch (see :mod:`tasks._ranks`)."""
+
     def model(self) -> nn.Module:
         """A freshly initialised network (from torch's global random state)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,15 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from earlycrop import METHODS, TRIGGERS
 from earlycrop.budget import MEASURES
 from earlycrop.trigger import before
-from tasks import Task, _branch
+from tasks import Task, _branch, _ranks
 from tasks._options import Options
 from tasks._record import Result
-from tasks._run import DivergedError, device_of, fresh, pruner_of, run
-from tasks._store import RunError, Store, configuration
+from tasks._run import device_of, fresh, pruner_of, run
+from tasks._store import RunError, Shared, Store, configuration
+from tasks._training import DivergedError
 
 
-def main(name: str, arguments: Sequence[str] | None = None) -> Result:
-    """Run the task ``name`` as ``python -m tasks.NAME ARGUMENTS`` does; its result.
+def main(
+    name: str, arguments: Sequence[str] | None = None, opened: Callable[[Path, dict[str, Any]], Store] = Store
+) -> Result:
+    """Run the task ``name`` as ``python -m tasks.NAME ARGUMENTS`` does; its result. ``opened`` is what the run's folder
+    is kept by.
 
     Exits with 2 and one sentence on bad input, with 1 where training diverged, with 130 on Ctrl-C.
     """
@@ -32,30 +36,35 @@ def main(name: str, arguments: Sequence[str] | None = None) -> Result:
     options = parse(module, list(sys.argv[1:] if arguments is None else arguments))
     try:
         check(options)
+        _ranks.join(options.device)
         task: Task = module.make(options)
+        if _ranks.processes() > 1 and not task.splits:
+            raise ValueError(f"{name} is trained by one process: start it without torchrun")
         if options.record and type(task).record is Task.record:
             raise ValueError(f"{name} has nothing to draw: leave out --record")
         total = pruner_of(task, options, *fresh(task, options)).total_epochs  # complains before anything is written
         config = configuration(name, options)
         _branch.check(options, config)
-        store = Store(options.runs, config)
+        store = (Shared if _ranks.rank() else opened)(options.runs, config)
     except (ValueError, RunError) as error:
         fail(str(error), 2)
     try:
         _branch.require_kept(options, store)
-        result = store.result() or _with_progress(name, task, options, store, total)
+        result = _ranks.of_the_first(store.result()) or _with_progress(name, task, options, store, total)
         pictures = _drawn(task, options, store) if options.record else []
     except KeyboardInterrupt:
         fail(f"stopped: the same command goes on from the last checkpoint in {store.folder}", 130)
     except DivergedError as error:
         fail(str(error), 1)
     except RunError as error:
-        fail(str(error), 2)
+        fail(str(error) if _ranks.rank() == 0 else f"process {_ranks.rank()}: {error}", 2, alone=True)
     finally:
         store.close()
-    _tell(result, store)
-    for picture in pictures:
-        print(picture)
+    _ranks.leave()
+    if _ranks.rank() == 0:
+        _tell(result, store)
+        for picture in pictures:
+            print(picture)
     return result
 
 
@@ -91,9 +100,10 @@ def check(options: Options) -> None:
         raise ValueError(f"--prune-on is for what is pruned before training, and {options.method} is not: take crop-s")
 
 
-def fail(sentence: str, code: int) -> NoReturn:
-    """Say what is wrong, and leave."""
-    print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
+def fail(sentence: str, code: int, alone: bool = False) -> NoReturn:
+    """Say what is wrong, and leave; of several processes the first one says it, unless it may be one ``alone``."""
+    if alone or _ranks.rank() == 0:
+        print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -104,7 +114,7 @@ def _with_progress(name: str, task: Task, options: Options, store: Store, total:
         TimeElapsedColumn(), TextColumn("{task.fields[told]}"),
     )  # fmt: skip
     what = options.method if options.method == "dense" else f"{options.method} {options.sparsity:g}"
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True, quiet=_ranks.rank() > 0)) as progress:
         bar = progress.add_task(f"{name} {what} seed {options.seed}", total=total, told="")
 
         def report(epoch: int, line: dict[str, Any]) -> None:

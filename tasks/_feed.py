@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tasks import _ranks
 from tasks._augment import IMAGENET, Augmentation, prepared, statistics
 from tasks._images import DataError, Images
 from tasks._torchvision import load
@@ -27,7 +28,7 @@ class Feed(Protocol):
         """How many images there are."""
 
     def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
-        """An epoch of whole batches in a random order, augmented."""
+        """An epoch of whole batches in a random order, augmented; of each, this process's part."""
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
         """The images at ``order``, in that order, as they are."""
@@ -39,10 +40,12 @@ def generator(key: Key, device: torch.device | str = "cpu") -> Generator:
 
 
 def room(device: str) -> float:
-    """Bytes that images may take where they are to lie: half of a GPU's free memory, a quarter of the machine's."""
+    """Bytes that images may take where they are to lie: half of a GPU's free memory, a quarter of the machine's for all
+    of the run's processes there.
+    """
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         return torch.cuda.mem_get_info(None if device == "auto" else torch.device(device))[0] / 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 / _ranks.here()
 
 
 def feeds(
@@ -104,18 +107,20 @@ class Held:
             self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
             self.scale = (self.scale[0].to(device), self.scale[1].to(device))
         at = chosen.to(device)
-        images = self.pixels[at]
-        if self.augmentation is not None and random is not None:
-            images = self.augmentation(images, random)
-        return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last), self.labels[at]
+        images, labels = self.pixels[at], self.labels[at]
+        if random is not None:  # augmented whole, with the random numbers of one process
+            images = images if self.augmentation is None else self.augmentation(images, random)
+            images, labels = _ranks.part(images), _ranks.part(labels)
+        return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last), labels
 
 
 class Streamed:
-    """Images that are decoded, and augmented, by worker processes."""
+    """Images that are decoded, and augmented, by worker processes: with random numbers of each process's own."""
 
     def __init__(self, images: Images, size: int, augmentation: Augmentation | None) -> None:
         self.images, self.size, self.augmentation = images, size, augmentation
-        self.workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.workers = max(1, cores // _ranks.here())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -123,8 +128,11 @@ class Streamed:
     def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
         """An epoch of whole batches in a random order, augmented."""
         order = torch.randperm(len(self), generator=generator(key))
-        whole = len(self) >= batch
-        yield from self._load(order, batch, device, _training(self.size, self.augmentation), key, whole)
+        whole, own = len(self) >= batch, batch // _ranks.processes()
+        key = (*key, _ranks.rank()) if _ranks.rank() else key
+        yield from self._load(
+            _ranks.parts(order, batch), own, device, _training(self.size, self.augmentation), key, whole
+        )
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
         """The images at ``order``, in that order, as they are."""

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 import earlycrop
 from earlycrop import measure
-from tasks import Task
+from tasks import Task, _ranks
 from tasks._options import VARIANTS, Options
 from tasks._record import Result
 from tasks._store import Store
@@ -27,11 +27,9 @@ def living(model: nn.Module) -> int:
 
 def outcome(
     name: str, task: Task, options: Options, store: Store, model: nn.Module, optimizer: Optimizer,
-    pruner: earlycrop.Pruner, seconds: float,
+    pruner: earlycrop.Pruner, seconds: float, value: float,
 ) -> Result:  # fmt: skip
-    """Evaluate once, write the final model, and measure it beside the dense one."""
-    model.eval()
-    value = task.evaluate(model)
+    """Write the final model, whose metric has this ``value``, and measure it beside the dense one."""
     file = earlycrop.save(model, store.folder)
     event = pruner.event
     device = next(model.parameters()).device
@@ -55,7 +53,7 @@ def outcome(
         epochs=options.epochs, pruned_epoch=None if event is None else event.epoch,
         pruned_why=None if event is None else event.reason, seed=options.seed,
         train_seconds=seconds, batch_ms=cost.milliseconds, peak_memory_bytes=memory,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=hardware(device),
         python=platform.python_version(), torch=torch.__version__, commit=commit(),
         variant=variant(options), epochs_trained=pruner.total_epochs,
         parameters=living(model), macs=cost.macs, dense_batch_ms=dense and dense.milliseconds,
@@ -89,6 +87,12 @@ def _cost(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.devi
     model.train()
     milliseconds = measure.milliseconds(step, device)
     return Cost(macs, milliseconds, measure.step_memory_bytes(step, device))
+
+
+def hardware(device: torch.device) -> str:
+    """The device's model, and how many of them have trained the run."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return name if _ranks.processes() == 1 else f"{_ranks.processes()} x {name}"
 
 
 def variant(options: Options) -> str:

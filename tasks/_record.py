@@ -67,7 +67,8 @@ class Result:
     csr_bytes: int
     """The paper's estimate of the weights' size in compressed sparse rows, in bytes."""
     device: str
-    """The device's model, such as ``cpu`` or a GPU's name."""
+    """The device's model, such as ``cpu`` or a GPU's name; after ``2 x`` where two trained the run, each on its half of
+    every batch, and ``batch_ms`` is of such a half, without the exchange of gradients."""
     python: str
     """Python's version."""
     torch: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -16,26 +15,16 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 import earlycrop
-from tasks import Task
+from tasks import Task, _ranks
 from tasks._branch import start
 from tasks._options import Options
 from tasks._outcome import living, outcome
 from tasks._record import Result
 from tasks._store import RunError, Store
+from tasks._training import DivergedError, train
 
 Report = Callable[[int, dict[str, Any]], None]
 """(epochs done, that epoch's line of the log), called after every epoch."""
-
-
-class DivergedError(RunError):
-    """The loss is no longer finite."""
-
-    def __init__(self, epoch: int, step: int, loss: float) -> None:
-        super().__init__(
-            f"the loss is {loss} in epoch {epoch}, step {step}: training has diverged. The checkpoint of the epoch "
-            "before is kept; a lower learning rate is the usual way out"
-        )
-        self.failure = {"epoch": epoch, "step": step, "loss": str(loss)}
 
 
 def fresh(task: Task, options: Options) -> tuple[nn.Module, Optimizer]:
@@ -90,6 +79,7 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
         trigger=options.trigger or None, shuffled=options.shuffled, rewind=options.rewind,
         optimizer_state=options.optimizer_state, watch=options.watch, gate=options.gate, statistics=options.statistics,
         probe=next(iter(task.scoring_batches(model, 0))) if options.kernel else None,
+        group=_ranks.group(),
     )  # fmt: skip
 
 
@@ -102,6 +92,8 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     _settle(options)
     model, optimizer = fresh(task, options)
     state = store.load(model)
+    if not _ranks.alike(None if state is None else state["epoch"]):
+        raise RunError(f"not every process sees the checkpoint in {store.folder}: give a shared folder with --runs")
     pruner = pruner_of(task, options, model, optimizer)
     branching = state is None and options.branch_from is not None
     if branching:
@@ -136,11 +128,12 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
             "epoch": epoch, "seconds": seconds, "log": lines,
         }, options.keep)  # fmt: skip
 
+    replicas = _ranks.Replicas()
     if state is None or branching:
         checkpoint()
     while epoch < pruner.total_epochs:
         try:
-            line = _epoch(task, options, model, optimizer, pruner, epoch + 1)
+            line = _epoch(task, options, model, optimizer, pruner, epoch + 1, replicas)
         except DivergedError as error:
             store.write("failure.json", json.dumps(error.failure) + "\n")
             raise
@@ -149,8 +142,13 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
         lines.append({**line, **task.validate(model)})
         checkpoint()
         report(epoch, lines[-1])
-    result = outcome(name, task, options, store, model, optimizer, pruner, seconds)
-    store.finish(result)
+    model.eval()
+    value, result = task.evaluate(model), None
+    if _ranks.rank() == 0:
+        result = outcome(name, task, options, store, model, optimizer, pruner, seconds, value)
+        store.finish(result)
+    result = _ranks.of_the_first(result)
+    assert result is not None
     return result
 
 
@@ -162,52 +160,19 @@ def _settle(options: Options) -> None:
     torch.backends.cudnn.benchmark = not options.deterministic
 
 
-def train(task: Task, model: nn.Module, optimizer: Optimizer, epoch: int, rate: Callable[[float], float]) -> float:
-    """One epoch of plain training at ``rate``, given how much of the epoch is done; the mean loss.
-
-    Raises:
-        DivergedError: a loss is not finite; that step was not taken.
-    """
-    model.train()
-    losses: list[Tensor] = []
-    checked = 0
-    for step, batch in enumerate(task.batches(model, epoch), start=1):
-        if task.batches_per_epoch is not None or step == 1:
-            for group in optimizer.param_groups:
-                group["lr"] = rate((step - 1) / (task.batches_per_epoch or 1))
-        optimizer.zero_grad(set_to_none=True)
-        loss = task.training_loss(model, batch)
-        losses.append(loss.detach())
-        if loss.device.type == "cpu" or step % 50 == 0:  # on a GPU, looking at a value waits for the whole queue
-            checked = _check(losses, checked, epoch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if task.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), task.clip)
-        optimizer.step()
-    if not losses:
-        raise RunError(f"epoch {epoch} has no batch: give the task more data or a smaller batch size")
-    _check(losses, checked, epoch)
-    return float(torch.stack(losses).mean())
-
-
-def _check(losses: list[Tensor], checked: int, epoch: int) -> int:
-    for step, loss in enumerate(losses[checked:], start=checked + 1):
-        if not math.isfinite(value := float(loss)):
-            raise DivergedError(epoch, step, value)
-    return len(losses)
-
-
 def _epoch(
-    task: Task, options: Options, model: nn.Module, optimizer: Optimizer, pruner: earlycrop.Pruner, epoch: int
-) -> dict[str, Any]:
+    task: Task, options: Options, model: nn.Module, optimizer: Optimizer, pruner: earlycrop.Pruner, epoch: int,
+    replicas: _ranks.Replicas,
+) -> dict[str, Any]:  # fmt: skip
     """Train an epoch and ask the pruner; the epoch's line of the log."""
     start = perf_counter()
+    _ranks.begin(options.seed, epoch)
 
     def rate(done: float) -> float:
         return task.learning_rate(_progress(options, pruner, done))
 
     first = rate(0.0)
-    loss = train(task, model, optimizer, epoch, rate)
+    loss = train(task, model, optimizer, epoch, rate, replicas)
     told = task.log()  # before the scoring draws batches of its own
     seconds = perf_counter() - start
     event, asking = _ask(pruner, task, model, epoch)
@@ -262,7 +227,8 @@ def upset(before: Mapping[str, float | Tensor], after: Mapping[str, float | Tens
     for name, was in before.items():
         now = after[name]
         if isinstance(was, Tensor) and isinstance(now, Tensor):
-            told[f"{name}_moved"] = float(functional.kl_div(now, was, reduction="batchmean", log_target=True))
+            moved = functional.kl_div(now, was, reduction="batchmean", log_target=True)
+            told[f"{name}_moved"] = float(_ranks.mean(moved))  # each process looks at its part
         else:
             told |= {f"{name}_before": float(was), f"{name}_after": float(now)}
     return told

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 import earlycrop
-from tasks import Task
+from tasks import Task, _ranks
 from tasks._files import write
 from tasks._options import ASIDE, LATER, Options
 from tasks._record import Result
@@ -34,7 +34,8 @@ def configuration(task: str, options: Options) -> dict[str, Any]:
     untouched = [name for name, value in LATER.items() if name in held and held[name] == value]
     for name in (*ASIDE, *untouched):
         del held[name]
-    return {"task": task, **json.loads(json.dumps(held, default=str))}
+    together = {"processes": _ranks.processes()} if _ranks.processes() > 1 else {}
+    return {"task": task, **json.loads(json.dumps(held, default=str)), **together}
 
 
 def identity(config: dict[str, Any]) -> str:
@@ -160,3 +161,27 @@ class Store:
             return json.loads((self.folder / name).read_text())
         except json.JSONDecodeError as error:
             raise RunError(f"{self.folder / name} is broken ({error}): move it away") from None
+
+
+class Shared(Store):
+    """The folder as those processes see it that train with the one that writes it."""
+
+    def __init__(self, runs: Path, config: dict[str, Any]) -> None:
+        self.id = identity(config)
+        self.folder, self.config = runs / self.id, config
+        self._checkpoints = self.folder / "checkpoint"
+
+    def close(self) -> None:
+        """There is no lock."""
+
+    def load(self, model: nn.Module) -> dict[str, Any] | None:
+        """As the first process does."""
+        if not self._checkpoints.is_dir():
+            raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
+        return super().load(model)
+
+    def write(self, name: str, text: str) -> None:
+        """The first process does."""
+
+    def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
+        """The first process does."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from tasks import Task
+from tasks import Task, _ranks
 from tasks._augment import Augmentation
 from tasks._feed import Feed, feeds, generator, room
 from tasks._images import first, held_out, read
@@ -105,7 +105,7 @@ def one_cycle(progress: float) -> float:
 class Vision(Task):
     """A data set of labelled images as a :class:`tasks.Task`."""
 
-    metric, higher_is_better = "accuracy", True
+    metric, higher_is_better, splits = "accuracy", True, True
 
     def __init__(self, options: VisionOptions, dataset: str) -> None:
         check(options)
@@ -116,6 +116,8 @@ class Vision(Task):
         require_fit(options.network, self.classes, options.size)
         train, validation = held_out(first(train, options.images), options.validation)
         require(len(train) > 0, f"{options.data} has no training images left: lower --validation")
+        whole, count = min(options.batch, len(train)), _ranks.processes()
+        require(whole % count == 0, f"a batch of {whole} has no {count} equal parts, one a process: change --batch")
         self.batches_per_epoch = max(1, len(train) // options.batch)
         augmentation = Augmentation(
             padding=options.padding, flip=options.flip, rotation=options.rotation, smallest_crop=options.smallest_crop
@@ -154,10 +156,11 @@ class Vision(Task):
         yield from self.training.shuffled(self.options.batch, device, (self.options.seed, epoch, TRAINING))
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
-        """Training images as they are."""
+        """Training images as they are; of each batch, this process's part."""
         device, options = next(model.parameters()).device, self.options
         order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
-        return list(self.training.plain(order[: options.scoring * options.batch], options.batch, device))
+        mine = _ranks.parts(order[: options.scoring * options.batch], options.batch)
+        return list(self.training.plain(mine, max(1, options.batch // _ranks.processes()), device))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy, with smoothed labels where the options say so."""
@@ -204,10 +207,11 @@ class Vision(Task):
         model.eval()
         right = torch.zeros((), dtype=torch.long, device=device)
         with torch.no_grad():
-            for images, labels in feed.plain(torch.arange(len(feed)), 2 * self.options.batch, device):
+            mine = torch.arange(_ranks.rank(), len(feed), _ranks.processes())
+            for images, labels in feed.plain(mine, 2 * self.options.batch, device):
                 right += (model(images).argmax(-1) == labels).sum()
         model.train(mode)
-        return int(right) / len(feed)
+        return int(_ranks.total(right)) / len(feed)
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch; its random numbers begin anew."""

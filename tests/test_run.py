@@ -102,10 +102,10 @@ def test_an_error_at_any_epoch_loses_nothing(after: int, tmp_path: Path, monkeyp
     _cli.main("cartpole", command(tmp_path / "whole", *more))
     train = _run.train
 
-    def interrupted(task: Any, model: Any, optimizer: Any, epoch: int, rate: Any) -> float:
+    def interrupted(task: Any, model: Any, optimizer: Any, epoch: int, rate: Any, to: Any) -> float:
         if epoch == after + 1:
             raise KeyboardInterrupt
-        return train(task, model, optimizer, epoch, rate)
+        return train(task, model, optimizer, epoch, rate, to)
 
     monkeypatch.setattr(_run, "train", interrupted)
     with pytest.raises(SystemExit) as left:
@@ -189,10 +189,10 @@ def interrupted_run(runs: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> 
     """A run that was stopped after three epochs; its checkpoint."""
     train = _run.train
 
-    def stop(task: Any, model: Any, optimizer: Any, epoch: int, rate: Any) -> float:
+    def stop(task: Any, model: Any, optimizer: Any, epoch: int, rate: Any, to: Any) -> float:
         if epoch == 4:
             raise KeyboardInterrupt
-        return train(task, model, optimizer, epoch, rate)
+        return train(task, model, optimizer, epoch, rate, to)
 
     with monkeypatch.context() as patch:
         patch.setattr(_run, "train", stop)

@@ -314,14 +314,15 @@ def test_the_rate_follows_every_batch(tmp_path: Path) -> None:
     task = cifar10.make(
         cifar10.Options(data=str(tmp_path), network="resnet8-cifar", batch=16, validation=0.0, epochs=2, seed=3)
     )
-    from tasks._run import train
+    from tasks._ranks import Replicas
+    from tasks._training import train
 
     assert task.batches_per_epoch == 4
     model = task.model()
     optimizer = task.optimizer(model)
     rates: list[float] = []
     optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
-    train(task, model, optimizer, 2, lambda done: task.learning_rate((1 + done) / 2))
+    train(task, model, optimizer, 2, lambda done: task.learning_rate((1 + done) / 2), Replicas())
     expected = [0.1 * (1 + np.cos(np.pi * (1 + done) / 2)) / 2 for done in (0, 0.25, 0.5, 0.75)]
     assert rates == pytest.approx(expected)
 

@@ -217,7 +217,7 @@ def test_sharded_models_are_refused() -> None:
 
 
 def _process(rank: int, folder: str) -> None:
-    """Train, cut, wrap again and train, on data of this process's own; then choose differently."""
+    """Train, cut, wrap again and train, on data of this process's own."""
     torch.set_num_threads(1)
     store = distributed.FileStore(f"{folder}/store", 2)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
@@ -234,16 +234,10 @@ def _process(rank: int, folder: str) -> None:
     train()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the DistributedDataParallel around")
-        prune(model_of["model"], loss, data(), sparsity=0.5, optimizer=optimizer)  # the same data in each
+        prune(model_of["model"], loss, data(seed=10 + rank), sparsity=0.5, optimizer=optimizer)
     model_of["model"] = DistributedDataParallel(model)
     train()
-    said = []
-    for structured in (True, False):
-        try:
-            prune(model_of["model"], loss, data(seed=10 + rank), sparsity=0.3, structured=structured)
-        except ValueError as error:
-            said.append(str(error))
-    torch.save({"model": model.state_dict(), "said": said}, f"{folder}/{rank}")
+    torch.save({"model": model.state_dict()}, f"{folder}/{rank}")
     distributed.destroy_process_group()
 
 
@@ -254,6 +248,3 @@ def test_two_processes_stay_the_same(tmp_path: Path) -> None:
     for a, b in zip(first["model"].values(), second["model"].values(), strict=True):
         assert torch.equal(a, b)
     assert first["model"]["0.weight"].shape[0] < 10
-    for said in (first["said"], second["said"]):
-        assert len(said) == 2
-        assert all("the processes chose to remove different nodes or weights" in s for s in said)

@@ -1,0 +1,74 @@
+"""Several processes that train one model: what they average, and what they must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, distributed
+
+Peers: TypeAlias = Any
+"""A torch.distributed.ProcessGroup (which torch has only where it was built with it) of at least two processes; None
+for a process that trains alone.
+"""
+
+
+def averaged(tensors: Mapping[str, Tensor], group: Peers) -> dict[str, Tensor]:
+    """The mean over the processes of each tensor, in its place. Their gradients, so averaged, are those of the mean of
+    their losses, which is what DistributedDataParallel trains on.
+    """
+    if group is not None:
+        for t in tensors.values():
+            whole = t.contiguous()  # the kernels of convolutions may lie otherwise
+            distributed.all_reduce(whole, group=group)
+            t.copy_(whole.div_(group.size()))
+    return dict(tensors)
+
+
+def of_the_first(t: Tensor, group: Peers) -> Tensor:
+    """The first process's ``t``: of what is drawn at random there must be one."""
+    if group is None:
+        return t
+    if t.device.type != "cpu":
+        distributed.broadcast(t, group=group, group_src=0)
+        return t
+    held = [t]
+    distributed.broadcast_object_list(held, group=group, group_src=0)  # NCCL takes no tensor of the CPU
+    return held[0]
+
+
+def slowest(time: int, group: Peers) -> int:
+    """The largest of the times that the processes have measured: they must choose alike, and wait for the slowest in
+    any case.
+    """
+    return int(max(_gathered(time, group)))
+
+
+def require_agreement(removed: Iterable[npt.ArrayLike], group: Peers) -> None:
+    """Raise ValueError where the processes are about to remove different things. All of them must call this."""
+    packed = b"" if group is None else b"".join(np.packbits(np.asarray(r)).tobytes() for r in removed)
+    if len(set(_gathered(sha256(packed).hexdigest(), group))) > 1:
+        raise ValueError(
+            "the processes chose to remove different nodes or weights: see that they hold the same weights and masks, "
+            "and that each gives as many batches to score on"
+        )
+
+
+def require_same(told: str | None, group: Peers, what: str) -> None:
+    """Raise ValueError where the processes' sentences on ``what`` differ. All of them must call this."""
+    every = _gathered(told, group)
+    if len(set(every)) > 1:
+        listed = "; ".join(f"process {i}: {each or 'nothing'}" for i, each in enumerate(every))
+        raise ValueError(f"the processes that train this model disagree on {what}: {listed}")
+
+
+def _gathered(value: Any, group: Peers) -> list[Any]:
+    """What each process has told."""
+    if group is None:
+        return [value]
+    every: list[Any] = [None] * group.size()
+    distributed.all_gather_object(every, value, group)
+    return every
