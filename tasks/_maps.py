@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 import earlycrop
 from tasks import Task
+from tasks._files import replacing
 from tasks._options import Options
 from tasks._store import configuration
 
@@ -66,6 +66,5 @@ def draw(images: Tensor, truth: Tensor, predictions: Mapping[str, Tensor], path:
             figure.colorbar(shown, ax=list(panels[:, -1]), label="depth, m", location="right")
         if row == 0 and column == len(columns) - 1:
             figure.colorbar(shown, ax=list(panels[:, -1]), label="error, m", location="right", extend="max")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -22,10 +22,12 @@ from torch.optim import Optimizer
 from tasks import Task, _depth, _maps
 from tasks._depth import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
 from tasks._feed import generator, room
+from tasks._files import write
 from tasks._frames import Frames
 from tasks._nyu import held_out, read, spread
 from tasks._options import Options as CommonOptions
 from tasks._predicted import errors, errors_of_mean, predicted
+from tasks._sentences import require
 from tasks._vision import one_cycle
 from tasks.nets.fcrn import FCRN
 
@@ -105,22 +107,17 @@ PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper": paper,
 def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
     for name in ("epochs", "batch", "scoring"):
-        _require(getattr(options, name) >= 1, f"{name} must be 1 or more, not {getattr(options, name)}")
-    _require(min(options.size) >= 32, f"size must be 32 or more, both ways, not {options.size}")
+        require(getattr(options, name) >= 1, f"{name} must be 1 or more, not {getattr(options, name)}")
+    require(min(options.size) >= 32, f"size must be 32 or more, both ways, not {options.size}")
     for name in ("frames", "seed", "weight_decay", "rotation"):
         number = getattr(options, name)
-        _require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}")
+        require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}")
     for name in ("validation", "colour"):
         number = getattr(options, name)
-        _require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}")
-    _require(0 < options.learning_rate < math.inf, f"learning_rate must be above 0, not {options.learning_rate}")
-    _require(1 <= options.scale < math.inf, f"scale must be a number of 1 or more, not {options.scale}")
-    _require(options.clip is None or options.clip > 0, f"clip must be None or above 0, not {options.clip}")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
+        require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}")
+    require(0 < options.learning_rate < math.inf, f"learning_rate must be above 0, not {options.learning_rate}")
+    require(1 <= options.scale < math.inf, f"scale must be a number of 1 or more, not {options.scale}")
+    require(options.clip is None or options.clip > 0, f"clip must be None or above 0, not {options.clip}")
 
 
 class Depth(Task):
@@ -134,7 +131,7 @@ class Depth(Task):
         train, test, name = read(options.data)
         self.dataset, self.split = options.dataset or name, test.name
         train, validation = held_out(spread(train, options.frames), options.validation)
-        _require(len(train) > 0, f"{options.data} has no training frames left: lower --validation")
+        require(len(train) > 0, f"{options.data} has no training frames left: lower --validation")
         frame: Size = (round(options.size[0] / 0.95), round(options.size[1] / 0.95))
         most = room(options.device) / 2
         self.training, self.test = Frames(train, frame, most), Frames(test, frame, most)
@@ -233,9 +230,7 @@ class Depth(Task):
         options, metrics, picture = self.options, folder / "metrics.json", folder / "depths.png"
         mean = errors_of_mean(self.training, self.test, options.size, options.batch)
         told = {self.split: self._errors(model, self.test), f"{self.split}, by the training mean": mean}
-        temporary = folder / f".{metrics.name}"
-        temporary.write_text(json.dumps(told, indent=1) + "\n")
-        temporary.replace(metrics)
+        write(metrics, json.dumps(told, indent=1) + "\n")
         models = {options.method: model}
         if options.method != "dense":
             dense = _maps.dense_beside("nyu", self, options, folder)
