@@ -74,8 +74,8 @@ def _panel(panel: Axes, rows: pd.DataFrame, structured: bool, looks: dict[str, L
         panel.fill_between(left, at["min"], at["max"], color=look.color, alpha=0.08, linewidth=0)
         ends.append((float(at["mean"].iloc[-1]), float(left[-1]), str(method)))
     asked = np.unique(rows["sparsity_asked"].dropna())
-    panel.set_xscale("log")
     panel.set_xlim(1.2 * (1 - asked.min()), (1 - asked.max()) / 1.2)
+    panel.set_xscale("log")  # after the limits, as it would take those of the data, which may be of one sparsity
     panel.xaxis.set_major_locator(FixedLocator(list(1 - asked)))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - x):.4g} %"))

@@ -87,7 +87,24 @@ def scores(out: Path) -> str:
     return markdown(head, ([told, *(cell(task, method) for task in SCORES)] for method, told in FORMS.items()))
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"cartpole": cartpole, "scores": scores}
+def kitchen(out: Path) -> str:
+    """Depth of one room: each method's error, and the multiplications that its network has left, by what was cut."""
+    path = out / "tables" / "kitchen.csv"
+    lines = {(row["method"], row["sparsity_asked"]): row for row in _csv(path).to_dict("records")}
+    methods = list(dict.fromkeys(method for method, _ in lines))
+    if "dense" not in methods:
+        raise ValueError(f"{path}: README's table needs the result of dense, and there is none")
+    asked = sorted({share for _, share in lines})
+
+    def cells(method: str, share: float) -> list[str]:
+        line = lines.get((method, share))
+        return ["-", "-"] if line is None else [f"{line['mean']:.3f}", _count(line["macs"])]
+
+    head = ["method", *(told for share in asked for told in (f"{100 * share:g} % removed: RMSE, m", "MACs"))]
+    return markdown(head, ([f"`{m}`", *(cell for share in asked for cell in cells(m, share))] for m in methods))
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"cartpole": cartpole, "scores": scores, "kitchen": kitchen}
 """Name in README's marker -> table of the leaderboards in a folder; raises ValueError where a CSV lacks its runs."""
 
 

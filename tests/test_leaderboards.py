@@ -266,7 +266,7 @@ def test_csv_survives_a_crash_of_the_program(place: Path, monkeypatch: pytest.Mo
             raise OSError("disk full")
         os.rename(source, target)
 
-    monkeypatch.setattr("leaderboards.records.os.replace", fail)
+    monkeypatch.setattr("tasks._files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         call(place)
     assert (place / "out" / "cartpole.csv").read_bytes() == before

@@ -23,7 +23,8 @@ def place(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "README.md", tmp_path)
     (tmp_path / "out" / "tables").mkdir(parents=True)
     shutil.copy(ROOT / "leaderboards" / "cartpole.csv", tmp_path / "out")
-    shutil.copy(ROOT / "leaderboards" / "tables" / "scores.csv", tmp_path / "out" / "tables")
+    for name in ("scores.csv", "kitchen.csv"):
+        shutil.copy(ROOT / "leaderboards" / "tables" / name, tmp_path / "out" / "tables")
     return tmp_path
 
 
@@ -82,6 +83,10 @@ def test_what_is_missing_is_one_sentence(place: Path) -> None:
     (place / "out" / "cartpole.csv").write_text("".join(row for row in rows if ",snip," not in row))
     with pytest.raises(ValueError, match=r"cartpole.csv: README's table needs a run of snip, and there is none"):
         readme.cartpole(place / "out")
+    kitchen = pd.read_csv(place / "out" / "tables" / "kitchen.csv")
+    kitchen[kitchen["method"] != "dense"].to_csv(place / "out" / "tables" / "kitchen.csv")
+    with pytest.raises(ValueError, match=r"kitchen.csv: README's table needs the result of dense, and there is none"):
+        readme.kitchen(place / "out")
     (place / "README.md").write_text("no tables\n")
     with pytest.raises(ValueError, match=r"README.md: has no place for a table"):
         readme.write(place / "README.md", place / "out")
