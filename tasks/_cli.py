@@ -104,6 +104,7 @@ def fail(sentence: str, code: int, alone: bool = False) -> NoReturn:
     """Say what is wrong, and leave; of several processes the first one says it, unless it may be one ``alone``."""
     if alone or _ranks.rank() == 0:
         print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
+    _ranks.break_off(code)
     raise SystemExit(code)
 
 

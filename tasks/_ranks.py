@@ -5,6 +5,7 @@ batch. The first one alone writes and speaks. Without torchrun there is one proc
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from typing import Any, TypeVar
 
@@ -60,6 +61,14 @@ def leave() -> None:
     """Part from the other processes."""
     if processes() > 1 and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def break_off(code: int) -> None:
+    """End this process at once if it is one of several: at its end it would wait for what the others no longer send."""
+    if processes() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def group() -> Any:
