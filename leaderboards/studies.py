@@ -178,15 +178,6 @@ def minilm(seeds: int) -> Iterator[Run]:
             yield Run("glue", (*common, f"{method}-{'u' if setting is weights else 's'}", *setting))
 
 
-def kitchen(seeds: int) -> Iterator[Run]:
-    """Depth of one room's frames: 90 and 99 % of the weights, and 90 % of the operations."""
-    methods = ("earlycrop-s", "earlycrop-u", "crop-s", "snip", "grasp", "random-s", "random-u")
-    yield from compared("nyu", ("--preset", "small"), (0.9, 0.99), methods, "rgbd")(seeds)
-    for seed in range(seeds):
-        common = ("--preset", "small", "--seed", str(seed))
-        yield Run("nyu", (*common, "--method", "earlycrop-s", "--sparsity", "0.9", "--of", "macs"), data="rgbd")
-
-
 STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {
     "table1": compared("cifar10", RESNET18, (0.95,)),
     "table2": compared("cifar10", VGG16, (0.98,)),
@@ -211,7 +202,10 @@ STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {
         ("random-s", "crop-s", "earlycrop-s", "random-u", "snip", "crop-u", "earlycrop-u", "magnitude-after-u", "ltr"),
     ),
     "fig8": points(RESNET18, (0.8, 0.98, 0.995), POINTS),
-    "kitchen": kitchen,
+    "kitchen": compared(
+        "nyu", ("--preset", "small"), (0.9, 0.99),
+        ("earlycrop-s", "earlycrop-u", "crop-s", "snip", "grasp", "random-s", "random-u"), "rgbd",
+    ),
     "minilm": minilm,
     "scores": scores,
     "smoke": compared(
