@@ -22,6 +22,7 @@ from leaderboards.home import Home, loose, packed, unpack
 from leaderboards.studies import Run
 from leaderboards.sweep import Work, run_id, taken_in
 from tasks import _cli
+from tasks._sentences import first_line
 from tasks._store import Store, checkpoint
 
 LOST = 3
@@ -49,8 +50,9 @@ def connected(address: str, gpus: float) -> Iterator[Any]:
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise ValueError(f"There is no Ray cluster at {address} ({said}): start one with ray start.") from None
+        raise ValueError(
+            f"There is no Ray cluster at {address} ({first_line(error)}): start one with ray start."
+        ) from None
     try:
         _require_room(ray, gpus)
         yield ray
@@ -180,5 +182,5 @@ def _outcome(ray: Any, done: Any) -> tuple[int, str]:
     try:
         code, said = ray.get(done)
     except ray.exceptions.RayError as error:  # its machines died, once more than it is started again
-        return 2, str(error).strip().partition("\n")[0]
+        return 2, first_line(error)
     return code, said

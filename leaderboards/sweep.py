@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from leaderboards.records import read_record, read_run, record_path, write_record
 from leaderboards.studies import STUDIES, Run
 from tasks import _cli
+from tasks._feed import cores
 from tasks._options import Options
 from tasks._store import checkpoint, configuration, identity
 
@@ -142,19 +143,16 @@ def on_this_machine(jobs: int, runs: Path, out: Path) -> Work:
     """
     if jobs < 0:
         raise ValueError(f"jobs must be at least 0, and is {jobs}.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = jobs or cores
+    jobs = jobs or cores()
 
     def work(study: list[Run]) -> Generator[tuple[Run, str | None]]:
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                futures = {pool.submit(execute, run, runs, out, max(1, cores // jobs)): run for run in study}
+                futures = {pool.submit(execute, run, runs, out, max(1, cores() // jobs)): run for run in study}
                 for future in as_completed(futures):
                     yield futures[future], future.result()
-            except BaseException:
-                pool.shutdown(
-                    cancel_futures=True
-                )  # those that run have had the same Ctrl-C, and keep their checkpoints
+            except BaseException:  # those that run have had the same Ctrl-C, and keep their checkpoints
+                pool.shutdown(cancel_futures=True)
                 raise
 
     return work

@@ -39,6 +39,11 @@ def generator(key: Key, device: torch.device | str = "cpu") -> Generator:
     return Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def room(device: str) -> float:
     """Bytes that images may take where they are to lie: half of a GPU's free memory, a quarter of the machine's for all
     of the run's processes there.
@@ -119,8 +124,7 @@ class Streamed:
 
     def __init__(self, images: Images, size: int, augmentation: Augmentation | None) -> None:
         self.images, self.size, self.augmentation = images, size, augmentation
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.workers = max(1, cores // _ranks.here())
+        self.workers = max(1, cores() // _ranks.here())
 
     def __len__(self) -> int:
         return len(self.images)

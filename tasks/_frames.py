@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from tasks._depth import UNREAD, Size
+from tasks._feed import cores
 from tasks._nyu import Pairs
 from tasks._store import RunError
 
@@ -60,8 +60,7 @@ class Frames:
             yield images[chosen], depths[chosen]
 
     def _read(self, order: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(cores, len(order) // AT_ONCE)
+        workers = min(cores(), len(order) // AT_ONCE)
         part = _Reduced(self.pairs, order.tolist(), self.size)
         generator = torch.Generator()  # without one, the loader takes a number from the global generator
         for read in DataLoader(part, batch, num_workers=workers, collate_fn=_beside, generator=generator):

@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 import scipy.io
 
+from tasks._sentences import first_line
+
 LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 NAME = "nyu-depth-v2"
 EXPECTED = f"{LABELED} and {SPLITS}, or train/SCENE/NNNNN.h5 and val/SCENE/NNNNN.h5"
@@ -67,7 +69,7 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, RuntimeError) as error:
         old = path.is_file() and _head(path) == b"MATLAB 5.0"
-        why = "it is a MATLAB v5 file, and not v7.3, which is HDF5" if old else str(error).splitlines()[0]
+        why = "it is a MATLAB v5 file, and not v7.3, which is HDF5" if old else first_line(error)
         raise ValueError(f"{path} cannot be read ({why}): fetch it anew") from None
 
 
@@ -103,7 +105,7 @@ def read(data: str) -> tuple[Pairs, Pairs, str]:
 def _labeled(folder: Path) -> tuple[Pairs, Pairs]:
     path = folder / LABELED
     with opened(path) as file:
-        _require(path, file, {"images": ("N", 3, "W", "H"), "depths": ("N", "W", "H")})
+        _require_shapes(path, file, {"images": ("N", 3, "W", "H"), "depths": ("N", "W", "H")})
         count = len(file["images"])
     if not (folder / SPLITS).exists():
         raise ValueError(f"{folder} has no {SPLITS}, which says what is trained on: fetch it from where {LABELED} is")
@@ -113,7 +115,7 @@ def _labeled(folder: Path) -> tuple[Pairs, Pairs]:
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
         raise ValueError(
             f"{folder / SPLITS} cannot be read as a MATLAB v5 file of trainNdxs and testNdxs "
-            f"({str(error).splitlines()[0]}): fetch it anew"
+            f"({first_line(error)}): fetch it anew"
         ) from None
     rows = np.concatenate([train, test])
     within = len(train) and len(test) and rows.min() >= 0 and rows.max() < count
@@ -142,12 +144,12 @@ def _scenes(split: Path) -> Pairs:
             raise ValueError(f"{scene} has no pairs: put NNNNN.h5 there, or remove the folder")
         for file in files:
             with opened(file) as held:
-                _require(file, held, {"rgb": (3, "H", "W"), "depth": ("H", "W")})
+                _require_shapes(file, held, {"rgb": (3, "H", "W"), "depth": ("H", "W")})
             keys.append(f"{scene.name}/{file.name}")
     return Pairs(split, tuple(keys), tuple(key.partition("/")[0] for key in keys), split.name)
 
 
-def _require(path: Path, file: Any, expected: dict[str, tuple[Any, ...]]) -> None:
+def _require_shapes(path: Path, file: Any, expected: dict[str, tuple[Any, ...]]) -> None:
     """Raise a ValueError where a file lacks one of the data sets, or their types or shapes do not fit."""
     found = {name: held for name, held in file.items() if isinstance(held, h5py.Dataset)}
     for name in expected:

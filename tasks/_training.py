@@ -59,7 +59,7 @@ def train(
 
 
 def _check(losses: list[Tensor], checked: int, epoch: int) -> int:
-    if checked < len(losses):  # of all processes, which must go on or stop together
+    if _ranks.processes() > 1 and checked < len(losses):  # of all of them, which must go on or stop together
         losses[checked:] = _ranks.mean(torch.stack(losses[checked:])).unbind()
     for step, loss in enumerate(losses[checked:], start=checked + 1):
         if not math.isfinite(value := float(loss)):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tasks._sentences import first_line
 from tasks._torchvision import torchvision
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -116,6 +117,6 @@ def _resnet(name: str, pretrained: bool) -> Any:
         return models.get_model(name, weights=WEIGHTS if pretrained else None)
     except (OSError, RuntimeError) as error:  # no network, and a file that is not what its name says
         raise ValueError(
-            f"{name}'s pretrained weights are neither in torch's cache nor within reach ({str(error).rstrip('.')}): go "
+            f"{name}'s pretrained weights are neither in torch's cache nor within reach ({first_line(error)}): go "
             "online once, or leave them out with --no-pretrained"
         ) from None
