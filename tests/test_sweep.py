@@ -139,11 +139,15 @@ def test_a_study_of_several_sparsities_has_its_picture(tmp_path: Path, monkeypat
     monkeypatch.setitem(studies.STUDIES, "sparse", sparse)
     assert command.main(["sweep", "sparse", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert imread(tmp_path / "out" / "tables" / "sparse.png").std() > 0.01
-    drawn = curves.figure(list(read_records(tmp_path / "out").values()))
-    nodes, weights = drawn.axes
+    records = list(read_records(tmp_path / "out").values())
+    nodes, weights = curves.figure(records).axes
     assert [line.get_label() for line in nodes.lines[1:]] == ["snap"]
     assert [line.get_label() for line in weights.lines[1:]] == ["snip"]
     assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.7, 0.5, 0.3])  # what is left
+    single = [r for r in records if r.result.method != "snap" or r.result.sparsity_asked == 0.5]
+    nodes, _ = curves.figure(single).axes  # a panel of one point warns of nothing, and has the limits of the other
+    assert list(nodes.lines[1].get_xdata()) == [0.5]
+    assert nodes.get_xlim()[0] == pytest.approx(1.2 * 0.7)
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
