@@ -12,7 +12,10 @@ from tests.runs import command, contents, folder
 from tests.tiny_data import TINY_DATA
 
 
-@pytest.mark.parametrize("method", ["earlycrop-s", "crop-u", "random-s"])
+@pytest.mark.parametrize(
+    "method",
+    ["earlycrop-s", pytest.param("crop-u", marks=pytest.mark.slow), pytest.param("random-s", marks=pytest.mark.slow)],
+)
 def test_a_run_that_branches_off_a_dense_one_is_the_run_that_trains_that_far_itself(
     method: str, tmp_path: Path
 ) -> None:

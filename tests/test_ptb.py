@@ -443,7 +443,16 @@ def test_the_rate_falls_where_validation_does_not_get_better(folder: Path) -> No
 # --- whole runs
 
 
-@pytest.mark.parametrize("method", ["dense", "crop-s", "earlycrop-s", "earlycrop-u", "magnitude-s"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "crop-s",
+        "earlycrop-s",
+        pytest.param("dense", marks=pytest.mark.slow),
+        pytest.param("earlycrop-u", marks=pytest.mark.slow),
+        pytest.param("magnitude-s", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_stopped_and_resumed_ends_in_the_same_numbers(method: str, folder: Path, tmp_path: Path) -> None:
     options = replace(SMALL, data=str(folder), method=method, sparsity=0.4, rounds=2, decay=1.5, learning_rate=0.03)
 

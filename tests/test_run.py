@@ -75,7 +75,10 @@ def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
     assert result.disk_bytes == (run / "model.safetensors").stat().st_size
 
 
-@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u", "snap"])
+@pytest.mark.parametrize(
+    "method",
+    ["earlycrop-s", pytest.param("earlycrop-u", marks=pytest.mark.slow), pytest.param("snap", marks=pytest.mark.slow)],
+)
 def test_a_killed_run_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
     """Killed by the system at some moment of its third epoch or later, and started again with the same command."""
     more = ["--method", method, "--sparsity", "0.7", "--steps", "60000"]
