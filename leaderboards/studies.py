@@ -211,6 +211,9 @@ STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {
     "smoke": compared(
         "cifar10", ("--preset", "smoke"), (0.9,), ("earlycrop-s", "crop-s", "random-s", "earlycrop-u", "snip")
     ),
+    "treebank": compared(
+        "ptb", ("--preset", "small"), (0.5, 0.8), ("earlycrop-s", "earlycrop-u", "magnitude-u", "magnitude-after-u")
+    ),
     "when": points(("--preset", "small"), (0.9,), (0, 1, 2, 3, 4, 6, 8, 10)),
 }  # fmt: skip
-"""Name -> study. Tables and figures are the paper's; kitchen, minilm, scores, smoke and when are ours, for a CPU."""
+"""Name -> study. Tables and figures are the paper's; the others are ours, for a CPU."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class Options(CommonOptions):
     """Whether hidden states are carried along contiguous text; else it is shuffled in chunks that start from zeros."""
     length: int = 35
     """Words of a sequence that is trained on, and of a chunk."""
+    epochs_per_pass: int = 1
+    """Epochs that it takes to read the text once; each goes on where the last one ended, with an empty memory."""
     batch: int = 128
     """Sequences in a batch."""
     learning_rate: float = 1e-3
@@ -80,8 +83,8 @@ def standard() -> Options:
 
 
 def small() -> Options:
-    """One layer of 200, once over the text, for two CPU cores."""
-    return Options(preset="small", embedding=200, widths=(200,), dropout=0.1, batch=20, epochs=1)
+    """One layer of 200, once over the text in ten epochs, after each of which it may be cut; for two CPU cores."""
+    return Options(preset="small", embedding=200, widths=(200,), dropout=0.1, batch=20, epochs_per_pass=10, epochs=10)
 
 
 def tiny() -> Options:
@@ -99,7 +102,7 @@ PRESETS: dict[str, Callable[[], Options]] = {
 
 def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
-    for name in ("embedding", "length", "batch", "epochs", "scoring"):
+    for name in ("embedding", "length", "batch", "epochs_per_pass", "epochs", "scoring"):
         number = getattr(options, name)
         require(number >= 1, f"{name} must be at least 1, not {number}.")
     for name in ("tokens", "vocabulary", "window", "seed"):
@@ -137,7 +140,10 @@ class LanguageModelling(Task):
         self.text = streams(self.words, end, options.batch) if carry else chunks(self.words, end, options.length)
         self.part = (options.length, 1) if carry else (options.batch, 0)
         size, dim = self.part
-        self.batches_per_epoch = math.ceil(self.text.tokens.shape[dim] / size)
+        self.in_all, passing = math.ceil(self.text.tokens.shape[dim] / size), options.epochs_per_pass
+        told = f"epochs_per_pass must be at most the text's {self.in_all} batches, not {passing}."
+        require(passing <= self.in_all, told)
+        self.batches_per_epoch = math.ceil(self.in_all / passing)
         self.memory: Memory | None = None
         self.rate, self.progress, self.size = options.learning_rate, 0.0, 0
         self.best: float | None = None
@@ -171,12 +177,16 @@ class LanguageModelling(Task):
         self.best = perplexity if self.best is None else min(self.best, perplexity)
 
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
-        """The text from its start with the memory of the last training step, or chunks in another order each time."""
+        """The epoch's part of the text, with the memory of the last training step, or of chunks in another order for
+        each pass.
+        """
         options, device, text, self.memory = self.options, next(model.parameters()).device, self.text, None
+        before, place = divmod(epoch - 1, options.epochs_per_pass)
         if not options.carry:
-            order = np.random.default_rng((options.seed, epoch, TRAINING)).permutation(len(text.tokens))
+            order = np.random.default_rng((options.seed, before + 1, TRAINING)).permutation(len(text.tokens))
             text = Batch(text.tokens[order], text.targets[order])
-        for part in parts(text, *self.part):
+        first, last = (p * self.in_all // options.epochs_per_pass for p in (place, place + 1))
+        for part in islice(parts(text, *self.part), first, last):
             memory = self.memory if options.carry else None
             yield Batch(part.tokens.to(device), part.targets.to(device), memory)
 

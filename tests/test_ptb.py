@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +368,18 @@ def test_chunks_are_shuffled_by_epoch_and_seed_and_start_from_nothing(folder: Pa
     torch.testing.assert_close(held, torch.cat([b.targets for b in epoch(made(folder, carry=False), 1)]))
     for other in (epoch(task, 2), epoch(made(folder, carry=False, seed=1), 1)):
         assert not torch.equal(held, torch.cat([b.targets for b in other]))
+
+
+def test_several_epochs_read_the_text_once_in_parts_that_follow_each_other(folder: Path) -> None:
+    for carry in (True, False):
+        whole, parted = made(folder, carry=carry), made(folder, carry=carry, epochs_per_pass=3)
+        model = whole.model()
+        once = [batch.tokens for batch in whole.batches(model, 2)]
+        epochs = [[batch.tokens for batch in parted.batches(model, epoch)] for epoch in (4, 5, 6)]  # the second pass
+        assert {len(batches) for batches in epochs} <= {len(once) // 3, -(-len(once) // 3)}
+        assert all(torch.equal(a, b) for a, b in zip(chain(*epochs), once, strict=True))
+    with pytest.raises(ValueError, match="epochs_per_pass must be at most the text's"):
+        made(folder, epochs_per_pass=10_000)
 
 
 def test_scoring_batches_are_training_text_and_change_nothing(folder: Path) -> None:
