@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from math import ceil
@@ -35,9 +36,21 @@ def weight_sparsity(model: nn.Module, dense: nn.Module) -> float:
 
 
 def node_sparsity(pruned: Graph, dense: Graph) -> float:
-    """Share of layer outputs that are gone, the model's output layers excluded. A unit of an LSTM counts once."""
-    every = dense.cost("nodes")
-    return 1 - pruned.cost("nodes") / every if every else 0.0
+    """Share of layer outputs that are gone, the model's output layers excluded. A unit of an LSTM counts once.
+
+    A layer keeps one at least, and where it is the only one it is not traced.
+    """
+    before, after = _nodes(dense), _nodes(pruned)
+    every = before.total()
+    return 1 - sum(max(after[name], 1) for name, count in before.items() if count) / every if every else 0.0
+
+
+def _nodes(graph: Graph) -> Counter[str]:
+    """Layer -> its outputs that are not the model's."""
+    counts: Counter[str] = Counter()
+    for work in graph.costs("nodes"):
+        counts[work.module] += sum(len(axis) for axis in work.axes)
+    return counts
 
 
 def parameters(model: nn.Module) -> int:

@@ -11,7 +11,8 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from leaderboards import beside, cluster, curves, page, points, readme, traces
+from earlycrop.emissions import Emissions
+from leaderboards import beside, cluster, costs, curves, page, points, readme, traces
 from leaderboards.check import problems
 from leaderboards.figures import draw, saved
 from leaderboards.records import (
@@ -23,8 +24,9 @@ from leaderboards.records import (
     record_files,
     write_record,
 )
+from leaderboards.recount import Recount
 from leaderboards.sweep import on_this_machine, recorded, sweep
-from leaderboards.table import csv_text, groups, show, study_text
+from leaderboards.table import csv_text, groups, named, show, study_text
 from tasks._files import replacing
 
 
@@ -34,7 +36,8 @@ class Options:
 
     what: tyro.conf.Positional[Literal["collect", "show", "check", "tables", "page", "trigger", "sweep"]] = "collect"
     """collect: take in finished runs, then show. show: CSV, tables and pictures from the records that are there.
-    check: whether records, CSVs and README's tables are sound and agree; exit code 1 if not. tables: bring README's
+    check: whether records, CSVs and README's tables are sound and agree, and with the models that lie in --runs, which
+    are counted again; exit code 1 if not. tables: bring README's
     tables up to date with the CSVs. page: write all leaderboards as one HTML file. trigger: draw what the triggers of
     one run looked at, and when each would have fired. sweep: run what is missing of a study, then show it."""
     name: tyro.conf.Positional[str] = ""
@@ -50,10 +53,14 @@ class Options:
     """The Ray cluster's head, host:port; auto is the cluster that this machine is part of."""
     gpus: float = 0
     """How many GPUs a run takes on a Ray cluster, or which share of one; 0 trains on the CPU."""
+    country: str = ""
+    """Country by whose electricity a sweep's runs measure their emissions, see python -m tasks.cifar10 --help."""
+    price: float | None = None
+    """What an hour of training costs, in any currency: tables get a column of costs."""
     data: Path | None = None
     """Folder with a folder of data a task, for the runs of a sweep; by default each task's own source."""
     runs: Path = Path("runs")
-    """Folder that holds one folder a run; collect reads it, and sweep fills it."""
+    """Folder that holds one folder a run; collect and check read it, and sweep fills it."""
     out: Path = Path("leaderboards")
     """Folder of the leaderboards; README lies beside it."""
     task: str | None = None
@@ -64,6 +71,9 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     """Do what the command line asks and return the exit code: 0, 1 for a failed check, 2 for what cannot be done."""
     options = tyro.cli(Options, args=argv, prog="python -m leaderboards")
     console = console or Console(highlight=False)
+    if options.price is not None and not 0 < options.price < float("inf"):
+        console.print(f"--price must be a number above 0, and is {options.price:g}.", style="red")
+        return 2
     if options.what == "check":
         return check(options, console)
     try:
@@ -85,7 +95,8 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
             return study(options, console)
         if options.what == "show" and options.name:
             mine = tabulate(options, console)
-            beside.show(options.name, [r.result for r in mine if options.task in (None, r.result.task)], console)
+            told = [record.result for record in mine if options.task in (None, record.result.task)]
+            beside.show(options.name, told, console, options.price)
             return 0
         display(options, console)
     except ValueError as error:
@@ -129,7 +140,9 @@ def trigger(options: Options, console: Console) -> None:
 
 def study(options: Options, console: Console) -> int:
     """Run a study and show its tasks' leaderboards; 1 where a run failed. Raises ValueError for what cannot be run."""
-    what = (options.name, options.seeds, options.out, options.data, options.task)
+    what = (options.name, options.seeds, options.out, options.data, options.task, options.country)
+    if options.country:
+        Emissions(options.country)  # complains before anything runs
     if options.where == "ray":
         with cluster.connected(options.address, options.gpus) as ray:
             outcome = sweep(*what, cluster.on_machines(ray, options.gpus, options.jobs, options.runs, options.out))
@@ -145,11 +158,21 @@ def study(options: Options, console: Console) -> int:
 
 
 def tabulate(options: Options, console: Console) -> list[Record]:
-    """Write the table of a study, and its picture, from the records that are there; those."""
+    """Write the table of a study, and its pictures, from the records that are there; those.
+
+    Raises:
+        ValueError: the table that is there has runs which are none of the study's with this --data.
+    """
     records = read_records(options.out)  # of all its tasks and seeds, whichever of them were run last
     mine = [records[run] for run in sorted(recorded(options.name, options.seeds, options.data, records))]
     if mine:
         table = options.out / "tables" / f"{options.name}.csv"
+        runs = {record.result.run for record in mine}
+        if left := sorted(run for run in named(table) if run in records and run not in runs):
+            raise ValueError(
+                f"{table} has runs that this would leave out, such as {left[0]}: give the --data that they were run "
+                "with, or move the file away where they are no part of the study any more."
+            )
         with replacing(table) as path:
             path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
         console.print(f"Study: {table}", markup=False, soft_wrap=True)
@@ -157,6 +180,8 @@ def tabulate(options: Options, console: Console) -> list[Record]:
             saved(points.figure(mine), table)
         elif any(True for _ in curves.recipes(mine)):
             saved(curves.figure(mine), table)
+        if any(True for _ in costs.parts(mine)):
+            saved(costs.figure(mine), table.with_stem(f"{options.name}-costs"))
     return mine
 
 
@@ -170,7 +195,7 @@ def display(options: Options, console: Console) -> None:
         with replacing(options.out / f"{task}.csv") as path:
             path.write_text(csv_text(record.result for record in mine.values()), encoding="utf-8", newline="\n")
         for group in groups(record.result for record in mine.values()):
-            show(group, mine, console)
+            show(group, mine, console, options.price)
         picture = draw(mine.values(), options.out / task)
         console.print(f"Table: {options.out / task}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
 
@@ -181,10 +206,17 @@ def check(options: Options, console: Console) -> int:
     if not files and not list(options.out.glob(f"{options.task or '*'}.csv")):
         console.print(f"No leaderboards found in {options.out}: run `python -m leaderboards` first.", soft_wrap=True)
         return 2
-    found = [*problems(options.out, options.task), *readme.problems(options.out.parent / "README.md", options.out)]
+    again = Recount(options.runs)
+    found = [
+        *problems(options.out, options.task, again),
+        *readme.problems(options.out.parent / "README.md", options.out),
+    ]
     for problem in found:
         console.print(problem, markup=False, soft_wrap=True)
-    console.print(f"Records checked: {len(files)}, problems: {len(found)}", style="red" if found else "green")
+    for run, why in again.skipped.items():
+        console.print(f"{options.runs / run}: not counted again: {why}", style="dim", markup=False, soft_wrap=True)
+    told = f"Records checked: {len(files)}, models counted again: {again.counted}, problems: {len(found)}"
+    console.print(told, style="red" if found else "green")
     return 1 if found else 0
 
 

@@ -43,7 +43,8 @@ def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[Lines]:
 
     Where the paper does not tell its epochs, it stands beside ours of any. A variant of a method is there where the
     paper has it. ``ours``, ``theirs``: the metric's mean; ``..._std`` its sample deviation over seeds; ``..._gap`` the
-    difference to dense *of the same column*; ``..._place`` the rank among the methods that prune. ``seeds``: ours.
+    difference to dense *of the same column*; ``..._place`` the rank among the methods that prune. ``seeds``, and mean
+    ``hours`` of training where they are of one device: ours.
     """
     mine, theirs = (rows.assign(method=labels(rows)) for rows in (frame(results), theirs))
     mine = mine[(mine["variant"] == "") | mine["method"].isin(theirs["method"])]
@@ -69,6 +70,7 @@ def _lines(here: pd.DataFrame, there: pd.DataFrame, metric: str) -> pd.DataFrame
     by_method = here.groupby("method")
     table["ours"], table["ours_std"] = by_method["value"].mean(), by_method["value"].std()
     table["seeds"] = by_method["seed"].nunique()
+    table["hours"] = by_method["train_seconds"].mean().where(by_method["device"].nunique() == 1) / 3600
     for name, column in (("theirs", "value"), ("theirs_std", "std")):
         table[name] = there.set_index("method")[column].groupby(level=0).first() if len(there) else float("nan")
     higher = bool(here["higher_is_better"].iloc[0]) if len(here) else metric not in ("perplexity", "rmse")
@@ -105,8 +107,11 @@ def paired(told: Lines) -> str | None:
     return f"{first} against {second}, paired over {len(values)} seeds: p = {p:.2g}"
 
 
-def show(name: str, results: list[Result], console: Console) -> None:
-    """Print the study's tables; raises ValueError where neither we nor the paper have anything."""
+def show(name: str, results: list[Result], console: Console, price: float | None = None) -> None:
+    """Print the study's tables; raises ValueError where neither we nor the paper have anything.
+
+    ``price``: what an hour of training costs, for a column of our runs' costs (the paper's appendix A).
+    """
     theirs = paper(name)
     if not results and theirs.empty:
         raise ValueError(
@@ -114,7 +119,7 @@ def show(name: str, results: list[Result], console: Console) -> None:
             "that it was run with."
         )
     for part in lines(results, theirs):
-        console.print(_table(f"{name}: {part.title}", part.table))
+        console.print(_table(f"{name}: {part.title}", part.table, price))
         told = "best in bold, second underlined; gap: to dense of the same column; ± sample deviation over seeds"
         console.print(told, style="dim")
         if (test := paired(part)) is not None:
@@ -124,9 +129,10 @@ def show(name: str, results: list[Result], console: Console) -> None:
         console.print(f"the paper, {concerned}: {note}", style="dim")
 
 
-def _table(title: str, lines: pd.DataFrame) -> Table:
+def _table(title: str, lines: pd.DataFrame, price: float | None) -> Table:
     table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("method", "ours", "gap", "seeds", "the paper", "gap"):
+    ours = ("ours", "gap", "seeds") if price is None else ("ours", "gap", "seeds", "cost")
+    for column in ("method", *ours, "the paper", "gap"):
         table.add_column(column, justify="left" if column == "method" else "right")
     top = lines[["ours", "theirs"]].abs().max().max()
     digits = decimals(top)
@@ -140,5 +146,7 @@ def _table(title: str, lines: pd.DataFrame) -> Table:
             cells += [f"{style}{value}", gap]
             if who == "ours":
                 cells.append("-" if pd.isna(row["seeds"]) else str(int(row["seeds"])))
+                if price is not None:
+                    cells.append("-" if pd.isna(row["hours"]) else f"{price * row['hours']:.4g}")
         table.add_row(*cells)
     return table

@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from leaderboards.records import Record, faults, read_record, record_files
-from leaderboards.table import csv_text
+from leaderboards.recount import Recount
+from leaderboards.table import csv_text, study_text
 from tasks._record import KINDS
 
 Rows = dict[str, tuple[int, dict[str, str]]]
 
 
-def problems(out: Path, task: str | None = None) -> Iterator[str]:
-    """A sentence for everything wrong with the records and CSVs under ``out``, each starting with file and line."""
+def problems(out: Path, task: str | None = None, again: Recount | None = None) -> Iterator[str]:
+    """A sentence for everything wrong with the records and CSVs under ``out``, each starting with file and line.
+
+    ``again``: what counts again on the models that are still there.
+    """
     records: dict[str, list[Record]] = {path.parent.name: [] for path in record_files(out, task)}
     unreadable = set()
     for path in record_files(out, task):
@@ -35,6 +40,12 @@ def problems(out: Path, task: str | None = None) -> Iterator[str]:
             yield from _csv_problems(path, records.get(name, []), unreadable)
         else:
             yield f"{path}: missing, though there are records of {name}"
+    if again is not None:
+        yield from again.problems(out, chain.from_iterable(records.values()))
+    if task is None:  # a study may be of several
+        every = {record.result.run: record for record in chain.from_iterable(records.values())}
+        for path in sorted((out / "tables").glob("*.csv")):
+            yield from _study_problems(path, every, unreadable)
 
 
 def _line(text: str, field: str) -> int:
@@ -70,3 +81,24 @@ def _csv_problems(path: Path, records: list[Record], unreadable: set[str]) -> It
     yield from (f"{path}: run {run} has a record but no row" for run in expected if run not in seen)
     if seen != order:
         yield f"{path}: the rows are not sorted by method, sparsity, seed"
+
+
+def _study_problems(path: Path, records: dict[str, Record], unreadable: set[str]) -> Iterator[str]:
+    """What is not as the runs have it that the table names."""
+    again = f"write it again with python -m leaderboards show {path.stem}"
+    _, rows = _rows(path.read_text(encoding="utf-8"))
+    named = [(line, run) for line, row in rows for run in row.get("runs", "").split()]
+    if not named:
+        yield f"{path}:1: a study's table names its runs in the column runs, and this one names none: {again}"
+        return
+    for line, run in named:
+        if run not in records:
+            yield f"{path}:{line}: run {run} has no {'readable ' * (run in unreadable)}record"
+            return
+    expected = _rows(study_text(records[run].result for run in {run for _, run in named}))[1]
+    if len(rows) != len(expected):
+        yield f"{path}: there are {len(rows)} lines, and {len(expected)} of its runs' records: {again}"
+        return
+    for (line, row), (_, right) in zip(rows, expected, strict=True):
+        for name in [name for name in right if row.get(name) != right[name]]:
+            yield f"{path}:{line}: {name} is {row.get(name)!r}, but {right[name]!r} by its records: {again}"

@@ -101,10 +101,10 @@ def recorded(name: str, seeds: int, data: Path | None, records: Collection[str])
     return ids.intersection(records)
 
 
-def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None, work: Work) -> Outcome:
+def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None, country: str, work: Work) -> Outcome:
     """Have ``work`` do what ``out`` has no record of; each run leaves its record as it finishes.
 
-    Where a ``task`` is named, only its runs.
+    Where a ``task`` is named, only its runs. ``country``: by whose electricity emissions are measured, or empty.
 
     Raises:
         ValueError: there is no such study, or a number is out of its range.
@@ -114,6 +114,8 @@ def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None,
         raise ValueError(f"seeds must be at least 1, and is {seeds}.")
     study = [run for run in here(runs_of(seeds), data) if task in (None, run.task)]
     absent, found = missing(study, out)
+    if country:
+        absent = [replace(run, arguments=(*run.arguments, "--country", country)) for run in absent]
     outcome = Outcome(found, tasks={run.task for run in study})
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -52,9 +53,14 @@ class Group:
     def title(self) -> str:
         """Task, data set, preset, asked sparsity and the rest of the recipe."""
         first, asked = self.rows.iloc[0], self.rows["sparsity_asked"].max()
-        of = self.rows.loc[self.rows["sparsity_asked"].notna(), "sparsity_of"]
-        cut = "dense" if of.empty else f"{100 * asked:g} % of {of.iloc[0]} cut"
+        cut = "dense" if self.of is None else f"{100 * asked:g} % of {self.of} cut"
         return f"{first['dataset']}, preset {first['preset']}, {first['network']}, {cut}, {first['epochs']} epochs"
+
+    @property
+    def of(self) -> str | None:
+        """What the asked sparsity is a share of; None without a pruned run."""
+        of = self.rows.loc[self.rows["sparsity_asked"].notna(), "sparsity_of"]
+        return None if of.empty else str(of.iloc[0])
 
     @property
     def seeds(self) -> str:
@@ -84,9 +90,11 @@ def summary(group: Group) -> pd.DataFrame:
         seeds=("seed", "nunique"), mean=("value", "mean"), std=("value", "std"),
         weight_sparsity=("weight_sparsity", "mean"), node_sparsity=("node_sparsity", "mean"),
         parameters=("parameters", "mean"), macs=("macs", "mean"),
-        batch_ms=("batch_ms", "mean"), train_seconds=("train_seconds", "mean"), pruned_epoch=("pruned_epoch", "mean"),
+        batch_ms=("batch_ms", "mean"), train_seconds=("train_seconds", "mean"), emissions_g=("emissions_g", "mean"),
+        step_bytes=("step_bytes", "mean"), pruned_epoch=("pruned_epoch", "mean"),
     )  # fmt: skip
-    lines.loc[by_method["device"].nunique() > 1, ["batch_ms", "train_seconds"]] = float("nan")
+    by_device = ["batch_ms", "train_seconds", "emissions_g", "step_bytes"]
+    lines.loc[by_method["device"].nunique() > 1, by_device] = float("nan")
     is_dense = lines.index == "dense"
     lines["gap"] = lines["mean"] - lines.loc[is_dense, "mean"].mean()
     higher = bool(group.rows["higher_is_better"].iloc[0])
@@ -95,16 +103,26 @@ def summary(group: Group) -> pd.DataFrame:
 
 
 def study_text(results: Iterable[Result]) -> str:
-    """A study's CSV: a line a method (or variant of one) in each group of comparable runs, by rank."""
+    """A study's CSV: a line a method (or variant of one) in each group of comparable runs, by rank, and the ids of the
+    runs that it is made of.
+    """
     parts = []
     for group in groups(results):
         first = group.rows.iloc[0]
         told = {name: first[name] for name in RECIPE}
         told["device"] = ", ".join(sorted(set(group.rows["device"])))
-        told["sparsity_asked"] = group.rows["sparsity_asked"].max()
-        lines = summary(group).reset_index(names="method")
+        told["sparsity_of"], told["sparsity_asked"] = group.of, group.rows["sparsity_asked"].max()
+        lines = summary(group)
+        lines["runs"] = group.rows.groupby(labels(group.rows))["run"].agg(" ".join)
+        lines = lines.reset_index(names="method")
         parts.append(lines.assign(**told)[[*told, *lines.columns]])
     return pd.concat(parts).to_csv(index=False, lineterminator="\n", float_format="%.6g") if parts else ""
+
+
+def named(table: Path) -> set[str]:
+    """The ids of the runs that a study's CSV is made of; none where there is no such file, or an older one."""
+    rows = pd.read_csv(table, dtype=str) if table.exists() else pd.DataFrame()
+    return {run for runs in rows.get("runs", []) for run in str(runs).split()}
 
 
 def differing(records: Iterable[Record]) -> list[str]:
@@ -133,9 +151,12 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def show(group: Group, records: dict[str, Record], console: Console) -> None:
-    """Print the group's table; on a narrow terminal as two, results and costs, that repeat the method."""
-    results, costs = _columns(group)
+def show(group: Group, records: dict[str, Record], console: Console, price: float | None = None) -> None:
+    """Print the group's table; on a narrow terminal as two, results and costs, that repeat the method.
+
+    ``price``: what an hour of training costs.
+    """
+    results, costs = _columns(group, price)
     whole, lead = _table(group.title, {**results, **costs}), dict(list(results.items())[:2])
     if Measurement.get(console, console.options.update(max_width=1000), whole).maximum <= console.width:
         console.print(whole)
@@ -155,7 +176,7 @@ def show(group: Group, records: dict[str, Record], console: Console) -> None:
     console.print()
 
 
-def _columns(group: Group) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _columns(group: Group, price: float | None) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     lines = summary(group)
     digits = decimals(lines["mean"].abs().max())
 
@@ -182,6 +203,10 @@ def _columns(group: Group) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         "train\ns": column("train_seconds"),
         "cut at\nepoch": column("pruned_epoch", ".1f"),
     }
+    if lines["emissions_g"].notna().any():
+        costs["CO2\ng"] = column("emissions_g")
+    if price is not None:
+        costs["cost"] = column("train_seconds", ".4g", price / 3600)
     return results, costs
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from earlycrop import METHODS, TRIGGERS
 from earlycrop.budget import MEASURES
+from earlycrop.emissions import Emissions
 from earlycrop.trigger import before
 from tasks import Task, _branch, _ranks
 from tasks._options import Options
@@ -95,6 +96,8 @@ def check(options: Options) -> None:
         raise ValueError(f"--sparsity must be above 0 and below 1, and is {options.sparsity}: it is the share removed")
     if options.of not in MEASURES:
         raise ValueError(f"there is no measure '{options.of}': --of takes {', '.join(MEASURES)}")
+    if options.country:
+        Emissions(options.country)
     at_once = options.trigger in ("before", "0") or (not options.trigger and METHODS[options.method].trigger is before)
     if options.prune_on and not at_once:
         raise ValueError(f"--prune-on is for what is pruned before training, and {options.method} is not: take crop-s")

@@ -64,6 +64,9 @@ class Options:
     """Epochs whose checkpoints are kept, for other runs to branch off there."""
     branch_from: Path | None = None
     """Folder of a dense run: start from what it kept of the epoch that --trigger names, as if trained up to there."""
+    country: str = ""
+    """Country by whose mix of electricity the training's emissions are measured: an ISO code of three letters, such as
+    DEU. Empty measures none. Needs codecarbon, the extra emissions."""
     record: bool = False
     """Whether to draw what was learned (an episode, predictions) into the run's folder."""
     runs: Path = Path("runs")
@@ -79,7 +82,7 @@ LATER: dict[str, Any] = {
 }  # fmt: skip
 """Options that came after the first records, and what those were made with: no part of a configuration that has just
 that, so that ids stay."""
-ASIDE = ("runs", "record", "keep", "branch_from")
+ASIDE = ("runs", "record", "keep", "branch_from", "country")
 """Options that change nothing of what is computed."""
 VARIANTS = ("criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule")
 """Options that make of a method a variant of it."""

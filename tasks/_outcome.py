@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 import earlycrop
 from earlycrop import measure
+from earlycrop.emissions import Spent
 from tasks import Task, _ranks
 from tasks._options import VARIANTS, Options
 from tasks._record import Result
@@ -27,7 +28,7 @@ def living(model: nn.Module) -> int:
 
 def outcome(
     name: str, task: Task, options: Options, store: Store, model: nn.Module, optimizer: Optimizer,
-    pruner: earlycrop.Pruner, seconds: float, value: float,
+    pruner: earlycrop.Pruner, seconds: float, spent: Spent | None, value: float,
 ) -> Result:  # fmt: skip
     """Write the final model, whose metric has this ``value``, and measure it beside the dense one."""
     file = earlycrop.save(model, store.folder)
@@ -60,6 +61,8 @@ def outcome(
         dense_macs=dense and dense.macs, of_macs_limit=limit, step_bytes=cost.bytes,
         dense_step_bytes=dense and dense.bytes,
         disk_bytes=file.stat().st_size, csr_bytes=measure.csr_bytes(model),
+        energy_kwh=spent and spent.kwh, emissions_g=spent and spent.grams,
+        emissions_country=spent and options.country, emissions_measured=spent and spent.measured,
     )  # fmt: skip
 
 

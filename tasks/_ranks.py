@@ -108,13 +108,18 @@ def of_the_first(value: T) -> T:
     return held[0]
 
 
+def every(value: T) -> list[T]:
+    """What each of the processes has."""
+    if processes() == 1:
+        return [value]
+    held = [value] * processes()
+    distributed.all_gather_object(held, value)
+    return held
+
+
 def alike(value: Any) -> bool:
     """Whether every process has the same value."""
-    every = [value]
-    if processes() > 1:
-        every = [None] * processes()
-        distributed.all_gather_object(every, value)
-    return all(each == value for each in every)
+    return all(each == value for each in every(value))
 
 
 def begin(seed: int, epoch: int) -> None:

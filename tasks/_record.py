@@ -90,6 +90,14 @@ class Result:
     """Most memory during a training step of the final network, in bytes: allocated on a GPU, else resident."""
     dense_step_bytes: int | None = None
     """The same of the dense network, with the final one in memory beside it."""
+    energy_kwh: float | None = None
+    """Electricity that training, scoring and cutting took, in kWh."""
+    emissions_g: float | None = None
+    """CO2 equivalents of that, in g; None where they were not measured."""
+    emissions_country: str | None = None
+    """The country by whose mix of electricity, as its ISO code of three letters."""
+    emissions_measured: bool | None = None
+    """Whether the power was read from meters; else it is estimated, from load and rated power."""
 
     def __post_init__(self) -> None:
         for name, kinds in KINDS.items():

@@ -20,6 +20,7 @@ from tasks._branch import start
 from tasks._options import Options
 from tasks._outcome import living, outcome
 from tasks._record import Result
+from tasks._spent import Meter
 from tasks._store import RunError, Store
 from tasks._training import DivergedError, train
 
@@ -89,6 +90,11 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     Raises:
         RunError: the checkpoint is broken or another run's, or training diverged (recorded in failure.json).
     """
+    with Meter(options.country, device_of(options.device, "--device")) as meter:
+        return _run(name, task, options, store, report, meter)
+
+
+def _run(name: str, task: Task, options: Options, store: Store, report: Report, meter: Meter) -> Result:
     _settle(options)
     model, optimizer = fresh(task, options)
     state = store.load(model)
@@ -113,6 +119,7 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"])
         epoch, seconds, lines = state["epoch"], state["seconds"], state["log"]
+        meter.go_on(state.get("spent"))
     if branching:
         assert options.branch_from is not None
         event, asking = _ask(pruner, task, model, epoch)
@@ -121,11 +128,12 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
         lines[-1] = line | {"seconds": line["seconds"] + asking, "branched_from": options.branch_from.resolve().name}
 
     def checkpoint() -> None:
+        spent = meter.so_far()
         store.log(lines)
         store.save(model, epoch, {
             "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict(), "task": task.state_dict(),
             "rng": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "epoch": epoch, "seconds": seconds, "log": lines,
+            "epoch": epoch, "seconds": seconds, "log": lines, "spent": spent and spent._asdict(),
         }, options.keep)  # fmt: skip
 
     replicas = _ranks.Replicas()
@@ -143,9 +151,10 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
         checkpoint()
         report(epoch, lines[-1])
     model.eval()
+    spent = meter.so_far()
     value, result = task.evaluate(model), None
     if _ranks.rank() == 0:
-        result = outcome(name, task, options, store, model, optimizer, pruner, seconds, value)
+        result = outcome(name, task, options, store, model, optimizer, pruner, seconds, spent, value)
         store.finish(result)
     result = _ranks.of_the_first(result)
     assert result is not None

@@ -38,6 +38,15 @@ def test_sparsities_by_hand() -> None:
     assert measure.weight_counts(masked) == (139, 164)
 
 
+def test_a_layer_with_one_output_left_has_one_node() -> None:
+    dense, x = build("mlp")
+    small = copy.deepcopy(dense)
+    graph = trace(small, x)
+    shrink(small, graph, list(range(9)))
+    assert small[0].out_features == 1
+    assert measure.node_sparsity(trace(small, x), graph) == pytest.approx(9 / 18)
+
+
 def test_csr_bytes_by_hand() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Conv2d(2, 5, 3))
     with torch.no_grad():

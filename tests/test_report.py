@@ -255,20 +255,25 @@ def test_a_command_that_is_wrong(arguments: list[str], told: str, capsys: pytest
     assert told in sentence(err)
 
 
+WRONG: list[Any] = [
+    (["no_such_package.models:net"], "there is no module 'no_such_package': run this where"),
+    (["tests.reportable:no_such"], "'tests.reportable' has no 'no_such'"),
+    (["tests.reportable:fails"], "cannot be built: called with () it raises KeyError: 'no such key'. --with"),
+    (["tests.reportable:leaves"], "it raises SystemExit: goodbye"),
+    (["tests.reportable:ready", "--input", "1,5"], "fails on the example"),
+]
+WRONG_TOO: list[Any] = [
+    (["tests.broken_import:net"], "'import tests.broken_import' fails (ModuleNotFoundError: No module named 'no_"),
+    (["tests.reportable:NUMBER"], "is a int, and not something to call"),
+    (["tests.reportable:no_module"], "'tests.reportable:no_module' gives a str: it must give a torch.nn.Module"),
+    (["tests.reportable:mlp", "--with", "widht=3"], "called with (widht=3) it raises TypeError"),
+    (["tests.reportable:ready"], "Give --input 1,3,224,224 for floats of that shape, --tokens 1,16 for integers"),
+]
+"""Of the same parts of the code, each in a process of its own."""
+
+
 @pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["no_such_package.models:net"], "there is no module 'no_such_package': run this where"),
-        (["tests.broken_import:net"], "'import tests.broken_import' fails (ModuleNotFoundError: No module named 'no_"),
-        (["tests.reportable:no_such"], "'tests.reportable' has no 'no_such'"),
-        (["tests.reportable:NUMBER"], "is a int, and not something to call"),
-        (["tests.reportable:no_module"], "'tests.reportable:no_module' gives a str: it must give a torch.nn.Module"),
-        (["tests.reportable:fails"], "cannot be built: called with () it raises KeyError: 'no such key'. --with"),
-        (["tests.reportable:leaves"], "it raises SystemExit: goodbye"),
-        (["tests.reportable:mlp", "--with", "widht=3"], "called with (widht=3) it raises TypeError"),
-        (["tests.reportable:ready"], "Give --input 1,3,224,224 for floats of that shape, --tokens 1,16 for integers"),
-        (["tests.reportable:ready", "--input", "1,5"], "fails on the example"),
-    ],
+    ("arguments", "told"), [*WRONG, *(pytest.param(*case, marks=pytest.mark.slow) for case in WRONG_TOO)]
 )
 def test_a_network_that_is_wrong(arguments: list[str], told: str) -> None:
     code, out, err = ran(*arguments)

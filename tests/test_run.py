@@ -36,7 +36,14 @@ def test_a_method_that_the_network_is_not_made_for_is_refused(tmp_path: Path, ca
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "gatedecorators"])
+TAKEN = ("dense", "earlycrop-s", "crop-u", "ltr", "magnitude-after-s", "earlybird")
+"""A method of each procedure, trigger and kind of unit."""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m if m in TAKEN else pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "gatedecorators"],
+)
 def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
     result = _cli.main("cartpole", command(tmp_path, "--method", method, "--sparsity", "0.6"))
     run = folder(tmp_path)

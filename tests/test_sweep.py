@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from leaderboards import __main__ as command
-from leaderboards import curves, points, studies
+from leaderboards import points, studies
 from leaderboards.records import read_records
 from leaderboards.studies import STUDIES, Run
 from leaderboards.sweep import here
@@ -129,26 +128,6 @@ def test_what_cannot_be_swept_is_a_sentence(
 ) -> None:
     assert command.main(["sweep", *more, "--out", str(tmp_path)]) == 2
     assert sentence in " ".join(capsys.readouterr().out.split())
-
-
-def test_a_study_of_several_sparsities_has_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sparse(seeds: int) -> Iterator[Run]:
-        for method in ("dense", "snap", "snip"):
-            for sparsity in ("0.3", "0.7") if method != "dense" else ("0.9",):
-                yield Run("cartpole", (*TINY, "--method", method, "--sparsity", sparsity))
-
-    monkeypatch.setitem(studies.STUDIES, "sparse", sparse)
-    assert command.main(["sweep", "sparse", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
-    assert imread(tmp_path / "out" / "tables" / "sparse.png").std() > 0.01
-    records = list(read_records(tmp_path / "out").values())
-    nodes, weights = curves.figure(records).axes
-    assert [line.get_label() for line in nodes.lines[1:]] == ["snap"]
-    assert [line.get_label() for line in weights.lines[1:]] == ["snip"]
-    assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.7, 0.3])  # what is left
-    tenth = [replace(r, result=replace(r.result, sparsity_asked=0.9)) for r in records if r.result.method == "snap"][:1]
-    nodes, _ = curves.figure([*tenth, *(r for r in records if r.result.method != "snap")]).axes
-    assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.1])  # a panel of one point warns of nothing
-    assert nodes.get_xlim()[0] == pytest.approx(1.2 * 0.7)  # and has the limits of its neighbour
 
 
 @pytest.mark.parametrize("name", list(STUDIES))

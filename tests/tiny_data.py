@@ -110,7 +110,7 @@ TINY_DATA: dict[str, Callable[[Path], dict[str, Any] | None]] = {
     "cifar100": lambda folder: parquet(folder, 100, 32, {"train": 60, "test": 20}, "fine_label"),
     "tinyimagenet": lambda folder: parquet(folder, 20, 64, {"train": 20, "valid": 20}),
     "imagenet": lambda folder: parquet(folder, 20, 96, {"train": 20, "validation": 20}),
-    "ptb": text,
+    "ptb": lambda folder: text(folder) or {"epochs_per_pass": 1},  # there is one batch of it
     "glue": sentences,
     "nyu": scenes,
 }

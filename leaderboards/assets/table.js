@@ -14,6 +14,8 @@ const COLUMNS = [
   { key: "macs", head: () => "MACs", cell: (line) => short(line.macs) },
   { key: "batch_ms", head: () => "step, ms", cell: (line) => told(line.batch_ms, short) },
   { key: "train_seconds", head: () => "training, s", cell: (line) => told(line.train_seconds, short) },
+  { key: "step_bytes", head: () => "step, MB", cell: (line) => told(line.step_bytes, (bytes) => short(bytes / 1e6)), ifAny: true },
+  { key: "emissions_g", head: () => "CO₂, g", cell: (line) => told(line.emissions_g, short), ifAny: true },
   { key: "pruned_epoch", head: () => "cut at epoch", cell: (line) => told(line.pruned_epoch, (at) => String(Number(at.toFixed(1)))) },
 ];
 // Of the recipe, what the lines share stands in the caption; what tells them apart has columns, as few as that takes.
@@ -27,7 +29,8 @@ function columns(lines) {
   const differ = CONTEXT.reduce((names, name) => (kinds([...names, name]) > kinds(names) ? [...names, name] : names), []);
   const words = { dataset: "data set" };
   const more = differ.map((key) => ({ key, head: () => words[key] ?? key, cell: (line) => String(line[key]), left: true }));
-  return [...COLUMNS.slice(0, 2), ...more, ...COLUMNS.slice(2)];
+  const known = COLUMNS.slice(2).filter(({ key, ifAny }) => !ifAny || lines.some((line) => !missing(line[key])));
+  return [...COLUMNS.slice(0, 2), ...more, ...known];
 }
 
 /** The lines in the order of the chosen column: what is missing last, and else as they were. */

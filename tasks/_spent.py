@@ -1,0 +1,49 @@
+"""What a run has spent in electricity and emissions: in all its processes, and since its start wherever it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from earlycrop.emissions import Emissions, Spent
+from tasks import _ranks
+
+
+class Meter:
+    """Counts while it is entered, by the electricity of ``country``; with an empty one, nothing.
+
+    Raises:
+        ValueError: it cannot be measured by that country; see :class:`earlycrop.emissions.Emissions`.
+    """
+
+    def __init__(self, country: str, device: torch.device) -> None:
+        self._emissions = Emissions(country, device) if country else None
+        self._before: Spent | None = Spent(0.0, 0.0, True)
+
+    def __enter__(self) -> Self:
+        if self._emissions is not None:
+            self._emissions.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._emissions is not None:
+            self._emissions.__exit__(kind, error, trace)
+
+    def go_on(self, spent: Mapping[str, Any] | None) -> None:
+        """Start from what was spent before a stop, as ``so_far`` told it then."""
+        self._before = None if spent is None else Spent(**spent)
+
+    def so_far(self) -> Spent | None:
+        """What the run has spent; None where it is not measured, or a part of it was not."""
+        if self._emissions is None:
+            return None
+        parts = [self._before, *_ranks.every(self._emissions.so_far())]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        return Spent(sum(p.kwh for p in known), sum(p.grams for p in known), all(p.measured for p in known))
