@@ -13,7 +13,7 @@ from rich.console import Console
 
 from earlycrop.emissions import Emissions
 from leaderboards import beside, cluster, costs, curves, page, points, readme, traces
-from leaderboards.check import problems
+from leaderboards.check import problems, uncommitted
 from leaderboards.figures import draw, saved
 from leaderboards.records import (
     Record,
@@ -215,6 +215,8 @@ def check(options: Options, console: Console) -> int:
         console.print(problem, markup=False, soft_wrap=True)
     for run, why in again.skipped.items():
         console.print(f"{options.runs / run}: not counted again: {why}", style="dim", markup=False, soft_wrap=True)
+    if runs := uncommitted(options.out, options.task):
+        console.print(f"of code that was not committed: {', '.join(runs)}", style="dim", soft_wrap=True)
     told = f"Records checked: {len(files)}, models counted again: {again.counted}, problems: {len(found)}"
     console.print(told, style="red" if found else "green")
     return 1 if found else 0

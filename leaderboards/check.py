@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import subprocess
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,6 +15,7 @@ from leaderboards.recount import Recount
 from leaderboards.table import csv_text, study_text
 from tasks._record import KINDS
 
+_HASH = re.compile("[0-9a-f]{40}(-dirty)?")
 Rows = dict[str, tuple[int, dict[str, str]]]
 
 
@@ -21,6 +24,7 @@ def problems(out: Path, task: str | None = None, again: Recount | None = None) -
 
     ``again``: what counts again on the models that are still there.
     """
+    known = history()
     records: dict[str, list[Record]] = {path.parent.name: [] for path in record_files(out, task)}
     unreadable = set()
     for path in record_files(out, task):
@@ -33,6 +37,9 @@ def problems(out: Path, task: str | None = None, again: Recount | None = None) -
             records[path.parent.name].append(record)
             text = path.read_text(encoding="utf-8")
             yield from (f"{path}:{_line(text, field)}: {sentence}" for field, sentence in faults(record))
+            commit = record.result.commit
+            if known is not None and _HASH.fullmatch(commit) and commit[:40] not in known:
+                yield f"{path}:{_line(text, 'commit')}: commit {commit} is not in the history of the code"
     tables = {path.stem for path in out.glob(f"{task or '*'}.csv")}
     for name in sorted(tables | set(records)):
         path = out / f"{name}.csv"
@@ -46,6 +53,25 @@ def problems(out: Path, task: str | None = None, again: Recount | None = None) -
         every = {record.result.run: record for record in chain.from_iterable(records.values())}
         for path in sorted((out / "tables").glob("*.csv")):
             yield from _study_problems(path, every, unreadable)
+
+
+def history() -> set[str] | None:
+    """The commits that led to the code that runs; None where it is in no checkout, or in a shallow one."""
+
+    def git(*arguments: str) -> str:
+        line = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return set(git("rev-list", "HEAD").split()) if git("rev-parse", "--is-shallow-repository") == "false" else None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def uncommitted(out: Path, task: str | None = None) -> list[str]:
+    """The ids of the runs whose code differed from its commit: their numbers are of code that is nowhere."""
+    found = (path for path in record_files(out, task) if '-dirty"' in path.read_text(encoding="utf-8"))
+    return sorted(path.stem for path in found)
 
 
 def _line(text: str, field: str) -> int:

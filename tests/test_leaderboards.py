@@ -17,9 +17,11 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from leaderboards import __main__ as command
+from leaderboards.check import history
 from leaderboards.figures import band, draw, figure, method_looks, side_by_side
 from leaderboards.records import Record, finished_runs, read_records, replacing
 from leaderboards.table import groups, short, summary
+from tasks._outcome import commit
 from tasks._record import KINDS, Result
 
 DENSE = Result(
@@ -280,7 +282,7 @@ def test_csv_survives_a_crash_of_the_program(place: Path, monkeypatch: pytest.Mo
         ("\ne1,", "\nzz,", r"cartpole.csv:5: run zz has no record"),
         ("\ne1,", "\ne0,", r"cartpole.csv:5: run e0 is there twice"),
         ("weight_sparsity", "sparseness", r"cartpole.csv:1: the columns"),
-        ("0012345,,,,,,,\n", "0012345,,,,,,,,extra\n", r"cartpole.csv:2: run d0: beyond the last column"),
+        ("0012345,,,,,,,,,,,\n", "0012345,,,,,,,,,,,,extra\n", r"cartpole.csv:2: run d0: beyond the last column"),
     ],
 )
 def test_check_names_the_line_of_a_tampered_row(place: Path, old: str, new: str, told: str) -> None:
@@ -309,6 +311,21 @@ def test_check_names_the_line_of_a_bad_record(place: Path, old: str, new: str, f
     code, said = call(place, "check")
     assert code == 1
     assert re.search(rf"e0.json:{line}: {field} is .*{told}", said)
+
+
+def test_check_names_a_commit_that_is_not_there(place: Path) -> None:
+    call(place)
+    path = place / "out" / "records" / "cartpole" / "e0.json"
+    now = commit().removesuffix("-dirty")
+    for told, problem in ((now, False), (f"{now}-dirty", False), ("0" * 40, history() is not None)):
+        edit(path, f'"commit": "{json.loads(path.read_text())["result"]["commit"]}"', f'"commit": "{told}"')
+        call(place, "show")  # its CSV
+        code, said = call(place, "check")
+        assert code == int(problem)
+        assert (
+            f"e0.json:{path.read_text()[: path.read_text().index('commit')].count(chr(10)) + 1}: commit" in said
+        ) == problem
+        assert ("of code that was not committed: e0" in said) == told.endswith("dirty")
 
 
 def test_check_misses_no_row_no_order_and_no_file(place: Path) -> None:
