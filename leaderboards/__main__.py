@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from filelock import FileLock
 from rich.console import Console
 
 from earlycrop.emissions import Emissions
@@ -114,15 +115,22 @@ def collect(options: Options, console: Console) -> None:
         task, others = options.task or "cartpole", f" (skipped: {left})" if left else ""
         of = f" of {options.task}" if options.task else ""
         raise ValueError(f"No finished runs{of} found in {options.runs}{others}: run `python -m tasks.{task}` first.")
-    write, notes = merge(read_records(options.out, options.task), new)
-    for record in write:
-        write_record(options.out, record)
+    with alone(options.out):
+        write, notes = merge(read_records(options.out, options.task), new)
+        for record in write:
+            write_record(options.out, record)
     console.print(
         f"Finished runs in {options.runs}: {len(new)}, new: {len(write)}; skipped: {left or 'none'}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
+
+
+def alone(out: Path) -> FileLock:
+    """While it is entered, no other process reads and rewrites what lies in ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    return FileLock(out / ".lock")
 
 
 def trigger(options: Options, console: Console) -> None:
@@ -150,10 +158,10 @@ def study(options: Options, console: Console) -> int:
         outcome = sweep(*what, on_this_machine(options.jobs, options.runs, options.out))
     for task in sorted(task for task in outcome.tasks if record_files(options.out, task)):
         display(replace(options, task=task), console)
-    tabulate(options, console)
     console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
     for told in outcome.failed:
         console.print(told, style="red", markup=False, soft_wrap=True)
+    tabulate(options, console)
     return 1 if outcome.failed else 0
 
 
@@ -163,10 +171,12 @@ def tabulate(options: Options, console: Console) -> list[Record]:
     Raises:
         ValueError: the table that is there has runs which are none of the study's with this --data.
     """
-    records = read_records(options.out)  # of all its tasks and seeds, whichever of them were run last
-    mine = [records[run] for run in sorted(recorded(options.name, options.seeds, options.data, records))]
-    if mine:
-        table = options.out / "tables" / f"{options.name}.csv"
+    table = options.out / "tables" / f"{options.name}.csv"
+    with alone(options.out):
+        records = read_records(options.out)  # of all its tasks and seeds, whichever of them were run last
+        mine = [records[run] for run in sorted(recorded(options.name, options.seeds, options.data, records))]
+        if not mine:
+            return []
         runs = {record.result.run for record in mine}
         if left := sorted(run for run in named(table) if run in records and run not in runs):
             raise ValueError(
@@ -175,25 +185,29 @@ def tabulate(options: Options, console: Console) -> list[Record]:
             )
         with replacing(table) as path:
             path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
-        console.print(f"Study: {table}", markup=False, soft_wrap=True)
-        if points.drawable(mine):
-            saved(points.figure(mine), table)
-        elif any(True for _ in curves.recipes(mine)):
-            saved(curves.figure(mine), table)
-        if any(True for _ in costs.parts(mine)):
-            saved(costs.figure(mine), table.with_stem(f"{options.name}-costs"))
+    console.print(f"Study: {table}", markup=False, soft_wrap=True)
+    if points.drawable(mine):
+        saved(points.figure(mine), table)
+    elif any(True for _ in curves.recipes(mine)):
+        saved(curves.figure(mine), table)
+    if any(True for _ in costs.parts(mine)):
+        saved(costs.figure(mine), table.with_stem(f"{options.name}-costs"))
     return mine
 
 
 def display(options: Options, console: Console) -> None:
     """Rewrite CSVs and pictures from the records and print the tables; raises ValueError for a bad record or none."""
-    records = read_records(options.out, options.task)
-    if not records:
+    if not record_files(options.out, options.task):
         raise ValueError(f"No records found in {options.out / 'records'}: run `python -m leaderboards` first.")
-    for task in sorted({record.result.task for record in records.values()}):
+    with alone(options.out):  # the last of several to come has the rows of all
+        records = read_records(options.out, options.task)
+        tasks = sorted({record.result.task for record in records.values()})
+        for task in tasks:
+            rows = (record.result for record in records.values() if record.result.task == task)
+            with replacing(options.out / f"{task}.csv") as path:
+                path.write_text(csv_text(rows), encoding="utf-8", newline="\n")
+    for task in tasks:
         mine = {run: record for run, record in records.items() if record.result.task == task}
-        with replacing(options.out / f"{task}.csv") as path:
-            path.write_text(csv_text(record.result for record in mine.values()), encoding="utf-8", newline="\n")
         for group in groups(record.result for record in mine.values()):
             show(group, mine, console, options.price)
         picture = draw(mine.values(), options.out / task)

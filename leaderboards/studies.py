@@ -26,12 +26,16 @@ CONTROL_METHODS = (*("random-s", "random-u", "earlycrop-s", "earlycrop-u", "crop
 CONTROL_SPARSITIES = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99)
 
 
-def fig4(seeds: int) -> Iterator[Run]:
-    """The paper's figures 4 and 7: return against sparsity on the control tasks."""
-    for seed, task in product(range(seeds), CONTROL):
-        yield Run(task, ("--method", "dense", "--seed", str(seed)))
-        for sparsity, method in product(CONTROL_SPARSITIES, CONTROL_METHODS):
-            yield Run(task, ("--method", method, "--sparsity", str(sparsity), "--seed", str(seed)))
+def control(*names: str) -> Callable[[int], Iterator[Run]]:
+    """A study of return against sparsity on control tasks."""
+
+    def runs(seeds: int) -> Iterator[Run]:
+        for seed, task in product(range(seeds), names):
+            yield Run(task, ("--method", "dense", "--seed", str(seed)))
+            for sparsity, method in product(CONTROL_SPARSITIES, CONTROL_METHODS):
+                yield Run(task, ("--method", method, "--sparsity", str(sparsity), "--seed", str(seed)))
+
+    return runs
 
 
 ROWS = ("--gate", "rows")
@@ -197,7 +201,7 @@ STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {
         compared("cifar10", VGG16, (0.75, 0.9, 0.95, 0.98, 0.99, 0.995)),
         compared("cifar100", ("--preset", "paper"), (0.75, 0.9, 0.95, 0.98, 0.99)),
     ),
-    "fig4": fig4,
+    "fig4": control(*CONTROL),
     "fig5": compared(
         "nyu", ("--preset", "paper"), (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999), ("earlycrop-s", *WEIGHTS)
     ),
@@ -205,6 +209,7 @@ STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {
         "ptb", ("--preset", "paper"), (0.5, 0.75, 0.89, 0.95),
         ("random-s", "crop-s", "earlycrop-s", "random-u", "snip", "crop-u", "earlycrop-u", "magnitude-after-u", "ltr"),
     ),
+    "fig7": control(*CONTROL[1:]),
     "fig8": points(RESNET18, (0.8, 0.98, 0.995), POINTS),
     "kitchen": compared(
         "nyu", ("--preset", "small"), (0.9, 0.99),

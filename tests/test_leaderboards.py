@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import multiprocessing
 import os
 import re
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from leaderboards import __main__ as command
 from leaderboards.check import history
 from leaderboards.figures import band, draw, figure, method_looks, side_by_side
 from leaderboards.records import Record, finished_runs, read_records, replacing
-from leaderboards.table import groups, short, summary
+from leaderboards.table import csv_text, groups, short, summary
 from tasks._outcome import commit
 from tasks._record import KINDS, Result
 
@@ -243,6 +245,32 @@ def test_corrupt_record_is_named_and_nothing_is_overwritten(place: Path) -> None
     assert not path.with_name("e7.json").exists()
 
 
+def test_eight_that_finish_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "draw", lambda _, stem: stem.with_suffix(".png"))
+
+    def slowly(results: Any) -> str:
+        text = csv_text(results)
+        time.sleep(0.1)  # others come in between, if they may
+        return text
+
+    monkeypatch.setattr(command, "csv_text", slowly)
+    ready = multiprocessing.get_context("fork").Barrier(8)
+
+    def finish(i: int) -> None:
+        runs = tmp_path / str(i)
+        write_run(runs, replace(EARLY, run=f"e{i}", seed=i))
+        ready.wait()
+        command.main(["--runs", str(runs), "--out", str(tmp_path / "out")], Console(file=io.StringIO()))
+
+    several = [multiprocessing.get_context("fork").Process(target=finish, args=(i,)) for i in range(8)]
+    for process in several:
+        process.start()
+    for process in several:
+        process.join()
+    rows = csv.DictReader((tmp_path / "out" / "cartpole.csv").read_text().splitlines())
+    assert {row["run"] for row in rows} == {f"e{i}" for i in range(8)} == set(read_records(tmp_path / "out"))
+
+
 def test_crash_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "cartpole.csv"
     path.write_text("old")
@@ -272,7 +300,7 @@ def test_csv_survives_a_crash_of_the_program(place: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="disk full"):
         call(place)
     assert (place / "out" / "cartpole.csv").read_bytes() == before
-    assert not list((place / "out").glob(".*"))
+    assert {path.name for path in (place / "out").glob(".*")} == {".lock"}
 
 
 @pytest.mark.parametrize(
@@ -362,7 +390,7 @@ def test_unknown_option_exits_with_two(tmp_path: Path, capsys: pytest.CaptureFix
 def test_task_restricts_what_is_done(place: Path) -> None:
     write_run(place / "runs", replace(DENSE, run="p0", task="ptb", metric="perplexity", higher_is_better=False))
     assert call(place, "--task", "ptb")[0] == 0
-    assert sorted(path.name for path in (place / "out").iterdir()) == ["ptb.csv", "records"]
+    assert sorted(path.name for path in (place / "out").iterdir()) == [".lock", "ptb.csv", "records"]
 
 
 def test_narrow_terminal_cuts_nothing_off(place: Path) -> None:
