@@ -245,21 +245,21 @@ def test_corrupt_record_is_named_and_nothing_is_overwritten(place: Path) -> None
     assert not path.with_name("e7.json").exists()
 
 
-def test_eight_that_finish_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_that_finish_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "draw", lambda _, stem: stem.with_suffix(".png"))
 
-    def slowly(results: Any) -> str:
-        text = csv_text(results)
-        time.sleep(0.1)  # others come in between, if they may
-        return text
-
-    monkeypatch.setattr(command, "csv_text", slowly)
-    ready = multiprocessing.get_context("fork").Barrier(8)
-
     def finish(i: int) -> None:
+        """The later one comes, the faster it is."""
+
+        def slowly(results: Any) -> str:
+            text = csv_text(results)
+            time.sleep(0.05 * (8 - i))
+            return text
+
+        monkeypatch.setattr(command, "csv_text", slowly)
         runs = tmp_path / str(i)
         write_run(runs, replace(EARLY, run=f"e{i}", seed=i))
-        ready.wait()
+        time.sleep(0.02 * i)
         command.main(["--runs", str(runs), "--out", str(tmp_path / "out")], Console(file=io.StringIO()))
 
     several = [multiprocessing.get_context("fork").Process(target=finish, args=(i,)) for i in range(8)]
