@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,17 @@ def test_a_click_sorts_and_so_does_a_key(show: Any) -> None:
     assert window.column(2) == ["90 %", "90 %", "98 %", "-"]  # what is missing comes last
     assert head.get_attribute("aria-sort") is None
     assert "sort=asked" in window.tab.url
+
+
+def test_a_column_of_what_few_have_measured_is_there_where_some_have(show: Any, tmp_path: Path) -> None:
+    assert not {"CO₂, g", "step, MB"} & set(show().heads())
+    first, *others = records(LINES)
+    measured = replace(first, result=replace(first.result, emissions_g=12.5, step_bytes=3_000_000))
+    window = show(path=page.write([measured, *others], tmp_path, tmp_path / "page.html"))
+    at = window.heads().index("CO₂, g")
+    assert window.heads()[at - 1] == "step, MB"
+    assert {told for told in window.column(at + 1) if told != "-"} == {"12.5"}
+    assert {told for told in window.column(at) if told != "-"} == {"3"}
 
 
 def test_the_selection_filters_table_plots_and_address(show: Any) -> None:
