@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
-from filelock import FileLock
 from rich.console import Console
 
 from earlycrop.emissions import Emissions
-from leaderboards import beside, cluster, costs, curves, page, points, readme, traces
+from leaderboards import beside, cluster, page, readme, traces
+from leaderboards.boards import alone, display, tabulate
 from leaderboards.check import problems, uncommitted
-from leaderboards.figures import draw, saved
 from leaderboards.records import (
-    Record,
     finished_runs,
     merge,
     read_records,
@@ -26,9 +24,7 @@ from leaderboards.records import (
     write_record,
 )
 from leaderboards.recount import Recount
-from leaderboards.sweep import on_this_machine, recorded, sweep
-from leaderboards.table import csv_text, groups, named, show, study_text
-from tasks._files import replacing
+from leaderboards.sweep import on_this_machine, sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +91,11 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         if options.what == "sweep":
             return study(options, console)
         if options.what == "show" and options.name:
-            mine = tabulate(options, console)
+            mine = tabulate(*study_of(options), console)
             told = [record.result for record in mine if options.task in (None, record.result.task)]
             beside.show(options.name, told, console, options.price)
             return 0
-        display(options, console)
+        display(options.out, options.task, console, options.price)
     except ValueError as error:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
         return 2
@@ -127,12 +123,6 @@ def collect(options: Options, console: Console) -> None:
         console.print(note, markup=False, soft_wrap=True)
 
 
-def alone(out: Path) -> FileLock:
-    """While it is entered, no other process reads and rewrites what lies in ``out``."""
-    out.mkdir(parents=True, exist_ok=True)
-    return FileLock(out / ".lock")
-
-
 def trigger(options: Options, console: Console) -> None:
     """Draw one run's triggers; raises ValueError where there is no such run, or nothing to draw."""
     if not options.name:
@@ -157,61 +147,17 @@ def study(options: Options, console: Console) -> int:
     else:
         outcome = sweep(*what, on_this_machine(options.jobs, options.runs, options.out))
     for task in sorted(task for task in outcome.tasks if record_files(options.out, task)):
-        display(replace(options, task=task), console)
+        display(options.out, task, console, options.price)
     console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
     for told in outcome.failed:
         console.print(told, style="red", markup=False, soft_wrap=True)
-    tabulate(options, console)
+    tabulate(*study_of(options), console)
     return 1 if outcome.failed else 0
 
 
-def tabulate(options: Options, console: Console) -> list[Record]:
-    """Write the table of a study, and its pictures, from the records that are there; those.
-
-    Raises:
-        ValueError: the table that is there has runs which are none of the study's with this --data.
-    """
-    table = options.out / "tables" / f"{options.name}.csv"
-    with alone(options.out):
-        records = read_records(options.out)  # of all its tasks and seeds, whichever of them were run last
-        mine = [records[run] for run in sorted(recorded(options.name, options.seeds, options.data, records))]
-        if not mine:
-            return []
-        runs = {record.result.run for record in mine}
-        if left := sorted(run for run in named(table) if run in records and run not in runs):
-            raise ValueError(
-                f"{table} has runs that this would leave out, such as {left[0]}: give the --data that they were run "
-                "with, or move the file away where they are no part of the study any more."
-            )
-        with replacing(table) as path:
-            path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
-    console.print(f"Study: {table}", markup=False, soft_wrap=True)
-    if points.drawable(mine):
-        saved(points.figure(mine), table)
-    elif any(True for _ in curves.recipes(mine)):
-        saved(curves.figure(mine), table)
-    if any(True for _ in costs.parts(mine)):
-        saved(costs.figure(mine), table.with_stem(f"{options.name}-costs"))
-    return mine
-
-
-def display(options: Options, console: Console) -> None:
-    """Rewrite CSVs and pictures from the records and print the tables; raises ValueError for a bad record or none."""
-    if not record_files(options.out, options.task):
-        raise ValueError(f"No records found in {options.out / 'records'}: run `python -m leaderboards` first.")
-    with alone(options.out):  # the last of several to come has the rows of all
-        records = read_records(options.out, options.task)
-        tasks = sorted({record.result.task for record in records.values()})
-        for task in tasks:
-            rows = (record.result for record in records.values() if record.result.task == task)
-            with replacing(options.out / f"{task}.csv") as path:
-                path.write_text(csv_text(rows), encoding="utf-8", newline="\n")
-    for task in tasks:
-        mine = {run: record for run, record in records.items() if record.result.task == task}
-        for group in groups(record.result for record in mine.values()):
-            show(group, mine, console, options.price)
-        picture = draw(mine.values(), options.out / task)
-        console.print(f"Table: {options.out / task}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
+def study_of(options: Options) -> tuple[str, int, Path | None, Path]:
+    """What tells which study is meant, and where its runs are."""
+    return options.name, options.seeds, options.data, options.out
 
 
 def check(options: Options, console: Console) -> int:

@@ -19,6 +19,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from leaderboards import __main__ as command
+from leaderboards import boards
 from leaderboards.check import history
 from leaderboards.figures import band, draw, figure, method_looks, side_by_side
 from leaderboards.records import Record, finished_runs, read_records, replacing
@@ -63,7 +64,7 @@ def write_run(runs: Path, result: Result, games: tuple[int, ...] = (10, 20, 30),
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with six finished runs; pictures, which take most of the time, are drawn only where they are tested."""
-    monkeypatch.setattr(command, "draw", lambda _, stem: stem.with_suffix(".png"))
+    monkeypatch.setattr(boards, "draw", lambda _, stem: stem.with_suffix(".png"))
     for result in ALL:
         write_run(tmp_path / "runs", result)
     return tmp_path
@@ -201,7 +202,7 @@ def test_of_two_runs_with_one_id_the_newer_is_kept_and_said(place: Path, newer: 
 
 
 def test_collecting_again_changes_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "draw", draw)
+    monkeypatch.setattr(boards, "draw", draw)
     call(place)
     before = {path: path.read_bytes() for path in (place / "out").rglob("*") if path.is_file()}
     for path in (place / "runs").glob("*/result.json"):
@@ -246,7 +247,7 @@ def test_corrupt_record_is_named_and_nothing_is_overwritten(place: Path) -> None
 
 
 def test_several_that_finish_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "draw", lambda _, stem: stem.with_suffix(".png"))
+    monkeypatch.setattr(boards, "draw", lambda _, stem: stem.with_suffix(".png"))
 
     def finish(i: int) -> None:
         """The later one comes, the faster it is."""
@@ -256,7 +257,7 @@ def test_several_that_finish_at_once_lose_no_row(tmp_path: Path, monkeypatch: py
             time.sleep(0.05 * (8 - i))
             return text
 
-        monkeypatch.setattr(command, "csv_text", slowly)
+        monkeypatch.setattr(boards, "csv_text", slowly)
         runs = tmp_path / str(i)
         write_run(runs, replace(EARLY, run=f"e{i}", seed=i))
         time.sleep(0.02 * i)
@@ -421,7 +422,7 @@ def test_short_numbers(number: float, told: str) -> None:
 
 
 def test_picture_is_a_png_of_sensible_size(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "draw", draw)
+    monkeypatch.setattr(boards, "draw", draw)
     _, said = call(place)
     path = place / "out" / "cartpole.png"
     assert f"Picture: {path}" in said
