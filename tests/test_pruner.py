@@ -114,7 +114,9 @@ def test_every_method_reaches_its_sparsity_within_its_budget(method: str, sparsi
         assert accuracy > 0.6 if row.trigger is after else accuracy > 0.8, "the pruned network no longer learns"
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.slow) if m in ("synflow", "ltr") else m for m in METHODS]
+)
 def test_every_method_is_the_same_for_a_seed(method: str) -> None:
     first, _, events = run(method)
     second, _, again = run(method)

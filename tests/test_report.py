@@ -215,6 +215,7 @@ def test_a_torchvision_model_by_name(tmp_path: Path) -> None:
     assert "torchvision has no model 'resnet5O'" in sentence(err)
 
 
+@pytest.mark.slow
 def test_a_backbone_is_not_downloaded(tmp_path: Path) -> None:
     """Its weights would be, into this folder, if they were asked for."""
     (tmp_path / "sitecustomize.py").write_text(f"import os\nos.environ['TORCH_HOME'] = {str(tmp_path / 'home')!r}\n")
@@ -224,6 +225,7 @@ def test_a_backbone_is_not_downloaded(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.slow
 def test_a_torchvision_network_by_callable() -> None:
     code, out, _ = ran("tests.reportable:swin", "--json")
     told = json.loads(out)

@@ -73,6 +73,7 @@ def test_a_run_that_finished_elsewhere_is_taken_in(place: Path, capsys: pytest.C
     assert times == {p: p.stat().st_mtime_ns for p in (place / "runs").glob("*/result.json")}
 
 
+@pytest.mark.slow
 def test_a_method_that_trains_beyond_its_budget_has_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(studies.STUDIES, "tiny", lambda seeds: iter([Run("cartpole", (*TINY, "--method", "ltr"))]))
     assert call(tmp_path) == 0
@@ -81,6 +82,7 @@ def test_a_method_that_trains_beyond_its_budget_has_a_record(tmp_path: Path, mon
     assert record.result.pruned_epoch > record.result.epochs == 2
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_is_told_and_stops_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(place, "--seeds", "1") == 1
     for record in (place / "out" / "records" / "cartpole").iterdir():
