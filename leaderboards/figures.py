@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
@@ -195,8 +196,10 @@ def _outcome(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> Non
         look, ys = looks[method], [run.result.value for run in runs if run.result.method == method]
         if method == "dense":
             panel.axhline(float(np.mean(ys)), color="#999999", linewidth=1, linestyle=":", zorder=1)
-        panel.scatter([shift * size for size in sizes[method]], ys, s=48, color=look.face, marker=look.marker,
-                      edgecolors=look.color, linewidths=1.4, alpha=0.9, zorder=3)  # fmt: skip
+        filled = MarkerStyle(look.marker).is_filled()  # one of strokes has no face and no edge
+        face, edge = (look.face, {"edgecolors": look.color}) if filled else (look.color, {})
+        panel.scatter([shift * size for size in sizes[method]], ys, s=48, color=face, marker=look.marker,
+                      linewidths=1.4, alpha=0.9, zorder=3, **edge)  # fmt: skip
     smallest, largest = min(map(min, sizes.values())), max(map(max, sizes.values()))
     narrow, result = largest < 30 * smallest, runs[0].result
     panel.set_xscale("log")

@@ -18,6 +18,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+from earlycrop import METHODS
 from leaderboards import __main__ as command
 from leaderboards import boards
 from leaderboards.check import history
@@ -474,6 +475,12 @@ def test_methods_differ_in_colour_or_line_and_keep_their_looks() -> None:
     assert len({(look.color, str(look.line)) for look in looks.values()}) == len(methods)
     assert looks["snip"] == method_looks({"snip": False})["snip"]
     assert looks["snip"].color == looks["snap"].color
+
+
+def test_every_method_is_drawn_without_a_warning() -> None:
+    pruned = [replace(EARLY, run=m, method=m, structured=METHODS[m].structured) for m in METHODS if m != "dense"]
+    right = figure(records([DENSE, *pruned])).axes[1]
+    assert len(right.collections) == len(METHODS)
 
 
 def test_methods_of_one_size_stand_side_by_side_and_others_where_they_are() -> None:
