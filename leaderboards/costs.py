@@ -68,7 +68,7 @@ def _panel(panel: Axes, rows: pd.DataFrame, of: str, dense: str, what: str, look
         xs = at["share"].mean().to_numpy(float) if method != "dense" else np.ones(1)
         ys = at["value"].agg(["mean", "min", "max"])
         panel.errorbar(
-            xs, ys["mean"], (ys["mean"] - ys["min"], ys["max"] - ys["mean"]), color=look.color, linestyle=look.line,
+            xs, ys["mean"], [below.clip(lower=0) for below in (ys["mean"] - ys["min"], ys["max"] - ys["mean"])], color=look.color, linestyle=look.line,
             linewidth=0.8, elinewidth=0.8, marker=look.marker, markersize=6, markerfacecolor=look.face, zorder=3,
         )  # fmt: skip
         ends[str(method)] = (float(xs[-1]), float(ys["mean"].iloc[-1]))

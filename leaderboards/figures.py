@@ -197,9 +197,10 @@ def _outcome(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> Non
         if method == "dense":
             panel.axhline(float(np.mean(ys)), color="#999999", linewidth=1, linestyle=":", zorder=1)
         filled = MarkerStyle(look.marker).is_filled()  # one of strokes has no face and no edge
-        face, edge = (look.face, {"edgecolors": look.color}) if filled else (look.color, {})
-        panel.scatter([shift * size for size in sizes[method]], ys, s=48, color=face, marker=look.marker,
-                      linewidths=1.4, alpha=0.9, zorder=3, **edge)  # fmt: skip
+        edge: dict[str, Any] = {"edgecolors": look.color} if filled else {}
+        panel.scatter([shift * size for size in sizes[method]], ys, s=48, marker=look.marker,
+                      color=look.face if filled else look.color, linewidths=1.4, alpha=0.9, zorder=3,
+                      **edge)  # fmt: skip
     smallest, largest = min(map(min, sizes.values())), max(map(max, sizes.values()))
     narrow, result = largest < 30 * smallest, runs[0].result
     panel.set_xscale("log")

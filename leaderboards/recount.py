@@ -13,7 +13,7 @@ from torch import nn
 
 import earlycrop
 from earlycrop import measure
-from earlycrop.trace import trace
+from earlycrop.trace import TraceError, trace
 from leaderboards.records import Record, record_path
 from leaderboards.table import VARIES
 from tasks import Task
@@ -43,7 +43,7 @@ class Recount:
             folder = self.runs / row.run
             if not (folder / earlycrop.saving.FILE).exists():
                 continue
-            task = self._task(record.config)
+            task = self._task({**record.config, "task": row.task})
             if isinstance(task, str):
                 self.skipped[row.run] = task
                 continue
@@ -52,6 +52,8 @@ class Recount:
                 yield from (f"{path}: {told}" for told in differences(record, task, folder))
             except earlycrop.SavingError as error:
                 yield f"{path}: its model cannot be counted: {error}"
+            except (ValueError, OSError, ImportError, TraceError) as error:
+                self.skipped[row.run] = str(error)
             else:
                 self.counted += 1
 

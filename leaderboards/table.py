@@ -83,7 +83,8 @@ def groups(results: Iterable[Result]) -> Iterator[Group]:
 def summary(group: Group) -> pd.DataFrame:
     """A line a method, dense first and then by rank: means over seeds, sample deviation, gap to dense.
 
-    What cannot be told is missing: a deviation of one seed, a gap without dense runs, a time of several devices.
+    What cannot be told is missing: a deviation of one seed, a gap without dense runs, a time of several devices,
+    emissions by several countries or that not all runs have measured in one way.
     """
     by_method = group.rows.assign(method=labels(group.rows)).groupby("method")
     lines = by_method.agg(
@@ -95,6 +96,8 @@ def summary(group: Group) -> pd.DataFrame:
     )  # fmt: skip
     by_device = ["batch_ms", "train_seconds", "emissions_g", "step_bytes"]
     lines.loc[by_method["device"].nunique() > 1, by_device] = float("nan")
+    of_one_kind = by_method[["emissions_country", "emissions_measured"]].nunique(dropna=False).le(1).all(axis=1)
+    lines.loc[~of_one_kind, "emissions_g"] = float("nan")
     is_dense = lines.index == "dense"
     lines["gap"] = lines["mean"] - lines.loc[is_dense, "mean"].mean()
     higher = bool(group.rows["higher_is_better"].iloc[0])

@@ -128,12 +128,12 @@ def _run(name: str, task: Task, options: Options, store: Store, report: Report, 
         lines[-1] = line | {"seconds": line["seconds"] + asking, "branched_from": options.branch_from.resolve().name}
 
     def checkpoint() -> None:
-        spent = meter.so_far()
+        spent = meter.state()
         store.log(lines)
         store.save(model, epoch, {
             "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict(), "task": task.state_dict(),
             "rng": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "epoch": epoch, "seconds": seconds, "log": lines, "spent": spent and spent._asdict(),
+            "epoch": epoch, "seconds": seconds, "log": lines, "spent": spent,
         }, options.keep)  # fmt: skip
 
     replicas = _ranks.Replicas()

@@ -15,12 +15,14 @@ from tasks import _ranks
 class Meter:
     """Counts while it is entered, by the electricity of ``country``; with an empty one, nothing.
 
+    Energy is that from when it is entered, models' building and validation included.
+
     Raises:
         ValueError: it cannot be measured by that country; see :class:`earlycrop.emissions.Emissions`.
     """
 
     def __init__(self, country: str, device: torch.device) -> None:
-        self._emissions = Emissions(country, device) if country else None
+        self._country, self._emissions = country, Emissions(country, device) if country else None
         self._before: Spent | None = Spent(0.0, 0.0, True)
 
     def __enter__(self) -> Self:
@@ -35,8 +37,14 @@ class Meter:
             self._emissions.__exit__(kind, error, trace)
 
     def go_on(self, spent: Mapping[str, Any] | None) -> None:
-        """Start from what was spent before a stop, as ``so_far`` told it then."""
-        self._before = None if spent is None else Spent(**spent)
+        """Start from what was spent before a stop, as ``state`` told it then; by another country it is not known."""
+        same = spent is not None and spent["country"] == self._country
+        self._before = Spent(**{name: spent[name] for name in Spent._fields}) if same and spent is not None else None
+
+    def state(self) -> dict[str, Any] | None:
+        """``so_far``, for a checkpoint."""
+        spent = self.so_far()
+        return None if spent is None else {**spent._asdict(), "country": self._country}
 
     def so_far(self) -> Spent | None:
         """What the run has spent; None where it is not measured, or a part of it was not."""

@@ -100,11 +100,16 @@ def test_a_resumed_run_has_spent_what_it_had_before(tmp_path: Path) -> None:
         until(4, "cartpole", options, tmp_path)
     checkpoint = _state(tmp_path)
     assert checkpoint["epoch"] == 4
+    assert checkpoint["spent"].pop("country") == "DEU"
     before = Spent(**checkpoint["spent"])
     assert before.kwh > 0
     result, _ = until(99, "cartpole", options, tmp_path)
     assert result.energy_kwh is not None
     assert result.energy_kwh > before.kwh
+    with pytest.raises(KeyboardInterrupt):
+        until(4, "cartpole", options, tmp_path / "elsewhere")
+    result, _ = until(99, "cartpole", replace(options, country="FRA"), tmp_path / "elsewhere")
+    assert result.emissions_g is None  # of two countries
     unknown = replace(options, seed=1, country="")
     with pytest.raises(KeyboardInterrupt):
         until(4, "cartpole", unknown, tmp_path / "unknown")

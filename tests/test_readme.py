@@ -29,7 +29,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def call(place: Path, *arguments: str) -> int:
-    return command.main([*arguments, "--out", str(place / "out")])
+    return command.main([*arguments, "--out", str(place / "out"), "--runs", str(place / "runs")])
 
 
 def test_the_committed_tables_are_what_the_csvs_say() -> None:

@@ -73,9 +73,10 @@ def run_of(place: Path, method: str) -> tuple[Path, Any]:
 
 
 def test_what_was_measured_is_counted_again(place: Path) -> None:
-    assert check(place) == (0, "Records checked: 4, models counted again: 4, problems: 0\n")
+    code, told = check(place)
+    assert (code, told.splitlines()[-1]) == (0, "Records checked: 4, models counted again: 4, problems: 0")
     shutil.rmtree(run_of(place, "snip")[0])
-    assert check(place)[1] == "Records checked: 4, models counted again: 3, problems: 0\n"
+    assert check(place)[1].endswith("Records checked: 4, models counted again: 3, problems: 0\n")
 
 
 def test_a_model_that_is_another_than_its_record_says_is_named(place: Path) -> None:

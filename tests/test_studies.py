@@ -104,6 +104,8 @@ def test_costs_are_shares_of_what_dense_costs_in_the_same_run() -> None:
         names = {text.get_text() for text in panel.texts}
         assert names == {"dense", "earlycrop-s", "snip"}
         assert all(panel.get_ylim()[0] < text.get_position()[1] < panel.get_ylim()[1] for text in panel.texts)
+    level = [replace(r, result=replace(r.result, seed=s, value=93.4)) for r in records() for s in range(3)]
+    assert len(costs.figure(level).axes) == 2  # a mean of equal values may be below the lowest, by rounding
     assert not list(costs.parts([r for r in records() if r.result.method != "dense"]))
     other = [replace(r, result=replace(r.result, device="a GPU", value=1.0)) for r in records()]
     assert len(costs.figure([*records(), *other]).axes) == 4  # times of two devices are not compared
@@ -140,8 +142,6 @@ def test_a_table_that_is_not_what_its_records_say_is_named(old: str, new: str, t
     code, said = call(place, "check")
     assert code == 1
     assert told in said
-    lines = table.read_text().splitlines(keepends=True)
-    table.write_text("".join(lines[:-1]))
 
 
 def test_a_table_with_a_line_too_few_is_named(place: Path) -> None:
