@@ -67,8 +67,10 @@ def _panel(panel: Axes, rows: pd.DataFrame, of: str, dense: str, what: str, look
         at = mine.groupby(["sparsity_of", "sparsity_asked"] if method != "dense" else "method")
         xs = at["share"].mean().to_numpy(float) if method != "dense" else np.ones(1)
         ys = at["value"].agg(["mean", "min", "max"])
+        # not below 0, as a mean of equal values may be by rounding
+        reach = [bar.clip(lower=0) for bar in (ys["mean"] - ys["min"], ys["max"] - ys["mean"])]
         panel.errorbar(
-            xs, ys["mean"], [below.clip(lower=0) for below in (ys["mean"] - ys["min"], ys["max"] - ys["mean"])], color=look.color, linestyle=look.line,
+            xs, ys["mean"], reach, color=look.color, linestyle=look.line,
             linewidth=0.8, elinewidth=0.8, marker=look.marker, markersize=6, markerfacecolor=look.face, zorder=3,
         )  # fmt: skip
         ends[str(method)] = (float(xs[-1]), float(ys["mean"].iloc[-1]))
