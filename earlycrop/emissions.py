@@ -81,8 +81,7 @@ class Emissions:
             output_methods=[], log_level="critical", output_handlers=[self._told],
         )  # fmt: skip
         tracker.start()
-        seen = [part for part in tracker._hardware if type(part).__name__ == "GPU" and part.gpu_ids]
-        if gpus and not seen:
+        if gpus and not any(type(part).__name__ == "GPU" and part.gpu_ids for part in tracker._hardware):
             tracker.stop()
             raise RuntimeError("it does not see the GPU that trains")
         return tracker

@@ -91,7 +91,8 @@ class Result:
     dense_step_bytes: int | None = None
     """The same of the dense network, with the final one in memory beside it."""
     energy_kwh: float | None = None
-    """Electricity that training, scoring and cutting took, in kWh."""
+    """Electricity of the run from its start to the end of its training, in kWh, with what ``train_seconds`` leaves out:
+    building the model, validation and checkpoints."""
     emissions_g: float | None = None
     """CO2 equivalents of that, in g; None where they were not measured."""
     emissions_country: str | None = None

@@ -38,8 +38,10 @@ class Meter:
 
     def go_on(self, spent: Mapping[str, Any] | None) -> None:
         """Start from what was spent before a stop, as ``state`` told it then; by another country it is not known."""
-        same = spent is not None and spent["country"] == self._country
-        self._before = Spent(**{name: spent[name] for name in Spent._fields}) if same and spent is not None else None
+        if spent is None or spent["country"] != self._country:
+            self._before = None
+        else:
+            self._before = Spent(*(spent[name] for name in Spent._fields))
 
     def state(self) -> dict[str, Any] | None:
         """``so_far``, for a checkpoint."""
