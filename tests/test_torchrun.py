@@ -28,11 +28,8 @@ TINY = (
 )
 
 
-def launched(
-    place: Path, task: str, *arguments: str, module: str = "tests.replicated"
-) -> subprocess.CompletedProcess[str]:
+def launched(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", module]
-    line += [task] if module == "tests.replicated" else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     root = Path(tasks.__file__).parents[1]
     return subprocess.run([*line, *arguments], cwd=root, env=environment, capture_output=True, text=True)
