@@ -30,17 +30,31 @@ def display(out: Path, task: str | None, console: Console, price: float | None =
         raise ValueError(f"No records found in {out / 'records'}: run `python -m leaderboards` first.")
     with alone(out):  # the last of several to come has the rows of all
         records = read_records(out, task)
-        tasks = sorted({record.result.task for record in records.values()})
-        for name in tasks:
-            rows = (record.result for record in records.values() if record.result.task == name)
+        for name in sorted({record.result.task for record in records.values()}):
+            mine = {run: record for run, record in records.items() if record.result.task == name}
             with replacing(out / f"{name}.csv") as path:
-                path.write_text(csv_text(rows), encoding="utf-8", newline="\n")
-    for name in tasks:
-        mine = {run: record for run, record in records.items() if record.result.task == name}
-        for group in groups(record.result for record in mine.values()):
-            show(group, mine, console, price)
-        picture = draw(mine.values(), out / name)
-        console.print(f"Table: {out / name}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
+                path.write_text(csv_text(record.result for record in mine.values()), encoding="utf-8", newline="\n")
+            picture = draw(mine.values(), out / name)
+            for group in groups(record.result for record in mine.values()):
+                show(group, mine, console, price)
+            console.print(f"Table: {out / name}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
+
+
+def refuse_loss(name: str, seeds: int, data: Path | None, out: Path) -> None:
+    """Raises ValueError where the study's table has runs which are none of the study's with this --data."""
+    _of_study(name, seeds, data, out, read_records(out))
+
+
+def _of_study(name: str, seeds: int, data: Path | None, out: Path, records: dict[str, Record]) -> list[Record]:
+    """Those of the records that are the study's, of all its tasks and seeds, whichever of them were run last."""
+    ids = recorded(name, seeds, data, records)
+    table = out / "tables" / f"{name}.csv"
+    if left := sorted(run for run in named(table) if run in records and run not in ids):
+        raise ValueError(
+            f"{table} has runs that this would leave out, such as {left[0]}: give the --data that they were run "
+            "with, or move the file away where they are no part of the study any more."
+        )
+    return [records[run] for run in sorted(ids)]
 
 
 def tabulate(name: str, seeds: int, data: Path | None, out: Path, console: Console) -> list[Record]:
@@ -49,27 +63,18 @@ def tabulate(name: str, seeds: int, data: Path | None, out: Path, console: Conso
     Raises:
         ValueError: the table that is there has runs which are none of the study's with this --data.
     """
-    if not record_files(out):
-        return []
     table = out / "tables" / f"{name}.csv"
     with alone(out):
-        records = read_records(out)  # of all its tasks and seeds, whichever of them were run last
-        mine = [records[run] for run in sorted(recorded(name, seeds, data, records))]
+        mine = _of_study(name, seeds, data, out, read_records(out))
         if not mine:
             return []
-        runs = {record.result.run for record in mine}
-        if left := sorted(run for run in named(table) if run in records and run not in runs):
-            raise ValueError(
-                f"{table} has runs that this would leave out, such as {left[0]}: give the --data that they were run "
-                "with, or move the file away where they are no part of the study any more."
-            )
         with replacing(table) as path:
             path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
+        if points.drawable(mine):
+            saved(points.figure(mine), table)
+        elif any(True for _ in curves.recipes(mine)):
+            saved(curves.figure(mine), table)
+        if any(True for _ in costs.parts(mine)):
+            saved(costs.figure(mine), table.with_stem(f"{name}-costs"))
     console.print(f"Study: {table}", markup=False, soft_wrap=True)
-    if points.drawable(mine):
-        saved(points.figure(mine), table)
-    elif any(True for _ in curves.recipes(mine)):
-        saved(curves.figure(mine), table)
-    if any(True for _ in costs.parts(mine)):
-        saved(costs.figure(mine), table.with_stem(f"{name}-costs"))
     return mine

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from leaderboards.records import Record, faults, read_record, record_files
 from leaderboards.recount import Recount
+from leaderboards.sweep import lacking
 from leaderboards.table import csv_text, study_text
 from tasks._record import KINDS
 
@@ -112,7 +113,7 @@ def _csv_problems(path: Path, records: list[Record], unreadable: set[str]) -> It
 def _study_problems(path: Path, records: dict[str, Record], unreadable: set[str]) -> Iterator[str]:
     """What is not as the runs have it that the table names."""
     again = f"write it again with python -m leaderboards show {path.stem}"
-    _, rows = _rows(path.read_text(encoding="utf-8"))
+    columns, rows = _rows(path.read_text(encoding="utf-8"))
     named = [(line, run) for line, row in rows for run in row.get("runs", "").split()]
     if not named:
         yield f"{path}:1: a study's table names its runs in the column runs, and this one names none: {again}"
@@ -121,7 +122,13 @@ def _study_problems(path: Path, records: dict[str, Record], unreadable: set[str]
         if run not in records:
             yield f"{path}:{line}: run {run} has no {'readable ' * (run in unreadable)}record"
             return
-    expected = _rows(study_text(records[run].result for run in {run for _, run in named}))[1]
+    mine = [records[run] for run in {run for _, run in named}]
+    if left := sorted(lacking(path.stem, mine, records)):
+        yield f"{path}: {len(left)} of the study's runs have a record and are not in it, such as {left[0]}: {again}"
+    expected_columns, expected = _rows(study_text(record.result for record in mine))
+    if columns != expected_columns:
+        wrong = sorted(set(columns) ^ set(expected_columns)) or ["their order"]
+        yield f"{path}:1: the columns are not those of a study ({', '.join(wrong)}): {again}"
     if len(rows) != len(expected):
         yield f"{path}: there are {len(rows)} lines, and {len(expected)} of its runs' records: {again}"
         return

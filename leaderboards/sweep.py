@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from leaderboards.records import read_record, read_run, record_path, write_record
+from leaderboards.records import Record, read_record, read_run, record_path, write_record
 from leaderboards.studies import STUDIES, Run
 from tasks import _cli
 from tasks._feed import cores
@@ -29,18 +29,21 @@ Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]
 
 @dataclass
 class Outcome:
-    """What became of a study: runs that were there before, new ones, those that failed and why; its tasks."""
+    """What became of a study: runs that were there before, new ones, those that failed and why, those of the new ones
+    that have not measured emissions though they were asked; its tasks.
+    """
 
     found: int = 0
     new: int = 0
     failed: list[str] = field(default_factory=list)
+    unmetered: list[str] = field(default_factory=list)
     tasks: set[str] = field(default_factory=set)
 
 
 def known(name: str) -> Callable[[int], Iterator[Run]]:
     """The study of that name; raises ValueError where there is none."""
     if name not in STUDIES:
-        raise ValueError(f"There is no study {name or '(none was named)'}: take one of {', '.join(STUDIES)}.")
+        raise ValueError(f"There is no study {name}: take one of {', '.join(STUDIES)}.")
     return STUDIES[name]
 
 
@@ -63,12 +66,16 @@ def _options(task: str, arguments: tuple[str, ...]) -> Options:
 
 def here(study: Iterable[Run], data: Path | None) -> list[Run]:
     """The study's runs, with the data that lies in ``data`` where there is some of their task."""
+    if data is not None and not data.is_dir():
+        raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
+    return _with(study, data, Path.is_dir)
+
+
+def _with(study: Iterable[Run], data: Path | None, there: Callable[[Path], bool]) -> list[Run]:
     runs = list(dict.fromkeys(study))
     if data is None:
         return runs
-    if not data.is_dir():
-        raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
-    return [_with_data(run, folder) if (folder := data / (run.data or run.task)).is_dir() else run for run in runs]
+    return [_with_data(run, folder) if there(folder := data / (run.data or run.task)) else run for run in runs]
 
 
 def _with_data(run: Run, folder: Path) -> Run:
@@ -92,9 +99,25 @@ def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
 def recorded(name: str, seeds: int, data: Path | None, records: Collection[str]) -> set[str]:
     """The ids of the study's runs that there are ``records`` of: of so many seeds, and of more as long as there are."""
     runs_of = known(name)
+    return _of_seeds(seeds, lambda several: here(runs_of(several), data), records)
+
+
+def lacking(name: str, named: Collection[Record], records: Collection[str]) -> set[str]:
+    """The ids of the study's runs that there are ``records`` of, and that are not among those ``named`` by its table,
+    with the data that these were run with, wherever those are now; none where there is no such study any more.
+    """
+    if name not in STUDIES:
+        return set()
+    read = {Path(record.config["data"]) for record in named if record.config.get("data") is not None}
+    data = min((folder.parent for folder in read), default=None)  # a sweep has one folder of all tasks' data
+    ids = _of_seeds(1, lambda several: _with(STUDIES[name](several), data, read.__contains__), records)
+    return ids - {record.result.run for record in named}
+
+
+def _of_seeds(seeds: int, runs_of: Callable[[int], list[Run]], records: Collection[str]) -> set[str]:
     ids: set[str] = set()
     for several in count(seeds):
-        new = set(map(run_id, here(runs_of(several), data))) - ids
+        new = set(map(run_id, runs_of(several))) - ids
         if several > seeds and new.isdisjoint(records):
             break
         ids |= new
@@ -129,6 +152,8 @@ def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None,
                     progress.advance(bar)
                     if failure is None:
                         outcome.new += 1
+                        record = read_record(record_path(out, run.task, run_id(run)))
+                        outcome.unmetered += [record.result.run] * (country != "" and record.result.emissions_g is None)
                     else:
                         outcome.failed.append(f"{run.task} {' '.join(run.arguments)}: {failure}")
                         progress.print(f"failed: {outcome.failed[-1]}", markup=False)

@@ -38,7 +38,7 @@ class Meter:
 
     def go_on(self, spent: Mapping[str, Any] | None) -> None:
         """Start from what was spent before a stop, as ``state`` told it then; by another country it is not known."""
-        if spent is None or spent["country"] != self._country:
+        if spent is None or spent.get("country") != self._country:
             self._before = None
         else:
             self._before = Spent(*(spent[name] for name in Spent._fields))

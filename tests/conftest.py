@@ -1,9 +1,17 @@
-"""What every test file shares: one thread, and a fixed seed."""
+"""What every test file shares: one thread, a fixed seed, and Ctrl-C that ends what tests start."""
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    """A shell's job in the background ignores Ctrl-C, and all that it starts would, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

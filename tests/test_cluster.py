@@ -119,7 +119,12 @@ def test_a_node_that_dies_costs_its_epoch(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_what_a_cluster_has_not_is_a_sentence(nodes: Any, tmp_path: Path, capsys: Any) -> None:
-    assert command.main(["sweep", "smoke", "--where", "ray", "--address", nodes.address, "--gpus", "0.5"]) == 2
+    assert (
+        command.main(
+            ["sweep", "smoke", "--out", str(tmp_path), "--where", "ray", "--address", nodes.address, "--gpus", "0.5"]
+        )
+        == 2
+    )
     said = " ".join(capsys.readouterr().out.split())
     assert "A run would take 0.5 GPUs, and the most that a machine of the cluster has is 0: it would wait for" in said
 
@@ -136,24 +141,26 @@ def test_what_a_cluster_has_not_is_a_sentence(nodes: Any, tmp_path: Path, capsys
         (["--address", "localhost"], "--address is host:port of the cluster's head, or auto, and not localhost."),
     ],
 )
-def test_what_cannot_be_asked_of_a_cluster_is_a_sentence(more: list[str], said: str, capsys: Any) -> None:
+def test_what_cannot_be_asked_of_a_cluster_is_a_sentence(
+    more: list[str], said: str, tmp_path: Path, capsys: Any
+) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    assert command.main(["sweep", "smoke", "--where", "ray", *more]) == 2
+    assert command.main(["sweep", "smoke", "--out", str(tmp_path), "--where", "ray", *more]) == 2
     assert said in " ".join(capsys.readouterr().out.split())
 
 
-def test_no_cluster_at_the_address(capsys: Any) -> None:
+def test_no_cluster_at_the_address(tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    assert command.main(["sweep", "smoke", "--where", "ray", "--address", address]) == 2
+    assert command.main(["sweep", "smoke", "--out", str(tmp_path), "--where", "ray", "--address", address]) == 2
     assert f"There is no Ray cluster at {address}" in " ".join(capsys.readouterr().out.split())
 
 
-def test_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert command.main(["sweep", "smoke", "--where", "ray"]) == 2
+    assert command.main(["sweep", "smoke", "--out", str(tmp_path), "--where", "ray"]) == 2
     assert "--where ray needs Ray, which is not installed: pip install 'earlycrop[ray]'." in capsys.readouterr().out
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import multiprocessing
 import os
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from rich.console import Console
 
 from earlycrop import METHODS
 from leaderboards import __main__ as command
@@ -27,6 +25,7 @@ from leaderboards.records import Record, finished_runs, read_records, replacing
 from leaderboards.table import csv_text, groups, short, summary
 from tasks._outcome import commit
 from tasks._record import KINDS, Result
+from tests.commands import call
 
 DENSE = Result(
     run="d0", task="cartpole", dataset="CartPole-v0", preset="default", network="mlp-8-8", method="dense",
@@ -69,13 +68,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for result in ALL:
         write_run(tmp_path / "runs", result)
     return tmp_path
-
-
-def call(place: Path, *arguments: str, width: int = 200) -> tuple[int, str]:
-    console = Console(width=width, file=io.StringIO())
-    code = command.main([*arguments, "--runs", str(place / "runs"), "--out", str(place / "out")], console)
-    assert isinstance(console.file, io.StringIO)
-    return code, console.file.getvalue()
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -262,7 +254,7 @@ def test_several_that_finish_at_once_lose_no_row(tmp_path: Path, monkeypatch: py
         runs = tmp_path / str(i)
         write_run(runs, replace(EARLY, run=f"e{i}", seed=i))
         time.sleep(0.02 * i)
-        command.main(["--runs", str(runs), "--out", str(tmp_path / "out")], Console(file=io.StringIO()))
+        command.main(["collect", "--runs", str(runs), "--out", str(tmp_path / "out")])
 
     several = [multiprocessing.get_context("fork").Process(target=finish, args=(i,)) for i in range(8)]
     for process in several:
@@ -515,7 +507,6 @@ def test_a_run_s_triggers_are_drawn_and_told(place: Path) -> None:
     assert imread(folder / "trigger.png").std() > 0.01
     assert "epoch" in (folder / "trigger.svg").read_text()
     for arguments, sentence in (
-        (["trigger"], "Which run? Give its id or its folder"),
         (["trigger", "t9"], "There is no run t9 in"),
         (["trigger", "d0"], "run d0 has no trace of its triggers: train it with --watch"),
     ):

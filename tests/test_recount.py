@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 import earlycrop
-from leaderboards import __main__ as command
 from leaderboards.recount import Recount, made, options_of
 from tasks import _cli, cartpole, ptb
 from tasks._store import configuration
+from tests.commands import call
 from tests.runs import TINY
 from tests.tiny_data import text
 
@@ -46,7 +44,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     more = ["--method", "crop-s", "--sparsity", "0.9", "--data", str(place / "text"), "--vocabulary", "8"]
     _cli.main("ptb", [*small, *more, *runs])
-    command.main([*runs, "--out", str(place / "out")], Console(file=io.StringIO()))
+    call(place)
     return place
 
 
@@ -58,10 +56,7 @@ def place(origin: Path, tmp_path: Path) -> Path:
 
 
 def check(place: Path) -> tuple[int, str]:
-    console = Console(width=400, file=io.StringIO())
-    code = command.main(["check", "--runs", str(place / "runs"), "--out", str(place / "out")], console)
-    assert isinstance(console.file, io.StringIO)
-    return code, console.file.getvalue()
+    return call(place, "check", width=400)
 
 
 def run_of(place: Path, method: str) -> tuple[Path, Any]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import io
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib.image import imread
-from rich.console import Console
 
 from leaderboards import __main__ as command
 from leaderboards import costs, curves, studies
-from leaderboards.records import Record, write_record
+from leaderboards.records import Record, read_records, write_record
 from leaderboards.studies import Run
 from leaderboards.sweep import run_id
+from leaderboards.table import study_text
+from tests.commands import call
 from tests.test_leaderboards import DENSE, EARLY
 
 RUNS = [Run("cartpole", ("--method", "dense"))] + [
@@ -45,13 +46,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for record in records():
         write_record(tmp_path / "out", record)
     return tmp_path
-
-
-def call(place: Path, *arguments: str) -> tuple[int, str]:
-    console = Console(width=200, file=io.StringIO())
-    code = command.main([*arguments, "--runs", str(place / "runs"), "--out", str(place / "out")], console)
-    assert isinstance(console.file, io.StringIO)
-    return code, console.file.getvalue()
 
 
 def test_a_study_of_several_sparsities_has_its_pictures_and_its_table(place: Path) -> None:
@@ -111,7 +105,7 @@ def test_costs_are_shares_of_what_dense_costs_in_the_same_run() -> None:
     assert len(costs.figure([*records(), *other]).axes) == 4  # times of two devices are not compared
 
 
-def test_a_price_and_emissions_are_columns(place: Path) -> None:
+def test_a_price_and_emissions_are_columns(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, told = call(place, "show", "--price", "2.5", "--task", "cartpole")
     dense = next(line for line in told.splitlines() if " dense " in line)
     assert dense.split()[-2:] == ["30", "1.25"]  # g, and half an hour
@@ -119,8 +113,9 @@ def test_a_price_and_emissions_are_columns(place: Path) -> None:
     assert "cost" in told
     assert "1.25" in next(line for line in told.splitlines() if " dense " in line)
     for price in ("0", "-1", "inf", "nan"):
-        code, told = call(place, "show", "--price", price)
-        assert (code, "--price must be a number above 0" in told) == (2, True)
+        with pytest.raises(SystemExit, match="2"):
+            call(place, "show", f"--price={price}")
+        assert "--price must be a number above 0" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -129,6 +124,7 @@ def test_a_price_and_emissions_are_columns(place: Path) -> None:
         (",94,", ",95,", "sparse.csv:3: mean is '95', but '94' by its records: write it again with python -m leader"),
         ("cartpole-", "cartpole-0", "sparse.csv:2: run cartpole-0"),
         (",runs\n", ",run\n", "sparse.csv:1: a study's table names its runs in the column runs, and this one names"),
+        ("\n", ",more\n", "sparse.csv:1: the columns are not those of a study (more): write it again"),
     ],
 )
 def test_a_table_that_is_not_what_its_records_say_is_named(old: str, new: str, told: str, place: Path) -> None:
@@ -153,6 +149,72 @@ def test_a_table_with_a_line_too_few_is_named(place: Path) -> None:
     code, said = call(place, "check")
     assert code == 1
     assert "sparse.csv: there are 5 lines, and 6 of its runs' records" in said
+
+
+def test_a_table_that_lacks_a_run_of_its_study_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the runs were made with data that are not here any more."""
+    several = [Run("ptb", ("--seed", str(seed), "--method", m)) for seed in range(2) for m in ("dense", "crop-s")]
+    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter(several[: 2 * seeds]))
+    ids = []
+    for run in several:
+        ids.append(run_id(replace(run, arguments=(*run.arguments, "--data", "gone/ptb"))))
+        result = replace(DENSE if "dense" in run.arguments else EARLY, task="ptb", run=ids[-1])
+        read = Record(config={"task": "ptb", "data": "gone/ptb"}, result=result, log=[], finished="")
+        if len(ids) <= 2:
+            write_record(place / "out", read)
+    call(place, "show")
+    (place / "README.md").write_text("")
+    table = place / "out" / "tables" / "sparse.csv"
+    table.parent.mkdir()
+    table.write_text(study_text(record.result for run, record in read_records(place / "out").items() if run in ids))
+    assert call(place, "check")[0] == 0
+    write_record(place / "out", read)
+    call(place, "show")
+    code, told = call(place, "check")
+    assert code == 1
+    assert f"sparse.csv: 1 of the study's runs have a record and are not in it, such as {ids[-1]}: write it" in told
+
+
+def test_a_sweep_that_would_drop_runs_from_its_table_is_refused_before_it_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(place, "show", "sparse")
+    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter([Run("cartpole", ("--epochs", "1"))]))
+    code, told = call(place, "sweep", "sparse")
+    assert code == 2
+    assert "has runs that this would leave out" in told
+    assert not (place / "runs").exists()
+
+
+def test_runs_whose_emissions_failed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = ("--steps", "300", "--epochs", "2", "--agents", "2", "--widths", "8", "8", "--method", "dense")
+    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter([Run("cartpole", tiny)]))
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import codecarbon\n\n\ndef start(self):\n    raise OSError('no power')\n\n\n"
+        "codecarbon.OfflineEmissionsTracker.start = start\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(hook), prepend=os.pathsep)
+    code, told = call(tmp_path, "sweep", "sparse", "--country", "DEU")
+    assert code == 0
+    assert f"without emissions, though --country asks for them: {run_id(Run('cartpole', tiny))}" in told
+
+
+@pytest.mark.parametrize(
+    "line", [["show", "--country", "DEU"], ["check", "--price", "1"], ["trigger", "t0", "--data", "x"], ["trigger"]]
+)
+def test_options_of_other_commands_are_not_taken(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(line)
+    told = " ".join(capsys.readouterr().err.split())
+    assert ("RUN" if line == ["trigger"] else line[-2]) in told
+
+
+def test_data_without_a_study_is_refused(place: Path) -> None:
+    code, told = call(place, "show", "--data", str(place))
+    assert code == 2
+    assert told.startswith("--data tells which runs are a study's: name the study")
 
 
 def test_a_study_is_swept_with_its_country(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,9 +120,10 @@ def test_copies_that_are_pruned_at_an_epoch_branch_off_one_run(tmp_path: Path, m
     ("more", "sentence"),
     [
         (["nothing"], "There is no study nothing: take one of table1"),
-        ([], "There is no study (none was named): take one of table1"),
         (["fig4", "--seeds", "0"], "seeds must be at least 1"),
         (["fig4", "--data", "/nowhere"], "There is no folder /nowhere"),
+        (["fig4", "--gpus", "1"], "--address and --gpus are of a Ray cluster: add --where ray, or leave them out"),
+        (["fig4", "--address", "a:1"], "--address and --gpus are of a Ray cluster"),
     ],
 )
 def test_what_cannot_be_swept_is_a_sentence(

@@ -204,7 +204,10 @@ def test_workers_end_with_a_process_that_is_killed(end: str) -> None:
         assert parent.stdout.readline() == "playing\n"
         time.sleep(0.1)
         parent.send_signal(signal.Signals[end])
-        _, told = parent.communicate(timeout=30)  # to the pipe's end: while a worker lives, it holds the other one
+        try:
+            _, told = parent.communicate(timeout=30)  # to the pipe's end: while a worker lives, it holds the other one
+        finally:
+            parent.kill()
     assert parent.returncode == -signal.Signals[end]
     assert told.strip().endswith("KeyboardInterrupt" if end == "SIGINT" else "")
 

@@ -1,0 +1,222 @@
+"""What ``python -m leaderboards`` does: a command a class, with its options.
+
+Each is carried out with the console that it prints to, returns the exit code, and raises ValueError, saying why, for
+what cannot be done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from earlycrop.emissions import Emissions
+from leaderboards import beside, cluster, page, readme, traces
+from leaderboards.boards import alone, display, refuse_loss, tabulate
+from leaderboards.check import problems, uncommitted
+from leaderboards.records import finished_runs, merge, read_records, read_run, record_files, write_record
+from leaderboards.recount import Recount
+from leaderboards.sweep import on_this_machine, sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Options of several commands."""
+
+    task: str | None = None
+    """Only this task; all where it is not named."""
+    out: Path = Path("leaderboards")
+    """Folder of the leaderboards; README lies beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shows(Command):
+    """Options of commands that print tables."""
+
+    price: float | None = None
+    """What an hour of training costs, in any currency: tables get a column of costs."""
+
+    def __post_init__(self) -> None:
+        if self.price is not None and not 0 < self.price < float("inf"):
+            raise ValueError(f"--price must be a number above 0, and is {self.price:g}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect(Shows):
+    """Take in finished runs, then show; what is done where no command is named."""
+
+    runs: Path = Path("runs")
+    """Folder that holds one folder a run."""
+
+    def carry_out(self, console: Console) -> int:
+        """Write a record of every finished run; nothing is written when a file is not sound."""
+        done, skipped = finished_runs(self.runs)
+        left = ", ".join(f"{skipped[kind]} {kind}" for kind in ("unfinished", "failed") if skipped[kind])
+        new = [record for folder in done if self.task in (None, (record := read_run(folder)).result.task)]
+        if not new:
+            task, others = self.task or "cartpole", f" (skipped: {left})" if left else ""
+            of = f" of {self.task}" if self.task else ""
+            raise ValueError(f"No finished runs{of} found in {self.runs}{others}: run `python -m tasks.{task}` first.")
+        with alone(self.out):
+            write, notes = merge(read_records(self.out, self.task), new)
+            for record in write:
+                write_record(self.out, record)
+        told = f"Finished runs in {self.runs}: {len(new)}, new: {len(write)}; skipped: {left or 'none'}"
+        for line in (told, *notes):
+            console.print(line, markup=False, soft_wrap=True)
+        display(self.out, self.task, console, self.price)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(Shows):
+    """CSVs, tables and pictures from the records that are there."""
+
+    study: Positional[str] = ""
+    """Only this study, beside the paper's numbers."""
+    seeds: int = 5
+    """Seeds of the study, at least: more are shown where there are records of them."""
+    data: Path | None = None
+    """Folder with a folder of data a task, which the study was run with."""
+
+    def carry_out(self, console: Console) -> int:
+        """Print the tables of tasks, or that of a study."""
+        if self.study:
+            mine = tabulate(self.study, self.seeds, self.data, self.out, console)
+            told = [record.result for record in mine if self.task in (None, record.result.task)]
+            beside.show(self.study, told, console, self.price)
+        elif self.data is not None:
+            raise ValueError("--data tells which runs are a study's: name the study, python -m leaderboards show STUDY")
+        else:
+            display(self.out, self.task, console, self.price)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Command):
+    """Whether records, CSVs and README's tables are sound and agree; exit code 1 if not."""
+
+    runs: Path = Path("runs")
+    """Models that lie here are counted again."""
+
+    def carry_out(self, console: Console) -> int:
+        """Print what is wrong; 0 when nothing is, 1 when something is, 2 without any leaderboards."""
+        files = record_files(self.out, self.task)
+        if not files and not list(self.out.glob(f"{self.task or '*'}.csv")):
+            raise ValueError(f"No leaderboards found in {self.out}: run `python -m leaderboards` first.")
+        again = Recount(self.runs)
+        found = [
+            *problems(self.out, self.task, again),
+            *readme.problems(self.out.parent / "README.md", self.out),
+        ]
+        for problem in found:
+            console.print(problem, markup=False, soft_wrap=True)
+        for run, why in again.skipped.items():
+            told = f"{self.runs / run}: not counted again: {why}"
+            console.print(told, style="dim", markup=False, soft_wrap=True)
+        if runs := uncommitted(self.out, self.task):
+            console.print(f"of code that was not committed: {', '.join(runs)}", style="dim", soft_wrap=True)
+        told = f"Records checked: {len(files)}, models counted again: {again.counted}, problems: {len(found)}"
+        console.print(told, style="red" if found else "green")
+        return 1 if found else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Bring README's tables up to date with the CSVs."""
+
+    out: Path = Path("leaderboards")
+    """Folder of the leaderboards; README lies beside it."""
+
+    def carry_out(self, console: Console) -> int:
+        """Rewrite what is stale, and say what was."""
+        changed = readme.write(self.out.parent / "README.md", self.out)
+        console.print(f"README's tables: {', '.join(changed) or 'none'} changed")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Command):
+    """Write all leaderboards as one HTML file."""
+
+    file: Positional[Path | None] = None
+    """The file; page.html in --out where it is not named."""
+
+    def carry_out(self, console: Console) -> int:
+        """Write it."""
+        file = self.file or self.out / "page.html"
+        page.write(list(read_records(self.out, self.task).values()), self.out, file)
+        console.print(f"Page: {file}", markup=False, soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trigger:
+    """Draw what the triggers of one run looked at, and tell when each would have fired."""
+
+    run: Positional[str]
+    """The run, by its id or its folder."""
+    runs: Path = Path("runs")
+    """Folder that holds one folder a run."""
+
+    def carry_out(self, console: Console) -> int:
+        """Draw it into the run's folder."""
+        folder = next((f for f in (self.runs / self.run, Path(self.run)) if f.is_dir()), None)
+        if folder is None:
+            raise ValueError(f"There is no run {self.run} in {self.runs}: give its id, or its folder.")
+        picture = traces.draw(folder)
+        for name, epoch in traces.would_fire(read_run(folder)).items():
+            console.print(f"{name}: " + ("not within the window" if epoch is None else f"epoch {epoch}"))
+        console.print(f"Picture: {picture} (and .svg)", markup=False, soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Shows):
+    """Run what is missing of a study, then show it."""
+
+    study: Positional[str]
+    """The study."""
+    seeds: int = 5
+    """Its seeds."""
+    data: Path | None = None
+    """Folder with a folder of data a task; by default each task's own source."""
+    runs: Path = Path("runs")
+    """Folder for one folder a run."""
+    jobs: int = 0
+    """Runs at a time; 0 is one a core, or as many as a cluster has room for."""
+    country: str = ""
+    """Country by whose electricity runs measure their emissions, see python -m tasks.cifar10 --help."""
+    where: Literal["local", "ray"] = "local"
+    """Where it runs: on this machine, or on the machines of a Ray cluster, a core a run."""
+    address: str = "auto"
+    """The Ray cluster's head, host:port; auto is the cluster that this machine is part of."""
+    gpus: float = 0
+    """How many GPUs a run takes on a Ray cluster, or which share of one; 0 trains on the CPU."""
+
+    def carry_out(self, console: Console) -> int:
+        """Run it and show its tasks' leaderboards; 1 where a run failed."""
+        what = (self.study, self.seeds, self.out, self.data, self.task, self.country)
+        if self.where == "local" and (self.address, self.gpus) != ("auto", 0):
+            raise ValueError("--address and --gpus are of a Ray cluster: add --where ray, or leave them out.")
+        if self.country:
+            Emissions(self.country)
+        refuse_loss(self.study, self.seeds, self.data, self.out)
+        if self.where == "ray":
+            with cluster.connected(self.address, self.gpus) as ray:
+                outcome = sweep(*what, cluster.on_machines(ray, self.gpus, self.jobs, self.runs, self.out))
+        else:
+            outcome = sweep(*what, on_this_machine(self.jobs, self.runs, self.out))
+        for task in sorted(task for task in outcome.tasks if record_files(self.out, task)):
+            display(self.out, task, console, self.price)
+        console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
+        for told in outcome.failed:
+            console.print(told, style="red", markup=False, soft_wrap=True)
+        if outcome.unmetered:
+            told = f"without emissions, though --country asks for them: {', '.join(outcome.unmetered)}"
+            console.print(told, style="yellow", markup=False, soft_wrap=True)
+        tabulate(self.study, self.seeds, self.data, self.out, console)
+        return 1 if outcome.failed else 0
