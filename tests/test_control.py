@@ -25,6 +25,7 @@ from tasks.nets.actor_critic import ActorCritic
 from tests.test_a2c import learn
 
 TASKS = ("cartpole", "acrobot", "lunarlander")
+ONE_TASK = ["cartpole", *(pytest.param(name, marks=pytest.mark.slow) for name in TASKS[1:])]
 INPUTS = {"cartpole": (4, 2), "acrobot": (6, 3), "lunarlander": (8, 4)}
 TINY = [
     "--steps", "1500", "--epochs", "3", "--agents", "4", "--rollout", "16", "--widths", "16", "16",
@@ -215,7 +216,7 @@ def test_the_outlook_is_of_other_games_and_of_rows_that_were_played(name: str) -
     assert not told["policy"].requires_grad
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ONE_TASK)
 def test_a_run_tells_what_its_pruning_upset_and_draws_what_was_learned(name: str, tmp_path: Path) -> None:
     arguments = [*TINY, "--method", "snap", "--sparsity", "0.6", "--runs", str(tmp_path), "--record"]
     result = _cli.main(name, arguments)
@@ -236,7 +237,7 @@ def test_a_run_tells_what_its_pruning_upset_and_draws_what_was_learned(name: str
     assert small.network == result.network == "mlp-16-16"
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ONE_TASK)
 def test_a_picture_shows_a_game_at_its_speed_and_says_its_return(name: str, tmp_path: Path) -> None:
     model = always(name, 1 if name == "acrobot" else 0)
     task = tiny(name)

@@ -209,6 +209,7 @@ def test_a_phone_scrolls_the_table_and_not_the_page(show: Any) -> None:
     assert all(box["width"] <= 390 for svg in tab.locator(".pair svg").all() if (box := svg.bounding_box()))
 
 
+@pytest.mark.slow
 def test_pictures_of_the_committed_records(show: Any, tmp_path: Path) -> None:
     """They are kept in docs/ where ``PICTURES=docs`` asks for that, to be looked at."""
     out, folder = ROOT / "leaderboards", Path(os.environ.get("PICTURES", tmp_path))

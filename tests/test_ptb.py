@@ -458,8 +458,8 @@ def test_the_rate_falls_where_validation_does_not_get_better(folder: Path) -> No
 @pytest.mark.parametrize(
     "method",
     [
-        "crop-s",
         "earlycrop-s",
+        pytest.param("crop-s", marks=pytest.mark.slow),
         pytest.param("dense", marks=pytest.mark.slow),
         pytest.param("earlycrop-u", marks=pytest.mark.slow),
         pytest.param("magnitude-s", marks=pytest.mark.slow),

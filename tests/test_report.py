@@ -186,6 +186,7 @@ def test_json_with_arguments_and_an_input() -> None:
     assert [cut["asked"] for cut in told["cuts"]] == [0.5, 0.9, None]
 
 
+@pytest.mark.slow
 def test_tokens_and_several_inputs() -> None:
     code, out, _ = ran("tests.reportable:words", "--tokens", "2,7")
     assert code == 0
@@ -310,6 +311,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_time_up_ends_all_that_was_started(tmp_path: Path) -> None:
     """The network holds the interpreter for good, and has started a process."""
     note = tmp_path / "note"
@@ -336,6 +338,7 @@ def test_control_c_ends_it(tmp_path: Path) -> None:
     assert not any(_alive(int(pid)) for pid in note.read_text().split())
 
 
+@pytest.mark.slow
 def test_the_line_on_a_terminal_counts_seconds() -> None:
     ours, theirs = pty.openpty()
     process = start("tests.reportable:Waits", "--input", "1,6", "--seconds", "15", stderr=theirs)

@@ -63,6 +63,7 @@ def test_a_sweep_runs_what_is_missing_and_tells_what_failed(place: Path, capsys:
     assert {run: both[run] for run in first} == first
 
 
+@pytest.mark.slow
 def test_a_run_that_finished_elsewhere_is_taken_in(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(place, "--seeds", "1") == 1
     for record in (place / "out" / "records" / "cartpole").iterdir():

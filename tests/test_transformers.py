@@ -137,7 +137,11 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return model, example()
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+ALIKE = ("whisper", "t5-gated", "deberta-v2", "segformer", "swin")
+"""Of a kind with others, and slow to build."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(m, marks=pytest.mark.slow) if m in ALIKE else m for m in MODELS])
 def test_heads_and_neurons_go_and_a_file_holds_what_is_left(name: str, tmp_path: Path) -> None:
     model, example = build(name)
     graph = trace(model, example)

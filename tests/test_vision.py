@@ -345,6 +345,7 @@ def test_scores_are_taken_on_training_images_as_they_are(tmp_path: Path) -> None
     assert float(distance.max()) == 0
 
 
+@pytest.mark.slow
 def test_pruned_on_another_device_it_is_the_same_network_and_the_dense_one_is_not_measured(tmp_path: Path) -> None:
     parquet(tmp_path / "data", 4, 32, {"train": 100, "test": 40})
     more = ("--method", "crop-s", "--sparsity", "0.5", "--epochs", "2")
