@@ -24,16 +24,22 @@ from leaderboards.sweep import on_this_machine, sweep
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Options of several commands."""
+    """The option of all commands but one."""
 
-    task: str | None = None
-    """Only this task; all where it is not named."""
     out: Path = Path("leaderboards")
     """Folder of the leaderboards; README lies beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shows(Command):
+class OfTasks(Command):
+    """Options of commands that may be about one task."""
+
+    task: str | None = None
+    """Only this task; all where it is not named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shows(OfTasks):
     """Options of commands that print tables."""
 
     price: float | None = None
@@ -96,7 +102,7 @@ class Show(Shows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check(Command):
+class Check(OfTasks):
     """Whether records, CSVs and README's tables are sound and agree; exit code 1 if not."""
 
     runs: Path = Path("runs")
@@ -125,11 +131,8 @@ class Check(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tables:
+class Tables(Command):
     """Bring README's tables up to date with the CSVs."""
-
-    out: Path = Path("leaderboards")
-    """Folder of the leaderboards; README lies beside it."""
 
     def carry_out(self, console: Console) -> int:
         """Rewrite what is stale, and say what was."""
@@ -139,7 +142,7 @@ class Tables:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page(Command):
+class Page(OfTasks):
     """Write all leaderboards as one HTML file."""
 
     file: Positional[Path | None] = None
@@ -203,7 +206,7 @@ class Sweep(Shows):
         if self.where == "local" and (self.address, self.gpus) != ("auto", 0):
             raise ValueError("--address and --gpus are of a Ray cluster: add --where ray, or leave them out.")
         if self.country:
-            Emissions(self.country)
+            Emissions(self.country)  # complains now rather than in every run
         refuse_loss(self.study, self.seeds, self.data, self.out)
         if self.where == "ray":
             with cluster.connected(self.address, self.gpus) as ray:

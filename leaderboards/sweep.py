@@ -68,10 +68,11 @@ def here(study: Iterable[Run], data: Path | None) -> list[Run]:
     """The study's runs, with the data that lies in ``data`` where there is some of their task."""
     if data is not None and not data.is_dir():
         raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
-    return _with(study, data, Path.is_dir)
+    return _on_data(study, data, Path.is_dir)
 
 
-def _with(study: Iterable[Run], data: Path | None, there: Callable[[Path], bool]) -> list[Run]:
+def _on_data(study: Iterable[Run], data: Path | None, there: Callable[[Path], bool]) -> list[Run]:
+    """The study's runs, each once, with the folder of its task's data in ``data`` where ``there`` is one."""
     runs = list(dict.fromkeys(study))
     if data is None:
         return runs
@@ -110,11 +111,12 @@ def lacking(name: str, named: Collection[Record], records: Collection[str]) -> s
         return set()
     read = {Path(record.config["data"]) for record in named if record.config.get("data") is not None}
     data = min((folder.parent for folder in read), default=None)  # a sweep has one folder of all tasks' data
-    ids = _of_seeds(1, lambda several: _with(STUDIES[name](several), data, read.__contains__), records)
+    ids = _of_seeds(1, lambda several: _on_data(STUDIES[name](several), data, read.__contains__), records)
     return ids - {record.result.run for record in named}
 
 
 def _of_seeds(seeds: int, runs_of: Callable[[int], list[Run]], records: Collection[str]) -> set[str]:
+    """The ids among ``records`` of a study's runs: of so many seeds, and of more as long as there are."""
     ids: set[str] = set()
     for several in count(seeds):
         new = set(map(run_id, runs_of(several))) - ids
@@ -152,12 +154,16 @@ def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None,
                     progress.advance(bar)
                     if failure is None:
                         outcome.new += 1
-                        record = read_record(record_path(out, run.task, run_id(run)))
-                        outcome.unmetered += [record.result.run] * (country != "" and record.result.emissions_g is None)
+                        if country and _without_emissions(run, out):
+                            outcome.unmetered.append(run_id(run))
                     else:
                         outcome.failed.append(f"{run.task} {' '.join(run.arguments)}: {failure}")
                         progress.print(f"failed: {outcome.failed[-1]}", markup=False)
     return outcome
+
+
+def _without_emissions(run: Run, out: Path) -> bool:
+    return read_record(record_path(out, run.task, run_id(run))).result.emissions_g is None
 
 
 def on_this_machine(jobs: int, runs: Path, out: Path) -> Work:

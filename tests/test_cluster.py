@@ -119,12 +119,8 @@ def test_a_node_that_dies_costs_its_epoch(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_what_a_cluster_has_not_is_a_sentence(nodes: Any, tmp_path: Path, capsys: Any) -> None:
-    assert (
-        command.main(
-            ["sweep", "smoke", "--out", str(tmp_path), "--where", "ray", "--address", nodes.address, "--gpus", "0.5"]
-        )
-        == 2
-    )
+    place = ["--out", str(tmp_path), "--where", "ray", "--address", nodes.address]
+    assert command.main(["sweep", "smoke", *place, "--gpus", "0.5"]) == 2
     said = " ".join(capsys.readouterr().out.split())
     assert "A run would take 0.5 GPUs, and the most that a machine of the cluster has is 0: it would wait for" in said
 
