@@ -1,7 +1,8 @@
-"""What is known of each tensor while a network runs: its fields, whether it is a weight, and what they say together.
+"""What is known of each tensor while a network runs: its fields, and whether it is a weight.
 
 A :class:`Watch` collects three things from the rules in ``_rules``: which channels are the same one (joins), which may
-not be cut and why (freezes), and what each parameter's channels are for (roles).
+not be cut and why (freezes), and what each parameter's channels are for (roles). ``_classes`` works out what they say
+together.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from enum import IntFlag
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from earlycrop._fields import Field, along, padded, support
@@ -167,14 +166,6 @@ class Watch:
         """These are treated as different ones: heads, groups of a norm."""
         self.parts.append(few(channels))
 
-    def multiplicity(self, classes: Field) -> Field:
-        """For each class, how many channels of it were treated as different ones in one place."""
-        most = np.ones(classes.max(initial=-1) + 1, np.int64)
-        for part in self.parts:
-            which, times = np.unique(classes[part], return_counts=True)
-            most[which] = np.maximum(most[which], times)
-        return most
-
     def same(self, a: Field, b: Field) -> bool:
         """Whether these are known to be the same already."""
         return bool((a == b).all())
@@ -249,63 +240,6 @@ class Watch:
             self.join(f, whole)
             f = whole
         return f
-
-    def components(self) -> Field:
-        """For each channel number, which class of coupled channels it belongs to."""
-        classes = np.arange(self.count)
-        solved = 0
-        while True:
-            classes = self._connected(classes, self.joins[solved:])
-            solved = len(self.joins)
-            if self._told_apart(classes):
-                continue
-            if not sum(self._straightened(classes, f) for f in self.rectangles):
-                return classes
-
-    def _told_apart(self, classes: Field) -> bool:
-        """Decide what is shared where that is clear, or else the first of it; whether something was joined.
-
-        First of all that have a class in common: what happens to one does not change another that has none.
-        """
-        pending, joined = [], False
-        met = np.zeros(classes.max(initial=-1) + 1, bool)
-        for small, large, reason in self.shared:
-            now = classes[large]
-            if all((now == now.take([0], axis=d)).all() for d in support(small)):
-                self.freezes.append((few(small), reason))
-                continue
-            if met[now].any() or met[classes[small]].any():
-                pending.append((small, large, reason))
-            else:
-                self.join(small, large)
-                joined = True
-            met[now] = met[classes[small]] = True
-        self.shared = pending
-        return joined
-
-    def _connected(self, classes: Field, joins: list[tuple[Field, Field]]) -> Field:
-        """The classes after these joins of channels."""
-        a, b = (np.concatenate([np.zeros(0, np.int64), *(j[i] for j in joins)]) for i in (0, 1))
-        count = classes.max(initial=-1) + 1
-        graph = coo_array((np.ones(a.size, np.int8), (classes[a], classes[b])), shape=(count, count))
-        return connected_components(graph, directed=False)[1].astype(np.int64)[classes]
-
-    def _straightened(self, classes: Field, field_: Field) -> bool:
-        """Where the classes vary along several dimensions of a field, couple along all but the longest; whether it did.
-
-        After a cut the tensor must still be a rectangle.
-        """
-        now = classes[field_]
-        varying = [d for d in support(now) if not (now == now.take([0], axis=d)).all()]
-        if len(varying) < 2:
-            return False
-        longest = max(varying, key=lambda d: now.shape[d])
-        base = field_
-        for d in varying:
-            if d != longest:
-                base = base.take([0], axis=d)
-        self.join(field_, base)
-        return True
 
 
 def few(channels: Field) -> Field:

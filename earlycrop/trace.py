@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from earlycrop._classes import classified, multiplicity
 from earlycrop._fields import Field
 from earlycrop._meta import hollow, on_shapes
 from earlycrop._modules import call, parameters, plain_kernels, tensors, walk
@@ -94,9 +95,9 @@ def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
             numbers = list(watch.numbers)
             if unused := [name for name, p in trained.items() if id(p) not in watch.seen]:
                 _watch_training(watch, copied, run, unused)
-        classes = watch.components()
+        classes = classified(watch)
         graph = solved(watch, classes, slots, held, frozenset(trained), example)
-        most = watch.multiplicity(classes)
+        most = multiplicity(watch, classes)
         _log.debug("trying cuts")
         return settled(graph, Trials(running, run, real, device, most, numbers))
 

@@ -24,7 +24,8 @@ from tasks._a2c_options import A2COptions, check
 from tasks._backprop import Played, fast_loss
 from tasks._environments import make_environment
 from tasks._episode import draw
-from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Player, Policy, Rollout, advantages, mean_return
+from tasks._policy import Policy
+from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Player, Rollout, advantages, mean_return
 from tasks._sentences import require
 from tasks._workers import Worker
 from tasks.nets.actor_critic import ActorCritic

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tasks._environments import known_warnings
 from tasks._files import replacing
-from tasks._rollouts import Policy
+from tasks._policy import Policy
 
 SEED = 2**31 + 2**20
 FRAMES, WIDTH = 250, 320

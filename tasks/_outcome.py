@@ -15,6 +15,7 @@ import earlycrop
 from earlycrop import measure
 from earlycrop.emissions import Spent
 from tasks import Task, _ranks
+from tasks._evaluating import location
 from tasks._options import VARIANTS, Options
 from tasks._record import Result
 from tasks._store import Store
@@ -33,7 +34,7 @@ def outcome(
     """Write the final model, whose metric has this ``value``, and measure it beside the dense one."""
     file = earlycrop.save(model, store.folder)
     event = pruner.event
-    device = next(model.parameters()).device
+    device = location(model)
     memory = measure.peak_memory_bytes(device)
     dense = None
     if event is not None and not options.prune_on:  # with it the dense network is not to touch the training device

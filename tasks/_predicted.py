@@ -9,23 +9,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks._depth import Errors, Size, depths_seen, images_seen, middle
+from tasks._evaluating import evaluating, location
 from tasks._frames import Frames
 
 
-@torch.no_grad()
 def predicted(
     model: nn.Module, frames: Frames, order: Tensor, size: Size, batch: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Of the frames at ``order``, a batch at a time: the network's inputs (N, 3, *size), and at their resolution the
     true depths and the predicted ones, (N, *size) in metres."""
-    device, mode = next(model.parameters()).device, model.training
-    model.eval()
+    device = location(model)
     for images, depths in frames.batches(order, batch, device):
         view = middle(len(images), device)
         inputs = images_seen(images, view, size)
-        wide = functional.interpolate(model(inputs)[:, None], size, mode="bilinear", align_corners=False)
+        with evaluating(model):
+            wide = functional.interpolate(model(inputs)[:, None], size, mode="bilinear", align_corners=False)
         yield inputs, depths_seen(depths, view, size, size), wide[:, 0]
-    model.train(mode)
 
 
 def errors(model: nn.Module, frames: Frames, size: Size, batch: int) -> dict[str, float]:

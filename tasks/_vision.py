@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from tasks import Task, _ranks
 from tasks._augment import Augmentation
+from tasks._evaluating import evaluating, location
 from tasks._feed import Feed, feeds, generator, room
 from tasks._images import first, held_out, read
 from tasks._options import Options
@@ -152,12 +153,12 @@ class Vision(Task):
         """Whole batches of all training images in a random order, augmented."""
         self.epoch = epoch
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
-        device = next(model.parameters()).device
+        device = location(model)
         yield from self.training.shuffled(self.options.batch, device, (self.options.seed, epoch, TRAINING))
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training images as they are; of each batch, this process's part."""
-        device, options = next(model.parameters()).device, self.options
+        device, options = location(model), self.options
         order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
         mine = _ranks.parts(order[: options.scoring * options.batch], options.batch)
         return list(self.training.plain(mine, max(1, options.batch // _ranks.processes()), device))
@@ -190,11 +191,8 @@ class Vision(Task):
 
     def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """Log probabilities of the classes on the scoring batches, and the validation accuracy."""
-        mode = model.training
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model):
             logs = torch.cat([functional.log_softmax(model(images), -1) for images, _ in batches])
-        model.train(mode)
         held = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
         return {"prediction": logs, **held}
 
@@ -203,14 +201,11 @@ class Vision(Task):
         return self._accuracy(model, self.test)
 
     def _accuracy(self, model: nn.Module, feed: Feed) -> float:
-        device, mode = next(model.parameters()).device, model.training
-        model.eval()
-        right = torch.zeros((), dtype=torch.long, device=device)
-        with torch.no_grad():
+        with evaluating(model) as device:
+            right = torch.zeros((), dtype=torch.long, device=device)
             mine = torch.arange(_ranks.rank(), len(feed), _ranks.processes())
             for images, labels in feed.plain(mine, 2 * self.options.batch, device):
                 right += (model(images).argmax(-1) == labels).sum()
-        model.train(mode)
         return int(_ranks.total(right)) / len(feed)
 
     def state_dict(self) -> dict[str, Any]:

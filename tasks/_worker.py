@@ -16,7 +16,8 @@ from typing import IO, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tasks._rollouts import Part, Policy, Steps, first_returns
+from tasks._policy import Policy
+from tasks._rollouts import Part, Steps, first_returns
 
 LINE = 64
 """Bytes that arrays in shared memory start at a multiple of."""

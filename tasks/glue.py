@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from tasks import Task
 from tasks._encoders import encoder, pretrained
+from tasks._evaluating import evaluating, location
 from tasks._glue import GLUE, LARGEST, Split, held_out, read, write
 from tasks._options import Options as CommonOptions
 from tasks._sentences import require
@@ -153,7 +154,7 @@ class LanguageUnderstanding(Task):
 
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Every training example once, with others of like length."""
-        device, random = _device(model), np.random.default_rng((self.options.seed, epoch, TRAINING))
+        device, random = location(model), np.random.default_rng((self.options.seed, epoch, TRAINING))
         for rows in grouped(self.training.lengths, self.options.batch, random):
             yield self.training.batch(rows, device)
 
@@ -161,7 +162,7 @@ class LanguageUnderstanding(Task):
         """Random training examples."""
         options, random = self.options, np.random.default_rng((self.options.seed, epoch, SCORING))
         rows = torch.from_numpy(random.permutation(len(self.training))[: options.scoring * options.batch])
-        return [self.training.batch(part, _device(model)) for part in torch.split(rows, options.batch)]
+        return [self.training.batch(part, location(model)) for part in torch.split(rows, options.batch)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy, or the squared error of a number."""
@@ -194,13 +195,10 @@ class LanguageUnderstanding(Task):
 
     def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """Log probabilities of the classes on the scoring batches, and what ``validate`` measures."""
-        mode = model.training
-        model.eval()
         told: dict[str, float | Tensor] = dict(self.validate(model))
         if self.glue.classes:
-            with torch.no_grad():
+            with evaluating(model):
                 told["prediction"] = torch.cat([self._logits(model, b).log_softmax(-1) for b in batches])
-        model.train(mode)
         return told
 
     def evaluate(self, model: nn.Module) -> float:
@@ -215,16 +213,13 @@ class LanguageUnderstanding(Task):
             for name, examples in self.evaluated.items()
         })  # fmt: skip
 
-    @torch.no_grad()
     def _predicted(self, model: nn.Module, examples: Examples) -> np.ndarray:
         """(N,): the likeliest class of each example, or its number within the range of labels."""
-        mode, device = model.training, _device(model)
-        model.eval()
         predicted = torch.zeros(len(examples), dtype=examples.labels.dtype)
-        for rows in sorted_by_length(examples.lengths, 2 * self.options.batch):
-            logits = self._logits(model, examples.batch(rows, device)).cpu()
-            predicted[rows] = logits.argmax(-1) if self.glue.classes else logits.squeeze(-1).clamp(0, LARGEST)
-        model.train(mode)
+        with evaluating(model) as device:
+            for rows in sorted_by_length(examples.lengths, 2 * self.options.batch):
+                logits = self._logits(model, examples.batch(rows, device)).cpu()
+                predicted[rows] = logits.argmax(-1) if self.glue.classes else logits.squeeze(-1).clamp(0, LARGEST)
         return predicted.numpy()
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,10 +228,6 @@ class LanguageUnderstanding(Task):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take up."""
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def make(options: Options) -> Task:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from tasks import Task, _depth, _maps
 from tasks._depth import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
+from tasks._evaluating import location
 from tasks._feed import generator, room
 from tasks._files import write
 from tasks._frames import Frames
@@ -158,7 +159,7 @@ class Depth(Task):
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Whole batches of all training frames in a random order, augmented."""
         self.skipped = 0
-        device, key = _device(model), (self.options.seed, epoch, TRAINING)
+        device, key = location(model), (self.options.seed, epoch, TRAINING)
         if device.type == "cuda":  # on a CPU such narrow maps are slower so
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         order = torch.randperm(len(self.training), generator=generator(key))
@@ -172,7 +173,7 @@ class Depth(Task):
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training frames as they are."""
-        device, options = _device(model), self.options
+        device, options = location(model), self.options
         order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
         parts = self.training.batches(order[: options.scoring * options.batch], options.batch, device)
         return [seen for i, d in parts for seen in self._seen(i, d, middle(len(i), device))]
@@ -237,7 +238,7 @@ class Depth(Task):
             if dense is None:
                 warnings.warn(f"{picture} lacks dense predictions: {folder.parent} has no dense run", stacklevel=2)
             else:
-                models = {"dense": dense.to(_device(model)), **models}
+                models = {"dense": dense.to(location(model)), **models}
         order = torch.tensor(sorted({int((i + 0.5) * len(self.test) / DRAWN) for i in range(DRAWN)}))
         seen = {name: list(predicted(m, self.test, order, options.size, options.batch)) for name, m in models.items()}
         inputs, truth, _ = (torch.cat(each).cpu() for each in zip(*seen[options.method], strict=True))
@@ -254,10 +255,6 @@ class Depth(Task):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take up."""
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def make(options: Options) -> Task:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from tasks import Task
 from tasks._corpus import read
+from tasks._evaluating import evaluating, location
 from tasks._options import Options as CommonOptions
 from tasks._sentences import require
 from tasks._sequences import Batch, chunks, parts, streams
@@ -180,7 +181,7 @@ class LanguageModelling(Task):
         """The epoch's part of the text, with the memory of the last training step, or of chunks in another order for
         each pass.
         """
-        options, device, text, self.memory = self.options, next(model.parameters()).device, self.text, None
+        options, device, text, self.memory = self.options, location(model), self.text, None
         before, place = divmod(epoch - 1, options.epochs_per_pass)
         if not options.carry:
             order = np.random.default_rng((options.seed, before + 1, TRAINING)).permutation(len(text.tokens))
@@ -192,7 +193,7 @@ class LanguageModelling(Task):
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Sequences from random places of the training text, without what came before them."""
-        options, device, end = self.options, next(model.parameters()).device, self.corpus.end
+        options, device, end = self.options, location(model), self.corpus.end
         length = min(options.length, len(self.words))
         random = np.random.default_rng((options.seed, epoch, SCORING))
         starts = random.integers(0, len(self.words) - length + 1, (options.scoring, options.batch, 1))
@@ -225,20 +226,19 @@ class LanguageModelling(Task):
         """Perplexity of the test split."""
         return self.perplexity(model, self.corpus.test)
 
-    @torch.no_grad()
     def perplexity(self, model: nn.Module, words: Tensor) -> float:
         """exp of the mean of -log p over every word of a text, read as in training: on from what came before, or not.
 
         What came before is missing at ``STREAMS`` places, whatever the batch size in training.
         """
-        device, end, carry = next(model.parameters()).device, self.corpus.end, self.options.carry
+        end, carry = self.corpus.end, self.options.carry
         text = streams(words, end, STREAMS) if carry else chunks(words, end, self.options.length)
-        model.eval()
         memory, total = None, 0.0
-        for tokens, targets, _ in parts(text, STRETCH, 1) if carry else parts(text, STREAMS, 0):
-            told = model(tokens.to(device), memory, remember=True)
-            memory = told.memory if carry else None
-            total += float(mean(told, targets.to(device))) * int((targets >= 0).sum())
+        with evaluating(model) as device:
+            for tokens, targets, _ in parts(text, STRETCH, 1) if carry else parts(text, STREAMS, 0):
+                told = model(tokens.to(device), memory, remember=True)
+                memory = told.memory if carry else None
+                total += float(mean(told, targets.to(device))) * int((targets >= 0).sum())
         return float(np.exp(total / len(words)))
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from tasks import cartpole
 from tasks._a2c import A2C, Batch
 from tasks._a2c_options import A2COptions
 from tasks._environments import make_environment
-from tasks._rollouts import EVALUATION_SEED, Player, Policy, advantages
+from tasks._policy import Policy
+from tasks._rollouts import EVALUATION_SEED, Player, advantages
 from tasks.nets.actor_critic import ActorCritic
 
 SMALL = cartpole.Options(widths=(8, 8), steps=600, epochs=3, agents=4, rollout=16, scoring_rollouts=2)

@@ -20,7 +20,8 @@ from tasks import _a2c, _cli, _episode
 from tasks._acrobot_vector import AcrobotVectorEnv
 from tasks._cartpole_vector import CartPoles
 from tasks._environments import SequentialVectorEnv, make_environment
-from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Policy, mean_return
+from tasks._policy import Policy
+from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, mean_return
 from tasks.nets.actor_critic import ActorCritic
 from tests.test_a2c import learn
 

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from tasks import _cli, _workers, acrobot, cartpole
-from tasks._rollouts import EVALUATION_SEED, Player, Policy, Rollout, mean_return, spans
+from tasks._policy import Policy
+from tasks._rollouts import EVALUATION_SEED, Player, Rollout, mean_return, spans
 from tasks._store import RunError, configuration
 from tasks._workers import Worker
 from tasks.nets.actor_critic import ActorCritic
@@ -184,7 +185,8 @@ def test_a_killed_worker_is_told_and_another_takes_its_place() -> None:
 
 
 PARENT = """
-from tasks._rollouts import Player, Policy
+from tasks._policy import Policy
+from tasks._rollouts import Player
 from tasks._workers import Worker
 from tasks.nets.actor_critic import ActorCritic
 player = Player("CartPole-v1", 4, (0, 1, 0), [Worker(), Worker()])

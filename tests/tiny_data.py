@@ -118,5 +118,8 @@ TINY_DATA: dict[str, Callable[[Path], dict[str, Any] | None]] = {
 SMALLER: dict[str, dict[str, Any]] = {
     name: {"network": "resnet8-cifar", "size": 32, "batch": 8, "scoring": 1}
     for name in ("cifar10", "cifar100", "tinyimagenet", "imagenet")
-} | {"nyu": {"encoder": "resnet18", "pretrained": False, "size": (32, 48), "batch": 4, "scoring": 1}}
+} | {
+    "nyu": {"encoder": "resnet18", "pretrained": False, "size": (32, 48), "batch": 4, "scoring": 1},
+    "ptb": {"batch": 4, "length": 8, "window": 5, "scoring": 1},
+}
 """Task -> options that make of any of its presets a matter of seconds."""
