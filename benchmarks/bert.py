@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from benchmarks.core import in_turn
 from earlycrop import Limits, prune
-from tasks._encoders import transformers
+from tasks._torchvision import load
 
+transformers: Any = load("transformers")
 SIZES: dict[str, dict[str, int]] = {
     "MiniLM-L6-H384": {
         "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from earlycrop import flow, prune, shrink, trace
 from earlycrop.budget import choose_nodes, limit
-from tasks._torchvision import torchvision
+from tasks._torchvision import load
 
 REPEATS = 7
 
@@ -32,7 +32,7 @@ REPEATS = 7
 def network() -> nn.Module:
     """ResNet18 with a 3 x 3 stem and no max pooling, ten classes."""
     torch.manual_seed(0)
-    model = torchvision.models.resnet18(num_classes=10)
+    model = load("torchvision.models").resnet18(num_classes=10)
     model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
     return model
 

@@ -33,7 +33,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from tasks._torchvision import torchvision
+from tasks._torchvision import load
 
 FIGURES = (
     "can", "why", "trace_seconds", "cut_seconds", "certified_seconds", "resident_mb", "peak_mb", "parameters_left",
@@ -43,6 +43,7 @@ FIGURES = (
 cut_seconds: without, certified_seconds: with the certificate. resident_mb: before the trace; peak_mb: of trace and cut.
 difference: between the small and the masked dense network, effect: between the small and the dense one; both relative
 to the largest output."""
+ZOO = load("torchvision.models")
 TOOLS = ("ours", "peer")
 COLUMNS = (
     *("model", "parameters", *(f"{tool}_{figure}" for tool in TOOLS for figure in FIGURES)),
@@ -54,7 +55,7 @@ COLUMNS = (
 class Options:
     """What is measured."""
 
-    models: tuple[str, ...] = tuple(torchvision.models.list_models(module=torchvision.models))
+    models: tuple[str, ...] = tuple(ZOO.list_models(module=ZOO))
     """torchvision's names."""
     tool: Literal["ours", "peer", "both"] = "both"
     """Whose figures; the other's are kept as the file has them."""
@@ -162,7 +163,7 @@ def shown(rows: list[dict[str, str]]) -> Table:
 
 def main(options: Options) -> None:
     """Measure what the file lacks, and print it all."""
-    unknown = set(options.models) - set(torchvision.models.list_models(module=torchvision.models))
+    unknown = set(options.models) - set(ZOO.list_models(module=ZOO))
     if unknown:
         sys.exit(f"error: torchvision has no classifier {', '.join(sorted(unknown))}")
     rows = read(options.out)

@@ -18,7 +18,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from earlycrop import Graph, shrink, trace
-from tasks._torchvision import torchvision
+from tasks._torchvision import load
 
 SHARE = 0.4
 """Of the channels are cut."""
@@ -45,7 +45,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     size = 299 if name == "inception_v3" else 224
-    model = torchvision.models.get_model(name, weights=None, **options).eval()
+    model = load("torchvision.models").get_model(name, weights=None, **options).eval()
     return model, torch.randn(1, 3, size, size)
 
 

@@ -14,7 +14,7 @@ _library: torch.library.Library | None = None
 
 
 def load(part: str = "torchvision") -> ModuleType:
-    """Import torchvision, or a module of it.
+    """Import torchvision, a module of it, or a library that imports it where it is installed, as transformers does.
 
     Its import registers fake implementations for its operators ``nms`` and ``qnms``, and fails where their schemas were
     never declared; where they cannot be loaded, that is done first. Networks and data sets work without them.

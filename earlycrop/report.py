@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from earlycrop._preflight import Request
 
@@ -130,7 +130,7 @@ def _answer(request: Request) -> str:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     told: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-    threading.Thread(target=_listen, args=(child, child.stdout, told), daemon=True).start()
+    threading.Thread(target=_listen, args=(child, told), daemon=True).start()
     line = _Line()
     try:
         while True:
@@ -158,9 +158,11 @@ def _answer(request: Request) -> str:
         _end(child)
 
 
-def _listen(child: subprocess.Popen[str], stream: IO[str], told: SimpleQueue[dict[str, Any] | None]) -> None:
-    for message in stream:
-        told.put(json.loads(message))
+def _listen(child: subprocess.Popen[str], told: SimpleQueue[dict[str, Any] | None]) -> None:
+    assert child.stdout is not None
+    with child.stdout:
+        for message in child.stdout:
+            told.put(json.loads(message))
     child.wait()
     told.put(None)
 

@@ -10,7 +10,6 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import ttest_rel
 
 from leaderboards.table import decimals, frame, labels
 from tasks._record import Result
@@ -103,6 +102,8 @@ def paired(told: Lines) -> str | None:
         return None
     if (values[first] == values[second]).all():
         return f"{first} and {second} are equal on all {len(values)} seeds"
+    from scipy.stats import ttest_rel  # seconds, that no other command should wait
+
     p = float(ttest_rel(values[first], values[second]).pvalue)
     return f"{first} against {second}, paired over {len(values)} seeds: p = {p:.2g}"
 

@@ -13,11 +13,7 @@ from torch import nn
 
 from tasks._sentences import first_line
 from tasks._tables import local
-from tasks._torchvision import torchvision
-
-assert torchvision  # transformers imports it where it is installed
-import transformers  # noqa: E402
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES  # noqa: E402
+from tasks._torchvision import load
 
 NEW = ("pooler",)
 """Parts of an encoder that a checkpoint may lack: they are trained with the head."""
@@ -44,13 +40,15 @@ def encoder(source: str, outputs: int) -> Encoder:
     """
     if not Path(source).is_dir() and local(source):
         raise ValueError(f"there is no folder {source}: --model takes a model on the hub, or a folder with its files")
+    transformers: Any = load("transformers")
+    classifying = transformers.models.auto.modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     with _quiet():
         try:
             config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs)
             told = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
         except (OSError, ValueError, KeyError) as error:  # none there, an architecture that transformers has not
             raise ValueError(f"the model {source} cannot be read ({first_line(error)}): {_WHERE}") from None
-        if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        if config.model_type not in classifying:
             raise ValueError(
                 f"{source} is a {config.model_type}, which has no head for classifying sequences: take an encoder "
                 "such as bert-base-uncased"
@@ -88,7 +86,7 @@ def pretrained(held: Encoder) -> nn.Module:
     """
     with _quiet():
         try:
-            model, told = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model, told = load("transformers").AutoModelForSequenceClassification.from_pretrained(
                 held.source, config=copy.deepcopy(held.config), output_loading_info=True, ignore_mismatched_sizes=True
             )
         except (OSError, RuntimeError) as error:
@@ -110,7 +108,7 @@ def pretrained(held: Encoder) -> nn.Module:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the reports and bars of loading: that a head is new is what is wanted here."""
-    log: Any = transformers.logging
+    log: Any = load("transformers").logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()

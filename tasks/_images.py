@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tasks._sentences import first_line
 from tasks._tables import local, quiet
-from tasks._torchvision import torchvision
+from tasks._torchvision import load
 
 TEST = ("test", "valid", "validation", "val")
 """What the split that is evaluated is called, in the order of preference."""
@@ -117,7 +117,7 @@ def _local(folder: Path) -> tuple[Images, Images]:
 
 
 def _archive(kind: str, folder: Path, train: bool) -> Images:
-    datasets: Any = torchvision.datasets
+    datasets: Any = load("torchvision.datasets")
     try:
         held = getattr(datasets, kind)(folder, train=train, download=False)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
@@ -130,7 +130,7 @@ def _archive(kind: str, folder: Path, train: bool) -> Images:
 
 
 def _folders(folder: Path) -> Images:
-    datasets: Any = torchvision.datasets
+    datasets: Any = load("torchvision.datasets")
     try:
         held = datasets.ImageFolder(folder)
     except FileNotFoundError as error:

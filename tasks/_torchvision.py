@@ -1,11 +1,7 @@
-"""torchvision for the tasks: import it from here, ``from tasks._torchvision import torchvision``.
+"""torchvision and transformers for the tasks: ``load("torchvision.models")`` where they are needed, as that takes long.
 
-Only models and data sets are used; see :mod:`earlycrop._torchvision` for why it is not imported plainly.
+Of torchvision only models, data sets and transforms are used; see :mod:`earlycrop._torchvision` for why it is not
+imported plainly.
 """
 
-from __future__ import annotations
-
-from earlycrop._torchvision import load
-
-__all__ = ["load", "torchvision"]
-torchvision = load()
+from earlycrop._torchvision import load as load

@@ -50,9 +50,9 @@ ready = mlp()
 
 
 def swin() -> tuple[nn.Module, Tensor]:
-    from tasks._torchvision import torchvision
+    from tasks._torchvision import load
 
-    return torchvision.models.swin_t(weights=None), torch.zeros(1, 3, 224, 224)
+    return load("torchvision.models").swin_t(weights=None), torch.zeros(1, 3, 224, 224)
 
 
 def no_module() -> str:

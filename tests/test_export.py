@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import shrink, trace
-from tasks._torchvision import torchvision
+from tasks._torchvision import load
 from tests.networks import build
 from tests.test_surgeon import some_nodes
 
@@ -23,7 +23,7 @@ NAMES = ["mlp", "conv-norm", "residual", "concatenation", "groups", "lstm", "gru
 def shrunk(name: str) -> tuple[nn.Module, Tensor]:
     """In evaluation mode, with more than a third of its nodes gone."""
     if name == "resnet18":
-        model, example = torchvision.models.resnet18(num_classes=10), torch.randn(1, 3, 64, 64)
+        model, example = load("torchvision.models").resnet18(num_classes=10), torch.randn(1, 3, 64, 64)
     else:
         model, example = build(name, torch.float32)
     before = sum(p.numel() for p in model.parameters())

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import earlycrop
-from tasks._encoders import transformers
+from tasks._torchvision import load
 from tests.tiny_data import tiny_bert
 
+transformers: Any = load("transformers")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:this Bert.* was shrunk"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

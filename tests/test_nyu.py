@@ -29,7 +29,7 @@ from tasks._frames import Frames, reduced
 from tasks._nyu import LABELED, SPLITS, Pairs, held_out, read, spread
 from tasks._predicted import errors_of_mean
 from tasks._store import RunError, Store, configuration
-from tasks._torchvision import torchvision
+from tasks._torchvision import load
 from tasks.nets import fcrn
 from tasks.nets.fcrn import FCRN, UpConvolution, UpProjection, unpooled
 from tests.tiny_data import rooms, scenes
@@ -141,14 +141,16 @@ def test_an_encoder_that_cannot_be_is_a_sentence(monkeypatch: pytest.MonkeyPatch
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("<urlopen error no route>")
 
-    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", unreachable)
+    monkeypatch.setattr(load("torchvision.models")._api.WeightsEnum, "get_state_dict", unreachable)
     with pytest.raises(ValueError, match=r"resnet18's pretrained weights are neither .* \(<urlopen error no route>\)"):
         FCRN("resnet18", pretrained=True)
 
 
 def test_pretrained_weights_are_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = torchvision.models.resnet18()
-    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", lambda *_, **__: held.state_dict())
+    held = load("torchvision.models").resnet18()
+    monkeypatch.setattr(
+        load("torchvision.models")._api.WeightsEnum, "get_state_dict", lambda *_, **__: held.state_dict()
+    )
     torch.testing.assert_close(
         FCRN("resnet18", pretrained=True).encoder.layer4[1].conv2.weight, held.layer4[1].conv2.weight
     )

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import earlycrop
 from earlycrop import report, shrink, trace
 from earlycrop._summary import HELP, UNUSED, summary
 from earlycrop._text import short, text
-from tasks._torchvision import torchvision
+from tasks._torchvision import load
 from tests.networks import CASES, build
 
 ROOT = Path(earlycrop.__file__).parent.parent
@@ -38,11 +39,26 @@ def start(*arguments: str, path: Path | None = None, **options: Any) -> subproce
     return subprocess.Popen(line, text=True, cwd=ROOT, env=environment, **options)
 
 
-def ran(*arguments: str, path: Path | None = None) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    process = start(*arguments, path=path)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+Ran = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ran:
+    """The command as this process runs it, and in its own what builds the network: exit code, output, error output.
+
+    With ``path``, which comes first where modules are looked for.
+    """
+    monkeypatch.chdir(ROOT)
+    for name, value in (("COLUMNS", "80"), ("OMP_NUM_THREADS", "1")):
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str, path: Path | None = None) -> tuple[int, str, str]:
+        if path is not None:
+            monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path), str(ROOT)]))
+        code = report.main(arguments)
+        return code, *capfd.readouterr()
+
+    return run
 
 
 def sentence(err: str) -> str:
@@ -161,8 +177,9 @@ def test_advice_is_for_reasons_that_are_given() -> None:
 
 
 def test_text_for_a_pair() -> None:
-    code, out, err = ran("tests.reportable:pair")
-    assert code == 0
+    process = start("tests.reportable:pair")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0
     assert out.splitlines()[0] == "tests.reportable:pair, called with float32 of 5 x 6"
     assert "18 nodes can be removed; 164 weights, 185 parameters, 820 MACs on the example." in out
     assert ["0", "Linear", "10/10", "70", "300", "73.0%", "76.8%"] in [line.split() for line in out.splitlines()]
@@ -172,7 +189,7 @@ def test_text_for_a_pair() -> None:
     assert doing == [["starting"], ["building"], ["tracing"], ["trying", "cuts"], ["summing", "up"]]
 
 
-def test_json_with_arguments_and_an_input() -> None:
+def test_json_with_arguments_and_an_input(ran: Ran) -> None:
     more = ["--with", "hidden=12", "--with", "name=a word", "--input", "2,6", "--json"]
     code, out, _ = ran("tests.reportable:mlp", *more)
     told = json.loads(out)
@@ -187,7 +204,7 @@ def test_json_with_arguments_and_an_input() -> None:
 
 
 @pytest.mark.slow
-def test_tokens_and_several_inputs() -> None:
+def test_tokens_and_several_inputs(ran: Ran) -> None:
     code, out, _ = ran("tests.reportable:words", "--tokens", "2,7")
     assert code == 0
     assert "called with int64 of 2 x 7" in out
@@ -196,17 +213,17 @@ def test_tokens_and_several_inputs() -> None:
     assert "called with int64 of 2 x 7, float32 of 2 x 7 x 6" in out
 
 
-def test_attention_of_torch_says_why_no_head_goes() -> None:
+def test_attention_of_torch_says_why_no_head_goes(ran: Ran) -> None:
     code, out, _ = ran("tests.reportable:attention")
     assert code == 0
     assert "it insists on embed_dim, and can lose neither heads nor width" in " ".join(out.split())
     assert any(line.split()[-5:-2] == ["16/16", "144", "1.28k"] for line in out.splitlines())  # its feed-forward
 
 
-def test_a_torchvision_model_by_name(tmp_path: Path) -> None:
+def test_a_torchvision_model_by_name(tmp_path: Path, ran: Ran) -> None:
     code, out, _ = ran("torchvision:squeezenet1_1", "--json", path=tmp_path)
     told = json.loads(out)
-    published = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.meta
+    published = load("torchvision.models").SqueezeNet1_1_Weights.IMAGENET1K_V1.meta
     assert code == 0
     assert told["example"] == "float32 of 1 x 3 x 224 x 224"
     assert told["parameters"] == published["num_params"]
@@ -217,7 +234,7 @@ def test_a_torchvision_model_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_backbone_is_not_downloaded(tmp_path: Path) -> None:
+def test_a_backbone_is_not_downloaded(tmp_path: Path, ran: Ran) -> None:
     """Its weights would be, into this folder, if they were asked for."""
     (tmp_path / "sitecustomize.py").write_text(f"import os\nos.environ['TORCH_HOME'] = {str(tmp_path / 'home')!r}\n")
     code, out, _ = ran("torchvision:lraspp_mobilenet_v3_large", "--with", "num_classes=5", path=tmp_path)
@@ -227,7 +244,7 @@ def test_a_backbone_is_not_downloaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_torchvision_network_by_callable() -> None:
+def test_a_torchvision_network_by_callable(ran: Ran) -> None:
     code, out, _ = ran("tests.reportable:swin", "--json")
     told = json.loads(out)
     assert code == 0
@@ -278,14 +295,14 @@ WRONG_TOO: list[Any] = [
 @pytest.mark.parametrize(
     ("arguments", "told"), [*WRONG, *(pytest.param(*case, marks=pytest.mark.slow) for case in WRONG_TOO)]
 )
-def test_a_network_that_is_wrong(arguments: list[str], told: str) -> None:
+def test_a_network_that_is_wrong(arguments: list[str], told: str, ran: Ran) -> None:
     code, out, err = ran(*arguments)
     assert code == 2
     assert out == ""
     assert told in sentence(err)
 
 
-def test_a_torchvision_that_cannot_be_imported(tmp_path: Path) -> None:
+def test_a_torchvision_that_cannot_be_imported(tmp_path: Path, ran: Ran) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator does not exist')\n")
     code, _, err = ran("torchvision:resnet18", path=tmp_path)
@@ -293,7 +310,7 @@ def test_a_torchvision_that_cannot_be_imported(tmp_path: Path) -> None:
     assert "torchvision cannot be imported (RuntimeError: operator does not exist): install" in sentence(err)
 
 
-def test_a_process_that_dies() -> None:
+def test_a_process_that_dies(ran: Ran) -> None:
     code, out, err = ran("tests.reportable:dies")
     assert code == 1
     assert out == ""
@@ -312,7 +329,7 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_time_up_ends_all_that_was_started(tmp_path: Path) -> None:
+def test_time_up_ends_all_that_was_started(tmp_path: Path, ran: Ran) -> None:
     """The network holds the interpreter for good, and has started a process."""
     note = tmp_path / "note"
     begin = time.monotonic()

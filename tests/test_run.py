@@ -387,8 +387,8 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
 def test_torchvision_can_be_imported_and_cut() -> None:
     """In a process of its own: nothing may have declared the operators before."""
     code = (
-        "import torch, earlycrop\nfrom tasks._torchvision import torchvision\n"
-        "model = torchvision.models.resnet18()\n"
+        "import torch, earlycrop\nfrom tasks._torchvision import load\n"
+        "model = load('torchvision.models').resnet18()\n"
         "graph = earlycrop.trace(model, torch.zeros(1, 3, 64, 64))\n"
         "cut = earlycrop.shrink(model, graph, range(0, graph.count, 3))\n"
         "print(graph.count, cut.nodes, cut.difference < 1e-5)\n"

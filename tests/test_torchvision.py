@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from earlycrop import shrink, trace
 from earlycrop.graph import Graph
-from tasks._torchvision import torchvision
+from tasks._torchvision import load
 from tests.test_surgeon import some_nodes
 
-models = torchvision.models
+models = load("torchvision.models")
 QUICK = ["alexnet", "convnext_tiny", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"]
 LARGEST = 150e6
 """Parameters of the largest network that is built with real weights here; ``benchmarks/surgeon.py`` takes them all."""

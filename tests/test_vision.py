@@ -18,7 +18,7 @@ from tasks._augment import Augmentation, prepared, shift_and_flip, statistics, t
 from tasks._feed import Held, Streamed, generator
 from tasks._images import DataError, first, held_out, read
 from tasks._run import upset
-from tasks._torchvision import load, torchvision
+from tasks._torchvision import load
 from tasks._vision import one_cycle
 from tasks.nets.classifiers import network, require_fit
 from tests.tiny_data import parquet, pictures
@@ -39,7 +39,7 @@ def folders(place: Path, side: int = 32) -> None:
 
 def archive(place: Path) -> None:
     """CIFAR-10's Python archive: five pickled batches to train on and one to test."""
-    base: Any = torchvision.datasets.CIFAR10
+    base: Any = load("torchvision.datasets").CIFAR10
     root = place / base.base_folder
     root.mkdir(parents=True)
     images, labels = pictures(12, 32, 3)
@@ -51,7 +51,7 @@ def archive(place: Path) -> None:
 
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision knows the real archive's digests."""
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(load("torchvision.datasets").CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
 
 

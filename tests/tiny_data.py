@@ -69,7 +69,9 @@ def sentences(folder: Path, task: str = "rte", counts: tuple[int, int] = (40, 20
 
 def tiny_bert(folder: Path, **changed: Any) -> Path:
     """A BERT of two layers with four heads and 32 neurons each, and its WordPiece vocabulary, as a hub's folder."""
-    from tasks._encoders import transformers
+    from tasks._torchvision import load
+
+    transformers: Any = load("transformers")
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *".,?", *"abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}, model_max_length=128)
