@@ -12,7 +12,8 @@ from torch import nn
 from earlycrop.graph import Follow, Graph
 
 if TYPE_CHECKING:
-    from earlycrop._trial import Fault, Trials
+    from earlycrop._check import Fault
+    from earlycrop._trial import Trials
 
 MOST = 4
 """How many attributes may follow one group; those of several modules of one kind count once."""

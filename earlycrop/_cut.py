@@ -146,7 +146,7 @@ def _rows(module: nn.Module) -> int:
 
 
 def _groups(module: nn.Module, rows: int) -> dict[str, int]:
-    """Groups go with their channels where a convolution is cut by whole groups (see ``_rules._grouped``)."""
+    """Groups go with their channels where a convolution is cut by whole groups (see ``_products._grouped``)."""
     match module:
         case nn.GroupNorm():
             return {"num_groups": module.num_groups * _rows(module) // rows}

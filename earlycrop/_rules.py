@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from earlycrop import _lookups, _moves, _products
-from earlycrop._fields import Field, along
+from earlycrop import _lookups, _moves, _norms, _products
 from earlycrop._meta import tensors_among
 from earlycrop._vanish import vanishes
-from earlycrop._watch import PARTS, UNKNOWN, Role, Watch
+from earlycrop._watch import PARTS, UNKNOWN, Watch
 
 aten: Any = torch.ops.aten
 Arguments: TypeAlias = tuple[Any, ...]
@@ -121,64 +120,6 @@ def _unknown(watch: Watch, operation: Any, arguments: Arguments, options: Option
         watch.learn(result)
 
 
-def _batch_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    x = arguments[0]
-    channels = watch.vector(x, 1)
-    for t in arguments[1:5]:
-        if isinstance(t, Tensor):
-            _follow(watch, channels, t)
-    rest = [f for f in watch.fields(x) if f.shape[1] == 1]
-    watch.freeze(rest, "it is normalised over")
-    watch.learn(results[0], [] if channels is None else [along(channels, 1, x.ndim)])
-
-
-def _follow(watch: Watch, channels: Field | None, t: Tensor) -> None:
-    """A vector with an entry a channel goes with the channels, or stays whole if they may not be cut."""
-    vector = watch.vector(t, 0)
-    if channels is not None and vector is not None:
-        watch.join(channels, vector)
-    elif not watch.known(t).uniform:
-        watch.freeze([channels, vector], "it is normalised along channels that may not be cut")
-
-
-def _layer_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    x, shape = arguments[:2]
-    first = x.ndim - len(shape)
-    over = set(range(first, x.ndim))
-    through = [g for f in watch.fields(x) if (g := watch.across(f, over, "it is normalised over")) is not None]
-    for t in arguments[2:4]:
-        watch.freeze(watch.fields(t), "it is the scale or shift of a norm over all channels")
-    watch.learn(results[0], through)
-
-
-def _weight_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    """A matrix in polar form: its norm is taken over all dimensions but one."""
-    v, g = arguments[:2]
-    dim = arguments[2] if len(arguments) > 2 else 0
-    rows, scales = watch.vector(v, dim), watch.vector(g, dim)
-    columns = [f for f in watch.fields(v) if f.shape[dim] == 1]
-    watch.freeze(columns, "the norm of the weights that consume it is taken over it")
-    if rows is not None and scales is not None:
-        watch.join(rows, scales)
-    watch.role(rows, Role.DIRECTION)
-    watch.learn(
-        results[0], columns if rows is None else [along(rows, dim, v.ndim), *columns], weight=watch.known(v).weight
-    )
-
-
-def _group_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    x, weight, bias, *_, groups = arguments[:7]
-    channels = watch.vector(x, 1)
-    if channels is not None:
-        by_group = channels.reshape(groups, -1)
-        watch.join(by_group, by_group[:, :1])
-        watch.apart(by_group[:, 0])
-    for t in (weight, bias):
-        if isinstance(t, Tensor):
-            _follow(watch, channels, t)
-    watch.learn(results[0], [] if channels is None else [along(channels, 1, x.ndim)])
-
-
 def _along_dims(why: str, dims_of: Callable[[Tensor, Arguments, Options], set[int]]) -> Rule:
     """A rule for operations that mix what lies along some dimensions: channels there are frozen, others go through."""
 
@@ -262,11 +203,11 @@ _FAMILIES: list[tuple[str, Rule]] = [
     (
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
         "batch_norm_with_update _batch_norm_no_update miopen_batch_norm",
-        _batch_norm,
+        _norms.batch_norm,
     ),
-    ("native_layer_norm", _layer_norm),
-    ("native_group_norm", _group_norm),
-    ("_weight_norm_interface", _weight_norm),
+    ("native_layer_norm", _norms.layer_norm),
+    ("native_group_norm", _norms.group_norm),
+    ("_weight_norm_interface", _norms.weight_norm),
     ("constant_pad_nd", _along_dims("it is padded along", _padded)),
     ("linalg_vector_norm", _along_dims("its norm is taken over", _reduced(2))),
     ("roll", _along_dims("it is rolled along, and what is left would be another order", _reduced(2))),

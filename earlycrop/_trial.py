@@ -18,22 +18,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import _rules
+from earlycrop._check import Check, Fault
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field, along
 from earlycrop._meta import Weightless, on_shapes, tensors_among
 from earlycrop._modules import SurgeryError, tensors
 from earlycrop._running import Call, Running, shapes_of
-from earlycrop._watch import PARTS, Numbers, Reason, Watch, few
+from earlycrop._watch import Numbers, Reason, Watch
 from earlycrop.graph import Follow, Graph, Group, Removed
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with a small network: after how many operations, in which modules (outermost first), and why."""
-
-    at: int
-    path: tuple[str, ...]
-    reason: Reason
 
 
 class Watcher(Weightless):  # type: ignore[no-untyped-call]
@@ -52,75 +44,6 @@ class Watcher(Weightless):  # type: ignore[no-untyped-call]
         results = [result] if isinstance(result, Tensor) else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         _rules.apply(self.watch, func, args, kwargs, inputs, results)
         return result
-
-
-class _Check(Watch):
-    """Channels come with their classes; what would make two classes one, part one, or freeze one, is a fault.
-
-    ``tested``: an entry a class, whether its group has lost nodes. ``alone``: whether a dimension has only this class
-    left, and fits whatever it meets. ``most``: how many of a class were told apart in the first run.
-    """
-
-    def __init__(self, tested: Removed, alone: Removed, most: Field, expected: list[Numbers]) -> None:
-        super().__init__()
-        self.tested = np.append(tested, False)  # the last entry serves channels of data, which have no class: -1
-        self.firm = np.append(tested & ~alone, False)
-        self.most = most
-        self.expected = expected
-        self.classes = np.zeros(0, np.int64)
-        self.faults: list[Fault] = []
-
-    def of(self, channels: Field) -> Field:
-        """The classes of channels."""
-        if self.classes.size < self.count:
-            self.classes = np.append(self.classes, np.full(self.count - self.classes.size, -1))
-        return self.classes[channels]
-
-    def told(self, several: Sequence[Field]) -> list[Field]:
-        """For each, new channels of these classes."""
-        self.classes = np.concatenate([self.classes, *several])
-        return [self.fresh(classes.size) for classes in several]
-
-    def join(self, a: Field, b: Field) -> None:
-        if a is b:
-            return
-        first, second = self.of(a), self.of(b)
-        different = first != second
-        if not different.any():
-            return
-        first, second = (np.broadcast_to(c, different.shape)[different] for c in (first, second))
-        told = np.minimum(first, second) >= 0
-        if (self.firm[first] | self.firm[second])[told].any():
-            self._object("channels that were apart become one")
-
-    def freeze(self, fields: Sequence[Field | None], why: str) -> None:
-        if any(f is not None and self.firm[self.of(f)].any() for f in fields):
-            self._object(why)
-
-    def share(self, small: Field, large: Field) -> None:
-        """Told apart in the first run."""
-
-    def apart(self, channels: Field) -> None:
-        known, times = np.unique(self.of(few(channels)), return_counts=True)
-        if (self.tested[known] & (times > self.most[known])).any():
-            self._object("channels that were one are apart")
-
-    def reckoned(self, numbers: Numbers) -> None:
-        super().reckoned(numbers)
-        before = self.expected[len(self.numbers) - 1 : len(self.numbers)]
-        if before and before[0][0] == numbers[0] and before[0] != numbers and self.tested.any():
-            computed = f"it computes with {numbers[1]} instead of {before[0][1]}, which is taken from its own width"
-            self._object("it is cut into parts of different sizes" if numbers[0] == PARTS else computed)
-
-    def same(self, a: Field, b: Field) -> bool:
-        return bool((self.of(a) == self.of(b)).all())
-
-    def _object(self, why: str) -> None:
-        reason = Reason(self.operation, self.module, f"{WRITTEN}, {why}")
-        self.faults.append(Fault(self.done, tuple(self.stack), reason))
-
-
-WRITTEN = "a size seems to be written into it: with some of its channels cut"
 
 
 @dataclass(frozen=True)
@@ -165,7 +88,7 @@ class Trials:
             left = s.classes[kept[s.nodes]]
             if (left == left[0]).all():
                 alone[left[0]] = True
-        watch = _Check(classes, alone, self.most, self.calls[home].numbers if home else self.numbers)
+        watch = Check(classes, alone, self.most, self.calls[home].numbers if home else self.numbers)
         try:
             swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
         except SurgeryError as refused:
@@ -239,7 +162,7 @@ def _follows_inside(follows: tuple[Follow, ...], home: str) -> tuple[Follow, ...
     )
 
 
-def _enter(watch: _Check, graph: Graph, module: nn.Module, removed: Removed) -> None:
+def _enter(watch: Check, graph: Graph, module: nn.Module, removed: Removed) -> None:
     """Give the small network's tensors channels of the classes that are left."""
     kept = np.append(~removed, True)
     held = tensors(module)
