@@ -11,7 +11,7 @@ from rich.console import Console
 
 from leaderboards import beside
 from leaderboards.beside import PAPER, lines, paired, paper
-from tests.test_leaderboards import DENSE, EARLY
+from tests.results import DENSE, EARLY
 
 TABLES = sorted(path.stem for path in PAPER.glob("*.csv"))
 

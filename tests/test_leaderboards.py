@@ -1,4 +1,4 @@
-"""Leaderboards: numbers worked out by hand, files that survive, mistakes that are named."""
+"""Leaderboards: what is collected, files that survive, mistakes that are named."""
 
 from __future__ import annotations
 
@@ -8,57 +8,23 @@ import multiprocessing
 import os
 import re
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from earlycrop import METHODS
 from leaderboards import __main__ as command
 from leaderboards import boards
 from leaderboards.check import history
-from leaderboards.figures import band, draw, figure, method_looks, side_by_side
-from leaderboards.records import Record, finished_runs, read_records, replacing
-from leaderboards.table import csv_text, groups, short, summary
+from leaderboards.figures import draw
+from leaderboards.records import finished_runs, read_records, replacing
+from leaderboards.table import csv_text
 from tasks._outcome import commit
-from tasks._record import KINDS, Result
+from tasks._record import KINDS
 from tests.commands import call
-
-DENSE = Result(
-    run="d0", task="cartpole", dataset="CartPole-v0", preset="default", network="mlp-8-8", method="dense",
-    structured=False, sparsity_of="weights", sparsity_asked=None, weight_sparsity=0.0, node_sparsity=0.0,
-    metric="return", value=100.0, higher_is_better=True, split="100 episodes", epochs=3, pruned_epoch=None,
-    pruned_why=None, seed=0, parameters=1000, macs=900, train_seconds=10.0, batch_ms=2.0, peak_memory_bytes=5000,
-    disk_bytes=4000, csr_bytes=8000, device="cpu", python="3.11.9", torch="2.13.0", commit="0012345",
-)  # fmt: skip
-EARLY = replace(
-    DENSE, run="e0", method="earlycrop-s", structured=True, sparsity_asked=0.9, weight_sparsity=0.9, node_sparsity=0.5,
-    value=90.0, pruned_epoch=1, pruned_why="lazy, it says", parameters=100, macs=80,
-)  # fmt: skip
-ALL = [
-    DENSE,
-    replace(DENSE, run="d1", seed=1, value=110.0),
-    EARLY,
-    replace(EARLY, run="e1", seed=1, value=96.0, parameters=140, batch_ms=4.0, pruned_epoch=2),
-    replace(EARLY, run="e2", seed=2, value=99.0, parameters=120, batch_ms=3.0, node_sparsity=0.8, pruned_epoch=3),
-    replace(EARLY, run="s0", method="snip", structured=False, value=97.0, node_sparsity=0.0, pruned_epoch=0),
-]
-
-
-def write_run(runs: Path, result: Result, games: tuple[int, ...] = (10, 20, 30), **config: Any) -> Path:
-    folder = runs / result.run
-    folder.mkdir(parents=True, exist_ok=True)
-    options = {"task": result.task, "method": result.method, "seed": result.seed, "runs": "/somewhere"} | config
-    (folder / "config.json").write_text(json.dumps(options))
-    log = [
-        {"epoch": e, "loss": 1 / e, "games": n, "return": result.value - 10 / e} for e, n in enumerate(games, start=1)
-    ]
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    (folder / "result.json").write_text(result.to_json())
-    return folder
+from tests.results import ALL, DENSE, EARLY, edit, write_run
 
 
 @pytest.fixture
@@ -68,87 +34,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for result in ALL:
         write_run(tmp_path / "runs", result)
     return tmp_path
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
-def records(results: list[Result], **line: Any) -> list[Record]:
-    log = [{"epoch": e, "loss": 1 / e, **{key: e * value for key, value in line.items()}} for e in (1, 2, 3)]
-    return [Record(config={}, result=result, log=log, finished="2026-01-01") for result in results]
-
-
-def test_result_survives_json_and_every_field_has_a_docstring() -> None:
-    assert Result.from_json(EARLY.to_json()) == EARLY
-    assert [field.name for field in fields(Result)] == list(KINDS)
-    source = Path(__file__).parent.parent / "tasks" / "_record.py"
-    documented = re.findall(r'^    (\w+): [\w |]+(?: = .+)?\n    """', source.read_text(), re.MULTILINE)
-    assert documented == list(KINDS)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("seed", True), ("seed", 1.0), ("value", None), ("value", float("nan")), ("structured", 1), ("device", 3),
-     ("pruned_epoch", "2"), ("sparsity_asked", False), ("epochs", None)],
-)  # fmt: skip
-def test_ill_typed_field_is_named(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"field {field}: expected"):
-        replace(EARLY, **{field: value})
-    data = json.loads(EARLY.to_json()) | {field: value}
-    with pytest.raises(ValueError, match=f"here.json: field {field}"):
-        Result.from_json(json.dumps(data), "here.json")
-
-
-def test_missing_and_unknown_fields_and_bad_json_are_named_with_the_file() -> None:
-    data = json.loads(EARLY.to_json())
-    with pytest.raises(ValueError, match=r"r\.json: unknown field colour"):
-        Result.from_json(json.dumps(data | {"colour": 1}), "r.json")
-    del data["macs"]
-    with pytest.raises(ValueError, match=r"r\.json: missing field macs"):
-        Result.from_json(json.dumps(data), "r.json")
-    with pytest.raises(ValueError, match=r"r\.json:2: not JSON"):
-        Result.from_json('{"run": 1,\n oops', "r.json")
-
-
-def test_summary_is_what_one_gets_by_hand() -> None:
-    (group,) = groups(ALL)
-    lines = summary(group)
-    assert list(lines.index) == ["dense", "snip", "earlycrop-s"]
-    early = lines.loc["earlycrop-s"]
-    # 90, 96, 99: mean 95, squared deviations 25 + 1 + 16 = 42, over n - 1 = 2.
-    assert (early["seeds"], early["mean"], early["std"]) == (3, 95.0, pytest.approx(21**0.5))
-    assert early["gap"] == 95.0 - 105.0
-    assert (early["parameters"], early["batch_ms"], early["pruned_epoch"]) == (120.0, 3.0, 2.0)
-    assert early["node_sparsity"] == pytest.approx(0.6)
-    assert lines.loc["dense", "std"] == pytest.approx(50**0.5)
-    assert lines["rank"].fillna(0).tolist() == [0, 1, 2]
-    assert lines["std"].isna().tolist() == [False, True, False]
-
-
-def test_lower_is_better_turns_the_ranks() -> None:
-    (group,) = groups([replace(result, metric="perplexity", higher_is_better=False) for result in ALL])
-    assert list(summary(group).index) == ["dense", "earlycrop-s", "snip"]
-
-
-def test_dense_of_another_recipe_gives_no_gap() -> None:
-    for change in ({"epochs": 4}, {"preset": "v1"}, {"dataset": "CartPole-v1"}):
-        parts = list(groups([replace(DENSE, **change), EARLY]))
-        lines = next(summary(part) for part in parts if "earlycrop-s" in set(part.rows["method"]))
-        assert list(lines.index) == ["earlycrop-s"]
-        assert np.isnan(lines["gap"].iloc[0])
-
-
-def test_every_sparsity_has_its_table_with_the_dense_runs() -> None:
-    parts = list(groups([DENSE, EARLY, replace(EARLY, run="e9", sparsity_asked=0.5)]))
-    assert [sorted(part.rows["run"]) for part in parts] == [["d0", "e9"], ["d0", "e0"]]
-
-
-def test_times_of_different_devices_are_not_averaged() -> None:
-    (group,) = groups([EARLY, replace(EARLY, run="e1", seed=1, device="gpu")])
-    assert summary(group)["batch_ms"].isna().all()
 
 
 def test_collect_writes_records_and_csv_that_read_back(place: Path) -> None:
@@ -409,11 +294,6 @@ def test_an_option_that_only_some_runs_have_is_said_of_what_it_limits(place: Pat
     assert "settings differ between these runs: multiple: 8, default" in call(place)[1]
 
 
-@pytest.mark.parametrize(("number", "told"), [(34000, "34k"), (999.9, "1k"), (1234567, "1.23M"), (12, "12")])
-def test_short_numbers(number: float, told: str) -> None:
-    assert short(number) == told
-
-
 def test_picture_is_a_png_of_sensible_size(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boards, "draw", draw)
     _, said = call(place)
@@ -423,64 +303,6 @@ def test_picture_is_a_png_of_sensible_size(place: Path, monkeypatch: pytest.Monk
     assert 1500 < width < 2500
     assert 600 < height < 1200
     assert path.with_suffix(".svg").read_text().startswith("<?xml")
-
-
-def test_picture_has_two_panels_a_recipe_with_the_data() -> None:
-    other = [replace(result, run=f"v1{result.run}", dataset="CartPole-v1", preset="v1") for result in ALL]
-    picture = figure(records(ALL + other, games=100, **{"return": 7}))
-    left, right, below, _ = picture.axes
-    assert left.get_title("left").startswith("CartPole-v0, preset default")
-    assert left.get_title("left").endswith("1 to 3 seeds")
-    assert below.get_title("left").startswith("CartPole-v1, preset v1")
-    assert (left.get_xlabel(), right.get_xscale()) == ("games played", "log")
-    curves = [line for line in left.lines if len(line.get_xydata()) > 1]  # type: ignore[arg-type]
-    assert len(curves) == 3
-    for line in curves:
-        np.testing.assert_array_equal(line.get_xydata(), [[100, 7], [200, 14], [300, 21]])
-    # EarlyCroP's cuts after epochs 1, 2, 3 lie at 200 games on average; SNIP's before training has no mark.
-    (mark,) = [line for line in left.lines if len(line.get_xydata()) == 1]  # type: ignore[arg-type]
-    np.testing.assert_allclose(mark.get_xydata(), [[200, 14]])  # type: ignore[arg-type]
-    assert sorted(len(points.get_offsets()) for points in right.collections) == [1, 2, 3]  # type: ignore[arg-type]
-    labels = [text.get_text() for text in picture.legends[0].get_texts()]
-    assert labels[:3] == ["dense", "earlycrop-s", "snip"]
-
-
-@pytest.mark.parametrize(("key", "label"), [("perplexity", "perplexity after the epoch"), ("other", "training loss")])
-def test_tasks_without_games_show_the_metric_or_the_loss(key: str, label: str) -> None:
-    result = replace(DENSE, task="ptb", metric="perplexity", higher_is_better=False)
-    left, right = figure(records([result], **{key: 2})).axes
-    assert (left.get_xlabel(), left.get_ylabel()) == ("epoch", label)
-    assert "lower is better" in right.get_ylabel()
-
-
-def test_band_covers_only_what_all_seeds_have_reached() -> None:
-    one = (np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 20.0]))
-    two = (np.array([5.0, 15.0]), np.array([15.0, 25.0]))
-    grid, mean, low, high = band([one, two])
-    assert grid.tolist() == [5, 10, 15]
-    assert (mean.tolist(), low.tolist(), high.tolist()) == ([10, 15, 20], [5, 10, 15], [15, 20, 25])
-
-
-def test_methods_differ_in_colour_or_line_and_keep_their_looks() -> None:
-    methods = {"dense": False, "earlycrop-s": True, "earlycrop-u": False, "snap": True, "snip": False, "mine-s": True}
-    looks = method_looks(methods)
-    assert len({(look.color, str(look.line)) for look in looks.values()}) == len(methods)
-    assert looks["snip"] == method_looks({"snip": False})["snip"]
-    assert looks["snip"].color == looks["snap"].color
-
-
-def test_every_method_is_drawn_without_a_warning() -> None:
-    pruned = [replace(EARLY, run=m, method=m, structured=METHODS[m].structured) for m in METHODS if m != "dense"]
-    right = figure(records([DENSE, *pruned])).axes[1]
-    assert len(right.collections) == len(METHODS)
-
-
-def test_methods_of_one_size_stand_side_by_side_and_others_where_they_are() -> None:
-    shifts = side_by_side({"dense": [1000], "a": [100], "b": [100], "c": [101]})
-    assert shifts["dense"] == 1.0
-    assert shifts["b"] == 1.0
-    assert shifts["a"] * shifts["c"] == pytest.approx(1.0)
-    assert shifts["a"] < 1 < shifts["c"]
 
 
 def test_a_run_s_triggers_are_drawn_and_told(place: Path) -> None:
@@ -512,14 +334,3 @@ def test_a_run_s_triggers_are_drawn_and_told(place: Path) -> None:
     ):
         code, told = call(place, *arguments)
         assert (code, sentence in told) == (2, True), told
-
-
-def test_variants_of_a_method_are_lines_of_their_own_and_records_may_lack_later_columns(place: Path) -> None:
-    old = json.loads(EARLY.to_json())
-    del old["variant"], old["epochs_trained"]
-    assert Result.from_dict(old) == EARLY
-    variants = [replace(EARLY, run=f"v{i}", seed=i, value=50.0 + i, variant="gate columns") for i in range(2)]
-    lines = summary(next(iter(groups([*ALL, *variants]))))
-    assert set(lines.index) == {"dense", "earlycrop-s", "earlycrop-s (gate columns)", "snip"}
-    assert lines.loc["earlycrop-s (gate columns)", "mean"] == 50.5
-    assert lines.loc["earlycrop-s", "mean"] == 95.0

@@ -1,4 +1,4 @@
-"""Depth regression: the network, both layouts of the data, augmentation, losses and errors by hand, and whole runs."""
+"""Depth regression: both layouts of the data, what is said of bad ones, and whole runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,15 @@ import pytest
 import scipy.io
 import torch
 from matplotlib.image import imread
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-import earlycrop
 from tasks import _cli, _run, nyu
-from tasks._augment import IMAGENET
-from tasks._depth import Augmentation, Errors, View, berhu, depths_seen, drawn, images_seen, l2, middle, shown
-from tasks._frames import Frames, reduced
+from tasks._depth import images_seen, middle
+from tasks._frames import reduced
 from tasks._nyu import LABELED, SPLITS, Pairs, held_out, read, spread
 from tasks._predicted import errors_of_mean
-from tasks._store import RunError, Store, configuration
-from tasks._torchvision import load
+from tasks._store import Store, configuration
 from tasks.nets import fcrn
-from tasks.nets.fcrn import FCRN, UpConvolution, UpProjection, unpooled
 from tests.tiny_data import rooms, scenes
 
 REAL = Path(__file__).parents[1] / "data" / "rgbd"
@@ -70,90 +64,6 @@ def labeled(folder: Path, count: int = 10, **changed: Any) -> tuple[np.ndarray, 
     rows = {"trainNdxs": np.array([[3], [1], [10], [5]], np.uint16), "testNdxs": np.array([[2], [9], [4]], np.uint16)}
     scipy.io.savemat(folder / SPLITS, {**rows, **changed})
     return images, depths
-
-
-# --- the network
-
-
-@pytest.mark.parametrize(("inputs", "outputs", "size"), [(8, 4, (3, 5)), (3, 6, (8, 1)), (5, 2, (7, 10))])
-def test_the_fast_up_convolution_is_the_plain_one(inputs: int, outputs: int, size: tuple[int, int]) -> None:
-    fast, x = UpConvolution(inputs, outputs), torch.randn(2, inputs, *size)
-    plain = UpConvolution(inputs, outputs, fast=False)
-    plain.load_state_dict(fast.state_dict())
-    torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-5)
-    gradients = [torch.autograd.grad(m(x).square().sum(), m.weight)[0] for m in (fast, plain)]
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
-    interleaved = torch.empty_like(plain(x))
-    around = functional.pad(x, (1, 1, 1, 1))
-    for i, j in product((0, 1), (0, 1)):  # the four convolutions of Laina et al., figure 3
-        interleaved[:, :, i::2, j::2] = functional.conv2d(around[:, :, i:, j:], fast.weight[:, :, i::2, j::2])
-    torch.testing.assert_close(fast(x), interleaved, rtol=1e-5, atol=1e-5)
-
-
-def test_unpooling_by_hand() -> None:
-    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    expected = [[1.0, 0.0, 2.0, 0.0], [0.0] * 4, [3.0, 0.0, 4.0, 0.0], [0.0] * 4]
-    assert unpooled(x)[0, 0].tolist() == expected
-
-
-def test_both_forms_of_the_network_give_the_same_depths() -> None:
-    fast, plain = FCRN("resnet18").eval(), FCRN("resnet18", fast=False).eval()
-    plain.load_state_dict(fast.state_dict())
-    x = torch.randn(2, 3, 57, 76)
-    assert fast(x).shape == (2, 32, 48)
-    torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-5)
-
-
-def test_the_network_of_the_paper_has_its_sizes() -> None:
-    with torch.device("meta"):
-        model = FCRN()
-        assert model(torch.empty(2, 3, 228, 304)).shape == (2, 128, 160)
-    assert model.reduction.weight.shape == (1024, 2048, 1, 1)
-    blocks = [block for block in model.decoder if isinstance(block, UpProjection)]
-    assert [block.up.weight.shape[:2] for block in blocks] == [(512, 1024), (256, 512), (128, 256), (64, 128)]
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(63.6, abs=0.1)  # theirs: 63.6 M
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_the_tracer_cuts_it_whole(fast: bool) -> None:
-    model, x = FCRN("resnet18", fast=fast), torch.randn(1, 3, 64, 96)
-    graph = earlycrop.trace(model, x)
-    left = {name: p.shape[0] for name, p in model.named_parameters() if p.ndim == 4 and name != "prediction.weight"}
-    names = ("conv1", "conv2", "downsample", "reduction", "up", "conv", "shortcut")
-    assert all(any(part in name for part in names) for name in left)
-    before = dict(left)
-    half = [node for i, node in enumerate(range(graph.count)) if i % 2]
-    cut = earlycrop.shrink(model, graph, half)
-    assert cut.difference is not None
-    assert cut.difference <= 1e-5
-    after = {name: model.get_parameter(name).shape[0] for name in before}
-    assert all(after[name] == before[name] // 2 for name in before), after
-    assert all(p.shape[1] < 64 or name == "encoder.conv1.weight" for name, p in model.named_parameters()
-               if p.ndim == 4 and "decoder.3" in name)  # fmt: skip
-    assert model.prediction.weight.shape == (1, 8, 3, 3)
-    assert "stay" not in graph.report()
-
-
-def test_an_encoder_that_cannot_be_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"there is no encoder 'vgg16': take one of resnet18, "):
-        FCRN("vgg16")
-
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise OSError("<urlopen error no route>")
-
-    monkeypatch.setattr(load("torchvision.models")._api.WeightsEnum, "get_state_dict", unreachable)
-    with pytest.raises(ValueError, match=r"resnet18's pretrained weights are neither .* \(<urlopen error no route>\)"):
-        FCRN("resnet18", pretrained=True)
-
-
-def test_pretrained_weights_are_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = load("torchvision.models").resnet18()
-    monkeypatch.setattr(
-        load("torchvision.models")._api.WeightsEnum, "get_state_dict", lambda *_, **__: held.state_dict()
-    )
-    torch.testing.assert_close(
-        FCRN("resnet18", pretrained=True).encoder.layer4[1].conv2.weight, held.layer4[1].conv2.weight
-    )
 
 
 # --- data
@@ -336,163 +246,7 @@ def test_wrong_options_are_a_sentence(changed: dict[str, Any], told: str, tmp_pa
         nyu.make(replace(SMALL, **{"data": str(tmp_path), **changed}))
 
 
-# --- frames
-
-
-def test_frames_that_do_not_fit_are_read_by_workers_and_are_the_same(tmp_path: Path) -> None:
-    scenes(tmp_path, train=40)
-    train, _, _ = read(str(tmp_path))
-    held, streamed = Frames(train, (34, 51), 1e9), Frames(train, (34, 51), 1000)
-    assert held.held is not None
-    assert streamed.held is None
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(3))
-    state = torch.get_rng_state()
-    parts = [list(frames.batches(order, 8, CPU)) for frames in (held, streamed)]
-    assert torch.equal(torch.get_rng_state(), state)
-    for (images, depths), (others, deeps) in zip(*parts, strict=True):
-        assert torch.equal(images, others)
-        assert torch.equal(depths, deeps)
-    (tmp_path / "train/den_1/00009.h5").unlink()
-    with pytest.raises(RunError, match=r"00009.h5 cannot be read"):
-        list(streamed.batches(order, 8, CPU))
-
-
-def test_reducing_averages_colours_and_picks_depths() -> None:
-    random = np.random.default_rng(0)
-    rgb, depth = random.integers(0, 255, (3, 48, 64), dtype=np.uint8), random.random((48, 64)).astype(np.float32)
-    image, depths = reduced(rgb, depth, (12, 16))
-    np.testing.assert_array_equal(depths.numpy(), depth[2::4, 2::4])
-    peer = Image.fromarray(rgb.transpose(1, 2, 0)).resize((16, 12), Image.Resampling.BILINEAR)
-    assert np.abs(image.numpy().transpose(1, 2, 0).astype(int) - np.asarray(peer).astype(int)).max() <= 1
-    same, kept = reduced(rgb, depth, (48, 64))
-    np.testing.assert_array_equal(same.numpy(), rgb)
-    np.testing.assert_array_equal(kept.numpy(), depth)
-
-
-# --- views
-
-
-def view(**changed: Any) -> View:
-    return replace(middle(1, CPU), **{name: torch.tensor([value]) for name, value in changed.items()})
-
-
-def ramp() -> tuple[Tensor, Tensor]:
-    """Frames of 40 x 60 of which the depth is the column's number plus 1, and the colour (row, column, 100)."""
-    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(60), indexing="ij")
-    return torch.stack([rows, columns, torch.full_like(rows, 100)]).byte()[None], (columns + 1.0)[None]
-
-
-def seen(**changed: Any) -> tuple[Tensor, Tensor]:
-    """Colours (3, 20, 30) on the scale of the frame's, and depths (20, 30), of a view of the ramp."""
-    images, depths = ramp()
-    at = view(**changed)
-    return 255 * shown(images_seen(images, at, (20, 30)))[0], depths_seen(depths, at, (20, 30), (20, 30))[0]
-
-
-def test_the_middle_is_the_middle() -> None:
-    colours, depths = seen()
-    rows, columns = torch.arange(10, 30.0), torch.arange(15, 45.0)
-    torch.testing.assert_close(colours[0], rows[:, None].expand(20, 30), atol=1e-3, rtol=0)
-    torch.testing.assert_close(colours[1], columns.expand(20, 30), atol=1e-3, rtol=0)
-    torch.testing.assert_close(depths, (columns + 1).expand(20, 30))
-
-
-def test_the_network_s_inputs_are_normalised_as_imagenet_s() -> None:
-    images = torch.full((1, 3, 20, 30), 51, dtype=torch.uint8)
-    inputs = images_seen(images, middle(1, CPU), (20, 30))[0, :, 3, 4]
-    torch.testing.assert_close(inputs, (0.2 - torch.tensor(IMAGENET[0])) / torch.tensor(IMAGENET[1]))
-
-
-def test_what_is_enlarged_is_nearer() -> None:
-    colours, depths = seen(scale=2.0)
-    # at twice the size, the window of 30 columns shows 15 of the frame's, from 22.5 to 37.5, each for two of its own
-    columns = 22.5 + (torch.arange(30) + 0.5) / 2 - 0.5
-    torch.testing.assert_close(colours[1], columns.expand(20, 30), atol=1e-3, rtol=0)
-    torch.testing.assert_close(depths * 2, (columns.round() + 1).expand(20, 30), atol=0.51, rtol=0)
-    assert float(depths.max()) < 20  # half of what is there
-
-
-def test_a_turn_moves_both_alike() -> None:
-    colours, depths = seen(angle=math.pi / 2, scale=1.5)
-    # right of the middle, in the window, is what lies below the middle of the frame, and below it what lies to the left
-    right = (torch.arange(30) + 0.5 - 15) / 1.5
-    down = (torch.arange(20) + 0.5 - 10) / 1.5
-    torch.testing.assert_close(colours[0], (20 + right - 0.5).expand(20, 30), atol=1e-3, rtol=0)
-    torch.testing.assert_close(colours[1], (30 - down - 0.5)[:, None].expand(20, 30), atol=1e-3, rtol=0)
-    torch.testing.assert_close(depths * 1.5 - 1, colours[1], atol=0.51, rtol=0)
-
-
-def test_a_mirrored_view_is_that_flipped() -> None:
-    for name, plain, mirrored in zip(("colours", "depths"), seen(), seen(mirror=-1.0), strict=True):
-        torch.testing.assert_close(plain.flip(-1), mirrored, atol=1e-3, rtol=0, msg=name)
-
-
-def test_a_shift_goes_as_far_as_the_edge() -> None:
-    colours, depths = seen(shift=[1.0, -1.0])
-    torch.testing.assert_close(colours[:2, 0, -1], torch.tensor([0.0, 59.0]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(depths[0], torch.arange(31.0, 61.0))
-
-
-def test_beyond_the_edge_there_is_no_reading() -> None:
-    images, depths = ramp()
-    at = view(angle=math.pi / 4)
-    wide, deep = shown(images_seen(images, at, (40, 60)))[0], depths_seen(depths, at, (40, 60), (40, 60))[0]
-    assert deep[0, 0] == 0
-    assert wide[2, 0, 0] < 0.01
-    assert deep[20, 30] > 0
-
-
-def test_colours_are_brightened_each_by_its_own() -> None:
-    plain, bright = seen()[0], seen(colour=[1.2, 0.8, 1.1])[0]
-    torch.testing.assert_close(bright, plain * torch.tensor([1.2, 0.8, 1.1])[:, None, None], atol=1e-3, rtol=0)
-
-
-def test_views_are_drawn_within_their_bounds() -> None:
-    random = torch.Generator().manual_seed(0)
-    at = drawn(4000, Augmentation(), random, CPU)
-    for values, low, high in (
-        (at.scale, 1.0, 1.5), (at.angle, -math.radians(5), math.radians(5)), (at.shift, -1.0, 1.0),
-        (at.colour, 0.8, 1.2),
-    ):  # fmt: skip
-        assert low <= float(values.min()) < low + 0.01 * (high - low)
-        assert high - 0.01 * (high - low) < float(values.max()) <= high
-        assert float(values.std()) == pytest.approx((high - low) / math.sqrt(12), rel=0.03)
-    assert float((at.mirror == 1).float().mean()) == pytest.approx(0.5, abs=0.03)
-    assert (drawn(99, Augmentation(flip=False), random, CPU).mirror == 1).all()
-
-
-# --- losses and errors
-
-
-TRUTH = torch.tensor([[[2.0, 0.0], [4.0, 1.0]]])
-PREDICTED = torch.tensor([[[2.5, 9.0], [3.0, 0.0]]])
-
-
-def test_losses_by_hand() -> None:
-    assert float(l2(PREDICTED, TRUTH)) == pytest.approx((0.25 + 1 + 1) / 3)
-    c = 1 / 5
-    assert float(berhu(PREDICTED, TRUTH)) == pytest.approx(((0.25 + c * c) + 2 * (1 + c * c)) / (2 * c) / 3)
-    close = TRUTH + torch.tensor([0.1, 1.0])
-    # |x| = 0.1 and 0.1 are below a fifth of the largest, 1
-    assert float(berhu(close, TRUTH)) == pytest.approx((0.1 + 0.1 + (1 + c * c) / (2 * c)) / 3)
-    assert float(berhu(TRUTH, TRUTH)) == 0
-
-
-def test_errors_by_hand_whatever_the_batches() -> None:
-    whole = Errors()
-    whole.add(PREDICTED, TRUTH)
-    told = whole.means()
-    assert told["rmse"] == pytest.approx(math.sqrt((0.25 + 1 + 1) / 3))
-    assert told["rel"] == pytest.approx((0.25 + 0.25 + 1) / 3)
-    # what is predicted at 0 counts as 1 cm there
-    assert told["log10"] == pytest.approx((math.log10(1.25) + math.log10(4 / 3) + 2) / 3)
-    assert (told["delta1"], told["delta2"], told["delta3"]) == pytest.approx((0, 2 / 3, 2 / 3))
-    parts = Errors()
-    parts.add(PREDICTED[:, :1], TRUTH[:, :1])  # one reading, and two in the other
-    parts.add(PREDICTED[:, 1:], TRUTH[:, 1:])
-    assert parts.means() == pytest.approx(told)
-    with pytest.raises(RunError, match="no pixel that was evaluated has a reading"):
-        Errors().means()
+# --- the task
 
 
 def test_the_mean_depth_is_a_baseline_of_its_own(tmp_path: Path) -> None:
@@ -504,9 +258,6 @@ def test_the_mean_depth_is_a_baseline_of_its_own(tmp_path: Path) -> None:
     window = [d[1:33, 1:49] for d in deep[len(train) :]]  # 32 x 48 in the middle of 34 x 51, to the pixel or half of it
     by_hand = torch.cat([(d[d > 0] - mean).square() for d in window]).mean().sqrt()
     assert errors_of_mean(task.training, task.test, (32, 48), 4)["rmse"] == pytest.approx(float(by_hand), rel=0.01)
-
-
-# --- the task
 
 
 def test_frames_without_a_reading_are_skipped_counted_and_told_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from leaderboards import __main__ as command
 from leaderboards import page
 from leaderboards.records import write_record
 from leaderboards.table import groups, summary
-from tests.test_leaderboards import ALL, DENSE, EARLY, records
+from tests.results import ALL, DENSE, EARLY, records
 
 ROOT = Path(__file__).parent.parent
 NASTY = "gate </script><img src=x onerror=alert(1)>"

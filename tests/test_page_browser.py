@@ -16,7 +16,7 @@ from PIL import Image
 
 from leaderboards import page
 from leaderboards.records import read_records, write_record
-from tests.test_leaderboards import records
+from tests.results import records
 from tests.test_page import LINES, NASTY, ROOT
 
 

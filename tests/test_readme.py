@@ -12,7 +12,7 @@ from leaderboards import readme
 from leaderboards.records import read_records
 from leaderboards.table import csv_text
 from tests.commands import call
-from tests.test_leaderboards import edit
+from tests.results import edit
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,7 +17,7 @@ from leaderboards.studies import Run
 from leaderboards.sweep import run_id
 from leaderboards.table import study_text
 from tests.commands import call
-from tests.test_leaderboards import DENSE, EARLY
+from tests.results import DENSE, EARLY
 
 RUNS = [Run("cartpole", ("--method", "dense"))] + [
     Run("cartpole", ("--method", method, "--sparsity", sparsity))
