@@ -38,6 +38,17 @@ def control(*names: str) -> Callable[[int], Iterator[Run]]:
     return runs
 
 
+def critic(seeds: int) -> Iterator[Run]:
+    """Single weights of actor and critic, scored by the loss of training, or by one with a hundredth of the critic's."""
+    for seed, task in product(range(seeds), CONTROL[:2]):
+        common = ("--seed", str(seed), "--method")
+        yield Run(task, (*common, "dense"))
+        for sparsity in ("0.9", "0.95"):
+            yield Run(task, (*common, "random-u", "--sparsity", sparsity))
+            for variant in ((), ("--scoring-value", "0.0025")):
+                yield Run(task, (*common, "earlycrop-u", "--sparsity", sparsity, *variant))
+
+
 ROWS = ("--gate", "rows")
 SCORES: tuple[tuple[str, ...], ...] = (
     (),
@@ -211,6 +222,7 @@ STUDIES: dict[str, Callable[[int], Iterator[Run]]] = {
     ),
     "fig7": control(*CONTROL[1:]),
     "fig8": points(RESNET18, (0.8, 0.98, 0.995), POINTS),
+    "critic": critic,
     "kitchen": compared(
         "nyu", ("--preset", "small"), (0.9, 0.99),
         ("earlycrop-s", "earlycrop-u", "crop-s", "snip", "grasp", "random-s", "random-u"), "rgbd",

@@ -45,6 +45,8 @@ class Batch(NamedTuple):
     """1, or 0 where an environment was being reset: nobody acted there."""
     played: Played | None = None
     """The same in numpy, with the forward pass of acting, for training on the CPU."""
+    value: float | None = None
+    """Weight of the critic's error, where it is not that of training."""
 
 
 class Drawn:
@@ -148,7 +150,8 @@ class A2C(Task):
             logits = rollout.logits.reshape(-1, self.actions)
             played = Played(observations, actions, returns, gained, mask, hidden, logits, values[:-1].reshape(-1))
         seen, r, a, m = (torch.from_numpy(x).to(like) for x in (observations, returns, gained, mask))
-        return Batch(seen, torch.from_numpy(actions).to(like.device), r, a, m, played)
+        weight = None if train else options.scoring_value
+        return Batch(seen, torch.from_numpy(actions).to(like.device), r, a, m, played, weight)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of -A log pi(a|s) + value * (R - V(s))^2 - entropy * H(pi(.|s)) over the rows that count."""
@@ -157,7 +160,8 @@ class A2C(Task):
         chosen = log.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
         entropy = -(log.exp() * log).sum(-1)
         error = (batch.returns - values).square()
-        rows: Tensor = self.options.value * error - batch.advantages * chosen - self.bonus * entropy
+        weight = self.options.value if batch.value is None else batch.value
+        rows: Tensor = weight * error - batch.advantages * chosen - self.bonus * entropy
         return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
 
     def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:

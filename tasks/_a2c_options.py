@@ -55,6 +55,9 @@ class A2COptions(Options):
     """Rollouts that pruning scores are computed on."""
     scoring_length: int = 128
     """Steps that each agent plays in one of them."""
+    scoring_value: float | None = None
+    """Weight of the critic's squared error in the loss that pruning scores are computed of; None: --value. A smaller
+    one keeps the actor's weights where single weights are pruned: the critic's error outweighs the policy's part."""
 
 
 def check(options: A2COptions) -> None:
@@ -67,8 +70,10 @@ def check(options: A2COptions) -> None:
     for name in ("games", "seed", "entropy", "value"):
         number = getattr(options, name)
         require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}.")
-    last = options.last_entropy
-    require(last is None or 0 <= last < math.inf, f"last_entropy must be None or a number of 0 or more, not {last}.")
+    for name in ("last_entropy", "scoring_value"):
+        number = getattr(options, name)
+        told = f"{name} must be None or a number of 0 or more, not {number}."
+        require(number is None or 0 <= number < math.inf, told)
     for name in ("discount", "gae"):
         number = getattr(options, name)
         require(0 <= number <= 1, f"{name} must be between 0 and 1, not {number}.")

@@ -103,7 +103,7 @@ def variant(options: Options) -> str:
     """The options that make the method another than its row says, in words."""
     if options.method == "dense":
         return ""
-    changed = [name for name in VARIANTS if getattr(options, name) != getattr(Options(), name)]
+    changed = [name for name in VARIANTS if getattr(options, name, None) != getattr(Options(), name, None)]
     return ", ".join(f"{name.replace('_', ' ')} {getattr(options, name)}" for name in changed)
 
 

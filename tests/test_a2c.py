@@ -165,6 +165,21 @@ def test_loss_by_hand():
     policy = (2 * math.log(4 / 3) - math.log(4)) / 2
     expected = policy + 0.5 * (1 + 4) / 2 - 0.1 * entropy
     torch.testing.assert_close(task.loss(model, batch), torch.tensor(expected))
+    policy_alone = batch._replace(value=0.0)
+    torch.testing.assert_close(task.loss(model, policy_alone), torch.tensor(policy - 0.1 * entropy))
+
+
+def test_the_critic_s_weight_in_the_scores_is_not_that_of_training():
+    task, model = fresh(replace(SMALL, value=0.5, scoring_value=0.125))
+    plain, _ = fresh(replace(SMALL, value=0.5))
+    (scored, *_), (as_trained, *_) = task.scoring_batches(model, 1), plain.scoring_batches(model, 1)
+    error = (scored.returns - model(scored.observations)[1]).square()
+    mean = (error * scored.mask).sum() / scored.mask.sum()
+    torch.testing.assert_close(plain.loss(model, as_trained) - task.loss(model, scored), 0.375 * mean)
+    trained = next(iter(task.batches(model, 1)))
+    torch.testing.assert_close(task.loss(model, trained), task.training_loss(model, trained).detach())
+    same, _ = fresh(replace(SMALL, value=0.5, scoring_value=0.5))
+    assert same.loss(model, next(iter(same.scoring_batches(model, 1)))) == plain.loss(model, as_trained)
 
 
 def test_loss_has_second_derivatives_and_runs_on_fake_tensors_with_one_call():
@@ -323,6 +338,7 @@ def test_other_environments_play_one_after_the_other():
         ({"gae": -0.1}, "gae must be between 0 and 1, not -0.1."),
         ({"learning_rate": math.nan}, "learning_rate must be a number above 0, not nan."),
         ({"clip": 0.0}, "clip must be None or a number above 0, not 0.0."),
+        ({"scoring_value": -1.0}, "scoring_value must be None or a number of 0 or more, not -1.0."),
         ({"widths": ()}, "widths must be one or more numbers of at least 1, not ()."),
         ({"widths": (8, 0)}, "widths must be one or more numbers of at least 1, not (8, 0)."),
         ({"activation": "gelu"}, "activation must be tanh or relu, not 'gelu'."),
