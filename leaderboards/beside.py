@@ -41,12 +41,13 @@ def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[Lines]:
     """The tables of each data set, network, number of epochs and asked sparsity that either has.
 
     Where the paper does not tell its epochs, it stands beside ours of any. A variant of a method is there where the
-    paper has it. ``ours``, ``theirs``: the metric's mean; ``..._std`` its sample deviation over seeds; ``..._gap`` the
-    difference to dense *of the same column*; ``..._place`` the rank among the methods that prune. ``seeds``, and mean
-    ``hours`` of training where they are of one device: ours.
+    paper has it, or has no such table. ``ours``, ``theirs``: the metric's mean; ``..._std`` its sample deviation over
+    seeds; ``..._gap`` the difference to dense *of the same column*; ``..._place`` the rank among methods that prune.
+    ``seeds``, and mean ``hours`` of training where they are of one device: ours.
     """
     mine, theirs = (rows.assign(method=labels(rows)) for rows in (frame(results), theirs))
-    mine = mine[(mine["variant"] == "") | mine["method"].isin(theirs["method"])]
+    if len(theirs):
+        mine = mine[(mine["variant"] == "") | mine["method"].isin(theirs["method"])]
     for key in _keys(mine, theirs):
         here, there = (part[((part[KEYS] == list(key)) | part[KEYS].isna()).all(axis=1)] for part in (mine, theirs))
         metric = (here if len(here) else there)["metric"].iloc[0]
@@ -133,13 +134,14 @@ def show(name: str, results: list[Result], console: Console, price: float | None
 def _table(title: str, lines: pd.DataFrame, price: float | None) -> Table:
     table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     ours = ("ours", "gap", "seeds") if price is None else ("ours", "gap", "seeds", "cost")
-    for column in ("method", *ours, "the paper", "gap"):
+    both = bool(lines["theirs"].notna().any())
+    for column in ("method", *ours, *(("the paper", "gap") if both else ())):
         table.add_column(column, justify="left" if column == "method" else "right")
     top = lines[["ours", "theirs"]].abs().max().max()
     digits = decimals(top)
     for method, row in lines.iterrows():
         cells: list[Any] = [str(method)]
-        for who in ("ours", "theirs"):
+        for who in ("ours", "theirs") if both else ("ours",):
             spread = "" if pd.isna(row[f"{who}_std"]) else f" ± {row[f'{who}_std']:.{digits}f}"
             value = "-" if pd.isna(row[who]) else f"{row[who]:.{digits}f}{spread}"
             style = {1: "[bold]", 2: "[underline]"}.get(row[f"{who}_place"], "")

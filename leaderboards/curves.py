@@ -15,17 +15,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from leaderboards.figures import STYLE, Look, dense_line, method_looks, metric_label
 from leaderboards.records import Record
-from leaderboards.table import RECIPE, frame
+from leaderboards.table import RECIPE, frame, labels
 
 KINDS = ((True, "nodes are cut"), (False, "single weights are held at zero"))
 
 
 def recipes(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
-    """The runs of each recipe that were asked for several sparsities in one measure, with its dense ones; no variants.
+    """The runs of each recipe that were asked for several sparsities in one measure, with its dense ones.
 
-    With a single sparsity there is no curve.
+    With a single sparsity there is no curve. A variant of a method has a name, and so a curve, of its own.
     """
-    for _, rows in frame(record.result for record in records if not record.result.variant).groupby(RECIPE, sort=False):
+    every = frame(record.result for record in records)
+    for _, rows in every.assign(method=labels(every)).groupby(RECIPE, sort=False):
         dense, pruned = rows[rows["method"] == "dense"], rows[rows["method"] != "dense"]
         for _, part in pruned.groupby("sparsity_of", sort=False):
             if part["sparsity_asked"].nunique() > 1:
@@ -36,22 +37,25 @@ def figure(records: Sequence[Record]) -> Figure:
     """A row of panels a recipe: mean and, as a band, the lowest and highest seed of each method at each asked
     sparsity; dense as a line.
 
-    What is left is drawn on a logarithmic scale: each step to the right leaves a tenth of the weights.
+    What is left is drawn on a logarithmic scale: each step to the right leaves a tenth of the weights. A kind of
+    pruning that none of them has been given has no panels.
     """
     parts = list(recipes(records))
     rows = pd.concat(parts)
+    kinds = [kind for kind in KINDS if (rows.loc[rows["method"] != "dense", "structured"] == kind[0]).any()]
     looks = method_looks(dict(zip(rows["method"], rows["structured"], strict=True)))
     with matplotlib.rc_context(STYLE):
-        picture = Figure(figsize=(11.5, 3.6 * len(parts) + 0.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-        panels = picture.subplots(len(parts), 2, squeeze=False, sharey="row")
+        picture = Figure(
+            figsize=(5.75 * len(kinds), 3.6 * len(parts) + 0.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+        )
+        panels = picture.subplots(len(parts), len(kinds), squeeze=False, sharey="row")
         for pair, mine in zip(panels, parts, strict=True):
-            ends = [_panel(panel, mine, structured, looks) for panel, (structured, _) in zip(pair, KINDS, strict=True)]
-            for panel, (structured, title), its in zip(pair, KINDS, ends, strict=True):
+            ends = [_panel(panel, mine, structured, looks) for panel, (structured, _) in zip(pair, kinds, strict=True)]
+            pair[0].set_ylabel(metric_label(mine.iloc[0]))
+            for panel, (_, title), its in zip(pair, kinds, ends, strict=True):
                 _label(panel, its, looks)  # only now are the limits known that both panels share
                 first = mine.iloc[0]
                 panel.set_title(f"{first['dataset']}, {first['network']}, {title}", loc="left", fontsize=10)
-                if structured:
-                    panel.set_ylabel(metric_label(first))
     return picture
 
 

@@ -58,6 +58,14 @@ def test_sparsities_are_not_averaged() -> None:
     assert low.table.loc["dense", "ours"] == high.table.loc["dense", "ours"] == pytest.approx(0.955)
 
 
+def test_variants_are_there_where_the_paper_has_them_or_has_no_table() -> None:
+    variant = [replace(r, run=f"v{r.run}", variant="gate rows") for r in OURS if r.method == "snap"]
+    ((_, table, _),) = lines([*OURS, *variant], paper("table1"))
+    assert "snap (gate rows)" not in table.index
+    ((_, table, _),) = lines([*OURS, *variant], paper("none"))
+    assert table.loc["snap (gate rows)", "ours"] == table.loc["snap", "ours"]
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_the_paper_s_numbers_are_in_range(name: str) -> None:
     table = paper(name)

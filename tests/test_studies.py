@@ -89,6 +89,16 @@ def test_the_curves_by_hand() -> None:
     assert nodes.get_xlim()[0] == pytest.approx(1.2 * 0.7)  # and has the limits of its neighbour
 
 
+def test_a_variant_has_a_curve_and_a_kind_that_nothing_was_given_no_panel() -> None:
+    single = [record for record in records() if not record.result.structured]
+    variants = [replace(r, result=replace(r.result, variant="gate rows")) for r in single if r.result.method == "snip"]
+    (weights,) = curves.figure([*single, *variants]).axes
+    assert [line.get_label() for line in weights.lines[1:]] == ["snip", "snip (gate rows)"]
+    assert len({line.get_color() for line in weights.lines}) == 3
+    assert "CartPole-v0" in weights.get_title("left")
+    assert weights.get_ylabel()
+
+
 def test_costs_are_shares_of_what_dense_costs_in_the_same_run() -> None:
     time, memory = costs.figure(records()).axes
     for panel, share in ((time, 0.5), (memory, 0.75)):
