@@ -106,10 +106,21 @@ def _root() -> Path:
     return Path(tasks.__file__).parent.parent
 
 
+CUT_OFF = ("--method", "earlycrop-u", "--sparsity", "0.7")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run is that was not cut off."""
+    runs = tmp_path_factory.mktemp("whole")
+    _cli.main("cartpole", command(runs, *CUT_OFF))
+    return runs
+
+
 @pytest.mark.parametrize("after", [0, 1, 2, 5])
-def test_an_error_at_any_epoch_loses_nothing(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = ["--method", "earlycrop-u", "--sparsity", "0.7"]
-    _cli.main("cartpole", command(tmp_path / "whole", *more))
+def test_an_error_at_any_epoch_loses_nothing(
+    after: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = _run.train
 
     def interrupted(task: Any, model: Any, optimizer: Any, epoch: int, rate: Any, to: Any) -> float:
@@ -119,12 +130,12 @@ def test_an_error_at_any_epoch_loses_nothing(after: int, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(_run, "train", interrupted)
     with pytest.raises(SystemExit) as left:
-        _cli.main("cartpole", command(tmp_path / "cut", *more))
+        _cli.main("cartpole", command(tmp_path / "cut", *CUT_OFF))
     assert left.value.code == 130
     monkeypatch.setattr(_run, "train", train)
     assert [p.name for p in (folder(tmp_path / "cut") / "checkpoint").iterdir()] == [f"epoch-{after:05d}"]
-    _cli.main("cartpole", command(tmp_path / "cut", *more))
-    assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
+    _cli.main("cartpole", command(tmp_path / "cut", *CUT_OFF))
+    assert contents(whole) == contents(tmp_path / "cut")
 
 
 def test_control_c_leaves_a_checkpoint_and_a_sentence(tmp_path: Path) -> None:
