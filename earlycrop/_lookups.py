@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from earlycrop._fields import Field, along, support
-from earlycrop._watch import Role, Watch
+from earlycrop._watch import Arguments, Options, Role, Watch
 
-Arguments: TypeAlias = tuple[Any, ...]
-Options: TypeAlias = Mapping[str, Any]
 WHY = "it is looked up by index"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from earlycrop._fields import Field, along, compressed, padded, reshaped, support
-from earlycrop._watch import Watch
+from earlycrop._watch import Arguments, Options, Watch
 
 aten: Any = torch.ops.aten
-Arguments: TypeAlias = tuple[Any, ...]
-Options: TypeAlias = Mapping[str, Any]
 Move: TypeAlias = Callable[[Field, Tensor, Tensor, Arguments], Field]
 
 

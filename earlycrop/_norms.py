@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor
 
 from earlycrop._fields import Field, along
-from earlycrop._watch import Role, Watch
-
-Arguments: TypeAlias = tuple[Any, ...]
-Options: TypeAlias = Mapping[str, Any]
+from earlycrop._watch import Arguments, Options, Role, Watch
 
 
 def batch_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:

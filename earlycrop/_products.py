@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from earlycrop._fields import Field, along, support
-from earlycrop._watch import Role, Watch, Work
-
-Arguments: TypeAlias = tuple[Any, ...]
-Options: TypeAlias = Mapping[str, Any]
+from earlycrop._watch import Arguments, Options, Role, Watch, Work
 
 
 def _contract(watch: Watch, a: Any, a_vector: Field | None, b: Any, b_vector: Field | None) -> None:

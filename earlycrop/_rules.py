@@ -6,7 +6,7 @@ rule knows freezes the channels that it touches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -18,11 +18,9 @@ from torch.utils._pytree import tree_leaves
 from earlycrop import _lookups, _moves, _norms, _products
 from earlycrop._meta import tensors_among
 from earlycrop._vanish import vanishes
-from earlycrop._watch import PARTS, UNKNOWN, Watch
+from earlycrop._watch import PARTS, UNKNOWN, Arguments, Options, Watch
 
 aten: Any = torch.ops.aten
-Arguments: TypeAlias = tuple[Any, ...]
-Options: TypeAlias = Mapping[str, Any]
 Rule: TypeAlias = Callable[[Watch, Any, Arguments, Options, list[Tensor]], None]
 
 

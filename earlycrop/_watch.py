@@ -7,7 +7,7 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Any, TypeAlias
@@ -75,6 +75,9 @@ class Work:
     module: str
 
 
+Arguments: TypeAlias = tuple[Any, ...]
+Options: TypeAlias = Mapping[str, Any]
+"""What an operation was given, by position and by name."""
 Numbers: TypeAlias = tuple[str, tuple[float, ...]]
 """The name of an operation, and the plain numbers that it was given."""
 PARTS = "parts"

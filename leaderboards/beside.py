@@ -103,7 +103,7 @@ def paired(told: Lines) -> str | None:
         return None
     if (values[first] == values[second]).all():
         return f"{first} and {second} are equal on all {len(values)} seeds"
-    from scipy.stats import ttest_rel  # seconds, that no other command should wait
+    from scipy.stats import ttest_rel  # here, as that takes longer than most commands
 
     p = float(ttest_rel(values[first], values[second]).pvalue)
     return f"{first} against {second}, paired over {len(values)} seeds: p = {p:.2g}"

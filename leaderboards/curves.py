@@ -51,10 +51,10 @@ def figure(records: Sequence[Record]) -> Figure:
         panels = picture.subplots(len(parts), len(kinds), squeeze=False, sharey="row")
         for pair, mine in zip(panels, parts, strict=True):
             ends = [_panel(panel, mine, structured, looks) for panel, (structured, _) in zip(pair, kinds, strict=True)]
-            pair[0].set_ylabel(metric_label(mine.iloc[0]))
+            first = mine.iloc[0]
+            pair[0].set_ylabel(metric_label(first))
             for panel, (_, title), its in zip(pair, kinds, ends, strict=True):
                 _label(panel, its, looks)  # only now are the limits known that both panels share
-                first = mine.iloc[0]
                 panel.set_title(f"{first['dataset']}, {first['network']}, {title}", loc="left", fontsize=10)
     return picture
 

@@ -39,7 +39,7 @@ def control(*names: str) -> Callable[[int], Iterator[Run]]:
 
 
 def critic(seeds: int) -> Iterator[Run]:
-    """Single weights of actor and critic, scored by the loss of training, or with a hundredth of the critic's."""
+    """Single weights of actor and critic, scored by the training loss, or by one with less of the critic's error."""
     for seed, task in product(range(seeds), CONTROL[:2]):
         common = ("--seed", str(seed), "--method")
         yield Run(task, (*common, "dense"))

@@ -154,7 +154,10 @@ class A2C(Task):
         return Batch(seen, torch.from_numpy(actions).to(like.device), r, a, m, played, weight)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean of -A log pi(a|s) + value * (R - V(s))^2 - entropy * H(pi(.|s)) over the rows that count."""
+        """Mean of -A log pi(a|s) + value * (R - V(s))^2 - entropy * H(pi(.|s)) over the rows that count.
+
+        ``value`` is the batch's, or else that of training.
+        """
         logits, values = model(batch.observations)
         log = functional.log_softmax(logits, -1)
         chosen = log.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)

@@ -103,7 +103,8 @@ def variant(options: Options) -> str:
     """The options that make the method another than its row says, in words."""
     if options.method == "dense":
         return ""
-    changed = [name for name in VARIANTS if getattr(options, name, None) != getattr(Options(), name, None)]
+    plain = Options()  # without what only some tasks have, which is None there
+    changed = [name for name in VARIANTS if getattr(options, name, None) != getattr(plain, name, None)]
     return ", ".join(f"{name.replace('_', ' ')} {getattr(options, name)}" for name in changed)
 
 
