@@ -17,6 +17,7 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
     From the last matrix to the first: its best weight, then the best weight of those that produce what that one
     consumes, and so on to the input. Matrices that a path has come through need no weight beside. Channels that are
     coupled (in grouped convolutions, an LSTM's gates) count as one, and the path may change from one to another.
+    A row that is divided by its norm (in weight normalization) keeps its best weight: one of zeros would be 0 / 0.
     """
     rows = {s.tensor: s for s in graph.slots if Role.ROW in s.role and s.tensor in scores}
     columns = {s.tensor: s for s in graph.slots if Role.COLUMN in s.role and s.tensor in scores}
@@ -37,6 +38,12 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
                 if (producer, channel) not in seen and (row.classes == channel).any() and producer != name:
                     seen.add((producer, channel))
                     todo.append((producer, _best(scores[producer], row, channel)))
+    for slot in graph.slots:
+        if Role.DIRECTION in slot.role and slot.tensor in scores:
+            best = scores[slot.tensor].movedim(slot.dim, 0).flatten(1).argmax(1)
+            by_row = kept[slot.tensor].movedim(slot.dim, 0)
+            places = torch.unravel_index(best, by_row.shape[1:])
+            by_row[(torch.arange(len(best), device=best.device), *places)] = True
     return kept
 
 

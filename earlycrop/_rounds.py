@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +41,19 @@ Choose = Callable[[Graph, Tensor, int, Bounds], Choice]
 CERTIFIED = "whether the certificate of a cut holds"
 
 
+@dataclass
+class Before:
+    """What a network was before its first round of nodes was cut: what targets and limits are shares of. It outlives a
+    round that fails, as the nodes of the rounds before it are gone.
+    """
+
+    dense: dict[str, int] = field(default_factory=dict)
+    """What it cost in weights, nodes and what the target is of."""
+    layers: dict[str, int] = field(default_factory=dict)
+    """How many outputs each layer had."""
+    bounds: Bounds | None = None
+
+
 def cut_nodes(
     request: Request,
     model: nn.Module,
@@ -48,10 +62,12 @@ def cut_nodes(
     optimizer: Optimizer | Sequence[Optimizer] | None,
     copies: Sequence[nn.Module],
     effects: Tensors | None,
-    before_all: Mapping[str, int] | None,
+    before: Before,
     group: Peers,
 ) -> dict[str, Any]:
-    """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole."""
+    """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole. ``before`` is filled
+    where it is empty.
+    """
     model = unwrapped(model)
     whole: dict[Group, Reason] = {}
 
@@ -63,11 +79,10 @@ def cut_nodes(
     graph = traced()
     if not graph.count:
         raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
-    bounds = node_bounds(graph, request.limits)
-    dense = {of: graph.cost(of) for of in ("weights", "nodes")}
-    dense[request.of], choose = _measured(request.of, model, loss, batches[0], graph, group)
-    dense.update(before_all or {})
-    before = outputs_left(graph)
+    bounds = before.bounds or node_bounds(graph, request.limits)
+    cost, choose = _measured(request.of, model, loss, batches[0], graph, group)
+    dense = {**{of: graph.cost(of) for of in ("weights", "nodes")}, request.of: cost, **before.dense}
+    before.dense, before.layers, before.bounds = dense, before.layers or outputs_left(graph), bounds
     floors: set[str] = set()
     difference = 0.0
     for done, sparsity in enumerate(request.targets):
@@ -107,7 +122,7 @@ def cut_nodes(
         "dense": dense[request.of], "left": choice.left, "floors": tuple(sorted(floors)), "difference": difference,
         "weight_sparsity": shares["weights"], "node_sparsity": shares["nodes"], "bounds": bounds,
         "whole": tuple(sorted({tensor for group in whole for tensor, _ in group})),
-        "layers": {name: (n, after.get(name, 1)) for name, n in before.items()},  # a single output is not traced
+        "layers": {name: (n, after.get(name, 1)) for name, n in before.layers.items()},  # a single output is not traced
         "notes": _notes(request, model),
     }  # fmt: skip
 
@@ -140,21 +155,23 @@ def zero_weights(
     fixed = sum(p.numel() for p in every.values() if not p.requires_grad)
     floors: set[str] = set()
     graph = trace(model, lambda m: loss(m, batches[0]))
-    left, masks, alive, keep = dense, None, None, None
-    for sparsity in request.targets:
-        scores = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
-        keep = keep or path_weights(graph, scores)  # of the first round: what a later one would choose may be gone
-        within = bounds.part(sparsity / request.targets[-1])
-        choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed, within)
-        if request.shuffled:
-            drawn = shuffled_weights(choice.removed, keep, alive)
-            choice = replace(choice, removed={name: of_the_first(gone, group) for name, gone in drawn.items()})
-        floors |= set(choice.floors)
-        left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
-        require_agreement([gone.cpu().numpy() for gone in choice.removed.values()], group)
-        if masks is not None:
-            masks.release()
-        masks = Masks(model, choice.removed, optimizer, copies)
+    left, alive, keep = dense, None, None
+    with ExitStack() as held:  # of a round that fails nothing is held: its zeros may grow back
+        for sparsity in request.targets:
+            scores = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
+            keep = keep or path_weights(graph, scores)  # of the first round: what a later one would choose may be gone
+            within = bounds.part(sparsity / request.targets[-1])
+            choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed, within)
+            if request.shuffled:
+                drawn = shuffled_weights(choice.removed, keep, alive)
+                choice = replace(choice, removed={name: of_the_first(gone, group) for name, gone in drawn.items()})
+            floors |= set(choice.floors)
+            left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
+            require_agreement([gone.cpu().numpy() for gone in choice.removed.values()], group)
+            held.close()
+            masks = Masks(model, choice.removed, optimizer, copies)
+            held.callback(masks.release)
+        held.pop_all()
     return {
         "dense": dense, "left": left, "floors": tuple(sorted(floors)), "whole": (), "difference": None,
         "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks, "bounds": bounds,

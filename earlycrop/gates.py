@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from earlycrop._optimizers import listed
+from earlycrop._rounds import Before
 from earlycrop.distances import Walk
 from earlycrop.event import Event
 from earlycrop.penalty import Penalty
@@ -78,18 +79,9 @@ class TickTock:
             reason = f"tick {self._round + 1} of {self.rounds}"
             request = replace(job.request, targets=[self.targets[self._round]], gate="rows")
             event = carry_out(
-                request,
-                job.model,
-                job.loss,
-                read,
-                job.optimizer,
-                reason,
-                epoch,
-                job.copies,
-                self._gathered,
-                self._dense,
-                job.group,
-            )
+                request, job.model, job.loss, read, job.optimizer, reason, epoch, job.copies, self._gathered,
+                Before(dict(self._dense or {})), job.group,
+            )  # fmt: skip
             self._round += 1
         self.close()
         if epoch < self.total:

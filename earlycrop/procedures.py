@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop._processes import Peers, require_same
+from earlycrop._rounds import Before
 from earlycrop._wrappers import unwrapped
 from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
@@ -101,6 +102,7 @@ class Once:
         self._penalty = Penalty(job.inside, job.optimizer, penalty) if penalty else None
         self._due: str | None = None
         """Why a pruning is due that has failed."""
+        self._before = Before()
         self._done = False
         self._graph: Graph | None = None
 
@@ -129,7 +131,7 @@ class Once:
         self._due = reason
         event = carry_out(
             job.request, job.model, job.loss, read or job.read(batches), job.optimizer, reason, epoch, job.copies,
-            group=job.group,
+            before=self._before, group=job.group,
         )  # fmt: skip
         self._due, self._done = None, True
         self.close()
@@ -147,10 +149,14 @@ class Once:
             self._penalty.release()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"done": self._done, "trigger": None if self._done else self.trigger.state_dict()}
+        return {
+            "done": self._done, "trigger": None if self._done else self.trigger.state_dict(),
+            "due": self._due, "dense": dict(self._before.dense),
+        }  # fmt: skip
 
     def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
         self._done = bool(state["done"])
+        self._due, self._before = state.get("due"), Before(dict(state.get("dense", {})))
         if self._done:
             self.close()
         else:

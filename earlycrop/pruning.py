@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from earlycrop._paths import path_weights
 from earlycrop._processes import Peers
-from earlycrop._rounds import cut_nodes, zero_weights
+from earlycrop._rounds import Before, cut_nodes, zero_weights
 from earlycrop._wrappers import group_of, say_what_to_wrap
 from earlycrop.budget import (
     choose_nodes,
@@ -62,7 +62,8 @@ def prune(
 
     Raises:
         ValueError: an argument is out of its range, there is no batch, or processes would remove different things.
-        FlowError, TraceError, SurgeryError: scoring, tracing or cutting failed; what earlier rounds did stands.
+        FlowError, TraceError, SurgeryError: scoring, tracing or cutting failed; nodes that went in earlier rounds are
+        gone, and weights are zero, but not held there.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, and is {rounds}")
@@ -84,20 +85,20 @@ def carry_out(
     epoch: int,
     copies: Sequence[nn.Module] = (),
     effects: Tensors | None = None,
-    dense: Mapping[str, int] | None = None,
+    before: Before | None = None,
     group: Peers = None,
 ) -> Event:
     """Prune as requested; ``epoch`` says how long the model has been trained. ``group``: the processes that train it.
 
-    Of nodes: ``effects`` of batch norm scales may stand in the place of the criterion's, and ``dense`` is what the
-    network cost (weights, nodes and ``request.of``) before earlier prunings.
+    Of nodes: ``effects`` of batch norm scales may stand in the place of the criterion's, and ``before`` is what the
+    network was before earlier prunings, or before this one, if it is taken up again after an error.
     """
     if not batches:
         raise ValueError("there is no batch to score on: give at least one batch of training data")
     require_values(model)
     start = perf_counter()
     if request.structured:
-        found = cut_nodes(request, model, loss, batches, optimizer, copies, effects, dense, group)
+        found = cut_nodes(request, model, loss, batches, optimizer, copies, effects, before or Before(), group)
     else:
         found = zero_weights(request, model, loss, batches, optimizer, copies, group)
     bounds: Bounds = found.pop("bounds")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import earlycrop
-from earlycrop import Masks, Pruner, SurgeryError, TraceError, prune, shrink, trace
+from earlycrop import METHODS, Masks, Pruner, SurgeryError, TraceError, prune, shrink, trace
 from earlycrop._certificate import outputs
 from earlycrop._paths import path_weights
 from earlycrop.budget import limit
@@ -128,6 +128,55 @@ def test_a_failed_step_can_be_taken_again() -> None:
     event = pruner.step(data())
     assert event is not None
     assert (event.epoch, event.reason) == (0, "before training")
+
+
+@pytest.mark.parametrize(("method", "calls"), [("cropit-s", 40), ("cropit-u", 20)])
+def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(method: str, calls: int) -> None:
+    model, left = mlp(64), [calls]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    dense = sum(p.numel() for p in model.parameters() if p.ndim > 1)
+
+    def failing(m: nn.Module, batch: Any) -> Tensor:
+        left[0] -= 1
+        if left[0] == 0:
+            raise RuntimeError("out of memory")
+        return loss(m, batch)
+
+    limits = earlycrop.Limits(floors={"0": 0.25})
+    pruner = Pruner(model, optimizer, failing, method, 0.8, epochs=3, limits=limits)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pruner.step(data())
+    assert not all(bool(p.all()) for p in model.parameters()) or sum(p.numel() for p in model.parameters()) < dense
+    event = pruner.step(data())
+    assert event is not None
+    assert event.dense == dense
+    assert 0.8 <= event.achieved < 0.83
+    assert event.left == sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1)
+    assert event.layers["0"][0] == (64 if METHODS[method].structured else 64 * 6)
+    assert event.layers["0"][1] >= event.layers["0"][0] / 4
+    if event.masks is not None:
+        event.masks.release()
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())  # type: ignore[attr-defined]
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+@pytest.mark.parametrize("criterion", ["magnitude", "snip", "crop"])
+def test_no_row_that_is_divided_by_its_norm_is_zero(normed: Callable[..., nn.Module], criterion: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*weight_norm.* is deprecated", FutureWarning)
+        model = nn.Sequential(
+            normed(nn.Linear(6, 32)), nn.ReLU(), normed(nn.Linear(32, 32)), nn.ReLU(), nn.Linear(32, 3)
+        )
+    optimizer, batches = torch.optim.AdamW(model.parameters(), 0.01), data()
+    event = prune(model, loss, batches, criterion, 0.9, structured=False, rounds=3, optimizer=optimizer)
+    assert event.achieved >= 0.9
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss(model, batches[0]).backward()
+        optimizer.step()
+    assert bool(loss(model, batches[0]).isfinite())
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
 def test_masks_are_not_lost_by_a_cut() -> None:
