@@ -59,15 +59,13 @@ class Masks:
         # multiplication by booleans or a masked fill
         self._bits = {name: _bits(parameters[name], gone) for name, gone in removed.items()}
         self._pairs = [(parameters[name], bits) for name, bits in self._bits.items()]
+        self._averages = [(own[name], bits) for own in copied for name, bits in self._bits.items()]
         self._handles: list[RemovableHandle] = []
         self.enforce(optimizer)
         for p, bits in self._pairs:
             if p.requires_grad:
                 hook = partial(_zero_gradient, bits)
                 self._handles.append(p.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
-        for own in copied:
-            for name, bits in self._bits.items():
-                _zero(own[name], bits)
         for one in listed(optimizer):
             self._handles.append(one.register_step_post_hook(self._after_step))
 
@@ -83,11 +81,12 @@ class Masks:
         return {name: bits == 0 for name, bits in self._bits.items()}
 
     def enforce(self, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> None:
-        """Zero the removed weights, their gradients and what the optimizers hold of them, now: after a state has been
-        loaded that knows nothing of the masks.
+        """Zero the removed weights, there and in the copies, their gradients and what the optimizers hold of them, now:
+        after a state has been loaded that knows nothing of the masks.
         """
-        for p, bits in self._pairs:
+        for p, bits in self._pairs + self._averages:
             _zero(p, bits)
+        for p, bits in self._pairs:
             _zero_gradient(bits, p)
         for one in listed(optimizer):
             self._zero_state(one)

@@ -26,7 +26,7 @@ class Rewind:
     """The lottery ticket with rewinding: train, remove 20 % of what is left, put all that remains back to where it was
     after epoch k, and so on; at the target, train once more from there.
 
-    Parameters, buffers, the optimizer and ``companions`` go back. Source: Frankle et al. 2020, algorithm 1 and
+    Parameters, buffers, the optimizer, ``copies`` and ``companions`` go back. Source: Frankle et al. 2020, algorithm 1 and
     section 3 (k > 0); Frankle and Carbin 2019 (k = 0).
 
     Raises:
@@ -83,6 +83,7 @@ class Rewind:
         return {
             "tensors": {name: t.detach().cpu().clone() for name, t in tensors(job.inside).items()},
             "optimizers": [copy.deepcopy(o.state_dict()) for o in listed(job.optimizer)],
+            "copies": [copy.deepcopy(c.state_dict()) for c in job.copies],
             "companions": [copy.deepcopy(c.state_dict()) for c in job.companions],
         }
 
@@ -92,8 +93,9 @@ class Rewind:
                 t.copy_(state["tensors"][name])
         for o, held in zip(listed(job.optimizer), state["optimizers"], strict=True):
             o.load_state_dict(copy.deepcopy(held))
-        for c, held in zip(job.companions, state["companions"], strict=True):
-            c.load_state_dict(copy.deepcopy(held))
+        for kind, live in (("copies", job.copies), ("companions", job.companions)):
+            for one, held in zip(live, state[kind], strict=True):
+                one.load_state_dict(copy.deepcopy(held))
 
     def finished(self) -> bool:
         return self._round == len(self.targets)

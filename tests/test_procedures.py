@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import swa_utils
 
 from earlycrop import METHODS, Pruner, prune
 from earlycrop.gates import TickTock
@@ -28,25 +29,29 @@ def started(method: str, sparsity: float = 0.5, **options: Any) -> tuple[Any, to
     return model, optimizer, pruner
 
 
-def test_rewinding_puts_back_parameters_buffers_optimizer_and_companions() -> None:
+def test_rewinding_puts_back_parameters_buffers_optimizer_copies_and_companions() -> None:
     model, batches = network(), data()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
-    pruner = Pruner(model, optimizer, loss, "ltr", 0.5, epochs=4, rewind=0.25, companions=[scheduler])
+    ema = swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
+    pruner = Pruner(model, optimizer, loss, "ltr", 0.5, epochs=4, rewind=0.25, companions=[scheduler], copies=[ema])
     # 20 % of what is left each time: .2, .36, .488, and then exactly what was asked for
     assert pruner.total_epochs == 4 + 4 * 3
     pruner.step(batches)
     start: dict[str, Tensor] = {}
+    averaged: dict[str, Tensor] = {}
     momentum: list[Tensor] = []
     rates, asked, positions = [], [], []
     for epoch in range(1, pruner.total_epochs + 1):
         train_epoch(model, optimizer, batches)
         scheduler.step()
+        ema.update_parameters(model)
         event = pruner.step(batches)
         rates.append(optimizer.param_groups[0]["lr"])
         positions.append(pruner.position)
         if epoch == 1:
             start = {name: t.clone() for name, t in model.state_dict().items()}
+            averaged = {name: t.clone() for name, t in ema.state_dict().items()}
             momentum = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
         if event is None:
             continue
@@ -57,6 +62,9 @@ def test_rewinding_puts_back_parameters_buffers_optimizer_and_companions() -> No
         for name, t in model.state_dict().items():
             gone = event.masks.removed.get(name, torch.zeros_like(t, dtype=torch.bool))
             assert torch.equal(t, start[name].masked_fill(gone, 0)), name
+        for name, t in ema.state_dict().items():
+            gone = event.masks.removed.get(name.removeprefix("module."), torch.zeros_like(t, dtype=torch.bool))
+            assert torch.equal(t, averaged[name].masked_fill(gone, 0)), name
         for (name, p), before in zip(model.named_parameters(), momentum, strict=True):
             gone = event.masks.removed.get(name, torch.zeros_like(p, dtype=torch.bool))
             assert torch.equal(optimizer.state[p]["momentum_buffer"], before.masked_fill(gone, 0)), name
