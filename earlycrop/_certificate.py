@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -175,7 +177,8 @@ def outputs(
             stack.enter_context(_no_autocast())
         stack.enter_context(torch.no_grad())
         model.eval()
-        torch.manual_seed(0)  # a forward that draws numbers draws the same ones every time
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(0)  # a loss or a forward that draws numbers draws the same ones every time
         output = call(model, example)
     given = [torch.view_as_real(t) if t.is_complex() else t for t in seen or tensors_in(output)]
     found = [t for t in given if t.is_floating_point()]

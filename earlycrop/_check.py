@@ -27,15 +27,18 @@ class Check(Watch):
     """Channels come with their classes; what would make two classes one, part one, or freeze one, is a fault.
 
     ``tested``: an entry a class, whether its group has lost nodes. ``alone``: whether a dimension has only this class
-    left, and fits whatever it meets. ``most``: how many of a class were told apart in the first run.
+    left, and fits whatever it meets. ``most``: how many of a class were told apart in the first run. ``expected``: the
+    plain numbers that it reckoned with, None where those say nothing.
     """
 
-    def __init__(self, tested: Removed, alone: Removed, most: Field, expected: list[Numbers]) -> None:
+    def __init__(self, tested: Removed, alone: Removed, most: Field, expected: Sequence[Numbers | None]) -> None:
         super().__init__()
         self.tested = np.append(tested, False)  # the last entry serves channels of data, which have no class: -1
         self.firm = np.append(tested & ~alone, False)
         self.most = most
         self.expected = expected
+        self.reckons_otherwise = False
+        """Whether one of the faults is a number that is not what was expected."""
         self.classes = np.zeros(0, np.int64)
         self.faults: list[Fault] = []
 
@@ -76,9 +79,11 @@ class Check(Watch):
 
     def reckoned(self, numbers: Numbers) -> None:
         super().reckoned(numbers)
-        before = self.expected[len(self.numbers) - 1 : len(self.numbers)]
-        if before and before[0][0] == numbers[0] and before[0] != numbers and self.tested.any():
-            computed = f"it computes with {numbers[1]} instead of {before[0][1]}, which is taken from its own width"
+        place = len(self.numbers) - 1
+        before = self.expected[place] if place < len(self.expected) else None
+        if before is not None and before[0] == numbers[0] and before != numbers and self.tested.any():
+            self.reckons_otherwise = True
+            computed = f"it computes with {numbers[1]} instead of {before[1]}, which is taken from its own width"
             self._object("it is cut into parts of different sizes" if numbers[0] == PARTS else computed)
 
     def same(self, a: Field, b: Field) -> bool:

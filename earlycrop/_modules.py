@@ -146,31 +146,40 @@ def replaced(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Restore training modes, buffers and the random states of torch, numpy and Python on the way out."""
-    modes = [(m, m.training) for m in module.modules()]
-    # a forward may write into a buffer or put another one in its place: keep the object and its values
-    buffers = [
-        (m, name, b, None if b is None else b.detach().clone())
-        for m in module.modules()
-        for name, b in m._buffers.items()
-    ]
+def plain_random_states_kept() -> Iterator[None]:
+    """Restore the random states of numpy and Python on the way out."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = sorted({t.device.index or 0 for t in tensors(module).values() if t.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(devices=devices):
-            yield
+        yield
     finally:
-        for m, training in modes:
-            m.training = training
-        with torch.no_grad():
-            for owner, name, buffer, before in buffers:
-                owner._buffers[name] = buffer
-                # only what has changed: an expanded buffer cannot be written to
-                if buffer is not None and before is not None and not torch.equal(buffer, before):
-                    buffer.copy_(before)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Restore training modes, buffers and the random states of torch, numpy and Python on the way out."""
+    with plain_random_states_kept():
+        modes = [(m, m.training) for m in module.modules()]
+        # a forward may write into a buffer or put another one in its place: keep the object and its values
+        buffers = [
+            (m, name, b, None if b is None else b.detach().clone())
+            for m in module.modules()
+            for name, b in m._buffers.items()
+        ]
+        devices = sorted({t.device.index or 0 for t in tensors(module).values() if t.device.type == "cuda"})
+        try:
+            with torch.random.fork_rng(devices=devices):
+                yield
+        finally:
+            for m, training in modes:
+                m.training = training
+            with torch.no_grad():
+                for owner, name, buffer, before in buffers:
+                    owner._buffers[name] = buffer
+                    # only what has changed: an expanded buffer cannot be written to
+                    if buffer is not None and before is not None and not torch.equal(buffer, before):
+                        buffer.copy_(before)
 
 
 @contextmanager

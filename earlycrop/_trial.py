@@ -58,6 +58,9 @@ class Trials:
     numbers: list[Numbers]
     """The plain numbers that the network reckons with."""
     sound: dict[str, bool] = field(default_factory=dict)
+    steady: dict[str, list[Numbers | None]] = field(default_factory=dict)
+    """By module ("" is the whole network), those of its plain numbers that it reckons with again when nothing is cut.
+    """
     insides: dict[str, tuple[Graph, Graph]] = field(default_factory=dict)
     """By module, the graph that it was last tried in, and the part of that which concerns it."""
 
@@ -88,7 +91,7 @@ class Trials:
             left = s.classes[kept[s.nodes]]
             if (left == left[0]).all():
                 alone[left[0]] = True
-        watch = Check(classes, alone, self.most, self.calls[home].numbers if home else self.numbers)
+        watch = Check(classes, alone, self.most, self.steady.get(home, self._numbers(home)))
         try:
             swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
         except SurgeryError as refused:
@@ -99,10 +102,24 @@ class Trials:
                 error = self._run(home, module)
         finally:
             swap.undo()
+        if watch.reckons_otherwise and home not in self.steady:
+            self.steady[home] = self._repeated(home)
+            return self.faults(graph, remove, tested, home, follows)
         if error is not None:
             told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
             return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
         return watch.faults
+
+    def _numbers(self, home: str) -> list[Numbers]:
+        return self.calls[home].numbers if home else self.numbers
+
+    def _repeated(self, home: str) -> list[Numbers | None]:
+        """The plain numbers of the first run, None for those that differ from run to run (a loss may draw or count)."""
+        watch = Watch()
+        with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real)):
+            self._run(home, self.copied.get_submodule(home))
+        again = [*watch.numbers, *[None] * len(self._numbers(home))]
+        return [n if n == other else None for n, other in zip(self._numbers(home), again, strict=False)]
 
     def _run(self, home: str, module: nn.Module) -> Exception | None:
         try:

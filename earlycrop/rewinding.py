@@ -26,8 +26,8 @@ class Rewind:
     """The lottery ticket with rewinding: train, remove 20 % of what is left, put all that remains back to where it was
     after epoch k, and so on; at the target, train once more from there.
 
-    Parameters, buffers, the optimizer, ``copies`` and ``companions`` go back. Source: Frankle et al. 2020, algorithm 1 and
-    section 3 (k > 0); Frankle and Carbin 2019 (k = 0).
+    Parameters, buffers, the optimizer, ``copies`` and ``companions`` go back. Source: Frankle et al. 2020, algorithm 1
+    and section 3 (k > 0); Frankle and Carbin 2019 (k = 0).
 
     Raises:
         ValueError: the share to rewind to is no share below 1.

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from earlycrop._classes import classified, multiplicity
 from earlycrop._fields import Field
 from earlycrop._meta import hollow, on_shapes
-from earlycrop._modules import call, parameters, plain_kernels, tensors, walk
+from earlycrop._modules import call, parameters, plain_kernels, plain_random_states_kept, tensors, walk
 from earlycrop._running import Running, freeze_outputs
 from earlycrop._settling import settled
 from earlycrop._solve import solved
@@ -45,15 +45,16 @@ def trace(model: nn.Module, example: Any) -> Graph:
 
     ``example`` is what the model is called with: a tensor, a tuple (positional), a dict (keywords), or a callable that
     is given the model and runs it, such as ``lambda model: loss(model, batch)``. The run is in evaluation mode, on a
-    copy without memory; where the forward reads values, on a real copy. The model is not touched. What cannot be cut is
-    frozen with a reason (``Graph.report()``), a size written into a forward included: a trial cut on the copy finds it.
+    copy without memory; where the forward reads values, on a real copy. The model is not touched, nor is any random
+    state. What cannot be cut is frozen with a reason (``Graph.report()``), a size written into a forward included: a
+    trial cut on the copy finds it.
 
     Raises:
         TraceError: the model cannot be copied, or fails on the example.
     """
-    model = unwrapped(model)
     _log.debug("tracing")
-    with _uncollected():
+    with plain_random_states_kept(), _uncollected():
+        model = unwrapped(model)
         try:
             return _traced(model, example, real=False)
         except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones

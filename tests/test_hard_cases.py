@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -245,6 +247,31 @@ def test_a_loss_may_look_at_numbers_in_numpy() -> None:
         return functional.cross_entropy(output, batch[1])
 
     assert prune(mlp(), looking, data(), sparsity=0.5).achieved >= 0.5
+
+
+@pytest.mark.parametrize("drawn", ["numpy", "python", "counter"])
+def test_a_number_that_differs_from_call_to_call_is_no_size(drawn: str) -> None:
+    """Mixup draws its share, an annealed loss counts its calls: neither has anything to do with a width."""
+    calls = iter(range(1, 1000))
+
+    def mixed(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        share = {"numpy": np.random.rand, "python": random.random, "counter": lambda: 1 / next(calls)}[drawn]()
+        of_inputs = 1.0 if drawn == "counter" else share
+        outputs = model(of_inputs * batch[0] + (1 - of_inputs) * batch[0].flip(0))
+        return share * functional.cross_entropy(outputs, batch[1]) + (1 - share) * outputs.square().mean()
+
+    model, batches = mlp(), data()
+    before = np.random.get_state()[1].copy(), random.getstate()  # type: ignore[union-attr,call-overload]
+    graph = trace(model, lambda m: mixed(m, batches[0]))
+    assert (np.random.get_state()[1] == before[0]).all()  # type: ignore[union-attr,call-overload]
+    assert random.getstate() == before[1]
+    assert graph.count == trace(model, batches[0][0]).count == 32
+    assert prune(model, mixed, batches, sparsity=0.5).node_sparsity > 0
+
+
+def test_a_loss_that_is_not_a_number_is_told_as_such() -> None:
+    with pytest.raises(earlycrop.FlowError, match="the loss is nan: it cannot be differentiated"):
+        prune(mlp(), lambda m, b: loss(m, b) * float("nan"), data())
 
 
 def test_a_loss_that_runs_another_model_is_told_so() -> None:
