@@ -57,6 +57,10 @@ class Task(Protocol):
         Everything random in them is seeded by the options' seed and ``epoch``, so that a resumed run draws the same.
         """
 
+    def batch_to_measure(self, model: nn.Module) -> Any:
+        """The training batch that a step's cost is measured on: where sizes differ, a usual one, whatever the seed."""
+        return next(iter(self.batches(model, 1)))
+
     def scoring_batches(self, model: nn.Module, epoch: int) -> Iterable[Any]:
         """Training data that the pruning scores are computed on, drawn without changing anything that training sees."""
 

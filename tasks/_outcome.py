@@ -76,9 +76,9 @@ class Cost(NamedTuple):
 
 
 def _cost(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.device) -> Cost:
-    """Measured on the first batch that the task gives this model."""
+    """Measured on one batch of the task's."""
     before = task.state_dict()
-    batch = next(iter(task.batches(model, 1)))
+    batch = task.batch_to_measure(model)
     task.load_state_dict(before)
 
     def step() -> None:

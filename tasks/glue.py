@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from tasks import Task
 from tasks._encoders import encoder, pretrained
 from tasks._evaluating import evaluating, location
-from tasks._glue import GLUE, LARGEST, Split, held_out, read, write
+from tasks._glue import GLUE, Split, held_out, read, write
 from tasks._options import Options as CommonOptions
 from tasks._sentences import require
 from tasks._tokens import Batch, Examples, grouped, sorted_by_length, tokenized
@@ -158,6 +158,12 @@ class LanguageUnderstanding(Task):
         for rows in grouped(self.training.lengths, self.options.batch, random):
             yield self.training.batch(rows, device)
 
+    def batch_to_measure(self, model: nn.Module) -> Batch:
+        """The training examples of median length."""
+        rows = self.training.lengths.argsort(stable=True)
+        start = max(0, (len(rows) - self.options.batch) // 2)
+        return self.training.batch(rows[start : start + self.options.batch], location(model))
+
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Random training examples."""
         options, random = self.options, np.random.default_rng((self.options.seed, epoch, SCORING))
@@ -214,12 +220,12 @@ class LanguageUnderstanding(Task):
         })  # fmt: skip
 
     def _predicted(self, model: nn.Module, examples: Examples) -> np.ndarray:
-        """(N,): the likeliest class of each example, or its number within the range of labels."""
+        """(N,): the likeliest class of each example, or its number."""
         predicted = torch.zeros(len(examples), dtype=examples.labels.dtype)
         with evaluating(model) as device:
             for rows in sorted_by_length(examples.lengths, 2 * self.options.batch):
                 logits = self._logits(model, examples.batch(rows, device)).cpu()
-                predicted[rows] = logits.argmax(-1) if self.glue.classes else logits.squeeze(-1).clamp(0, LARGEST)
+                predicted[rows] = logits.argmax(-1) if self.glue.classes else logits.squeeze(-1)
         return predicted.numpy()
 
     def state_dict(self) -> dict[str, Any]:

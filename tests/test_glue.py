@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy import stats
 
 import earlycrop
 from earlycrop.budget import choose_nodes, limit, outputs_left
@@ -80,6 +81,31 @@ def test_every_task_is_read_trained_on_and_measured(task: Any, tmp_path: Path) -
     assert told[GLUE[task].evaluated[0]][held.metric] == value
     assert len(files[1].read_text().splitlines()) == 21
     assert set(held.validate(model)) == {f"validation_{m.__name__}" for m in GLUE[task].metrics}
+
+
+def test_numbers_are_measured_as_they_are_predicted(tmp_path: Path) -> None:
+    """Correlations need no range: predictions that rank well below 0 rank well."""
+    sentences(tmp_path / "stsb", "stsb")
+    place = {"data": str(tmp_path), "model": str(tmp_path / "stsb" / "bert")}
+    task = glue.LanguageUnderstanding(replace(SMALL, task_name="stsb", **place))
+    model = task.model()
+    with torch.no_grad():
+        model.classifier.weight.mul_(100)
+        model.classifier.bias.sub_(100)
+    examples = task.evaluated["validation"]
+    rows = torch.arange(len(examples))
+    predicted = model.eval()(**examples.batch(rows, torch.device("cpu")).inputs).logits.squeeze(-1).detach().numpy()
+    assert predicted.max() < 0 < predicted.std()
+    assert task.evaluate(model) == pytest.approx(stats.pearsonr(examples.labels.numpy(), predicted).statistic, abs=1e-5)
+
+
+def test_what_a_step_costs_is_measured_on_the_same_batch_for_every_seed(tmp_path: Path) -> None:
+    tasks = [made(tmp_path, seed=seed) for seed in (0, 1)]
+    batches = [task.batch_to_measure(task.model()) for task in tasks]
+    assert torch.equal(batches[0].inputs["input_ids"], batches[1].inputs["input_ids"])
+    assert len(batches[0].labels) == SMALL.batch
+    lengths = batches[0].inputs["attention_mask"].sum(1)
+    assert lengths.min() <= tasks[0].training.lengths.median() <= lengths.max()
 
 
 def test_what_is_held_out_is_never_trained_on_and_the_same_for_every_seed(tmp_path: Path) -> None:
