@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from earlycrop._fields import Field
 from earlycrop._paths import path_weights
 from earlycrop._processes import Peers, of_the_first, require_agreement, require_same
 from earlycrop._timing import Clock, choose_nodes_in_time
@@ -33,7 +34,7 @@ from earlycrop.limits import Bounds
 from earlycrop.masks import Masks
 from earlycrop.shuffle import shuffled_nodes, shuffled_weights
 from earlycrop.surgeon import SurgeryError, shrink, uncertified
-from earlycrop.trace import trace
+from earlycrop.trace import trace, traced_again
 from earlycrop.units import matrices, node_scores, node_sums, norm_scales, unscored, weight_scores
 
 Choose = Callable[[Graph, Tensor, int, Bounds], Choice]
@@ -52,6 +53,12 @@ class Before:
     layers: dict[str, int] = field(default_factory=dict)
     """How many outputs each layer had."""
     bounds: Bounds | None = None
+    together: dict[tuple[str, int], Field] = field(default_factory=dict)
+    """What could only go together at the last cut, of what that left; see :func:`earlycrop.trace.traced_again`."""
+
+    def single(self, graph: Graph) -> int:
+        """How many layers have come down to a single output, which has no place among the nodes of a new trace."""
+        return len(self.layers.keys() - {layer.name for layer in graph.layers})
 
 
 def cut_nodes(
@@ -72,7 +79,7 @@ def cut_nodes(
     whole: dict[Group, Reason] = {}
 
     def traced() -> Graph:
-        graph = trace(model, lambda m: loss(m, batches[0]))
+        graph = traced_again(model, lambda m: loss(m, batches[0]), before.together)
         graph = graph.without(unscored(model, graph, request.criterion))
         return graph.without({i: whole[g] for g, ids in graph.groups.items() if g in whole for i in ids})
 
@@ -88,7 +95,9 @@ def cut_nodes(
     for done, sparsity in enumerate(request.targets):
         if done:
             graph = traced()
+        single = before.single(graph)
         allowed, within = limit(dense[request.of], sparsity), bounds.part(sparsity / request.targets[-1])
+        allowed -= single if request.of == "nodes" else 0
         if effects is not None:
             scores = node_sums(model, graph, effects)
         else:
@@ -113,16 +122,18 @@ def cut_nodes(
                 reasons = {i: found[g] for g in found for i in graph.groups[g]}
                 whole |= found
                 scores, graph = scores[torch.from_numpy(~graph.mask(reasons))], graph.without(reasons)
+        before.together = graph.together(choice.removed)
         floors |= set(choice.floors)
         difference = max(difference, cut.difference or 0.0)
-    left = {of: graph.cost(of, choice.removed) for of in ("weights", "nodes")}
+    left = {"weights": graph.cost("weights", choice.removed), "nodes": graph.cost("nodes", choice.removed) + single}
     shares = {of: 1 - left[of] / dense[of] if dense[of] else 0.0 for of in left}
     after = outputs_left(graph, choice.removed)
     return {
-        "dense": dense[request.of], "left": choice.left, "floors": tuple(sorted(floors)), "difference": difference,
+        "dense": dense[request.of], "left": left.get(request.of, choice.left), "difference": difference,
+        "floors": tuple(sorted(floors)),
         "weight_sparsity": shares["weights"], "node_sparsity": shares["nodes"], "bounds": bounds,
         "whole": tuple(sorted({tensor for group in whole for tensor, _ in group})),
-        "layers": {name: (n, after.get(name, 1)) for name, n in before.layers.items()},  # a single output is not traced
+        "layers": {name: (n, after.get(name, 1)) for name, n in before.layers.items()},
         "notes": _notes(request, model),
     }  # fmt: skip
 

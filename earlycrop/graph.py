@@ -97,6 +97,11 @@ class Graph:
             layers.append(Layer(name, nodes, np.isin(classes[first], list(self.returned)), reasons))
         return tuple(layers)
 
+    def together(self, removed: Removed) -> dict[tuple[str, int], Field]:
+        """By tensor and dimension, the class of each index that is left without the nodes in ``removed``."""
+        kept = np.append(~removed, True)
+        return {key: s.classes[kept[s.nodes]] for key, s in self.slot.items()}
+
     def costs(self, of: str) -> tuple[Work, ...]:
         """What the network costs in ``of``: weights, parameters, nodes, macs or bytes, as products over kept channels.
 

@@ -11,11 +11,12 @@ import copy
 import gc
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -52,14 +53,21 @@ def trace(model: nn.Module, example: Any) -> Graph:
     Raises:
         TraceError: the model cannot be copied, or fails on the example.
     """
+    return traced_again(model, example, {})
+
+
+def traced_again(model: nn.Module, example: Any, together: Mapping[tuple[str, int], Field]) -> Graph:
+    """The same after a cut. ``together``: by tensor and dimension, numbers that are equal for indices that could only
+    go together before it. A trace may not see so any more: the channels of a layer's last head are those of any layer.
+    """
     _log.debug("tracing")
     with plain_random_states_kept(), _uncollected():
         model = unwrapped(model)
         try:
-            return _traced(model, example, real=False)
+            return _traced(model, example, together, real=False)
         except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones
             _log.debug("tracing on real values")
-            return _traced(model, example, real=True)
+            return _traced(model, example, together, real=True)
 
 
 @contextmanager
@@ -77,7 +85,7 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
+def _traced(model: nn.Module, example: Any, together: Mapping[tuple[str, int], Field], real: bool) -> Graph:
     run = partial(call, example=example)
     device = next((t.device for t in tensors(model).values()), torch.device("cpu"))
     copied = _copied(model, real)
@@ -88,6 +96,10 @@ def _traced(model: nn.Module, example: Any, real: bool) -> Graph:
     for name, t in held.items():
         if t.is_floating_point() or t.is_complex():
             slots[name] = watch.enter(t, weight=name in trained)
+    for (name, dim), numbers in together.items():
+        if (vector := slots[name][dim]) is not None:
+            _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+            watch.join(vector, vector[first[which]])
     _freeze_attention(watch, copied)
     running = Running(copied)
     with plain_kernels(model):

@@ -1,0 +1,51 @@
+"""What several rounds come to is what one would: the same units, counted the same way."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from earlycrop import prune
+
+HEADS, SIZE, WIDTH = 4, 6, 32
+
+
+class Attention(nn.Module):
+    """Four heads and a layer of neurons, and an output that stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, HEADS * SIZE) for _ in range(3))
+        self.out, self.wide, self.narrow = nn.Linear(HEADS * SIZE, 8), nn.Linear(8, WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (-1, SIZE)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.narrow(self.wide(self.out(mixed)).relu()).mean(1)
+
+
+def loss(model: nn.Module, batch: Any) -> Tensor:
+    return functional.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(("of", "sparsity"), [("nodes", 0.95), ("weights", 0.9)])
+def test_a_last_head_is_one_unit_still_and_a_last_neuron_is_counted(of: str, sparsity: float) -> None:
+    events = []
+    for rounds in (1, 5):
+        torch.manual_seed(0)
+        model, batch = Attention(), (torch.randn(16, 5, 8), torch.randint(0, 3, (16,)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "asked to remove")
+            events.append(prune(model, loss, [batch], "magnitude", sparsity, of, rounds=rounds))
+    one, five = events
+    assert one.layers["q"] == five.layers["q"] == (HEADS, 1)
+    assert five.layers["wide"][0] == WIDTH
+    left = sum(after for name, (_, after) in five.layers.items() if name != "narrow")
+    assert five.node_sparsity == 1 - left / (3 * HEADS + 8 + WIDTH)
+    assert five.layers["wide"] == (WIDTH, 1) or of == "weights"
+    assert (five.left, five.achieved) == (one.left, one.achieved) or of == "weights"
