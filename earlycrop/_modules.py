@@ -220,7 +220,8 @@ def set_mode(module: nn.Module, batch_statistics: bool) -> None:
 def plain_kernels(module: nn.Module) -> Iterator[None]:
     """Run operations in the form that has a second derivative and a simple trace, uncompiled and in full precision.
 
-    Fused attention and the RNNs of cuDNN and oneDNN have no double backward; torch.compile's graphs have none either.
+    Fused attention and the RNNs of cuDNN and oneDNN have no double backward; torch.compile's graphs and the sparse
+    gradients of embeddings have none either.
     """
     cudnn, fastpath = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
     modules = [m for _, m in walk(module)]
@@ -234,6 +235,10 @@ def plain_kernels(module: nn.Module) -> Iterator[None]:
             torch.backends.cudnn.enabled = False
             stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
             torch._C._set_mkldnn_enabled(False)
+        for m in modules:
+            if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse:
+                stack.callback(setattr, m, "sparse", True)
+                m.sparse = False
         if "torch._dynamo" in sys.modules:  # importing it takes seconds, and nothing is compiled where nobody has
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for kind in {"cpu", *(t.device.type for t in held)} - {"meta"}:

@@ -34,7 +34,7 @@ def synaptic_flow(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Flow:
     if first is None:
         raise ValueError("no batch to take the shapes of: give at least one batch of training data")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    positive = {name: _absolute(t) for name, t in tensors(model).items() if t.is_floating_point()}
+    positive = {name: _absolute(t) for name, t in tensors(model).items() if t.is_floating_point() or t.is_complex()}
     found: list[Tensor] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -63,12 +63,13 @@ def synaptic_flow(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Flow:
             raise FlowError("the model's outputs do not depend on any trained parameter")
         leaves = [positive[name] for name in trained]
         got = torch.autograd.grad(total, leaves, allow_unused=True)
-    signs = {name: p.detach().sign() for name, p in trained.items()}
-    return Flow({name: g * signs[name] for name, g in zip(trained, got, strict=True) if g is not None}, None)
+    signs = {name: p.detach().sgn() for name, p in trained.items()}
+    flows = {name: g.real if g.is_complex() else g for name, g in zip(trained, got, strict=True) if g is not None}
+    return Flow({name: g * signs[name] for name, g in flows.items()}, None)
 
 
 def _absolute(t: Tensor) -> Tensor:
-    positive = t.detach().abs()
+    positive = t.detach().abs().to(t.dtype)
     return nn.Parameter(positive, t.requires_grad) if isinstance(t, nn.Parameter) else positive
 
 

@@ -208,8 +208,17 @@ def _differentiate(edges: dict[str, GradientEdge], leaves: Tensors, along: Mappi
     """Add d<along, gradient>/dw to the leaves' ``.grad``; a gradient that is constant in w has no edge and adds
     nothing.
     """
-    if edges:
+    if not edges:
+        return
+    try:
         torch.autograd.backward(list(edges.values()), [along[name] for name in edges], inputs=list(leaves.values()))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # of which NotImplementedError is one
+        raise FlowError(
+            f"the gradient cannot be differentiated ({str(error).partition(chr(10))[0]}): take a method that needs no "
+            "second derivative, such as snip or snap, or write that operation with others"
+        ) from error
 
 
 def _taken(leaves: Tensors, used: bool) -> Tensors:

@@ -121,5 +121,10 @@ def _zero(t: Tensor, bits: Tensor) -> None:
 
 
 def _zero_gradient(bits: Tensor, p: Tensor) -> None:
-    if p.grad is not None:
+    if p.grad is None:
+        return
+    if p.grad.is_sparse:  # of an embedding: some rows
+        places = tuple(p.grad._indices())
+        p.grad._values().masked_fill_((bits == 0)[places], 0)
+    else:
         _zero(p.grad, bits)

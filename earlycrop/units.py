@@ -16,7 +16,7 @@ from earlycrop._modules import NORMS, walk
 from earlycrop._processes import Peers, of_the_first
 from earlycrop._synaptic import synaptic_flow
 from earlycrop._watch import Reason, Role
-from earlycrop.criteria import Criterion
+from earlycrop.criteria import Criterion, Effect, snip
 from earlycrop.flow import Flow, FlowError, Loss, Tensors, flow, flow_by_parameter, zeros_without_memory
 from earlycrop.graph import Graph, Slot
 
@@ -50,12 +50,12 @@ def weight_scores(
 
     def effects(read: Iterable[Any]) -> Tensors:
         derivatives = _derivatives(model, criterion, loss, read, batch_statistics, lambda wg: wg, group)
-        return {name: effect(p, *_of(derivatives, name, p)) for name, p in trained.items()}
+        return {name: _real(criterion, effect, p, *_of(derivatives, name, p)) for name, p in trained.items()}
 
     effect = criterion.effect
     if not criterion.per_batch:
         return {name: _scored(e, criterion, name) for name, e in effects(batches).items()}
-    total = {name: torch.zeros_like(p) for name, p in trained.items()}
+    total = {name: torch.zeros_like(p.abs()) for name, p in trained.items()}
     for batch in batches:
         for name, e in effects([batch]).items():
             total[name] += e.square()
@@ -111,15 +111,16 @@ def node_scores(
             total = torch.zeros(graph.count, dtype=torch.float64)
 
             def add(name: str, g: Tensor, hg: Tensor) -> None:
-                total.add_(_sums(graph, chosen, {name: effect(parameters[name], g, hg)}))
+                total.add_(_sums(graph, chosen, {name: _real(criterion, effect, parameters[name], g, hg)}))
 
             flow_by_parameter(
                 model, loss, read, add, in_parts=criterion.additive, batch_statistics=batch_statistics, group=group
             )
             return total
         derivatives = _derivatives(model, criterion, loss, read, batch_statistics, spread, group)
-        floating = ((name, p) for name, p in parameters.items() if p.is_floating_point())
-        return _sums(graph, chosen, {name: effect(p, *_of(derivatives, name, p)) for name, p in floating})
+        numbers = ((name, p) for name, p in parameters.items() if p.is_floating_point() or p.is_complex())
+        effects = {name: _real(criterion, effect, p, *_of(derivatives, name, p)) for name, p in numbers}
+        return _sums(graph, chosen, effects)
 
     if criterion.per_batch:
         read = list(batches)
@@ -237,9 +238,18 @@ def _derivatives(
     batches = list(batches)
     first = flow(model, loss, batches, second=False, batch_statistics=batch_statistics, group=group).gradient
     weights = {name: p.detach() for name, p in model.named_parameters() if name in first}
-    gates = spread({name: w * first[name] for name, w in weights.items()})
+    gates = spread({name: _real(criterion, snip, w, first[name], first[name]) for name, w in weights.items()})
     along = {name: w * gates[name] for name, w in weights.items()}
     return flow(model, loss, batches, direction=along, batch_statistics=batch_statistics, group=group)
+
+
+def _real(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, hg: Tensor) -> Tensor:
+    """The effect of each entry. That of a complex one is of its real and its imaginary part together, on both of which
+    a gate would stand; without a derivative, of its modulus.
+    """
+    if not w.is_complex() or criterion.order == 0:
+        return effect(w, g, hg)
+    return effect(*(torch.view_as_real(t.resolve_conj()) for t in (w, g, hg))).sum(-1)
 
 
 def _of(derivatives: Flow, name: str, p: Tensor) -> tuple[Tensor, Tensor]:

@@ -333,3 +333,43 @@ def test_a_gate_after_the_norm_is_its_scale_and_shift(criterion: str, batch_stat
         flow = sum((g.detach() * h).sum() for g, h in zip(plain_gradients, gradients, strict=True))
         (expected,) = torch.autograd.grad(flow, gates)
     torch.testing.assert_close(scores, expected.abs())
+
+
+class Spectral(nn.Module):
+    """A complex matrix, whose nodes are its columns; ``gates`` multiply those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wave = nn.Parameter(torch.randn(8, 6, dtype=torch.complex128) * 0.3)
+        self.out = nn.Linear(6, 4, dtype=torch.float64)
+        self.register_buffer("gates", torch.ones(6, dtype=torch.float64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((x.to(torch.complex128) @ (self.wave * self.gates)).abs().relu())
+
+
+def test_scores_of_complex_nodes_are_derivatives_by_real_gates() -> None:
+    torch.manual_seed(0)
+    model, x = Spectral(), torch.randn(5, 8, dtype=torch.float64)
+
+    def squared(m: nn.Module, batch: Tensor) -> Tensor:
+        return m(batch).square().mean()
+
+    gates = torch.ones(6, dtype=torch.float64, requires_grad=True)
+    gated = model.wave * gates
+    value = functional_call(model, {"wave": gated}, (x,)).square().mean()
+    gradients = torch.autograd.grad(value, [gated, *model.out.parameters()], create_graph=True)
+    first = torch.autograd.functional.jacobian(
+        lambda c: functional_call(model, {"gates": c}, (x,)).square().mean(), torch.ones(6, dtype=torch.float64)
+    )
+    along = sum((g.detach().conj() * g).real.sum() for g in gradients)
+    second = torch.autograd.grad(along, gates)[0]  # w Hg, without the term of crop that is g g
+    graph = trace(model, x)
+    scores = {name: node_scores(model, graph, CRITERIA[name], squared, [x], "rows") for name in ("snip", "crop-flow")}
+    torch.testing.assert_close(scores["snip"], first.abs())
+    torch.testing.assert_close(scores["crop-flow"], second.abs())
+    weights = weight_scores(model, CRITERIA["snip"], squared, [x])["wave"]
+    assert not weights.is_complex()
+    assert weights.shape == (8, 6)
+    flow_through = weight_scores(model, CRITERIA["synflow"], squared, [x])["wave"]
+    assert bool((flow_through > 0).all())

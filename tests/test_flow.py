@@ -208,6 +208,14 @@ def test_flow_leaves_everything_as_it_was(batch_statistics: bool, batches: int) 
     assert random.getstate() == states[2]
 
 
+def test_an_operation_without_a_second_derivative_is_told() -> None:
+    model, ids = nn.Sequential(nn.EmbeddingBag(10, 8), nn.Linear(8, 3)), torch.randint(0, 10, (6, 3))
+    for batches in (1, 2):
+        with pytest.raises(FlowError, match=r"_embedding_bag_backward.* take a method that needs no second derivative"):
+            flow(model, lambda m, b: m(b).square().mean(), [ids] * batches)
+    assert flow(model, lambda m, b: m(b).square().mean(), [ids], second=False).gradient["0.weight"].any()
+
+
 def test_flow_leaves_the_random_state() -> None:
     model, batch = Noisy(), [torch.randn(6, 4)]
     state = torch.get_rng_state()

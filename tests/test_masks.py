@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlycrop import Masks
+from earlycrop import Masks, prune
 
 OPTIMIZERS: dict[str, Any] = {
     "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
@@ -89,6 +89,28 @@ class Times(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         return w * self.keep
+
+
+def test_sparse_gradients_of_an_embedding() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(10, 8, sparse=True), nn.Flatten(), nn.Linear(24, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    ids = torch.randint(0, 10, (6, 3))
+
+    def loss(m: nn.Module, batch: Tensor) -> Tensor:
+        return m(batch).square().mean()
+
+    event = prune(model, loss, [ids], "crop", 0.5, structured=False, optimizer=optimizer)
+    assert model[0].sparse
+    assert event.masks is not None
+    gone, before = event.masks.removed["0.weight"], model[0].weight.detach().clone()
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss(model, ids).backward()
+        assert model[0].weight.grad.is_sparse  # type: ignore[union-attr]
+        optimizer.step()
+    assert bool((model[0].weight[gone] == 0).all())
+    assert not torch.equal(model[0].weight, before)
 
 
 def test_under_a_gradient_scaler() -> None:
