@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from earlycrop._arguments import modules
 from earlycrop._modules import tensors, walk
 from earlycrop._processes import Peers
 
@@ -44,15 +45,17 @@ def stored(model: nn.Module) -> nn.Module:
     return model
 
 
-def insides_of(copies: Iterable[nn.Module], model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[nn.Module]:
+def insides_of(
+    copies: nn.Module | Iterable[nn.Module], model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> list[nn.Module]:
     """The networks in ``copies``, each itself or its attribute ``module``.
 
     Raises:
-        ValueError: one is not a copy of the model, or shares its parameters.
+        TypeError: one is no module. ValueError: one is not a copy of the model, or shares its parameters.
     """
     mine = {id(t) for t in tensors(model).values()}
     found = []
-    for i, given in enumerate(copies):
+    for i, given in enumerate(modules(copies)):
         inside = unwrapped(given)
         for candidate in (inside, getattr(inside, "module", None)):
             if isinstance(candidate, nn.Module) and shapes_of(candidate) == shapes:

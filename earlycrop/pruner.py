@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
+from earlycrop._making import method_of, procedure_of
 from earlycrop._optimizers import listed, require_its_optimizers
 from earlycrop._processes import Peers
 from earlycrop._wrappers import group_of, insides_of, shapes_of, unwrapped
 from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
 from earlycrop.flow import Loss
-from earlycrop.gates import TickTock
 from earlycrop.kernel import KernelTurn
 from earlycrop.limits import NO_LIMITS, Limits
 from earlycrop.mask_change import NodeMasks
 from earlycrop.masks import Masks
 from earlycrop.materialising import require_values
-from earlycrop.methods import METHODS, Method
+from earlycrop.methods import Method
 from earlycrop.procedures import Job, Once, Procedure
 from earlycrop.rewinding import Rewind
-from earlycrop.trigger import Trigger, named
+from earlycrop.trigger import Trigger
 
 
 class Pruner:
@@ -44,8 +45,8 @@ class Pruner:
     rounds: of iterative methods. score_batches: how many batches a scoring reads (the authors take 5), None for all
     that ``step`` is given. trigger: in place of the method's own, a ``Trigger``, a name in ``TRIGGERS``, or the epoch
     to prune after. gate: where a node's gate stands ("rows", "norms", "columns" or "auto"), see
-    :class:`earlycrop.event.Request`. copies: averages of the model's weights, pruned at the same places. limits:
-    floors, ceilings, layers to leave alone, multiples of channels.
+    :class:`earlycrop.event.Request`. copies: averages of the model's weights, or a single one, pruned at the same
+    places. limits: floors, ceilings, layers to leave alone, multiples of channels.
 
     shuffled: a control: what goes is as many of each layer as the method chose, at random. penalty: the weight of the
     L1 penalty on batch norm scales, in place of the method's own. rewind: the share of the epochs that ``ltr`` rewinds
@@ -59,8 +60,9 @@ class Pruner:
     data of its own, as many batches; gradients and Hessian products are averaged, and all make the same cut.
 
     Raises:
-        ValueError: an argument is unknown or out of its range, an optimizer or a copy is not the model's, the trigger
-        cannot fire within the epochs, or the network has not what the method needs.
+        TypeError: an argument is of another kind than it should be. ValueError: one is unknown or out of its range, an
+        optimizer or a copy is not the model's, the trigger cannot fire within the epochs, or the network has not what
+        the method needs, or cannot be watched (see :func:`earlycrop.trace`).
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Pruner:
         score_batches: int | None = 5,
         trigger: Trigger | str | int | None = None,
         gate: str = "auto",
-        copies: Sequence[nn.Module] = (),
+        copies: nn.Module | Sequence[nn.Module] = (),
         limits: Limits = NO_LIMITS,
         shuffled: bool = False,
         penalty: float | None = None,
@@ -89,18 +91,22 @@ class Pruner:
         statistics: str = "auto",
         group: Peers = None,
     ) -> None:
-        if isinstance(method, str):
-            if method not in METHODS:
-                raise ValueError(f"there is no method '{method}': take one of {', '.join(METHODS)}")
-            method = METHODS[method]
-        for name, value in (("epochs", epochs), ("rounds", rounds), ("score_batches", score_batches)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, and is {value}")
+        method = method_of(method)
+        require("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
+        if method.criterion is not None:
+            require("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
+        if method.criterion is not None or watch:
+            sparsity = share(sparsity)
+        epochs, rounds = whole("epochs", epochs), whole("rounds", rounds)
+        score_batches = None if score_batches is None else whole("score_batches", score_batches)
         if optimizer_state not in ("keep", "reset"):
             raise ValueError(f"optimizer_state is keep or reset, and not '{optimizer_state}'")
+        require_network(model)
         require_values(model)
         inside = unwrapped(model)
+        optimizers(optimizer)
         require_its_optimizers(inside, optimizer)
+        copies = modules(copies)
         insides_of(copies, inside, shapes_of(inside))
         self.copies = copies
         self.model, self.optimizer, self.loss, self.method = model, optimizer, loss, method
@@ -117,7 +123,7 @@ class Pruner:
             group = group or group_of(model)
             self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions, group)
             weight = method.penalty if penalty is None else penalty
-            self._procedure = self._made(method, trigger, sparsity, rounds, rewind, weight)
+            self._procedure = procedure_of(self._job, method, trigger, sparsity, rounds, rewind, weight)
             self.total_epochs = self._procedure.total
         self.epoch = -1
         """Epochs done at the last ``step``; -1 before the first."""
@@ -129,26 +135,6 @@ class Pruner:
         self._kernel = None if probe is None else KernelTurn(inside, loss, probe)
         self._moved: dict[str, float] = {}
         self._log: dict[str, float] = {}
-
-    def _made(
-        self,
-        method: Method,
-        trigger: Trigger | str | int | None,
-        sparsity: float,
-        rounds: int,
-        rewind: float,
-        penalty: float,
-    ) -> Procedure:
-        if method.procedure != "once" and trigger is not None:
-            raise ValueError("this method knows itself when to prune: leave its trigger out")
-        if method.procedure == "rewind":
-            return Rewind(self._job, rewind)
-        if method.procedure == "tick-tock":
-            return TickTock(self._job, rounds, penalty)
-        if isinstance(trigger, str | int):
-            trigger = named(str(trigger), sparsity, self._job.epochs)
-        made = method.trigger(sparsity, self._job.epochs) if trigger is None else trigger
-        return Once(self._job, made, penalty)
 
     def _looks_at_distances(self) -> bool:
         return isinstance(self._procedure, Once) and self._procedure.trigger.walks

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from earlycrop._arguments import require_network
 from earlycrop._classes import classified, multiplicity
 from earlycrop._fields import Field
 from earlycrop._meta import hollow, on_shapes
@@ -49,8 +50,10 @@ def trace(model: nn.Module, example: Any) -> Graph:
     frozen with a reason (``Graph.report()``), a size written into a forward included: a trial cut on the copy finds it.
 
     Raises:
-        TraceError: the model cannot be copied, or fails on the example.
+        TraceError: the model cannot be copied, or fails on the example. ValueError: it is a script of torch.jit, comes
+        from torch.export, is sharded, or has parameters without a shape. TypeError: it is no module.
     """
+    require_network(model)
     model = unwrapped(model)
     _log.debug("tracing")
     with _uncollected():
