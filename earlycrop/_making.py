@@ -47,3 +47,11 @@ def procedure_of(
     require("the trigger", made, Trigger, "give a name, the number of an epoch, or a Trigger")
     assert isinstance(made, Trigger)
     return Once(job, made, penalty)
+
+
+def names_of(method: Method, procedure: Procedure | None) -> dict[str, str | None]:
+    """What a state is told by: the name of the method, if it has one, and of the trigger's class."""
+    return {
+        "method": next((name for name, known in METHODS.items() if known == method), None),
+        "trigger": type(procedure.trigger).__name__ if isinstance(procedure, Once) else None,
+    }

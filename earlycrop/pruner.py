@@ -9,9 +9,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
-from earlycrop._making import method_of, procedure_of
+from earlycrop._making import method_of, names_of, procedure_of
+from earlycrop._modules import parameters
 from earlycrop._optimizers import listed, require_its_optimizers
 from earlycrop._processes import Peers
+from earlycrop._resuming import require_state
 from earlycrop._wrappers import group_of, insides_of, shapes_of, unwrapped
 from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
@@ -58,6 +60,8 @@ class Pruner:
     what batch norms use while scores are taken. group: the torch.distributed process group that trains the model in
     another way than DistributedDataParallel, whose own is found. Each process makes a pruner and steps it with training
     data of its own, as many batches; gradients and Hessian products are averaged, and all make the same cut.
+
+    A copy (``copy.deepcopy((model, optimizer, pruner))``, or by pickle) holds its own model's masks.
 
     Raises:
         TypeError: an argument is of another kind than it should be. ValueError: one is unknown or out of its range, an
@@ -116,6 +120,7 @@ class Pruner:
         self.request: Request | None = None
         """What will be pruned; None for a method that prunes nothing."""
         self._procedure: Procedure | None = None
+        self._hooked = False
         if method.criterion is not None:
             targets = method.schedule(sparsity, rounds)
             self.request = Request(method.criterion, method.structured, targets, of, gate, limits, shuffled, statistics)
@@ -123,6 +128,7 @@ class Pruner:
             group = group or group_of(model)
             self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions, group)
             weight = method.penalty if penalty is None else penalty
+            self._hooked = method.procedure == "tick-tock" or (method.procedure == "once" and bool(weight))
             self._procedure = procedure_of(self._job, method, trigger, sparsity, rounds, rewind, weight)
             self.total_epochs = self._procedure.total
         self.epoch = -1
@@ -159,6 +165,8 @@ class Pruner:
             again once the cause is mended.
         """
         epoch = self.epoch + 1
+        if self.event is not None and self.event.masks is not None:
+            self.event.masks.hold()  # other parameters may have been put in the place of those that it held
         cut = bool(self.events)  # from then on distances from the start mean something else
         if not cut and self._walked < epoch:
             batches = self._watch(epoch, batches)
@@ -192,6 +200,19 @@ class Pruner:
         self._walked = epoch
         return batches
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has.
+
+        Raises:
+            TypeError: hooks (a penalty's, or those of gates) are at work that would stay with the original.
+        """
+        if self._hooked and self._procedure is not None and not self._procedure.finished():
+            raise TypeError(
+                "a pruner with a penalty or with gates has hooks that a copy would lack: copy model and optimizer, and "
+                "give a new pruner of theirs this one's state_dict()"
+            )
+        return dict(vars(self))
+
     def log(self) -> dict[str, float]:
         """What was measured at the last ``step``: distances up to the first pruning, and what the trigger looked at."""
         return dict(self._log)
@@ -212,10 +233,24 @@ class Pruner:
             "node_masks": None if self._masks is None or self.events else self._masks.change.state_dict(),
             "kernel": None if self._kernel is None or self.events else self._kernel.state_dict(),
             "masks": None if masks is None else masks.removed,
+            "made": names_of(self.method, self._procedure),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state from ``state_dict``, after the model and the optimizer's state have been loaded."""
+        """Take up a state from ``state_dict``, after the model and the optimizer's state have been loaded.
+
+        Raises:
+            ValueError: it is of a pruner of another method or trigger, or of another model; nothing was changed.
+        """
+        require_state(state, self.state_dict(), parameters(unwrapped(self.model)))
+        events = [Event.of_record(record, None) for record in state["events"]]
+        masks = None
+        if events and state["masks"] is not None:
+            masks = Masks(self.model, state["masks"], self.optimizer, self.copies)
+            events[-1] = Event.of_record(state["events"][-1], masks)
+        if self.event is not None and self.event.masks is not None:
+            self.event.masks.release()
+        self.events = events
         self.epoch = self._walked = int(state["epoch"])
         if self._walk is not None and state["walk"] is not None:
             self._walk.load_state_dict(state["walk"])
@@ -223,16 +258,10 @@ class Pruner:
             self._masks.change.load_state_dict(state["node_masks"])
         if self._kernel is not None and state["kernel"] is not None:
             self._kernel.load_state_dict(state["kernel"])
-        if self.event is not None and self.event.masks is not None:
-            self.event.masks.release()
-        self.events = [Event.of_record(record, None) for record in state["events"]]
         if self._procedure is not None:
             self._procedure.load_state_dict(self._job, state["procedure"])
-        if self.events and state["masks"] is not None:
-            masks = Masks(self.model, state["masks"], self.optimizer, self.copies)
-            self.events[-1] = Event.of_record(state["events"][-1], masks)
-            if isinstance(self._procedure, Rewind):
-                self._procedure.adopt(masks)
+        if masks is not None and isinstance(self._procedure, Rewind):
+            self._procedure.adopt(masks)
 
     def branch_off(self, state: Mapping[str, Any]) -> None:
         """Take up the state of a pruner that has pruned nothing, whatever its method, after its last ``step``; that
@@ -242,9 +271,11 @@ class Pruner:
         Raises:
             ValueError: that pruner has pruned, or what prunes here depends on the epochs before.
         """
-        if state["events"]:
+        if state.get("events"):
             raise ValueError("a run that has pruned is no trunk to branch off")
         if not (isinstance(self._procedure, Once) and self._procedure.at_a_given_epoch):
             raise ValueError("only a pruning at a given epoch can branch off: give the trigger as a number")
-        self.load_state_dict({**state, "procedure": self._procedure.state_dict()})
+        self.load_state_dict(
+            {**state, "procedure": self._procedure.state_dict(), "made": names_of(self.method, self._procedure)}
+        )
         self.epoch -= 1
