@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -79,6 +79,17 @@ def insides_of(
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of parameters and buffers by name."""
     return {name: tuple(t.shape) for name, t in tensors(model).items()}
+
+
+def require_unchanged(parameters: Mapping[str, Tensor], before: Mapping[str, Sequence[int]]) -> None:
+    """Raise ValueError where parameters have not the shapes that they had at an earlier look at the model."""
+    for name, p in parameters.items():
+        if name not in before or tuple(before[name]) != tuple(p.shape):
+            had = f"had the shape {tuple(before[name])}" if name in before else "was not there"
+            raise ValueError(
+                f"'{name}' {had} when the pruner last looked, and has the shape {tuple(p.shape)} now: something else, "
+                "another pruner say, has changed the model. Make a new pruner for the model as it is"
+            )
 
 
 def say_what_to_wrap(model: nn.Module, stacklevel: int) -> None:

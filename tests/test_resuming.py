@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlycrop import Pruner
+from earlycrop import Pruner, prune
 from tests.test_arguments import data, loss, network, sgd
 
 
@@ -117,6 +117,34 @@ def test_a_state_from_before_methods_were_noted_is_taken_up() -> None:
     assert pruner.epoch == 1
     with pytest.raises(ValueError, match="of a pruner with a method of its own, and this one has the method 'dense'"):
         pruner_of("dense").load_state_dict(state)
+
+
+def test_a_model_that_something_else_has_cut_is_told() -> None:
+    watched = {
+        "walk": pruner_of("earlycrop-s", trigger="knee"),
+        "masks": pruner_of("crop-s", trigger="mask-distance"),
+        "both": pruner_of("crop-s", trigger=9, watch=True),
+    }
+    for name, pruner in watched.items():
+        stepped(pruner, 2)
+        prune(pruner.model, loss, data(), sparsity=0.3, optimizer=pruner.optimizer)
+        for _ in range(2):  # the first has changed nothing
+            with pytest.raises(
+                ValueError, match=r"'0.weight' had the shape \(12, 6\) when the pruner last looked, .* anot"
+            ):
+                pruner.step(data())
+        assert pruner.epoch == 1, name
+
+
+def test_two_pruners_of_one_model() -> None:
+    model = network()
+    first, second = pruner_of("crop-s", model, trigger=1), pruner_of("earlycrop-s", model, trigger="knee")
+    first.step(data())
+    second.step(data())
+    assert first.step(data()) is not None
+    with pytest.raises(ValueError, match=r"has changed the model. Make a new pruner for the model as it is"):
+        second.step(data())
+    assert stepped(pruner_of("earlycrop-s", model, trigger="knee"), 2).epoch == 1
 
 
 def train(model: Any, optimizer: Any, steps: int = 3) -> None:
