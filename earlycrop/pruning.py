@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
+from earlycrop._modules import tensors_in
 from earlycrop._paths import path_weights
 from earlycrop._processes import Peers
 from earlycrop._rounds import cut_nodes, zero_weights
@@ -63,7 +64,7 @@ def prune(
 
     Raises:
         TypeError: an argument is of another kind than it should be. ValueError: one is out of its range, there is no
-        batch, or processes would remove different things.
+        batch, the first has no examples, or processes would remove different things.
         FlowError, TraceError, SurgeryError: scoring, tracing or cutting failed; what earlier rounds did stands.
     """
     require_network(model)
@@ -100,6 +101,8 @@ def carry_out(
     """
     if not batches:
         raise ValueError("there is no batch to score on: give at least one batch of training data")
+    if _empty(batches[0]):
+        raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
     require_values(model)
     start = perf_counter()
     if request.structured:
@@ -129,6 +132,12 @@ def carry_out(
     if request.structured:
         say_what_to_wrap(model, stacklevel=3)
     return event
+
+
+def _empty(batch: Any) -> bool:
+    """Whether the batch has tensors, and none of them has an entry."""
+    found = tensors_in(dict(batch) if isinstance(batch, Mapping) else batch)
+    return bool(found) and not any(t.numel() for t in found)
 
 
 def would_remove(

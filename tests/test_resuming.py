@@ -147,6 +147,20 @@ def test_two_pruners_of_one_model() -> None:
     assert stepped(pruner_of("earlycrop-s", model, trigger="knee"), 2).epoch == 1
 
 
+def test_a_first_batch_without_examples_spends_nothing() -> None:
+    empty = (torch.randn(0, 6), torch.zeros(0, dtype=torch.long))
+    for method in ("crop-s", "snip"):
+        pruner = pruner_of(method)
+        with pytest.raises(ValueError, match=r"the first batch has no examples, and .*: leave it out"):
+            pruner.step([empty, *data()])
+        assert (pruner.epoch, pruner.event) == (-1, None)
+        event = pruner.step(data())
+        assert event is not None
+        assert event.achieved >= 0.5
+    with pytest.raises(ValueError, match="the first batch has no examples"):
+        prune(network(), lambda m, b: loss(m, (b["x"], b["y"])), [{"x": empty[0], "y": empty[1]}])
+
+
 def train(model: Any, optimizer: Any, steps: int = 3) -> None:
     for batch in data()[:1] * steps:
         optimizer.zero_grad()
