@@ -63,8 +63,11 @@ class Masks:
         where = places(model)
         self._spots = [(owner, place, name) for name in removed for owner, place in where[id(parameters[name])]]
         self._optimizers = listed(optimizer)
-        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._pairs = self._found()
+        self._loaded = _Loaded()
         self._handles: list[RemovableHandle] = []
+        for owner in {id(owner): owner for owner, _, _ in self._spots}.values():
+            self._handles.append(owner.register_load_state_dict_post_hook(self._loaded))  # type: ignore[no-untyped-call]
         self._put_hooks()
         self.enforce(optimizer)
         for own in copied:
@@ -97,7 +100,7 @@ class Masks:
         """Zero the removed weights of the module (or of all), and hold what stands in the place of a parameter by now:
         ``load_state_dict(..., assign=True)`` puts others there.
         """
-        if not self._handles:
+        if self._loaded.masks is None:
             return
         known = {id(p) for p, _ in self._pairs}
         loaded = None if module is None else {id(p) for p in module._parameters.values()}
@@ -113,31 +116,24 @@ class Masks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._loaded.masks = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without hooks: those of a copy are on the model and the optimizers that are copied with it."""
-        return {
-            "_bits": self._bits,
-            "_spots": self._spots,
-            "_optimizers": self._optimizers,
-            "held": bool(self._handles),
-        }
+        """Without hooks, which parameters and optimizers do not take along into a copy."""
+        return {**vars(self), "_handles": [], "held": self._loaded.masks is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         held = state.pop("held")
-        self.__dict__.update(state)
-        self._put_hooks()
-        if not held:
-            self.release()
+        vars(self).update(state)
+        if held:
+            self._put_hooks()
 
     def _put_hooks(self) -> None:
-        self._pairs, self._handles = self._found(), []
+        self._loaded.masks = self
         for p, bits in self._pairs:
             self._put_hook(p, bits)
         for one in self._optimizers:
             self._handles.append(one.register_step_post_hook(self._after_step))
-        for owner in {id(owner): owner for owner, _, _ in self._spots}.values():
-            self._handles.append(owner.register_load_state_dict_post_hook(_Loaded(self)))  # type: ignore[no-untyped-call]
 
     def _put_hook(self, p: Tensor, bits: Tensor) -> None:
         if p.requires_grad:
@@ -166,14 +162,13 @@ class Masks:
 
 
 class _Loaded:
-    """Has masks hold what a module has loaded. In a copy of the module, which has no masks, it does nothing."""
+    """Has masks hold what a module has loaded. In a copy of the module it does nothing, unless they are copied, too."""
 
-    def __init__(self, masks: Masks | None = None) -> None:
-        self._masks = masks
+    masks: Masks | None = None
 
     def __call__(self, module: nn.Module, keys: Any) -> None:
-        if self._masks is not None:
-            self._masks.hold(module)
+        if self.masks is not None:
+            self.masks.hold(module)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Loaded, ()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlycrop import Pruner, prune
+from earlycrop import Pruner, prune, trace
 from tests.test_arguments import data, loss, network, sgd
 
 
@@ -187,8 +187,33 @@ def test_a_copy_of_a_pruner_holds_its_own_masks(copied: Any) -> None:
     assert grown(model, other) > 0, "masks of a copy are let go of by themselves"
     model, optimizer, other = copied((pruner.model, pruner.optimizer, pruner))
     for m, o in ((model, optimizer), (pruner.model, pruner.optimizer)):
+        m.load_state_dict({n: torch.randn_like(t) for n, t in m.state_dict().items()}, assign=True)
         train(m, o)
+        train(m, sgd(m))
     assert grown(model, other) == grown(pruner.model, pruner) == 0  # type: ignore[arg-type]
+
+
+class Itself(nn.Module):
+    """Holds a weight of its own, and the pruner that prunes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.out = nn.Parameter(torch.randn(6, 8)), nn.Linear(8, 3)
+        self.pruner: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((x @ self.weight).relu())  # type: ignore[no-any-return]
+
+
+def test_a_model_that_holds_its_pruner_is_copied_with_it() -> None:
+    model = Itself()
+    model.pruner = pruner_of("snip", model)
+    assert model.pruner.step(data()) is not None
+    assert trace(model, data()[0][0]).count == 8
+    for other in (copy.deepcopy(model), model):
+        other.load_state_dict({n: torch.randn_like(t) for n, t in other.state_dict().items()}, assign=True)
+        train(other, sgd(other))
+        assert grown(other, other.pruner) == 0
 
 
 @pytest.mark.parametrize("method", ["earlybird", "gatedecorators"])
