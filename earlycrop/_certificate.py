@@ -23,6 +23,7 @@ from earlycrop._modules import (
     tensors,
     tensors_in,
     undisturbed,
+    within_transform,
 )
 from earlycrop._noise import Noise
 from earlycrop._watch import Role
@@ -158,7 +159,7 @@ def outputs(
         return tree_map(partial(_up, least=least), inputs) if least else inputs
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen.extend(t.detach().clone() for t in tensors_in(output))
+        seen.extend(t.detach().clone() for t in tensors_in(output) if not within_transform(t))
 
     with ExitStack() as stack:
         stack.enter_context(replaced(model, parameters))

@@ -126,6 +126,11 @@ def tensors_in(output: Any) -> list[Tensor]:
     return found
 
 
+def within_transform(t: Tensor) -> bool:
+    """Whether this stands for values inside torch.vmap or another of torch.func's: it means nothing outside."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(t))
+
+
 def _holds_outputs(value: Any) -> bool:
     if isinstance(value, type):
         return False

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from earlycrop._modules import within_transform
+
 
 class Noise:
     """What stands in the place of the floating tensors that a model is called with: the same in every run.
@@ -53,4 +55,6 @@ class Noise:
 
 
 def _plain(t: object) -> bool:
-    return isinstance(t, Tensor) and type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided and not t.is_nested
+    if not isinstance(t, Tensor) or type(t) not in (Tensor, nn.Parameter):
+        return False
+    return t.layout == torch.strided and not t.is_nested and not within_transform(t)

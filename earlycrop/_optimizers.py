@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adafactor, Optimizer
 from torch.utils._pytree import tree_leaves
 
+from earlycrop._arguments import optimizers
 from earlycrop._cut import Keep, Swap, selected
 from earlycrop._modules import SurgeryError, parameters
 
@@ -29,15 +30,17 @@ def listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]
                 if isinstance(inner, Optimizer):
                     add(inner)
 
-    for one in _given(optimizer):
+    for one in optimizers(optimizer):
         add(one)
     return found
 
 
 def require_its_optimizers(module: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
-    """Raise ValueError where an optimizer trains nothing of the module, or what the module no longer has."""
+    """Raise ValueError where an optimizer trains nothing of the module, or what the module no longer has, and TypeError
+    where it is none.
+    """
     mine = {id(p) for p in parameters(module).values()} if optimizer is not None else set()
-    for one in _given(optimizer):
+    for one in optimizers(optimizer):
         if not any(id(p) in mine for o in listed(one) for group in o.param_groups for p in group["params"]):
             raise ValueError("the optimizer holds none of the model's parameters: give the one that trains this model")
 
@@ -86,10 +89,6 @@ def restoring(optimizer: Optimizer) -> Callable[[], None]:
         optimizer.state.update(state)
 
     return restore
-
-
-def _given(optimizer: Optimizer | Sequence[Optimizer] | None) -> Sequence[Optimizer]:
-    return [optimizer] if isinstance(optimizer, Optimizer) else optimizer or ()
 
 
 def _small(optimizer: Optimizer, name: str, old: Tensor, dims: Mapping[int, Tensor], key: str, value: Any) -> Any:

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
+from earlycrop._arguments import require_network
 from earlycrop._summary import summary
 from earlycrop._text import text
 from earlycrop._torchvision import load
@@ -121,6 +122,10 @@ def _built(request: Request) -> tuple[nn.Module, Any]:
             f"'{request.target}' gives a {type(found).__name__}: it must give a torch.nn.Module, or a pair of one and "
             "what to call it with"
         )
+    try:
+        require_network(found)
+    except ValueError as error:
+        raise RequestError(f"'{request.target}': {error}") from error
     if request.inputs:
         example = tuple(torch.zeros(n, dtype=torch.long) if k == "tokens" else torch.rand(n) for k, n in request.inputs)
     if example is None:

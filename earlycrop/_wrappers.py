@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from earlycrop._arguments import modules
 from earlycrop._modules import tensors, walk
 from earlycrop._processes import Peers
 
@@ -44,15 +45,17 @@ def stored(model: nn.Module) -> nn.Module:
     return model
 
 
-def insides_of(copies: Iterable[nn.Module], model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[nn.Module]:
+def insides_of(
+    copies: nn.Module | Iterable[nn.Module], model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> list[nn.Module]:
     """The networks in ``copies``, each itself or its attribute ``module``.
 
     Raises:
-        ValueError: one is not a copy of the model, or shares its parameters.
+        TypeError: one is no module. ValueError: one is not a copy of the model, or shares its parameters.
     """
     mine = {id(t) for t in tensors(model).values()}
     found = []
-    for i, given in enumerate(copies):
+    for i, given in enumerate(modules(copies)):
         inside = unwrapped(given)
         for candidate in (inside, getattr(inside, "module", None)):
             if isinstance(candidate, nn.Module) and shapes_of(candidate) == shapes:
@@ -76,6 +79,17 @@ def insides_of(copies: Iterable[nn.Module], model: nn.Module, shapes: Mapping[st
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of parameters and buffers by name."""
     return {name: tuple(t.shape) for name, t in tensors(model).items()}
+
+
+def require_unchanged(parameters: Mapping[str, Tensor], before: Mapping[str, Sequence[int]]) -> None:
+    """Raise ValueError where parameters have not the shapes that they had at an earlier look at the model."""
+    for name, p in parameters.items():
+        if name not in before or tuple(before[name]) != tuple(p.shape):
+            had = f"had the shape {tuple(before[name])}" if name in before else "was not there"
+            raise ValueError(
+                f"'{name}' {had} when the pruner last looked, and has the shape {tuple(p.shape)} now: something else, "
+                "another pruner say, has changed the model. Make a new pruner for the model as it is"
+            )
 
 
 def say_what_to_wrap(model: nn.Module, stacklevel: int) -> None:

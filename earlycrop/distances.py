@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from earlycrop._wrappers import require_unchanged
+
 
 @dataclass
 class Distances:
@@ -88,8 +90,14 @@ class Walk:
         self._references: list[dict[str, Tensor]] = []  # the weights before and after the first epoch
 
     def update(self, model: nn.Module) -> None:
-        """Measure the model as it is now."""
+        """Measure the model as it is now.
+
+        Raises:
+            ValueError: it has parameters that it had not, or of other shapes, because something else has changed it.
+        """
         parameters = {name: p.detach() for name, p in model.named_parameters() if p.is_floating_point()}
+        for reference in self._references:
+            require_unchanged(parameters, {name: t.shape for name, t in reference.items()})
         if len(self._references) < 2:
             self._references.append({name: p.clone() for name, p in parameters.items()})
         self.seen.d.append(_distance(parameters, self._references[0]))

@@ -184,6 +184,13 @@ def _leaves(model: nn.Module) -> Iterator[Tensors]:
         for name, leaf in leaves.items():
             put(spots[name], leaf)
         yield leaves
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise FlowError(
+            "a part of the model runs in torch.utils.checkpoint with use_reentrant=True, which does not give single "
+            "gradients: call it with use_reentrant=False"
+        ) from error
     finally:
         for name, p in real.items():
             put(spots[name], p)

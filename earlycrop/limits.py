@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from numbers import Integral, Real
 
 from torch import nn
 
+from earlycrop._arguments import described, plain
 from earlycrop.units import matrices
 
 Amount = int | float
@@ -49,14 +51,18 @@ class Limits:
         if isinstance(self.exclude, str):
             raise ValueError(f"exclude is a list of patterns, and is a string: write [{self.exclude!r}]")
         for option in ("floors", "ceilings"):
-            object.__setattr__(self, option, dict(getattr(self, option)))  # plain, for records
-            for pattern, amount in getattr(self, option).items():
-                if not (0 < amount <= 1 if isinstance(amount, float) else amount >= 1):
+            amounts = {k: plain(v) if isinstance(v, Real) else v for k, v in getattr(self, option).items()}
+            object.__setattr__(self, option, amounts)  # plain, for records
+            for pattern, amount in amounts.items():
+                if not (0 < amount <= 1 if isinstance(amount, float) else isinstance(amount, int) and amount >= 1):
                     raise ValueError(
-                        f"{option}[{pattern!r}] is {amount}: give a whole number of at least 1, or as a float a "
-                        "share of the layer, above 0 and at most 1"
+                        f"{option}[{pattern!r}] is {described(amount)}: give a whole number of at least 1, or as a "
+                        "float a share of the layer, above 0 and at most 1"
                     )
         object.__setattr__(self, "exclude", tuple(self.exclude))
+        if not isinstance(self.multiple, Integral):
+            raise ValueError(f"multiple must be a whole number, and is {described(self.multiple)}: 1 rounds nothing")
+        object.__setattr__(self, "multiple", int(self.multiple))
         if self.multiple < 1:
             raise ValueError(f"multiple must be at least 1, and is {self.multiple}: 1 rounds nothing")
 

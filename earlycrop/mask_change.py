@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from earlycrop._modules import parameters
+from earlycrop._wrappers import require_unchanged
 from earlycrop.budget import choose_nodes, limit, node_bounds
 from earlycrop.criteria import CRITERIA
 from earlycrop.flow import Loss
@@ -60,7 +62,8 @@ class NodeMasks:
         The model is traced on the first of them, once: it keeps its shape while masks are compared.
 
         Raises:
-            ValueError: there is no batch. TraceError: the model cannot be traced.
+            ValueError: there is no batch, or something else has changed the model. TraceError: the model cannot be
+            traced.
         """
         criterion = CRITERIA["norm-scale"]
         if self._graph is None:
@@ -72,6 +75,7 @@ class NodeMasks:
             self._graph = graph.without(unscored(model, graph, criterion))
             batches = chain([batch], rest)
         graph = self._graph
+        require_unchanged(parameters(model), graph.shapes)
         if not graph.count:
             return None, batches
         scores = node_scores(model, graph, criterion, loss, [])

@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from earlycrop._arguments import require_shapes
+
 INITIALISERS = ("reset_parameters", "_reset_parameters")
 """What torch's own modules call the method that initialises their parameters and buffers."""
 
@@ -23,8 +25,10 @@ def materialise(
     initialisation takes.
 
     Raises:
-        ValueError: a module has no ``reset_parameters``, and no ``initialise`` is given; nothing was changed.
+        ValueError: a module has no ``reset_parameters``, and no ``initialise`` is given, or it is lazy and has not run;
+        nothing was changed.
     """
+    require_shapes(model)
     empty = [(path, module) for path, module in model.named_modules() if _on_meta(module)]
     if initialise is None:
         lacking = [f"'{path}' ({type(module).__name__})" for path, module in empty if _initialiser(module) is None]

@@ -13,9 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from earlycrop._modules import parameters
 from earlycrop._processes import Peers, require_same
 from earlycrop._rounds import Before
-from earlycrop._wrappers import unwrapped
+from earlycrop._wrappers import require_unchanged, unwrapped
 from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
 from earlycrop.flow import Loss
@@ -120,6 +121,8 @@ class Once:
         read: list[Any] = []
 
         def mask() -> Tensor:
+            if self._graph is not None:
+                require_unchanged(parameters(job.inside), self._graph.shapes)
             read.extend(job.read(batches))
             self._graph = self._graph or job.traced(read)
             return would_remove(job.request, job.inside, self._graph, job.loss, read, job.group)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
+from earlycrop._making import method_of, names_of, procedure_of
+from earlycrop._modules import parameters
 from earlycrop._optimizers import listed, require_its_optimizers
 from earlycrop._processes import Peers
+from earlycrop._resuming import require_state
 from earlycrop._wrappers import group_of, insides_of, shapes_of, unwrapped
 from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
 from earlycrop.flow import Loss
-from earlycrop.gates import TickTock
 from earlycrop.kernel import KernelTurn
 from earlycrop.limits import NO_LIMITS, Limits
 from earlycrop.mask_change import NodeMasks
 from earlycrop.masks import Masks
 from earlycrop.materialising import require_values
-from earlycrop.methods import METHODS, Method
+from earlycrop.methods import Method
 from earlycrop.procedures import Job, Once, Procedure
 from earlycrop.rewinding import Rewind
-from earlycrop.trigger import Trigger, named
+from earlycrop.trigger import Trigger
 
 
 class Pruner:
@@ -44,8 +47,8 @@ class Pruner:
     rounds: of iterative methods. score_batches: how many batches a scoring reads (the authors take 5), None for all
     that ``step`` is given. trigger: in place of the method's own, a ``Trigger``, a name in ``TRIGGERS``, or the epoch
     to prune after. gate: where a node's gate stands ("rows", "norms", "columns" or "auto"), see
-    :class:`earlycrop.event.Request`. copies: averages of the model's weights, pruned at the same places. limits:
-    floors, ceilings, layers to leave alone, multiples of channels.
+    :class:`earlycrop.event.Request`. copies: averages of the model's weights, or a single one, pruned at the same
+    places. limits: floors, ceilings, layers to leave alone, multiples of channels.
 
     shuffled: a control: what goes is as many of each layer as the method chose, at random. penalty: the weight of the
     L1 penalty on batch norm scales, in place of the method's own. rewind: the share of the epochs that ``ltr`` rewinds
@@ -58,9 +61,12 @@ class Pruner:
     another way than DistributedDataParallel, whose own is found. Each process makes a pruner and steps it with training
     data of its own, as many batches; gradients and Hessian products are averaged, and all make the same cut.
 
+    A copy (``copy.deepcopy((model, optimizer, pruner))``, or by pickle) holds its own model's masks.
+
     Raises:
-        ValueError: an argument is unknown or out of its range, an optimizer or a copy is not the model's, the trigger
-        cannot fire within the epochs, or the network has not what the method needs.
+        TypeError: an argument is of another kind than it should be. ValueError: one is unknown or out of its range, an
+        optimizer or a copy is not the model's, the trigger cannot fire within the epochs, or the network has not what
+        the method needs, or cannot be watched (see :func:`earlycrop.trace`).
     """
 
     def __init__(
@@ -77,7 +83,7 @@ class Pruner:
         score_batches: int | None = 5,
         trigger: Trigger | str | int | None = None,
         gate: str = "auto",
-        copies: Sequence[nn.Module] = (),
+        copies: nn.Module | Sequence[nn.Module] = (),
         limits: Limits = NO_LIMITS,
         shuffled: bool = False,
         penalty: float | None = None,
@@ -89,18 +95,22 @@ class Pruner:
         statistics: str = "auto",
         group: Peers = None,
     ) -> None:
-        if isinstance(method, str):
-            if method not in METHODS:
-                raise ValueError(f"there is no method '{method}': take one of {', '.join(METHODS)}")
-            method = METHODS[method]
-        for name, value in (("epochs", epochs), ("rounds", rounds), ("score_batches", score_batches)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, and is {value}")
+        method = method_of(method)
+        require("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
+        if method.criterion is not None:
+            require("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
+        if method.criterion is not None or watch:
+            sparsity = share(sparsity)
+        epochs, rounds = whole("epochs", epochs), whole("rounds", rounds)
+        score_batches = None if score_batches is None else whole("score_batches", score_batches)
         if optimizer_state not in ("keep", "reset"):
             raise ValueError(f"optimizer_state is keep or reset, and not '{optimizer_state}'")
+        require_network(model)
         require_values(model)
         inside = unwrapped(model)
+        optimizers(optimizer)
         require_its_optimizers(inside, optimizer)
+        copies = modules(copies)
         insides_of(copies, inside, shapes_of(inside))
         self.copies = copies
         self.model, self.optimizer, self.loss, self.method = model, optimizer, loss, method
@@ -110,6 +120,7 @@ class Pruner:
         self.request: Request | None = None
         """What will be pruned; None for a method that prunes nothing."""
         self._procedure: Procedure | None = None
+        self._hooked = False
         if method.criterion is not None:
             targets = method.schedule(sparsity, rounds)
             self.request = Request(method.criterion, method.structured, targets, of, gate, limits, shuffled, statistics)
@@ -117,7 +128,8 @@ class Pruner:
             group = group or group_of(model)
             self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions, group)
             weight = method.penalty if penalty is None else penalty
-            self._procedure = self._made(method, trigger, sparsity, rounds, rewind, weight)
+            self._hooked = method.procedure == "tick-tock" or (method.procedure == "once" and bool(weight))
+            self._procedure = procedure_of(self._job, method, trigger, sparsity, rounds, rewind, weight)
             self.total_epochs = self._procedure.total
         self.epoch = -1
         """Epochs done at the last ``step``; -1 before the first."""
@@ -129,26 +141,6 @@ class Pruner:
         self._kernel = None if probe is None else KernelTurn(inside, loss, probe)
         self._moved: dict[str, float] = {}
         self._log: dict[str, float] = {}
-
-    def _made(
-        self,
-        method: Method,
-        trigger: Trigger | str | int | None,
-        sparsity: float,
-        rounds: int,
-        rewind: float,
-        penalty: float,
-    ) -> Procedure:
-        if method.procedure != "once" and trigger is not None:
-            raise ValueError("this method knows itself when to prune: leave its trigger out")
-        if method.procedure == "rewind":
-            return Rewind(self._job, rewind)
-        if method.procedure == "tick-tock":
-            return TickTock(self._job, rounds, penalty)
-        if isinstance(trigger, str | int):
-            trigger = named(str(trigger), sparsity, self._job.epochs)
-        made = method.trigger(sparsity, self._job.epochs) if trigger is None else trigger
-        return Once(self._job, made, penalty)
 
     def _looks_at_distances(self) -> bool:
         return isinstance(self._procedure, Once) and self._procedure.trigger.walks
@@ -173,6 +165,8 @@ class Pruner:
             again once the cause is mended.
         """
         epoch = self.epoch + 1
+        if self.event is not None and self.event.masks is not None:
+            self.event.masks.hold()  # other parameters may have been put in the place of those that it held
         cut = bool(self.events)  # from then on distances from the start mean something else
         if not cut and self._walked < epoch:
             batches = self._watch(epoch, batches)
@@ -206,6 +200,19 @@ class Pruner:
         self._walked = epoch
         return batches
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has.
+
+        Raises:
+            TypeError: hooks (a penalty's, or those of gates) are at work that would stay with the original.
+        """
+        if self._hooked and self._procedure is not None and not self._procedure.finished():
+            raise TypeError(
+                "a pruner with a penalty or with gates has hooks that a copy would lack: copy model and optimizer, and "
+                "give a new pruner of theirs this one's state_dict()"
+            )
+        return dict(vars(self))
+
     def log(self) -> dict[str, float]:
         """What was measured at the last ``step``: distances up to the first pruning, and what the trigger looked at."""
         return dict(self._log)
@@ -226,10 +233,24 @@ class Pruner:
             "node_masks": None if self._masks is None or self.events else self._masks.change.state_dict(),
             "kernel": None if self._kernel is None or self.events else self._kernel.state_dict(),
             "masks": None if masks is None else masks.removed,
+            "made": names_of(self.method, self._procedure),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state from ``state_dict``, after the model and the optimizer's state have been loaded."""
+        """Take up a state from ``state_dict``, after the model and the optimizer's state have been loaded.
+
+        Raises:
+            ValueError: it is of a pruner of another method or trigger, or of another model; nothing was changed.
+        """
+        require_state(state, self.state_dict(), parameters(unwrapped(self.model)))
+        events = [Event.of_record(record, None) for record in state["events"]]
+        masks = None
+        if events and state["masks"] is not None:
+            masks = Masks(self.model, state["masks"], self.optimizer, self.copies)
+            events[-1] = Event.of_record(state["events"][-1], masks)
+        if self.event is not None and self.event.masks is not None:
+            self.event.masks.release()
+        self.events = events
         self.epoch = self._walked = int(state["epoch"])
         if self._walk is not None and state["walk"] is not None:
             self._walk.load_state_dict(state["walk"])
@@ -237,16 +258,10 @@ class Pruner:
             self._masks.change.load_state_dict(state["node_masks"])
         if self._kernel is not None and state["kernel"] is not None:
             self._kernel.load_state_dict(state["kernel"])
-        if self.event is not None and self.event.masks is not None:
-            self.event.masks.release()
-        self.events = [Event.of_record(record, None) for record in state["events"]]
         if self._procedure is not None:
             self._procedure.load_state_dict(self._job, state["procedure"])
-        if self.events and state["masks"] is not None:
-            masks = Masks(self.model, state["masks"], self.optimizer, self.copies)
-            self.events[-1] = Event.of_record(state["events"][-1], masks)
-            if isinstance(self._procedure, Rewind):
-                self._procedure.adopt(masks)
+        if masks is not None and isinstance(self._procedure, Rewind):
+            self._procedure.adopt(masks)
 
     def branch_off(self, state: Mapping[str, Any]) -> None:
         """Take up the state of a pruner that has pruned nothing, whatever its method, after its last ``step``; that
@@ -256,9 +271,11 @@ class Pruner:
         Raises:
             ValueError: that pruner has pruned, or what prunes here depends on the epochs before.
         """
-        if state["events"]:
+        if state.get("events"):
             raise ValueError("a run that has pruned is no trunk to branch off")
         if not (isinstance(self._procedure, Once) and self._procedure.at_a_given_epoch):
             raise ValueError("only a pruning at a given epoch can branch off: give the trigger as a number")
-        self.load_state_dict({**state, "procedure": self._procedure.state_dict()})
+        self.load_state_dict(
+            {**state, "procedure": self._procedure.state_dict(), "made": names_of(self.method, self._procedure)}
+        )
         self.epoch -= 1

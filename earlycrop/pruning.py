@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +12,8 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
+from earlycrop._modules import tensors_in
 from earlycrop._paths import path_weights
 from earlycrop._processes import Peers
 from earlycrop._rounds import Before, cut_nodes, zero_weights
@@ -44,7 +46,7 @@ def prune(
     rounds: int = 1,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     gate: str = "auto",
-    copies: Sequence[nn.Module] = (),
+    copies: nn.Module | Sequence[nn.Module] = (),
     limits: Limits = NO_LIMITS,
     statistics: str = "auto",
 ) -> Event:
@@ -61,16 +63,21 @@ def prune(
     each process gives batches of its own, as many, and all make the same cut: what is differentiated is averaged.
 
     Raises:
-        ValueError: an argument is out of its range, there is no batch, or processes would remove different things.
+        TypeError: an argument is of another kind than it should be. ValueError: one is out of its range, there is no
+        batch, the first has no examples, or processes would remove different things.
         FlowError, TraceError, SurgeryError: scoring, tracing or cutting failed; nodes that went in earlier rounds are
         gone, and weights are zero, but not held there.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, and is {rounds}")
+    require_network(model)
+    sparsity, rounds, copies = share(sparsity), whole("rounds", rounds), modules(copies)
+    optimizers(optimizer)
+    require("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
+    require("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
     if isinstance(criterion, str):
         if criterion not in CRITERIA:
             raise ValueError(f"there is no criterion '{criterion}': take one of {', '.join(CRITERIA)}")
         criterion = CRITERIA[criterion]
+    require("the criterion", criterion, Criterion, f"give a Criterion, or one of {', '.join(CRITERIA)}")
     request = Request(criterion, structured, halving(sparsity, rounds), of, gate, limits, statistics=statistics)
     return carry_out(request, model, loss, list(batches), optimizer, "asked for", 0, copies, group=group_of(model))
 
@@ -95,6 +102,8 @@ def carry_out(
     """
     if not batches:
         raise ValueError("there is no batch to score on: give at least one batch of training data")
+    if _empty(batches[0]):
+        raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
     require_values(model)
     start = perf_counter()
     if request.structured:
@@ -124,6 +133,12 @@ def carry_out(
     if request.structured:
         say_what_to_wrap(model, stacklevel=3)
     return event
+
+
+def _empty(batch: Any) -> bool:
+    """Whether the batch has tensors, and none of them has an entry."""
+    found = tensors_in(dict(batch) if isinstance(batch, Mapping) else batch)
+    return bool(found) and not any(t.numel() for t in found)
 
 
 def would_remove(

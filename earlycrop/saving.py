@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from earlycrop._arguments import require_shapes
 from earlycrop._cut import OWN, sizes
 from earlycrop._modules import places, put, tensors
 from earlycrop._wrappers import stored
@@ -24,6 +26,8 @@ Plan = dict[str, dict[str, int]]
 """Layer -> its sizes, by attribute."""
 _FORMAT = "earlycrop 1"
 _GROUPS = ("groups", "num_groups")
+_PAIRS = "complex"
+"""In the header: tensors that are complex, and lie in the file as pairs of real numbers."""
 
 
 class SavingError(RuntimeError):
@@ -36,7 +40,8 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     Of a compiled or parallel model, what is inside; an ``AveragedModel`` with its count.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written. ValueError: a lazy module has no shapes yet. TypeError: a tensor is of a
+        type that safetensors cannot hold.
     """
     held, plan = contents(model)
     return _write(Path(folder) / FILE, held, {"sizes": plan})
@@ -45,6 +50,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
 def contents(model: nn.Module) -> tuple[dict[str, Tensor], Plan]:
     """What ``save`` writes, for a checkpoint of another's making: tensors by name, not copied, and layers' sizes."""
     model = stored(model)
+    require_shapes(model)
     return tensors(model), {name: held for name, m in model.named_modules() if (held := _sizes(m))}
 
 
@@ -57,6 +63,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 
     Raises:
         SavingError: the file is missing or broken, or it is not of this kind of model; the model is untouched.
+        ValueError: a lazy module has no shapes yet.
     """
     path = Path(folder) / FILE
     saved, header = _read(path)
@@ -66,6 +73,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 def adopt(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, path: str | os.PathLike[str]) -> nn.Module:
     """``load``, from ``contents`` that came from ``path``."""
     inside = stored(model)
+    require_shapes(inside)
     named, where = tensors(inside), places(inside)
     modules = dict(inside.named_modules())
     odd = sorted((set(saved) ^ set(named)) | (set(plan) - set(modules)))
@@ -99,7 +107,7 @@ def save_state(state: Any, path: str | os.PathLike[str]) -> Path:
     """Write a nest of dicts, lists, numbers, strings, None and tensors (an optimizer's state, say) to a file; its path.
 
     Raises:
-        TypeError: the state holds something else. OSError: the file cannot be written.
+        TypeError: the state, or a key of it, is something else. OSError: the file cannot be written.
     """
     held: dict[str, Tensor] = {}
     return _write(Path(path), held, {"state": _packed(state, held)})
@@ -129,7 +137,7 @@ def _packed(state: Any, held: dict[str, Tensor]) -> Any:
         held[name] = state
         return {"tensor": name}
     if isinstance(state, Mapping):
-        return {"dict": [[_packed(k, held), _packed(v, held)] for k, v in state.items()]}
+        return {"dict": [[_key(k), _packed(v, held)] for k, v in state.items()]}
     if isinstance(state, list | tuple):
         return [_packed(v, held) for v in state]
     if state is None or isinstance(state, bool | int | float | str):
@@ -137,11 +145,17 @@ def _packed(state: Any, held: dict[str, Tensor]) -> Any:
     raise TypeError(f"a training state cannot hold a {type(state).__name__}: make it tensors, numbers or strings")
 
 
+def _key(key: Any) -> Any:
+    if key is None or isinstance(key, bool | int | float | str):
+        return key
+    raise TypeError(f"a training state cannot have {key!r} as a key: make it a number or a string")
+
+
 def _unpacked(packed: Any, held: Mapping[str, Tensor]) -> Any:
     if isinstance(packed, dict):
         if "tensor" in packed:
             return held[packed["tensor"]]
-        return {_unpacked(k, held): _unpacked(v, held) for k, v in packed["dict"]}
+        return {k: _unpacked(v, held) for k, v in packed["dict"]}
     return [_unpacked(v, held) for v in packed] if isinstance(packed, list) else packed
 
 
@@ -150,11 +164,16 @@ def _write(path: Path, held: Mapping[str, Tensor], header: dict[str, Any]) -> Pa
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # a copy each: safetensors refuses tensors that share memory, and those may (an expanded buffer, two views of one)
     copies = {name: t.detach().cpu().contiguous().clone() for name, t in held.items()}
+    pairs = [name for name, t in copies.items() if t.is_complex() and t.dtype != torch.complex64]
+    copies |= {name: torch.view_as_real(copies[name]) for name in pairs}  # safetensors has no such type
+    header = {**header, _PAIRS: pairs} if pairs else header
     try:
         save_file(copies, temporary, metadata={"format": _FORMAT, "plan": json.dumps(header)})
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except KeyError as error:  # so it says that it does not know a type
+        raise TypeError(f"a file cannot hold tensors of type {error}: convert them first") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -168,7 +187,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise SavingError(f"{path} was not written by earlycrop: its weights load with safetensors itself")
             # a copy each: kernels add up in another order on memory that is not aligned as torch's own is
             held = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            return held, json.loads(metadata["plan"])
+            header = json.loads(metadata["plan"])
+            return held | {name: torch.view_as_complex(held[name]) for name in header.get(_PAIRS, ())}, header
     except FileNotFoundError as error:
         raise SavingError(f"there is no file {path}") from error
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:

@@ -48,7 +48,7 @@ def shrink(
     remove: Iterable[int],
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     certify: bool = True,
-    copies: Sequence[nn.Module] = (),
+    copies: nn.Module | Sequence[nn.Module] = (),
 ) -> Cut:
     """Remove nodes from ``model`` in place, with their entries in buffers, gradients and the optimizers' state.
 
@@ -71,9 +71,10 @@ def shrink(
     the root mean square of its entries, Muon by its number of rows and columns. LBFGS is cut only without state.
 
     Raises:
-        ValueError: an index is no node, a layer would be emptied, the graph is not the model's, an optimizer or a copy
-        is not, or the parameters are sharded. SurgeryError: an optimizer has state that cannot be cut (in 8 bits, say),
-        or the certificate failed. After these and any other error, model, copies and optimizers are as they were.
+        TypeError: an optimizer or a copy is none. ValueError: an index is no node, a layer would be emptied, the graph
+        is not the model's, an optimizer or a copy is not, or the parameters are sharded. SurgeryError: an optimizer has
+        state that cannot be cut (in 8 bits, say), or the certificate failed. After these and any other error, model,
+        copies and optimizers are as they were.
     """
     network = unwrapped(model)
     removed = graph.mask(remove)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from earlycrop._arguments import require_network
 from earlycrop._classes import classified, multiplicity
 from earlycrop._fields import Field
 from earlycrop._meta import hollow, on_shapes
@@ -51,7 +52,8 @@ def trace(model: nn.Module, example: Any) -> Graph:
     trial cut on the copy finds it.
 
     Raises:
-        TraceError: the model cannot be copied, or fails on the example.
+        TraceError: the model cannot be copied, or fails on the example. ValueError: it is a script of torch.jit, comes
+        from torch.export, is sharded, or has parameters without a shape. TypeError: it is no module.
     """
     return traced_again(model, example, {})
 
@@ -62,6 +64,7 @@ def traced_again(model: nn.Module, example: Any, together: Mapping[tuple[str, in
     """
     _log.debug("tracing")
     with plain_random_states_kept(), _uncollected():
+        require_network(model)
         model = unwrapped(model)
         try:
             return _traced(model, example, together, real=False)

@@ -59,6 +59,14 @@ def no_module() -> str:
     return "a string"
 
 
+def script() -> tuple[nn.Module, Tensor]:
+    return torch.jit.trace(nn.Linear(6, 3), torch.zeros(5, 6)), torch.zeros(5, 6)
+
+
+def lazy() -> tuple[nn.Module, Tensor]:
+    return nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 3)), torch.zeros(5, 6)
+
+
 def fails() -> nn.Module:
     raise KeyError("no such key")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -321,3 +322,15 @@ def test_hooks_that_a_forward_registers_are_registered_once() -> None:
     assert not model.one._forward_hooks
     assert model(x).shape == (5, 2)
     assert len(model.one._forward_hooks) == 1
+
+
+def test_a_model_that_is_called_under_vmap_is_cut() -> None:
+    """What it is given and returns there means nothing outside: the loss is compared, and on the example alone."""
+    model, batches = two_layers(lambda self, x: self.out(self.one(x).relu())), [torch.rand(5, 4), torch.rand(5, 4)]
+    other = copy.deepcopy(model)
+    event = prune(model, lambda m, x: torch.func.vmap(m)(x).square().mean(), batches, sparsity=0.5)
+    assert event.difference is not None
+    assert event.difference <= 1e-5
+    assert not event.whole
+    assert event.layers == prune(other, lambda m, x: m(x).square().mean(), batches, sparsity=0.5).layers
+    assert torch.equal(model.one.weight, other.one.weight)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from earlycrop import FlowError, flow
 from earlycrop.criteria import CRITERIA
@@ -314,3 +315,28 @@ def test_memory_does_not_grow_with_the_batches() -> None:
     assert one < 4.2
     assert six < 4.9
     assert six < two + 1
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_checkpoint_that_gives_no_single_gradients_is_named(batches: int) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self, reentrant: bool) -> None:
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+            self.reentrant = reentrant
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = checkpoint(self.two, self.one(x), use_reentrant=self.reentrant)
+            return self.three(y)  # type: ignore[no-any-return]
+
+    data = [torch.randn(5, 4) for _ in range(batches)]
+    with pytest.raises(
+        FlowError, match=r"runs in torch.utils.checkpoint with use_reentrant=True, .*: call it with use_r"
+    ):
+        flow(Checkpointed(True), loss, data)
+    model = Checkpointed(True)
+    before = list(model.parameters())
+    with pytest.raises(FlowError, match=r"runs in torch.utils.checkpoint"):
+        flow_by_parameter(model, loss, data, lambda name, g, hg: None)
+    assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
+    assert flow(Checkpointed(False), loss, data).product is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -175,3 +176,70 @@ def test_a_mask_of_another_model_is_refused() -> None:
         Masks(network(), {"nothing": torch.zeros(2, 2, dtype=torch.bool)})
     with pytest.raises(ValueError, match=r"the mask of '0.weight' fits no parameter"):
         Masks(network(), {"0.weight": torch.zeros(2, 2, dtype=torch.bool)})
+
+
+@pytest.mark.parametrize("part", ["", "0"])
+def test_parameters_that_are_loaded_in_the_place_of_others_are_held(part: str) -> None:
+    model = network()
+    removed = removed_of(model)
+    masks = Masks(model, removed, torch.optim.SGD(model.parameters(), 0.1))
+    dense = {n: torch.randn_like(t) for n, t in model.state_dict().items() if n.startswith(part)}
+    loaded = model.get_submodule(part)
+    loaded.load_state_dict({n.removeprefix(f"{part}."): t for n, t in dense.items()}, assign=True)
+    assert model[0].weight is not masks._optimizers[0].param_groups[0]["params"][0]
+    for steps in (0, 3):
+        train(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1), steps)
+        assert all(bool((p[removed[n]] == 0).all()) for n, p in model.named_parameters())
+    masks.release()
+    loaded.load_state_dict(loaded.state_dict(), assign=True)
+    train(model, torch.optim.SGD(model.parameters(), 0.1), 1)
+    assert bool((model[0].weight[removed["0.weight"]] != 0).any())
+
+
+def test_a_loaded_state_is_masked_at_once_and_a_copy_s_is_not() -> None:
+    model = network()
+    removed = removed_of(model)
+    masks = Masks(model, removed)
+    dense = {n: torch.randn_like(t) for n, t in model.state_dict().items()}
+    other = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    for m, held in ((model, True), (other, False)):
+        m.load_state_dict(dense)
+        assert all(bool((p[removed[n]] == 0).all()) for n, p in m.named_parameters()) == held
+    model[0].weight = nn.Parameter(torch.ones(8, 6))  # by hand: nobody is told
+    masks.hold()
+    assert torch.equal(model[0].weight == 0, removed["0.weight"])
+
+
+def test_tied_weights_that_come_apart_are_both_held() -> None:
+    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False))
+    model[1].weight = model[0].weight
+    removed = {"0.weight": torch.rand(6, 6) < 0.5}
+    masks = Masks(model, removed)
+    model.load_state_dict({f"{i}.weight": torch.randn(6, 6) for i in range(2)}, assign=True)
+    assert masks.removed.keys() == removed.keys()
+    model(torch.randn(2, 6)).sum().backward()
+    for layer in model:
+        assert bool((layer.weight[removed["0.weight"]] == 0).all())
+        assert bool((layer.weight.grad[removed["0.weight"]] == 0).all())
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float8_e5m2, torch.complex64, torch.complex128])
+def test_weights_of_any_width_are_zeroed_exactly(kind: torch.dtype) -> None:
+    model = nn.Module()
+    values = torch.tensor([[1.0, -2.0], [0.5, -0.0]]).to(kind)
+    model.weight = nn.Parameter(values.clone(), requires_grad=False)
+    removed = torch.tensor([[True, False], [False, True]])
+    Masks(model, {"weight": removed})
+    expected = torch.tensor([[0.0, -2.0], [0.5, 0.0]]).to(kind)
+    assert torch.equal(model.weight.to(torch.complex128), expected.to(torch.complex128))
+
+
+def test_whole_numbers_are_no_weights_that_are_gone() -> None:
+    """Quantised weights, say: zero is a value of theirs as any other."""
+    model = network()
+    model.table = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
+    with torch.no_grad():
+        model[0].weight[2] = 0
+    removed = Masks.of_zeros(model).removed
+    assert removed.keys() == {"0.weight", "2.weight"}
+    assert int(removed["0.weight"].sum()) == 6

@@ -116,3 +116,11 @@ print(measure.step_memory_bytes(lambda: earlycrop.materialise(model), cpu) - bef
 """
     taken = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert 0.95 < taken / (20 * 4 * 2000**2) < 1.1
+
+
+def test_a_lazy_module_is_named_before_anything_is_made() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(3))
+    with pytest.raises(ValueError, match=r"'1.weight' has no shape yet: run the model on one batch first"):
+        earlycrop.materialise(model)
+    assert model[0].weight.is_meta

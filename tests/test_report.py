@@ -280,11 +280,19 @@ WRONG: list[Any] = [
     (["tests.reportable:no_such"], "'tests.reportable' has no 'no_such'"),
     (["tests.reportable:fails"], "cannot be built: called with () it raises KeyError: 'no such key'. --with"),
     (["tests.reportable:leaves"], "it raises SystemExit: goodbye"),
+    (
+        ["tests.reportable:lazy"],
+        "'tests.reportable:lazy': '0.weight' has no shape yet: run the model on one batch first",
+    ),
     (["tests.reportable:ready", "--input", "1,5"], "fails on the example"),
 ]
 WRONG_TOO: list[Any] = [
     (["tests.broken_import:net"], "'import tests.broken_import' fails (ModuleNotFoundError: No module named 'no_"),
     (["tests.reportable:NUMBER"], "is a int, and not something to call"),
+    (
+        ["tests.reportable:script"],
+        "'tests.reportable:script': the model is a script of torch.jit, and cannot be watched",
+    ),
     (["tests.reportable:no_module"], "'tests.reportable:no_module' gives a str: it must give a torch.nn.Module"),
     (["tests.reportable:mlp", "--with", "widht=3"], "called with (widht=3) it raises TypeError"),
     (["tests.reportable:ready"], "Give --input 1,3,224,224 for floats of that shape, --tokens 1,16 for integers"),

@@ -131,3 +131,42 @@ def test_a_training_state_comes_back_exactly(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="cannot hold a object"):
         earlycrop.save_state({"x": object()}, tmp_path / "bad.safetensors")
     assert not (tmp_path / "bad.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.complex128])
+def test_complex_tensors_come_back_exactly(kind: torch.dtype, tmp_path: Path) -> None:
+    model, fresh = nn.Linear(3, 2, dtype=kind), nn.Linear(3, 2, dtype=kind)
+    earlycrop.save(model, tmp_path)
+    earlycrop.load(tmp_path, fresh)
+    assert torch.equal(model.weight, fresh.weight)
+    assert fresh.weight.dtype == kind
+    earlycrop.save_state({"x": model.weight}, tmp_path / "state")
+    assert torch.equal(earlycrop.load_state(tmp_path / "state")["x"], model.weight)
+
+
+@pytest.mark.parametrize("key", [(1, 2), 2 + 1j])
+def test_a_key_that_would_not_come_back_is_refused_when_saving(key: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"a training state cannot have \(.*\) as a key: make it a number or a string"):
+        earlycrop.save_state({"a": {key: 3}}, tmp_path / "state")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_type_that_a_file_cannot_hold_is_named(tmp_path: Path) -> None:
+    table = torch.zeros(2, dtype=torch.uint8).view(torch.bits8)
+    with pytest.raises(TypeError, match=r"a file cannot hold tensors of type torch.bits8: convert them first"):
+        earlycrop.save_state({"table": table}, tmp_path / "state")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lazy_module_is_run_first(tmp_path: Path) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
+
+    told = "'0.weight' has no shape yet: run the model on one batch first"
+    with pytest.raises(ValueError, match=told):
+        earlycrop.save(model(), tmp_path)
+    run = model()
+    run(torch.zeros(1, 3))
+    earlycrop.save(run, tmp_path)
+    with pytest.raises(ValueError, match=told):
+        earlycrop.load(tmp_path, model())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import earlycrop
 from earlycrop import TraceError, trace
 from tests.networks import CASES, Language, build
 
@@ -185,3 +188,46 @@ def test_language_of_another_length_has_the_same_nodes() -> None:
     model = Language(nn.GRU)
     short, long = (trace(model, torch.zeros(1, n, dtype=torch.long)) for n in (2, 9))
     assert [n.owns for n in short.nodes] == [n.owns for n in long.nodes]
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+
+
+def exported() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of what it will no longer do
+        return torch.export.export(small(), (torch.zeros(2, 3),)).module()
+
+
+UNWATCHABLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "script": (
+        lambda: torch.jit.trace(small(), torch.zeros(2, 3)),
+        "the model is a script of torch.jit, and cannot be",
+    ),
+    "script inside": (
+        lambda: nn.Sequential(torch.jit.trace(small(), torch.zeros(2, 3)), nn.Linear(1, 1)),
+        "'0' is a script of torch.jit, .*: prune the module that it was made from, and script that afterwards",
+    ),
+    "export": (exported, "the model comes from torch.export, .*: prune the module that was exported, and export that"),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 1)), "'0.weight' has no shape yet: run the model on"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", list(UNWATCHABLE))
+def test_what_cannot_be_watched_is_told_before_it_is_trained(kind: str) -> None:
+    make, told = UNWATCHABLE[kind]
+    model = make()
+    with pytest.raises(ValueError, match=told):
+        trace(model, torch.zeros(2, 3))
+    for structured in (True, False):
+        with pytest.raises(ValueError, match=told):
+            earlycrop.prune(model, lambda m, x: m(x).sum(), [torch.zeros(2, 3)], structured=structured)
+    with pytest.raises(ValueError, match=told):
+        earlycrop.Pruner(model, torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), lambda m, x: m(x).sum(), epochs=3)
+    assert model(torch.zeros(2, 3)).shape == (2, 1)
+
+
+def test_a_module_of_torch_fx_is_one_like_any_other() -> None:
+    assert trace(torch.fx.symbolic_trace(small()), torch.zeros(2, 3)).count == 4
