@@ -194,6 +194,146 @@ def test_scoring_moves_neither_the_order_of_training_nor_dropout(folder: Path, t
         torch.testing.assert_close(weight[kept], held[name][kept], rtol=0, atol=0)
 
 
+class Small(nn.Module):
+    """A network that a Trainer trains in milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Any:
+        logits = self.layers(x)
+        return transformers.utils.ModelOutput(loss=nn.functional.cross_entropy(logits, labels), logits=logits)
+
+
+def points() -> list[dict[str, Any]]:
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    return [{"x": t, "labels": int(t[0] > 0)} for t in x]
+
+
+class Stream(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(points())
+
+
+class Counted(Stream):
+    def __len__(self) -> int:
+        return len(points())
+
+
+def small_trainer(folder: Path, model: Any, *callbacks: Any, data: Any = None, **changed: Any) -> Any:
+    given = {
+        "output_dir": str(folder), "num_train_epochs": 3, "per_device_train_batch_size": 4, "use_cpu": True,
+        "report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no",
+        "dataloader_pin_memory": False, **changed,
+    }  # fmt: skip
+    arguments = transformers.TrainingArguments(**given)
+    return transformers.Trainer(model, arguments, train_dataset=data or points(), callbacks=list(callbacks))
+
+
+def small_callback(method: str = "earlycrop-s", **changed: Any) -> Any:
+    return callback_of(method, **{"of": "weights", "limits": earlycrop.Limits(), "sparsity": 0.5, **changed})
+
+
+def size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of four steps an epoch: 4 from before the cut, 8 and 12 of a shrunk model."""
+    folder = tmp_path_factory.mktemp("small")
+    small_trainer(folder, Small(), small_callback(), save_strategy="epoch").train()
+    return folder
+
+
+def test_data_without_a_length_are_refused_and_those_with_one_pruned(tmp_path: Path) -> None:
+    model = Small()
+    start = weights(model)
+    with pytest.raises(ValueError, match=r"plans in epochs, and these data have no length: give the dataset a __len__"):
+        small_trainer(tmp_path, model, small_callback(), data=Stream(), max_steps=12).train()
+    torch.testing.assert_close(weights(model), start, rtol=0, atol=0)
+    callback = small_callback()
+    small_trainer(tmp_path, model, callback, data=Counted(), max_steps=12).train()
+    assert (callback.pruner.total_epochs, callback.pruner.epoch, callback.pruner.event.epoch) == (3, 3, CUT)
+
+
+def test_a_trainer_prunes_a_model_once(tmp_path: Path) -> None:
+    callback, model = small_callback(), Small()
+    run = small_trainer(tmp_path, model, callback)
+    run.train()
+    pruned, event = weights(model), callback.pruner.event
+    for again in (run, small_trainer(tmp_path, model, callback)):
+        with pytest.raises(ValueError, match=r"has pruned this model already.* or go on from a checkpoint by resume\("):
+            again.train()
+    torch.testing.assert_close(weights(model), pruned, rtol=0, atol=0)
+    assert callback.pruner.event is event
+    small_trainer(tmp_path, other := Small(), callback).train()  # with a fresh model it may begin anew
+    assert size(other) == size(model)
+
+
+def test_a_training_that_did_not_come_to_its_pruning_begins_anew(tmp_path: Path) -> None:
+    callback, model = small_callback(), Small()
+    run = small_trainer(tmp_path, model, callback)
+    stop = transformers.TrainerCallback()
+    stop.on_epoch_end = lambda args, state, control, **held: setattr(control, "should_training_stop", True)
+    run.add_callback(stop)
+    run.train()
+    assert (callback.pruner.epoch, callback.pruner.event) == (1, None)
+    run.remove_callback(stop)
+    run.train()
+    assert [e.epoch for e in callback.pruner.events] == [CUT]
+
+
+def test_two_callbacks_in_a_trainer_are_refused(tmp_path: Path) -> None:
+    model = Small()
+    said = "two PruningCallbacks in one Trainer would both prune its model: give it one"
+    with pytest.raises(ValueError, match=said):
+        small_trainer(tmp_path, model, small_callback(), small_callback("earlycrop-u"))
+    run = small_trainer(tmp_path, model, small_callback())
+    run.add_callback(small_callback())
+    with pytest.raises(ValueError, match=said):
+        run.train()
+    assert size(model) == size(Small())
+
+
+def test_a_structured_checkpoint_that_was_not_resumed_is_a_sentence(checkpoints: Path, tmp_path: Path) -> None:
+    """So is one of another size than ``resume``'s; a Trainer loads the weights before training begins."""
+    for resumed, begun in ((None, 8), (8, 4), (4, 8)):
+        callback, model = small_callback(), Small()
+        if resumed:
+            callback.resume(model, checkpoints / f"checkpoint-{resumed}")
+        run, before = small_trainer(tmp_path, model, callback), weights(model)
+        with pytest.raises(
+            ValueError, match=r"in the checkpoint and .* in the model: go on .* by resume\(fresh_model, "
+        ):
+            run.train(resume_from_checkpoint=str(checkpoints / f"checkpoint-{begun}"))
+        torch.testing.assert_close(weights(model), before, rtol=0, atol=0)
+
+
+def test_what_is_resumed_is_what_is_trained_on(checkpoints: Path, tmp_path: Path) -> None:
+    callback, model = small_callback(), Small()
+    callback.resume(model, checkpoints / "checkpoint-8")
+    run, small = small_trainer(tmp_path, model, callback), size(model)
+    for given, step in ((None, 0), (str(checkpoints / "checkpoint-12"), 12)):
+        said = (
+            rf"given the checkpoint of step 8, and training begins at step {step}: call train\(resume_from_checkpoint"
+        )
+        with pytest.raises(ValueError, match=said):
+            run.train(resume_from_checkpoint=given)
+    run.train(resume_from_checkpoint=str(checkpoints / "checkpoint-8"))
+    assert [e.epoch for e in callback.pruner.events] == [CUT]
+    assert size(model) == small < size(Small())
+
+
+def test_a_checkpoint_of_another_method_is_refused(checkpoints: Path) -> None:
+    callback, model = small_callback("earlycrop-u"), Small()
+    with pytest.raises(ValueError, match=r"checkpoint-8 was written with earlycrop-s, and .* prunes with earlycrop-u"):
+        callback.resume(model, checkpoints / "checkpoint-8")
+    assert size(model) == size(Small())
+
+
 # --- lightning
 
 

@@ -14,7 +14,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from earlycrop.integrations._shared import Asked, drawn, require_one
+from earlycrop.integrations._checks import require_one
+from earlycrop.integrations._data import drawn
+from earlycrop.integrations._shared import Asked
 from earlycrop.pruner import Pruner
 from earlycrop.saving import adopt, contents
 
@@ -39,6 +41,8 @@ class PruningCallback(Asked, Callback):
     Checkpoints of the end of a training epoch see the pruned model, as Lightning runs ModelCheckpoint last. One that
     was written before it (after a validation) is from before that epoch's pruning: resuming takes that up first.
     """
+
+    go_on = "giving the Trainer a fresh module, with ckpt_path=checkpoint"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See to it that the module has a checkpoint's sizes when Lightning loads its weights."""
@@ -65,7 +69,7 @@ class PruningCallback(Asked, Callback):
         if self.loss is None and not pl_module.automatic_optimization:
             raise ValueError("training_step optimizes by hand here: give PruningCallback a loss(module, batch)")
         require_one(trainer.world_size)
-        pruner = self.begin(pl_module, trainer.optimizers, step_loss, epochs)
+        pruner = self.begin(pl_module, trainer.optimizers, self.loss or step_loss, epochs, trainer.current_epoch)
         while pruner.epoch < trainer.current_epoch:
             self._step(pruner, trainer, pl_module)
 
