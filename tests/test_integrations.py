@@ -476,6 +476,170 @@ def test_what_lightning_cannot_do_is_a_sentence(folder: Path, tmp_path: Path) ->
         fit(module, tmp_path, lit_callback("earlycrop-s"), gradient_clip_val=None)
 
 
+def lit_small() -> Any:
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class LitSmall(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Small()
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            return self.network(**batch).loss
+
+        test_step = predict_step = training_step
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), 1e-2)
+
+    return LitSmall()
+
+
+def lit_small_callback(method: str = "earlycrop-s", **changed: Any) -> Any:
+    return lit_callback(method, **{"of": "weights", "limits": earlycrop.Limits(), "sparsity": 0.5, **changed})
+
+
+def small_loader() -> Any:
+    return DataLoader(points(), 4, collate_fn=transformers.default_data_collator)
+
+
+def lit_trainer(where: Path, *callbacks: Any, epochs: int = 3, **changed: Any) -> Any:
+    import lightning.pytorch as lightning
+
+    saver = lightning.callbacks.ModelCheckpoint(where, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    given = {"logger": False, **changed}
+    return lightning.Trainer(
+        accelerator="cpu", max_epochs=epochs, callbacks=[*callbacks, saver], enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, **given,
+    )  # fmt: skip
+
+
+@marked
+@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u"])
+def test_a_fit_that_goes_on_prunes_nothing_more(method: str, tmp_path: Path) -> None:
+    callback, module = lit_small_callback(method), lit_small()
+    run = lit_trainer(tmp_path, callback)
+    run.fit(module, small_loader())
+    event, small = callback.pruner.event, size(module)
+    gone = {name: p == 0 for name, p in module.named_parameters()}
+    run.fit_loop.max_epochs = 6
+    run.fit(module, small_loader())
+    assert [e.record() for e in callback.pruner.events] == [event.record()]
+    assert (callback.pruner.epoch, size(module)) == (6, small)
+    require_live(run.optimizers[0], module)
+    for name, p in module.named_parameters():
+        assert not p[gone[name]].any()  # by the optimizer of the second fit, too
+    assert (small < size(lit_small())) == (method == "earlycrop-s")
+    pruned = weights(module)
+    with pytest.raises(ValueError, match=r"has pruned this model already.* go on .* by giving the Trainer a fresh mod"):
+        lit_trainer(tmp_path / "other", callback).fit(module, small_loader())
+    torch.testing.assert_close(weights(module), pruned, rtol=0, atol=0)
+
+
+@marked
+def test_a_pruning_that_a_fit_had_not_come_to_is_of_the_next(tmp_path: Path) -> None:
+    import lightning.pytorch as lightning
+
+    stop = lightning.Callback()
+    stop.on_train_epoch_end = lambda trainer, module: setattr(trainer, "should_stop", True)
+    callback, module = lit_small_callback(), lit_small()
+    run = lit_trainer(tmp_path, callback, stop)
+    run.fit(module, small_loader())
+    assert (callback.pruner.epoch, callback.pruner.event) == (1, None)
+    run.callbacks.remove(stop)
+    run.should_stop = False
+    run.fit(module, small_loader())
+    assert (callback.pruner.epoch, [e.epoch for e in callback.pruner.events]) == (3, [CUT])
+    assert size(module) < size(lit_small())
+    late = lit_trainer(tmp_path / "late", lightning.Callback(), epochs=1)
+    late.fit(dense := lit_small(), small_loader())
+    late.callbacks.append(lit_small_callback())
+    late.fit_loop.max_epochs = 3
+    with pytest.raises(ValueError, match="in epoch 2, and this PruningCallback was not there: make a new"):
+        late.fit(dense, small_loader())
+
+
+@marked
+def test_a_shrunk_checkpoint_is_evaluated_by_a_fresh_module(tmp_path: Path) -> None:
+    module = lit_small()
+    run = lit_trainer(tmp_path, lit_small_callback())
+    run.fit(module, small_loader())
+    for stage in ("validate", "test", "predict"):
+        again, callback = lit_small(), lit_small_callback()
+        type(again).validation_step = type(again).training_step  # one that fit would look for data of
+        other = lit_trainer(tmp_path / stage, callback)
+        getattr(other, stage)(again, small_loader(), ckpt_path=tmp_path / "epoch=2.ckpt", weights_only=True)
+        torch.testing.assert_close(weights(again), weights(module), rtol=0, atol=0)
+        assert not again._load_state_dict_pre_hooks
+        other.fit(fresh_one := lit_small(), small_loader())  # that was no resumption
+        assert [e.epoch for e in callback.pruner.events] == [CUT]
+        assert size(fresh_one) == size(module)
+    with pytest.raises(ValueError, match=r"in the checkpoint and .* go on .* by giving the Trainer a fresh module"):
+        run.test(module, small_loader(), ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
+    assert not module._load_state_dict_pre_hooks
+
+
+@marked
+def test_a_lightning_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
+    lit_trainer(tmp_path, lit_small_callback()).fit(lit_small(), small_loader())
+    module, run = lit_small(), lit_trainer(tmp_path / "other", lit_small_callback("earlycrop-u"))
+    with pytest.raises(ValueError, match=r"epoch=2.ckpt was written with earlycrop-s, and .* prunes with earlycrop-u"):
+        run.fit(module, small_loader(), ckpt_path=tmp_path / "epoch=2.ckpt", weights_only=True)
+    assert size(module) == size(lit_small())
+
+
+@marked
+def test_a_training_step_has_its_trainer_and_logs_nothing_while_it_is_scored(tmp_path: Path) -> None:
+    import lightning.pytorch as lightning
+
+    class Lit(type(lit_small())):  # type: ignore[misc]
+        seen: list[Any] = []  # noqa: RUF012
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            rate = self.optimizers().param_groups[0]["lr"] + self.lr_schedulers().get_last_lr()[0]
+            self.seen.append((self.trainer.current_epoch, self.current_epoch, rate))
+            self.log("told", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
+            self.logger.log_metrics({"own": 1.0})
+            return super().training_step(batch, index)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)]
+
+    class Kept(lightning.loggers.logger.DummyLogger):
+        metrics: list[Any] = []  # noqa: RUF012
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            self.metrics.append(metrics)
+
+    module, callback, logger = Lit(), lit_small_callback(), Kept()
+    run = lit_trainer(tmp_path, callback, logger=logger)
+    run.fit(module, small_loader())
+    assert callback.pruner.event.epoch == CUT
+    steps = 3 * len(small_loader())
+    assert len(module.seen) > steps  # in training, and to trace and to score
+    assert set(module.seen) == {(epoch, epoch, 0.02) for epoch in range(3)}
+    assert sum("own" in m for m in logger.metrics) == steps
+    assert [m["told"] for m in logger.metrics if "told" in m] == [len(small_loader())] * 3
+    assert module.trainer is run
+    assert (run.logger, run.barebones) == (logger, False)
+
+
+@marked
+def test_several_loaders_are_pruned_on_batches_that_are_given(tmp_path: Path) -> None:
+    class Two(type(lit_small())):  # type: ignore[misc]
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            return super().training_step(batch["a"], index) + super().training_step(batch["b"], index)
+
+    loaders = {"a": small_loader(), "b": small_loader()}
+    with pytest.raises(ValueError, match="there are several training loaders: give PruningCallback batches"):
+        lit_trainer(tmp_path, lit_small_callback()).fit(Two(), loaders)
+    batch = next(iter(small_loader()))
+    callback = lit_small_callback(batches=[{"a": batch, "b": batch}])
+    lit_trainer(tmp_path, callback).fit(Two(), loaders)
+    assert callback.pruner.event.epoch == CUT
+
+
 def test_neither_library_is_imported_before_it_is_used() -> None:
     code = "import sys, earlycrop, earlycrop.integrations; print({'transformers', 'lightning'} & set(sys.modules))"
     root = Path(__file__).parents[1]
