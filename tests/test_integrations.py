@@ -334,6 +334,13 @@ def test_a_checkpoint_of_another_method_is_refused(checkpoints: Path) -> None:
     assert size(model) == size(Small())
 
 
+def test_load_points_to_what_lies_beside_a_file_of_another_s(checkpoints: Path) -> None:
+    checkpoint, fresh_one = checkpoints / "checkpoint-8", Small()
+    with pytest.raises(earlycrop.SavingError, match=r"not written by earlycrop: load '.*8.earlycrop', which was"):
+        earlycrop.load(checkpoint, fresh_one)
+    assert size(earlycrop.load(checkpoint / "earlycrop", fresh_one)) < size(Small())
+
+
 # --- lightning
 
 

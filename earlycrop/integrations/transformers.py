@@ -25,9 +25,9 @@ from earlycrop.integrations._checks import require_alone, require_followed, requ
 from earlycrop.integrations._data import drawn, model_loss, placed, unmixed
 from earlycrop.integrations._shared import Asked
 from earlycrop.pruner import Pruner
-from earlycrop.saving import FILE, load, load_state, save, save_state
+from earlycrop.saving import FILE, FOLDER, load, load_state, save, save_state
 
-FOLDER, STATE = "earlycrop", "pruner.safetensors"
+STATE = "pruner.safetensors"
 
 
 class PruningCallback(Asked, TrainerCallback):
