@@ -11,9 +11,7 @@ from typing import Any
 from torch import nn
 
 from earlycrop._modules import walk
-from earlycrop.saving import save
-
-FOLDER = "earlycrop"
+from earlycrop.saving import FOLDER, save
 
 
 def keep_loadable(network: nn.Module) -> None:

@@ -22,6 +22,8 @@ from earlycrop._modules import places, put, tensors
 from earlycrop._wrappers import stored
 
 FILE = "model.safetensors"
+FOLDER = "earlycrop"
+"""Where a file is written beside another's of the same name: a ``save_pretrained``'s, or a Trainer's checkpoint."""
 Plan = dict[str, dict[str, int]]
 """Layer -> its sizes, by attribute."""
 _FORMAT = "earlycrop 1"
@@ -180,16 +182,19 @@ def _write(path: Path, held: Mapping[str, Tensor], header: dict[str, Any]) -> Pa
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    beside = path.parent / FOLDER
+    written = f"load '{beside}'" if (beside / path.name).exists() else ""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
-                raise SavingError(f"{path} was not written by earlycrop: its weights load with safetensors itself")
+                instead = f"{written}, which was" if written else "its weights load with safetensors itself"
+                raise SavingError(f"{path} was not written by earlycrop: {instead}")
             # a copy each: kernels add up in another order on memory that is not aligned as torch's own is
             held = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             header = json.loads(metadata["plan"])
             return held | {name: torch.view_as_complex(held[name]) for name in header.get(_PAIRS, ())}, header
     except FileNotFoundError as error:
-        raise SavingError(f"there is no file {path}") from error
+        raise SavingError(f"there is no file {path}" + (f": {written}" if written else "")) from error
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise SavingError(f"{path} is broken ({error}): it was cut short or changed; take an older copy") from error

@@ -194,6 +194,153 @@ def test_scoring_moves_neither_the_order_of_training_nor_dropout(folder: Path, t
         torch.testing.assert_close(weight[kept], held[name][kept], rtol=0, atol=0)
 
 
+class Small(nn.Module):
+    """A network that a Trainer trains in milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Any:
+        logits = self.layers(x)
+        return transformers.utils.ModelOutput(loss=nn.functional.cross_entropy(logits, labels), logits=logits)
+
+
+def points() -> list[dict[str, Any]]:
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    return [{"x": t, "labels": int(t[0] > 0)} for t in x]
+
+
+class Stream(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(points())
+
+
+class Counted(Stream):
+    def __len__(self) -> int:
+        return len(points())
+
+
+def small_trainer(folder: Path, model: Any, *callbacks: Any, data: Any = None, **changed: Any) -> Any:
+    given = {
+        "output_dir": str(folder), "num_train_epochs": 3, "per_device_train_batch_size": 4, "use_cpu": True,
+        "report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no",
+        "dataloader_pin_memory": False, **changed,
+    }  # fmt: skip
+    arguments = transformers.TrainingArguments(**given)
+    return transformers.Trainer(model, arguments, train_dataset=data or points(), callbacks=list(callbacks))
+
+
+def small_callback(method: str = "earlycrop-s", **changed: Any) -> Any:
+    return callback_of(method, **{"of": "weights", "limits": earlycrop.Limits(), "sparsity": 0.5, **changed})
+
+
+def size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of four steps an epoch: 4 from before the cut, 8 and 12 of a shrunk model."""
+    folder = tmp_path_factory.mktemp("small")
+    small_trainer(folder, Small(), small_callback(), save_strategy="epoch").train()
+    return folder
+
+
+def test_data_without_a_length_are_refused_and_those_with_one_pruned(tmp_path: Path) -> None:
+    model = Small()
+    start = weights(model)
+    with pytest.raises(ValueError, match=r"plans in epochs, and these data have no length: give the dataset a __len__"):
+        small_trainer(tmp_path, model, small_callback(), data=Stream(), max_steps=12).train()
+    torch.testing.assert_close(weights(model), start, rtol=0, atol=0)
+    callback = small_callback()
+    small_trainer(tmp_path, model, callback, data=Counted(), max_steps=12).train()
+    assert (callback.pruner.total_epochs, callback.pruner.epoch, callback.pruner.event.epoch) == (3, 3, CUT)
+
+
+def test_a_trainer_prunes_a_model_once(tmp_path: Path) -> None:
+    callback, model = small_callback(), Small()
+    run = small_trainer(tmp_path, model, callback)
+    run.train()
+    pruned, event = weights(model), callback.pruner.event
+    for again in (run, small_trainer(tmp_path, model, callback)):
+        with pytest.raises(ValueError, match=r"has pruned this model already.* or go on from a checkpoint by resume\("):
+            again.train()
+    torch.testing.assert_close(weights(model), pruned, rtol=0, atol=0)
+    assert callback.pruner.event is event
+    small_trainer(tmp_path, other := Small(), callback).train()  # with a fresh model it may begin anew
+    assert size(other) == size(model)
+
+
+def test_a_training_that_did_not_come_to_its_pruning_begins_anew(tmp_path: Path) -> None:
+    callback, model = small_callback(), Small()
+    run = small_trainer(tmp_path, model, callback)
+    stop = transformers.TrainerCallback()
+    stop.on_epoch_end = lambda args, state, control, **held: setattr(control, "should_training_stop", True)
+    run.add_callback(stop)
+    run.train()
+    assert (callback.pruner.epoch, callback.pruner.event) == (1, None)
+    run.remove_callback(stop)
+    run.train()
+    assert [e.epoch for e in callback.pruner.events] == [CUT]
+
+
+def test_two_callbacks_in_a_trainer_are_refused(tmp_path: Path) -> None:
+    model = Small()
+    said = "two PruningCallbacks in one Trainer would both prune its model: give it one"
+    with pytest.raises(ValueError, match=said):
+        small_trainer(tmp_path, model, small_callback(), small_callback("earlycrop-u"))
+    run = small_trainer(tmp_path, model, small_callback())
+    run.add_callback(small_callback())
+    with pytest.raises(ValueError, match=said):
+        run.train()
+    assert size(model) == size(Small())
+
+
+def test_a_structured_checkpoint_that_was_not_resumed_is_a_sentence(checkpoints: Path, tmp_path: Path) -> None:
+    """So is one of another size than ``resume``'s; a Trainer loads the weights before training begins."""
+    for resumed, begun in ((None, 8), (8, 4), (4, 8)):
+        callback, model = small_callback(), Small()
+        if resumed:
+            callback.resume(model, checkpoints / f"checkpoint-{resumed}")
+        run, before = small_trainer(tmp_path, model, callback), weights(model)
+        with pytest.raises(
+            ValueError, match=r"in the checkpoint and .* in the model: go on .* by resume\(fresh_model, "
+        ):
+            run.train(resume_from_checkpoint=str(checkpoints / f"checkpoint-{begun}"))
+        torch.testing.assert_close(weights(model), before, rtol=0, atol=0)
+
+
+def test_what_is_resumed_is_what_is_trained_on(checkpoints: Path, tmp_path: Path) -> None:
+    callback, model = small_callback(), Small()
+    callback.resume(model, checkpoints / "checkpoint-8")
+    run, small = small_trainer(tmp_path, model, callback), size(model)
+    for given, step in ((None, 0), (str(checkpoints / "checkpoint-12"), 12)):
+        said = (
+            rf"given the checkpoint of step 8, and training begins at step {step}: call train\(resume_from_checkpoint"
+        )
+        with pytest.raises(ValueError, match=said):
+            run.train(resume_from_checkpoint=given)
+    run.train(resume_from_checkpoint=str(checkpoints / "checkpoint-8"))
+    assert [e.epoch for e in callback.pruner.events] == [CUT]
+    assert size(model) == small < size(Small())
+
+
+def test_a_checkpoint_of_another_method_is_refused(checkpoints: Path) -> None:
+    callback, model = small_callback("earlycrop-u"), Small()
+    with pytest.raises(ValueError, match=r"checkpoint-8 was written with earlycrop-s, and .* prunes with earlycrop-u"):
+        callback.resume(model, checkpoints / "checkpoint-8")
+    assert size(model) == size(Small())
+
+
+def test_load_points_to_what_lies_beside_a_file_of_another_s(checkpoints: Path) -> None:
+    checkpoint, fresh_one = checkpoints / "checkpoint-8", Small()
+    with pytest.raises(earlycrop.SavingError, match=r"not written by earlycrop: load '.*8.earlycrop', which was"):
+        earlycrop.load(checkpoint, fresh_one)
+    assert size(earlycrop.load(checkpoint / "earlycrop", fresh_one)) < size(Small())
+
+
 # --- lightning
 
 
@@ -334,6 +481,170 @@ def test_what_lightning_cannot_do_is_a_sentence(folder: Path, tmp_path: Path) ->
     module.automatic_optimization = False
     with pytest.raises(ValueError, match=r"give PruningCallback a loss\(module, batch\)"):
         fit(module, tmp_path, lit_callback("earlycrop-s"), gradient_clip_val=None)
+
+
+def lit_small() -> Any:
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class LitSmall(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Small()
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            return self.network(**batch).loss
+
+        test_step = predict_step = training_step
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), 1e-2)
+
+    return LitSmall()
+
+
+def lit_small_callback(method: str = "earlycrop-s", **changed: Any) -> Any:
+    return lit_callback(method, **{"of": "weights", "limits": earlycrop.Limits(), "sparsity": 0.5, **changed})
+
+
+def small_loader() -> Any:
+    return DataLoader(points(), 4, collate_fn=transformers.default_data_collator)
+
+
+def lit_trainer(where: Path, *callbacks: Any, epochs: int = 3, **changed: Any) -> Any:
+    import lightning.pytorch as lightning
+
+    saver = lightning.callbacks.ModelCheckpoint(where, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    given = {"logger": False, **changed}
+    return lightning.Trainer(
+        accelerator="cpu", max_epochs=epochs, callbacks=[*callbacks, saver], enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, **given,
+    )  # fmt: skip
+
+
+@marked
+@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u"])
+def test_a_fit_that_goes_on_prunes_nothing_more(method: str, tmp_path: Path) -> None:
+    callback, module = lit_small_callback(method), lit_small()
+    run = lit_trainer(tmp_path, callback)
+    run.fit(module, small_loader())
+    event, small = callback.pruner.event, size(module)
+    gone = {name: p == 0 for name, p in module.named_parameters()}
+    run.fit_loop.max_epochs = 6
+    run.fit(module, small_loader())
+    assert [e.record() for e in callback.pruner.events] == [event.record()]
+    assert (callback.pruner.epoch, size(module)) == (6, small)
+    require_live(run.optimizers[0], module)
+    for name, p in module.named_parameters():
+        assert not p[gone[name]].any()  # by the optimizer of the second fit, too
+    assert (small < size(lit_small())) == (method == "earlycrop-s")
+    pruned = weights(module)
+    with pytest.raises(ValueError, match=r"has pruned this model already.* go on .* by giving the Trainer a fresh mod"):
+        lit_trainer(tmp_path / "other", callback).fit(module, small_loader())
+    torch.testing.assert_close(weights(module), pruned, rtol=0, atol=0)
+
+
+@marked
+def test_a_pruning_that_a_fit_had_not_come_to_is_of_the_next(tmp_path: Path) -> None:
+    import lightning.pytorch as lightning
+
+    stop = lightning.Callback()
+    stop.on_train_epoch_end = lambda trainer, module: setattr(trainer, "should_stop", True)
+    callback, module = lit_small_callback(), lit_small()
+    run = lit_trainer(tmp_path, callback, stop)
+    run.fit(module, small_loader())
+    assert (callback.pruner.epoch, callback.pruner.event) == (1, None)
+    run.callbacks.remove(stop)
+    run.should_stop = False
+    run.fit(module, small_loader())
+    assert (callback.pruner.epoch, [e.epoch for e in callback.pruner.events]) == (3, [CUT])
+    assert size(module) < size(lit_small())
+    late = lit_trainer(tmp_path / "late", lightning.Callback(), epochs=1)
+    late.fit(dense := lit_small(), small_loader())
+    late.callbacks.append(lit_small_callback())
+    late.fit_loop.max_epochs = 3
+    with pytest.raises(ValueError, match="in epoch 2, and this PruningCallback was not there: make a new"):
+        late.fit(dense, small_loader())
+
+
+@marked
+def test_a_shrunk_checkpoint_is_evaluated_by_a_fresh_module(tmp_path: Path) -> None:
+    module = lit_small()
+    run = lit_trainer(tmp_path, lit_small_callback())
+    run.fit(module, small_loader())
+    for stage in ("validate", "test", "predict"):
+        again, callback = lit_small(), lit_small_callback()
+        type(again).validation_step = type(again).training_step  # one that fit would look for data of
+        other = lit_trainer(tmp_path / stage, callback)
+        getattr(other, stage)(again, small_loader(), ckpt_path=tmp_path / "epoch=2.ckpt", weights_only=True)
+        torch.testing.assert_close(weights(again), weights(module), rtol=0, atol=0)
+        assert not again._load_state_dict_pre_hooks
+        other.fit(fresh_one := lit_small(), small_loader())  # that was no resumption
+        assert [e.epoch for e in callback.pruner.events] == [CUT]
+        assert size(fresh_one) == size(module)
+    with pytest.raises(ValueError, match=r"in the checkpoint and .* go on .* by giving the Trainer a fresh module"):
+        run.test(module, small_loader(), ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
+    assert not module._load_state_dict_pre_hooks
+
+
+@marked
+def test_a_lightning_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
+    lit_trainer(tmp_path, lit_small_callback()).fit(lit_small(), small_loader())
+    module, run = lit_small(), lit_trainer(tmp_path / "other", lit_small_callback("earlycrop-u"))
+    with pytest.raises(ValueError, match=r"epoch=2.ckpt was written with earlycrop-s, and .* prunes with earlycrop-u"):
+        run.fit(module, small_loader(), ckpt_path=tmp_path / "epoch=2.ckpt", weights_only=True)
+    assert size(module) == size(lit_small())
+
+
+@marked
+def test_a_training_step_has_its_trainer_and_logs_nothing_while_it_is_scored(tmp_path: Path) -> None:
+    import lightning.pytorch as lightning
+
+    class Lit(type(lit_small())):  # type: ignore[misc]
+        seen: list[Any] = []  # noqa: RUF012
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            rate = self.optimizers().param_groups[0]["lr"] + self.lr_schedulers().get_last_lr()[0]
+            self.seen.append((self.trainer.current_epoch, self.current_epoch, rate))
+            self.log("told", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
+            self.logger.log_metrics({"own": 1.0})
+            return super().training_step(batch, index)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)]
+
+    class Kept(lightning.loggers.logger.DummyLogger):
+        metrics: list[Any] = []  # noqa: RUF012
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            self.metrics.append(metrics)
+
+    module, callback, logger = Lit(), lit_small_callback(), Kept()
+    run = lit_trainer(tmp_path, callback, logger=logger)
+    run.fit(module, small_loader())
+    assert callback.pruner.event.epoch == CUT
+    steps = 3 * len(small_loader())
+    assert len(module.seen) > steps  # in training, and to trace and to score
+    assert set(module.seen) == {(epoch, epoch, 0.02) for epoch in range(3)}
+    assert sum("own" in m for m in logger.metrics) == steps
+    assert [m["told"] for m in logger.metrics if "told" in m] == [len(small_loader())] * 3
+    assert module.trainer is run
+    assert (run.logger, run.barebones) == (logger, False)
+
+
+@marked
+def test_several_loaders_are_pruned_on_batches_that_are_given(tmp_path: Path) -> None:
+    class Two(type(lit_small())):  # type: ignore[misc]
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            return super().training_step(batch["a"], index) + super().training_step(batch["b"], index)
+
+    loaders = {"a": small_loader(), "b": small_loader()}
+    with pytest.raises(ValueError, match="there are several training loaders: give PruningCallback batches"):
+        lit_trainer(tmp_path, lit_small_callback()).fit(Two(), loaders)
+    batch = next(iter(small_loader()))
+    callback = lit_small_callback(batches=[{"a": batch, "b": batch}])
+    lit_trainer(tmp_path, callback).fit(Two(), loaders)
+    assert callback.pruner.event.epoch == CUT
 
 
 def test_neither_library_is_imported_before_it_is_used() -> None:

@@ -8,65 +8,61 @@
 
 from __future__ import annotations
 
-import warnings
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from earlycrop.integrations._shared import Asked, drawn, require_one
+from earlycrop.integrations._data import drawn
+from earlycrop.integrations._module import attached, planned, sized, step_loss
+from earlycrop.integrations._shared import Asked
 from earlycrop.pruner import Pruner
-from earlycrop.saving import adopt, contents
-
-
-def step_loss(module: nn.Module, batch: Any) -> Tensor:
-    """What the module's own ``training_step`` returns; what it logs goes nowhere."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*self.log.*")
-        told: Any = module.training_step(batch, 0)  # type: ignore[operator]
-    loss: Tensor = told["loss"] if isinstance(told, dict) else told
-    return loss
+from earlycrop.saving import contents
 
 
 class PruningCallback(Asked, Callback):
     """Asks a :class:`earlycrop.Pruner` before training and at the end of every training epoch.
 
     method, sparsity, options: the ``Pruner``'s; its epochs are the Trainer's ``max_epochs``. loss: (module, batch) ->
-    scalar, in place of ``training_step``; the module has no trainer while it runs. batches: training data to score on,
-    in place of random examples of the training set as its loader collates them. ``pruner`` is there once training has
-    begun; it prunes the whole LightningModule, and its optimizers and schedulers go on with the live parameters.
+    scalar, in place of ``training_step``. batches: training data to score on, in place of random examples of the
+    training set as its loader collates them; of several loaders, they must be given. ``pruner`` is there once training
+    has begun; it prunes the whole LightningModule, and its optimizers and schedulers go on with the live parameters.
 
     Checkpoints of the end of a training epoch see the pruned model, as Lightning runs ModelCheckpoint last. One that
-    was written before it (after a validation) is from before that epoch's pruning: resuming takes that up first.
+    was written before it (after a validation) is from before that epoch's pruning: resuming takes that up first. A
+    fresh module is shrunk to a checkpoint's sizes, in ``fit`` as in ``validate``, ``test`` and ``predict``.
+
+    A module is pruned once: a ``fit`` of the same Trainer that goes on (with larger ``max_epochs``, say) leaves it as
+    it is, one that would begin anew on a module that this callback has pruned is refused, and so is a checkpoint of
+    another method.
     """
+
+    go_on = "giving the Trainer a fresh module, with ckpt_path=checkpoint"
+    _hook: RemovableHandle | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See to it that the module has a checkpoint's sizes when Lightning loads its weights."""
+        self._resumed = None  # of a checkpoint that was validated, say
+        own = self.state_key, self.named, self.go_on
+        self._hook = pl_module.register_load_state_dict_pre_hook(partial(sized, trainer, stage, *own))  # type: ignore[no-untyped-call]
 
-        def fit(module: nn.Module, *_: Any) -> None:
-            loaded = trainer._checkpoint_connector._loaded_checkpoint  # set by then, and told to no hook of a callback
-            if loaded:
-                held = loaded.get("callbacks", {}).get(self.state_key)
-                if held is None:
-                    raise ValueError(f"{trainer.ckpt_path} was written without a PruningCallback: train from the start")
-                if held["model"] is not None:
-                    tensors, sizes = held["model"]
-                    adopt(module, tensors, sizes, str(trainer.ckpt_path))
+    def teardown(self, *_: Any, stage: str = "") -> None:
+        """Leave the module without the hook, which would be copied with it, and the trainer too."""
+        if self._hook is not None:
+            self._hook.remove()
 
-        if stage == "fit":
-            self._hook = pl_module.register_load_state_dict_pre_hook(fit)  # type: ignore[no-untyped-call]
+    def on_exception(self, *_: Any) -> None:
+        """As after a run that came to its end."""
+        self.teardown()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the pruner, or take it up, and let it prune before training; a ValueError says what cannot be."""
-        self._hook.remove()
-        epochs = trainer.max_epochs
-        if epochs is None or epochs < 1:
-            raise ValueError("the pruner plans in epochs: give the Trainer max_epochs")
-        if self.loss is None and not pl_module.automatic_optimization:
-            raise ValueError("training_step optimizes by hand here: give PruningCallback a loss(module, batch)")
-        require_one(trainer.world_size)
-        pruner = self.begin(pl_module, trainer.optimizers, step_loss, epochs)
-        while pruner.epoch < trainer.current_epoch:
+        self.teardown()
+        epochs = planned(trainer, pl_module, self.loss, self.batches)
+        loss, done = partial(attached, self.loss or step_loss, trainer), trainer.current_epoch
+        pruner = self.begin(pl_module, trainer.optimizers, loss, epochs, done)
+        while pruner.epoch < done:
             self._step(pruner, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +76,8 @@ class PruningCallback(Asked, Callback):
             return {}
         held, sizes = contents(self.pruner.model)
         tensors = {name: t.detach() for name, t in held.items()}
-        return {"pruner": self.pruner.state_dict(), "model": (tensors, sizes) if self.small else None}
+        small = (tensors, sizes) if self.small else None
+        return {"method": self.named, "pruner": self.pruner.state_dict(), "model": small}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the pruner's state until training starts."""
