@@ -96,6 +96,10 @@ def check(options: Options) -> None:
         raise ValueError(f"--sparsity must be above 0 and below 1, and is {options.sparsity}: it is the share removed")
     if options.of not in MEASURES:
         raise ValueError(f"there is no measure '{options.of}': --of takes {', '.join(MEASURES)}")
+    if getattr(options, "data", None) == "":
+        raise ValueError("--data is empty: it takes a data set's name, or a folder")
+    if options.seed >= 2**64:
+        raise ValueError(f"--seed must be below 2**64, and is {options.seed}")
     if options.country:
         Emissions(options.country)
     at_once = options.trigger in ("before", "0") or (not options.trigger and METHODS[options.method].trigger is before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tasks._tables import Tables, column, hub, local, parquet
+from tasks._tables import Tables, hub, local, parquet, shards, texts
 
 UNKNOWN, END = "<unk>", "<eos>"
 SPLITS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
@@ -54,7 +55,7 @@ def read(data: str, most: int = 0) -> Corpus:
     if folder.is_dir():
         files = _text_files(folder)
         name = _stem(files["train"]) if files else folder.resolve().name
-        lines = _texts(files) if files else _columns(data, parquet(folder, SPLITS, EXPECTED))
+        lines = _texts(files) if files else _columns(data, parquet(shards(folder, SPLITS, EXPECTED)))
     elif local(data):
         raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder with {EXPECTED}")
     else:
@@ -101,7 +102,7 @@ def _texts(files: dict[str, Path]) -> Lines:
 
 
 def _text(file: Path) -> list[str]:
-    held = file.read_bytes()
+    held = file.read_bytes().removeprefix(BOM_UTF8)  # a mark of some editors, and no part of the first word
     if not held.strip():
         raise ValueError(f"{file} is empty: put its text there")
     try:
@@ -122,5 +123,5 @@ def _columns(data: str, splits: Tables) -> Lines:
         name = next((c for c in COLUMNS if c in table.column_names), None)
         if name is None:
             raise ValueError(f"{data} has {', '.join(table.column_names)}, and no column {' or '.join(COLUMNS)}")
-        lines[split] = [str(line) for line in column(f"{data}, {split} split", table, name)]
+        lines[split] = texts(f"{data}, {split} split", table, name)
     return lines

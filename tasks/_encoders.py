@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from tasks._sentences import first_line
+from tasks._sentences import first_line, require
 from tasks._tables import local
 from tasks._torchvision import load
 
@@ -28,54 +31,101 @@ class Encoder:
     tokenizer: Any
     name: str
     """For records: the hub's name without its owner, or that of the folder's own configuration."""
-    longest: int
-    """Tokens that it takes."""
+    longest: float
+    """Tokens that it takes; infinite where there is no limit."""
 
 
 def encoder(source: str, outputs: int) -> Encoder:
     """The encoder ``source`` with a head of so many outputs; its weights are not read yet.
 
     Raises:
-        ValueError: it cannot be found, cannot classify sequences, or its tokenizer is another model's or cannot pad.
+        ValueError: it cannot be found or used, is no encoder or cannot classify sequences, or its tokenizer is missing
+        or another model's.
     """
+    require(bool(source), "--model is empty: it takes a model on the hub, or a folder with its files")
     if not Path(source).is_dir() and local(source):
         raise ValueError(f"there is no folder {source}: --model takes a model on the hub, or a folder with its files")
-    transformers: Any = load("transformers")
-    classifying = transformers.models.auto.modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     with _quiet():
-        try:
-            config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs)
-            told = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
-        except (OSError, ValueError, KeyError) as error:  # none there, an architecture that transformers has not
-            raise ValueError(f"the model {source} cannot be read ({first_line(error)}): {_WHERE}") from None
-        if config.model_type not in classifying:
-            raise ValueError(
-                f"{source} is a {config.model_type}, which has no head for classifying sequences: take an encoder "
-                "such as bert-base-uncased"
-            )
-        if config.is_encoder_decoder:
-            raise ValueError(
-                f"{source} is a {config.model_type}, which has a decoder too: take an encoder such as bert-base-uncased"
-            )
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ValueError(f"the tokenizer of {source} cannot be read ({first_line(error)}): {_WHERE}") from None
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"the tokenizer of {source} has no padding token: take an encoder such as bert-base-uncased")
+        config, told = _configuration(source, outputs)
+        positions = _positions(source, config)
+        tokenizer = _tokenizer(source, config)
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"the tokenizer of {source} has {len(tokenizer)} tokens and its model {config.vocab_size}: put the model's "
-            "own tokenizer beside it"
-        )
-    most = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     name = Path(told if told and Path(source).is_dir() else source).absolute().name
-    return Encoder(source, config, tokenizer, name, min(most, tokenizer.model_max_length))
+    return Encoder(source, config, tokenizer, name, min(positions, tokenizer.model_max_length))
 
 
 _WHERE = "--model takes a model on the hub, or a folder with config.json, model.safetensors and tokenizer.json"
+_INSTEAD = "take an encoder such as bert-base-uncased"
+
+
+def _configuration(source: str, outputs: int) -> tuple[Any, str | None]:
+    """The configuration of an encoder that can classify sequences, and what name it has for itself."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    transformers: Any = load("transformers")
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs)
+        told = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
+    except StrictDataclassError as error:  # a value is of another type than it must be
+        fault = first_line(error.__cause__ or error)
+        raise ValueError(f"{Path(source) / 'config.json'} cannot be used ({fault}): mend it") from None
+    except (OSError, ValueError, KeyError) as error:  # none there, an architecture that transformers has not
+        raise ValueError(f"the model {source} cannot be read ({first_line(error)}): {_WHERE}") from None
+    kinds, kind = transformers.models.auto.modeling_auto, config.model_type
+    is_a = f"{source} is a {kind}"
+    classifying = kinds.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    require(kind in classifying, f"{is_a}, which has no head for classifying sequences: {_INSTEAD}")
+    require(not config.is_encoder_decoder, f"{is_a}, which has a decoder too: {_INSTEAD}")
+    # What only tells the next word sees none of those behind it, and has no head for what needs them.
+    behind = {*kinds.MODEL_FOR_MASKED_LM_MAPPING_NAMES, *kinds.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES}
+    decoder = kind in kinds.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in behind
+    decoder = decoder or getattr(config, "is_decoder", False) or getattr(config, "causal", False)  # which some can be
+    require(not decoder, f"{source} is a decoder ({kind}), and reads a word without those behind it: {_INSTEAD}")
+    return config, told
+
+
+def _positions(source: str, config: Any) -> float:
+    """Tokens that the model has positions for, without an end where it has no such number.
+
+    Those of a table with a row for padding begin behind that row, as RoBERTa's do.
+    """
+    try:
+        with torch.device("meta"):
+            model = load("transformers").AutoModelForSequenceClassification.from_config(config)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"the model {source} cannot be made ({first_line(error)}): mend its config.json") from None
+    most = getattr(config, "max_position_embeddings", None)
+    if most is None or most < 0:
+        return math.inf
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            most = min(most, module.num_embeddings - module.padding_idx - 1)
+    return most
+
+
+def _tokenizer(source: str, config: Any) -> Any:
+    """The tokenizer, which knows words, can pad, and has no more tokens and types of them than the model."""
+    try:
+        tokenizer = load("transformers").AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        # of the library tokenizers every error is an Exception and no more than that
+        if type(error) is not Exception and not isinstance(error, OSError | ValueError | KeyError | ImportError):
+            raise
+        raise ValueError(f"the tokenizer of {source} cannot be read ({first_line(error)}): {_WHERE}") from None
+    of = f"the tokenizer of {source}"
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):  # as transformers makes it of nothing
+        raise ValueError(f"{of} knows no words: put the tokenizer's files, such as tokenizer.json, beside config.json")
+    require(tokenizer.pad_token_id is not None, f"{of} has no padding token: {_INSTEAD}")
+    own = "put the model's own tokenizer beside it"
+    require(
+        len(tokenizer) <= config.vocab_size,
+        f"{of} has {len(tokenizer)} tokens and its model {config.vocab_size}: {own}",
+    )
+    types = 1 + max(tokenizer("a", "a").get("token_type_ids", [0]))
+    known = getattr(config, "type_vocab_size", None) or types  # with none, they are not looked at
+    require(types <= known, f"{of} tells {types} types of tokens apart and its model has {known}: {own}")
+    return tokenizer
 
 
 def pretrained(held: Encoder) -> nn.Module:
@@ -89,6 +139,8 @@ def pretrained(held: Encoder) -> nn.Module:
             model, told = load("transformers").AutoModelForSequenceClassification.from_pretrained(
                 held.source, config=copy.deepcopy(held.config), output_loading_info=True, ignore_mismatched_sizes=True
             )
+        except SafetensorError as error:
+            raise ValueError(f"{_damaged(held.source, error)}: fetch it anew") from None
         except (OSError, RuntimeError) as error:
             raise ValueError(f"the weights of {held.source} cannot be read ({first_line(error)}): {_WHERE}") from None
     inside = f"{model.base_model_prefix}."
@@ -103,6 +155,17 @@ def pretrained(held: Encoder) -> nn.Module:
             )
     module: nn.Module = model.float()
     return module
+
+
+def _damaged(source: str, error: SafetensorError) -> str:
+    """Which of a folder's files cannot be read, and why."""
+    for file in sorted(Path(source).glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as own:
+            return f"{file} cannot be read ({first_line(own)})"
+    return f"the file of the weights of {source} cannot be read ({first_line(error)})"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from sklearn import metrics
 from torch import Tensor
 
 from tasks import _files
-from tasks._tables import column, hub, local, parquet
+from tasks._tables import column, hub, local, parquet, shards, texts
 
 
 def matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -61,25 +61,31 @@ class Glue:
     """0: a number between 0 and 5 is predicted."""
     evaluated: tuple[str, ...] = ("validation",)
     """The splits that are evaluated."""
+    names: tuple[str, ...] = ()
+    """What the data set on the hub calls the classes, in its order."""
+    by_name: bool = False
+    """Whether GLUE's server takes classes by their names, and not by their numbers."""
 
     def measured(self, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         """Each metric by its name."""
         return {metric.__name__: metric(labels, predicted) for metric in self.metrics}
 
 
+ENTAILMENT = ("entailment", "not_entailment")
 GLUE: dict[str, Glue] = {
-    "cola": Glue("CoLA", ("sentence",), (matthews,)),
-    "sst2": Glue("SST-2", ("sentence",)),
-    "mrpc": Glue("MRPC", ("sentence1", "sentence2"), (accuracy, f1)),
+    "cola": Glue("CoLA", ("sentence",), (matthews,), names=("unacceptable", "acceptable")),
+    "sst2": Glue("SST-2", ("sentence",), names=("negative", "positive")),
+    "mrpc": Glue("MRPC", ("sentence1", "sentence2"), (accuracy, f1), names=("not_equivalent", "equivalent")),
     "stsb": Glue("STS-B", ("sentence1", "sentence2"), (pearson, spearman), classes=0),
-    "qqp": Glue("QQP", ("question1", "question2"), (accuracy, f1)),
+    "qqp": Glue("QQP", ("question1", "question2"), (accuracy, f1), names=("not_duplicate", "duplicate")),
     "mnli": Glue(
-        "MNLI", ("premise", "hypothesis"), classes=3, evaluated=("validation_matched", "validation_mismatched")
+        "MNLI", ("premise", "hypothesis"), classes=3, evaluated=("validation_matched", "validation_mismatched"),
+        names=("entailment", "neutral", "contradiction"), by_name=True,
     ),
-    "qnli": Glue("QNLI", ("question", "sentence")),
-    "rte": Glue("RTE", ("sentence1", "sentence2")),
-    "wnli": Glue("WNLI", ("sentence1", "sentence2")),
-}
+    "qnli": Glue("QNLI", ("question", "sentence"), names=ENTAILMENT, by_name=True),
+    "rte": Glue("RTE", ("sentence1", "sentence2"), names=ENTAILMENT, by_name=True),
+    "wnli": Glue("WNLI", ("sentence1", "sentence2"), names=ENTAILMENT[::-1]),
+}  # fmt: skip
 LARGEST = 5.0
 """The largest number that STS-B's annotators give; the least is 0."""
 
@@ -110,7 +116,11 @@ def read(data: str, task: Glue, folder: str) -> Mapping[str, Split]:
                     f"{data} has folders of {', '.join(others)}, and none of {folder}: put {expected} there"
                 )
             inside = Path(data)
-        tables = parquet(inside, splits, expected)
+        files = shards(inside, {split: (split,) for split in splits}, expected)
+        for place in files["train"][0].parents:
+            if place.is_relative_to(inside):
+                _require_own(place, folder)
+        tables = parquet(files)
     elif local(data):
         raise ValueError(
             f"there is no folder {data}: --data takes a data set on the hub, or a folder that has {expected}, "
@@ -124,6 +134,26 @@ def read(data: str, task: Glue, folder: str) -> Mapping[str, Split]:
     return {name: _split(f"{data}, {name} split", tables[name], task) for name in splits}
 
 
+def _require_own(place: Path, folder: str) -> None:
+    """Raise a ValueError for a folder whose name is that of another task: columns and labels are often the same."""
+    named = place.resolve().name.lower().replace("-", "")  # GLUE's own archive has STS-B and the like
+    if named in GLUE and named != folder:
+        raise ValueError(
+            f"{place} is the folder of {GLUE[named].name} by its name, and the task is {GLUE[folder].name}: give "
+            f"--task-name {named}, or in --data the folder above it with one of {folder} in it"
+        )
+
+
+def _require_own_labels(where: str, kind: Any, task: Glue) -> None:
+    """Raise a ValueError for classes that have names, in the file, which are not those of the task."""
+    names = tuple(getattr(kind, "names", ()))
+    others = [name for name, other in GLUE.items() if other.names == names and names != task.names]
+    if names and (others or not task.classes):
+        instead = f"give --task-name {others[0]}" if others else "give the data of that task"
+        own = ", ".join(task.names) or "a number"
+        raise ValueError(f"{where}: the labels are {', '.join(names)}, and {task.name} has {own}: {instead}")
+
+
 def _split(where: str, table: Any, task: Glue) -> Split:
     for name in (*task.texts, "label"):
         if name not in table.column_names:
@@ -131,17 +161,17 @@ def _split(where: str, table: Any, task: Glue) -> Split:
             raise ValueError(f"{where}: there is no column {name} (there are {there}): is this {task.name}?")
     if not len(table):
         raise ValueError(f"{where}: it has no rows: fetch it anew")
-    texts = tuple(column(where, table, name) for name in task.texts)
-    for name, held in zip(task.texts, texts, strict=True):
-        for row, text in enumerate(held):
-            if not isinstance(text, str):
-                raise ValueError(f"{where}: {name} of row {row} is {text!r}, and no text: mend or remove that row")
+    _require_own_labels(where, table.features["label"], task)
+    held = tuple(texts(where, table, name) for name in task.texts)
     labels = column(where, table, "label")
     for row, label in enumerate(labels):
         if not _allowed(label, task.classes):
             least = f"0 to {task.classes - 1}" if task.classes else f"a number from 0 to {LARGEST:g}"
-            raise ValueError(f"{where}: the label of row {row} is {label!r}, and {task.name} has {least}: mend the row")
-    return Split(texts, torch.tensor(labels, dtype=torch.long if task.classes else torch.float32))
+            mend = "mend the row"
+            if task.classes and isinstance(label, float):
+                mend = "save the column as integers"
+            raise ValueError(f"{where}: the label of row {row} is {label!r}, and {task.name} has {least}: {mend}")
+    return Split(held, torch.tensor(labels, dtype=torch.long if task.classes else torch.float32))
 
 
 def _allowed(label: Any, classes: int) -> bool:
@@ -162,12 +192,20 @@ def held_out(split: Split, most: int, share: float) -> tuple[Split, Split]:
 
 
 def write(task: Glue, folder: Path, told: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Path]:
-    """Labels and predictions of each split as files: every metric in metrics.json, and each prediction in a table."""
+    """Labels and predictions of each split as files: every metric in metrics.json, and each prediction in a table as
+    GLUE's server takes it: classes of RTE, QNLI and MNLI by name, of the others by number, a score with three decimals.
+    """
     measured = {split: task.measured(*both) for split, both in told.items()}
-    texts = {"metrics.json": json.dumps(measured, indent=1) + "\n"}
+    files = {"metrics.json": json.dumps(measured, indent=1) + "\n"}
     for split, (_, predicted) in told.items():
-        lines = (f"{i}\t{value}" for i, value in enumerate(predicted.tolist()))
-        texts[f"{split}.tsv"] = "\n".join(["index\tprediction", *lines, ""])
-    for name, text in texts.items():
+        lines = (f"{i}\t{_written(task, value)}" for i, value in enumerate(predicted.tolist()))
+        files[f"{split}.tsv"] = "\n".join(["index\tprediction", *lines, ""])
+    for name, text in files.items():
         _files.write(folder / name, text)
-    return [folder / name for name in texts]
+    return [folder / name for name in files]
+
+
+def _written(task: Glue, value: float) -> str:
+    if not task.classes:
+        return f"{value:.3f}"
+    return task.names[int(value)] if task.by_name else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,21 +19,69 @@ def local(data: str) -> bool:
     return Path(data).exists() or data.startswith((".", "/", "~")) or Path(data).parts[:1] == ("data",)
 
 
-def parquet(folder: Path, splits: Iterable[str], expected: str) -> Tables:
-    """The splits' parquet files, anywhere in the folder.
+def shards(folder: Path, splits: Mapping[str, Iterable[str]], expected: str) -> dict[str, list[Path]]:
+    """Each split's parquet files, NAME.parquet or NAME-00000-of-0000N.parquet and so on, all in one folder: ``folder``
+    or one in it, as the hub has ``data`` or that of a configuration. ``splits``: what each may be called.
 
     Raises:
-        ValueError: a split has no file, or a file cannot be read; the sentence says what is ``expected``.
+        ValueError: a split has no file, not all of its shards, or files of which some may be another's; the sentence
+        names them, and says what is ``expected``.
+    """
+    found: dict[str, list[Path]] = {}
+    for split, names in splits.items():
+        files = sorted({file for name in names for file in folder.rglob(f"{name}*.parquet")})
+        if not files:
+            raise ValueError(f"{folder} has no {split}*.parquet: put there {expected}")
+        whole = _whole(files[0], names)
+        if set(files) - whole:
+            raise ValueError(
+                f"{folder} has {_some(folder, files)}, of which one set alone can be the {split} split: give a folder "
+                f"of {split}.parquet, or all shards of it, and no other {split}*.parquet"
+            )
+        if missing := sorted(whole - set(files)):
+            raise ValueError(
+                f"{missing[0]} is missing, of the {len(whole)} files of the {split} split: fetch it, or them all"
+            )
+        found[split] = files
+    first = [files[0] for files in found.values()]
+    if len({file.parent for file in first}) > 1:
+        raise ValueError(
+            f"{folder} has {_some(folder, first)}, in several folders: put the splits that belong together in one"
+        )
+    return found
+
+
+_FORM = re.compile(r"(.+?)(-\d{5}-of-(\d{5}))?\.parquet")
+
+
+def _whole(file: Path, names: Iterable[str]) -> set[Path]:
+    """The files of the split that this one is of: itself, or all its shards; none if it has another name."""
+    held = _FORM.fullmatch(file.name)
+    if held is None or held[1] not in names:
+        return set()
+    if held[2] is None:
+        return {file}
+    return {file.with_name(f"{held[1]}-{i:05d}-of-{held[3]}.parquet") for i in range(int(held[3]))}
+
+
+def _some(folder: Path, files: Iterable[Path]) -> str:
+    """Files by name, of very many the first."""
+    names = sorted(str(file.relative_to(folder)) for file in files)
+    return " and ".join(names if len(names) < 5 else [*names[:3], f"{len(names) - 3} more"])
+
+
+def parquet(files: Mapping[str, list[Path]]) -> Tables:
+    """The splits in these files.
+
+    Raises:
+        ValueError: a file cannot be read.
     """
     import datasets
 
-    files = {split: [str(f) for f in sorted(folder.rglob(f"{split}*.parquet"))] for split in splits}
-    for split, found in files.items():
-        if not found:
-            raise ValueError(f"{folder} has no {split}*.parquet: put there {expected}")
     tables = {}
     with quiet():
-        for split, found in files.items():  # each on its own: together they are cast to the first one's columns
+        for split, paths in files.items():  # each on its own: together they are cast to the first one's columns
+            found = [str(path) for path in paths]
             try:
                 tables[split] = datasets.load_dataset("parquet", data_files={split: found})[split]
             except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
@@ -81,6 +130,15 @@ def column(where: str, table: Any, name: str) -> list[Any]:
             except UnicodeDecodeError:
                 raise ValueError(f"{where}: {name} of row {row} is not UTF-8: mend or remove that row") from None
         raise
+
+
+def texts(where: str, table: Any, name: str) -> list[str]:
+    """All rows of a column of texts; raises ValueError, with the row, for what is none. ``where``: for that."""
+    held = column(where, table, name)
+    for row, text in enumerate(held):
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: {name} of row {row} is {text!r}, and no text: mend or remove that row")
+    return held
 
 
 def hub(data: str, expected: str, configuration: str = "") -> Tables:

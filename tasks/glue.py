@@ -64,7 +64,8 @@ class Options(CommonOptions):
     """Share to remove, between 0 and 1, of what --of names. Of the weights that is of all, with the embeddings that are
     left alone (22 % of BERT base's)."""
     exclude: tuple[str, ...] = ("*embed*",)
-    """Layers to leave alone, by name or pattern."""
+    """Layers to leave alone, by name or pattern. What is given takes the place of "*embed*", the embeddings: name that
+    too to leave them alone."""
     epochs: int = 3
     """Budget of training epochs, those before the cut included."""
     record: bool = False
@@ -124,10 +125,11 @@ class LanguageUnderstanding(Task):
         self.evaluated = {name: self._tokenized(split) for name, split in splits.items()}
         self.batches_per_epoch = math.ceil(len(self.training) / options.batch)
         cut, count = self.training.truncated, sum(e.truncated for e in self.evaluated.values())
-        if cut or count:
+        held = self.validation.truncated if self.validation is not None else 0
+        if cut or held or count:
             warnings.warn(
-                f"{cut} of {len(self.training)} training examples and {count} of the evaluated ones are longer than "
-                f"--length {options.length} tokens, and are cut there",
+                f"{cut} of {len(self.training)} training examples and {held} of those held out, {count} of the "
+                f"evaluated ones are longer than --length {options.length} tokens, and are cut there",
                 stacklevel=2,
             )
 

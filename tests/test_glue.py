@@ -157,6 +157,7 @@ def no_text(path: Path) -> None:
         (rewritten(label=lambda v: [*v[:3], 2, *v[4:]]), "train split: the label of row 3 is 2, and RTE has 0 to 1"),
         (rewritten(label=lambda v: [*v[:3], -1, *v[4:]]), "train split: the label of row 3 is -1"),
         (rewritten(label=lambda v: [float(x) for x in v]), "the label of row 0 is [01].0"),
+        (rewritten(label=lambda v: [float(x) for x in v]), "RTE has 0 to 1: save the column as integers"),
         (rewritten(sentence1=lambda v: [*v[:5], None, *v[6:]]), "sentence1 of row 5 is None, and no text"),
         (rewritten(sentence2=lambda v: None), r"no column sentence2 \(there are label, sentence1\): is this RTE"),
     ],
@@ -193,6 +194,89 @@ def test_files_of_other_tasks_are_not_taken(tmp_path: Path) -> None:
         glue.make(replace(SMALL, task_name="mrpc", data=str(tmp_path), **model))
 
 
+@pytest.mark.parametrize(
+    ("kept", "given", "asked", "told"),
+    [
+        (
+            "mrpc",
+            "mrpc",
+            "rte",
+            "/mrpc is the folder of MRPC by its name, and the task is RTE: give --task-name mrpc, or",
+        ),
+        (
+            "rte",
+            "rte",
+            "stsb",
+            "/rte is the folder of RTE by its name, and the task is STS-B: give --task-name rte, or",
+        ),
+        (
+            "STS-B",
+            "STS-B",
+            "mrpc",
+            "/STS-B is the folder of STS-B by its name, .*: give --task-name stsb, or in --data",
+        ),
+        ("mrpc/data", "mrpc", "rte", "/mrpc is the folder of MRPC by its name, and the task is RTE"),
+        ("hub/mrpc/data", "hub/..", "rte", "/hub/mrpc is the folder of MRPC by its name, and the task is RTE"),
+    ],
+)
+def test_another_task_s_folder_is_not_taken_though_its_columns_are_the_same(
+    kept: str, given: str, asked: Any, told: str, tmp_path: Path
+) -> None:
+    model = sentences(tmp_path / kept)
+    with pytest.raises(ValueError, match=told):
+        glue.make(replace(SMALL, task_name=asked, data=str(tmp_path / given), **model))
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "told"),
+    [
+        (
+            ("not_equivalent", "equivalent"),
+            "rte",
+            "labels are not_equivalent, equivalent, .*: give --task-name mrpc",
+        ),
+        (("entailment", "not_entailment"), "wnli", "WNLI has not_entailment, entailment: give --task-name"),
+        (("entailment", "not_entailment"), "stsb", "and STS-B has a number: give --task-name"),
+        (("bad", "good"), "stsb", "the labels are bad, good, and STS-B has a number: give the data of that task"),
+        (("bad", "good"), "rte", ""),
+        (("entailment", "not_entailment"), "rte", ""),
+    ],
+)
+def test_labels_that_have_names_are_those_of_the_task(
+    names: tuple[str, str], asked: Any, told: str, tmp_path: Path
+) -> None:
+    model = sentences(tmp_path)
+    for split in ("train", "validation"):
+        table = datasets.Dataset.from_parquet(str(tmp_path / f"{split}.parquet"), cache_dir=str(tmp_path / "cache"))
+        named = table.cast_column("label", datasets.ClassLabel(names=list(names)))
+        named.to_parquet(tmp_path / f"{split}.parquet")
+    options = replace(SMALL, task_name=asked, data=str(tmp_path), **model)
+    if told:
+        with pytest.raises(ValueError, match=told):
+            glue.make(options)
+    else:
+        glue.make(options)
+
+
+@pytest.mark.parametrize(
+    ("task", "predicted", "written"),
+    [
+        ("rte", [0, 1], ["entailment", "not_entailment"]),
+        ("qnli", [1, 0], ["not_entailment", "entailment"]),
+        ("mnli", [0, 1, 2], ["entailment", "neutral", "contradiction"]),
+        *((task, [0, 1], ["0", "1"]) for task in ("cola", "sst2", "mrpc", "qqp", "wnli")),
+        ("stsb", [0.0, 2.34567, 5.0], ["0.000", "2.346", "5.000"]),
+    ],
+)
+def test_predictions_are_written_as_the_server_takes_them(
+    task: str, predicted: list[float], written: list[str], tmp_path: Path
+) -> None:
+    told = np.array(predicted)
+    _glue.write(GLUE[task], tmp_path, {"validation": (told, told)})
+    lines = [f"{i}\t{value}" for i, value in enumerate(written)]
+    assert (tmp_path / "validation.tsv").read_text().splitlines() == ["index\tprediction", *lines]
+
+
 # --- tokens
 
 
@@ -224,6 +308,9 @@ def test_what_is_too_long_is_cut_counted_and_said_once(tmp_path: Path) -> None:
     assert ids == ["[CLS]", *["cat"] * 8, "[SEP]", "mat", "[SEP]"]
     assert task.log() == {"truncated": task.training.truncated}
     assert task.training.truncated > 0
+    assert task.validation is not None
+    assert f" and {task.validation.truncated} of those held out, " in str(told[0].message)
+    assert task.validation.truncated > 0
 
 
 def test_batches_of_like_length_hold_every_example_once() -> None:

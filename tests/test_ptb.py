@@ -67,6 +67,32 @@ def test_parquet_as_the_hub_has_it_reads_the_same(folder: Path, tmp_path: Path) 
         torch.testing.assert_close(getattr(hub, split), getattr(plain, split))
 
 
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (["hello world", None, "hello"], "train split: text of row 1 is None, and no text: mend or remove that row"),
+        ([1, 2, 3], "train split: text of row 0 is 1, and no text: mend or remove that row"),
+    ],
+)
+def test_rows_of_parquet_files_that_are_no_text_are_named(held: list[Any], told: str, tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    for split in ("train", "validation", "test"):
+        datasets.Dataset.from_dict({"text": held}).to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(ValueError, match=f"{tmp_path}, {told}"):
+        _corpus.read(str(tmp_path))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_word(folder: Path) -> None:
+    plain = _corpus.read(str(folder))
+    for file in folder.glob("*.txt"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().lstrip())
+    marked = _corpus.read(str(folder))
+    assert marked.vocabulary == plain.vocabulary
+    assert torch.equal(marked.valid, plain.valid)
+
+
 def test_of_a_hub_data_set_splits_and_columns_are_found_or_named() -> None:
     import datasets
 

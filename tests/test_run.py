@@ -185,6 +185,7 @@ def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         (["--dropout", "0.1"], "dropout"),
         (["--environment", "Pong"], "Pong"),
         (["--widths"], "widths"),
+        (["--seed", str(2**70)], f"--seed must be below 2**64, and is {2**70}"),
     ],
 )
 def test_the_wrong_thing_typed(wrong: list[str], sentence: str, tmp_path: Path, capsys: Any) -> None:
@@ -196,6 +197,14 @@ def test_the_wrong_thing_typed(wrong: list[str], sentence: str, tmp_path: Path, 
     told = capsys.readouterr()
     assert sentence in " ".join((told.err + told.out).replace("│", " ").split())
     assert not runs.exists()
+
+
+@pytest.mark.parametrize("task", list(TINY_DATA))
+def test_an_empty_name_of_data_is_not_the_folder_one_is_in(task: str, tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as left:
+        _cli.main(task, ["--data", "", "--runs", str(tmp_path / "runs")])
+    assert left.value.code == 2
+    assert "error: --data is empty: it takes a data set's name, or a folder" in capsys.readouterr().err
 
 
 def test_a_run_folder_that_cannot_be_written(tmp_path: Path, capsys: Any) -> None:
