@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop._optimizers import listed
+from earlycrop._gradients import at_gradients
 from earlycrop.distances import Walk
 from earlycrop.event import Event
 from earlycrop.penalty import Penalty
@@ -119,7 +119,7 @@ class TickTock:
             p.requires_grad_(False)
             p.grad = None
 
-        def gather(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        def gather(optimizer: Optimizer) -> None:
             mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
             for name in norm_scales(model):
                 p = model.get_parameter(name)
@@ -127,7 +127,7 @@ class TickTock:
                     score = (p.detach() * p.grad).abs()
                     self._gathered[name] = self._gathered.get(name, torch.zeros_like(score)) + score
 
-        self._handles = [o.register_step_pre_hook(gather) for o in listed(job.optimizer)]
+        self._handles = at_gradients(job.optimizer, gather)
 
     def finished(self) -> bool:
         return self._round == self.rounds and not self._frozen and self._penalty is None

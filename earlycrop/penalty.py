@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop._optimizers import listed
+from earlycrop._gradients import at_gradients
 from earlycrop.units import norm_scales
 
 
 class Penalty:
-    """The gradient of ``weight`` times the L1 norm of all batch norm scales, added before every optimizer step."""
+    """The gradient of ``weight`` times the L1 norm of all batch norm scales, added to that of every optimizer step.
+
+    Where a step is given a closure, the gradient is added after each run of it; the loss that it returns stays its own.
+    """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], weight: float) -> None:
         self.model, self.weight = model, weight
-        self._handles = [o.register_step_pre_hook(self._add) for o in listed(optimizer)]
+        self._handles = at_gradients(optimizer, self._add)
 
     def release(self) -> None:
         """Take the hooks off."""
@@ -25,7 +27,7 @@ class Penalty:
             handle.remove()
         self._handles.clear()
 
-    def _add(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _add(self, optimizer: Optimizer) -> None:
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for scale in map(self.model.get_parameter, norm_scales(self.model)):
             if id(scale) in mine and scale.grad is not None:
