@@ -119,12 +119,14 @@ class TickTock:
             p.requires_grad_(False)
             p.grad = None
 
-        def gather(optimizer: Optimizer) -> None:
+        def gather(optimizer: Optimizer, scale: Tensor | None) -> None:
             mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
             for name in norm_scales(model):
                 p = model.get_parameter(name)
                 if id(p) in mine and p.grad is not None:
                     score = (p.detach() * p.grad).abs()
+                    if scale is not None:
+                        score = score / scale.to(score.device)
                     self._gathered[name] = self._gathered.get(name, torch.zeros_like(score)) + score
 
         self._handles = at_gradients(job.optimizer, gather)

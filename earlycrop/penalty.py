@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop._gradients import at_gradients
@@ -27,8 +27,9 @@ class Penalty:
             handle.remove()
         self._handles.clear()
 
-    def _add(self, optimizer: Optimizer) -> None:
+    def _add(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for scale in map(self.model.get_parameter, norm_scales(self.model)):
-            if id(scale) in mine and scale.grad is not None:
-                scale.grad.add_(scale.detach().sign(), alpha=self.weight)
+        for gamma in map(self.model.get_parameter, norm_scales(self.model)):
+            if id(gamma) in mine and gamma.grad is not None:
+                weight = self.weight if scale is None else self.weight * scale.to(gamma.grad.device)
+                gamma.grad.add_(gamma.detach().sign() * weight)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler, OptState
+from torch.optim import SGD
 
 from earlycrop import Pruner
 from earlycrop.gates import TickTock
@@ -37,11 +40,11 @@ def by_named_closure(model: nn.Module, optimizer: torch.optim.Optimizer, batch: 
     optimizer.step(closure=lambda: float(gradients(model, optimizer, batch).detach()))
 
 
-def trained(step: Step, method: str = "earlybird", penalty: float = 0.5, fused: bool = False) -> tuple[Any, Pruner]:
+def trained(step: Step, method: str = "earlybird", penalty: float = 0.5, kind: Any = SGD) -> tuple[Any, Pruner]:
     """Two epochs: those of earlybird have its penalty, the second of gatedecorators is a tick."""
     torch.manual_seed(0)
     model: Any = network()
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, fused=fused)
+    optimizer = kind(model.parameters(), 0.05, momentum=0.9)
     pruner = Pruner(model, optimizer, loss, method, 0.5, epochs=4, penalty=penalty)
     pruner.step(data())
     for epoch in range(2):
@@ -52,20 +55,20 @@ def trained(step: Step, method: str = "earlybird", penalty: float = 0.5, fused: 
     return model, pruner
 
 
-def gathered(step: Step, fused: bool = False) -> dict[str, Tensor]:
-    procedure = trained(step, "gatedecorators", fused=fused)[1]._procedure
+def gathered(step: Step, kind: Any = SGD) -> dict[str, Tensor]:
+    procedure = trained(step, "gatedecorators", kind=kind)[1]._procedure
     assert isinstance(procedure, TickTock)
     assert procedure.phase(2) == "tick"
     return procedure._gathered
 
 
-def require_same(step: Step, rtol: float = 0, fused: bool = False) -> None:
+def require_same(step: Step, kind: Any = SGD, rtol: float = 0) -> None:
     """Both the penalised training and what a tick gathers are those of plain steps."""
-    expected, _ = trained(plain, fused=fused)
-    unpenalised, _ = trained(plain, penalty=0.0, fused=fused)
+    expected, _ = trained(plain, kind=kind)
+    unpenalised, _ = trained(plain, penalty=0.0, kind=kind)
     assert not torch.allclose(expected[1].weight, unpenalised[1].weight, rtol=0.05)
-    torch.testing.assert_close(trained(step, fused=fused)[0].state_dict(), expected.state_dict(), rtol=rtol, atol=rtol)
-    torch.testing.assert_close(gathered(step, fused), gathered(plain, fused), rtol=rtol, atol=rtol)
+    torch.testing.assert_close(trained(step, kind=kind)[0].state_dict(), expected.state_dict(), rtol=rtol, atol=rtol)
+    torch.testing.assert_close(gathered(step, kind), gathered(plain, kind), rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("step", [by_closure, by_named_closure])
@@ -89,3 +92,39 @@ def test_each_run_of_a_closure_is_penalised_once() -> None:
 
     optimizer.step(closure)
     assert len(seen) > 2
+
+
+def scaled(scale: float, unscale: bool = False) -> Step:
+    scaler = GradScaler("cpu", scale)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None:
+        optimizer.zero_grad()
+        scaler.scale(loss(model, batch)).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+class Unscaling(SGD):
+    """Unscales by itself, in the form that is given the scaler."""
+
+    _step_supports_amp_scaling = True
+
+    def step(self, closure: Any = None, grad_scaler: Any = None) -> Any:
+        if grad_scaler is not None and grad_scaler._per_optimizer_states[id(self)]["stage"] is OptState.READY:
+            grad_scaler.unscale_(self)
+        return super().step(closure)
+
+
+@pytest.mark.filterwarnings("ignore:GradScaler is going to stop")
+@pytest.mark.parametrize("unscale", [False, True])
+@pytest.mark.parametrize("kind", [SGD, partial(SGD, fused=True), Unscaling], ids=["plain", "fused", "own"])
+def test_gradients_that_are_scaled_are_penalised_and_gathered_by_their_scale(kind: Any, unscale: bool) -> None:
+    require_same(scaled(1024.0, unscale), kind, rtol=1e-6)
+
+
+def test_a_step_that_overflows_is_not_gathered() -> None:
+    assert not gathered(scaled(float("inf")), partial(SGD, fused=True)), "no step was made"
