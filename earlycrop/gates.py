@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from earlycrop._gradients import at_gradients
@@ -119,11 +118,10 @@ class TickTock:
             p.requires_grad_(False)
             p.grad = None
 
-        def gather(optimizer: Optimizer, scale: Tensor | None) -> None:
-            mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        def gather(stepped: set[int], scale: Tensor | None) -> None:
             for name in norm_scales(model):
                 p = model.get_parameter(name)
-                if id(p) in mine and p.grad is not None:
+                if id(p) in stepped and p.grad is not None:
                     score = (p.detach() * p.grad).abs()
                     if scale is not None:
                         score = score / scale.to(score.device)

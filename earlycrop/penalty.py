@@ -15,6 +15,8 @@ class Penalty:
     """The gradient of ``weight`` times the L1 norm of all batch norm scales, added to that of every optimizer step.
 
     Where a step is given a closure, the gradient is added after each run of it; the loss that it returns stays its own.
+    An optimizer that wraps another (Lookahead, SAM) has it at the other one's step, once: SAM climbs by the gradient of
+    the loss alone, and its descent, which is the other one's step, is penalised at the weights that it goes from.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], weight: float) -> None:
@@ -27,9 +29,8 @@ class Penalty:
             handle.remove()
         self._handles.clear()
 
-    def _add(self, optimizer: Optimizer, scale: Tensor | None) -> None:
-        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    def _add(self, stepped: set[int], scale: Tensor | None) -> None:
         for gamma in map(self.model.get_parameter, norm_scales(self.model)):
-            if id(gamma) in mine and gamma.grad is not None:
+            if id(gamma) in stepped and gamma.grad is not None:
                 weight = self.weight if scale is None else self.weight * scale.to(gamma.grad.device)
                 gamma.grad.add_(gamma.detach().sign() * weight)

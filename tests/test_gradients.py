@@ -21,6 +21,7 @@ Step = Callable[[nn.Module, torch.optim.Optimizer, Any], None]
 
 def gradients(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
     optimizer.zero_grad()
+    torch.manual_seed(0)  # dropout of its own for each run would tell them apart
     value = loss(model, batch)
     value.backward()
     return value
@@ -63,12 +64,12 @@ def gathered(step: Step, kind: Any = SGD) -> dict[str, Tensor]:
 
 
 def require_same(step: Step, kind: Any = SGD, rtol: float = 0) -> None:
-    """Both the penalised training and what a tick gathers are those of plain steps."""
-    expected, _ = trained(plain, kind=kind)
-    unpenalised, _ = trained(plain, penalty=0.0, kind=kind)
-    assert not torch.allclose(expected[1].weight, unpenalised[1].weight, rtol=0.05)
-    torch.testing.assert_close(trained(step, kind=kind)[0].state_dict(), expected.state_dict(), rtol=rtol, atol=rtol)
-    torch.testing.assert_close(gathered(step, kind), gathered(plain, kind), rtol=rtol, atol=rtol)
+    """Both the penalised training and what a tick gathers are those of plain steps of plain SGD."""
+    expected, unpenalised = (dict(trained(plain, penalty=weight)[0].named_parameters()) for weight in (0.5, 0.0))
+    assert not torch.allclose(expected["1.weight"], unpenalised["1.weight"], rtol=0.05)
+    got = dict(trained(step, kind=kind)[0].named_parameters())
+    torch.testing.assert_close(got, expected, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(gathered(step, kind), gathered(plain), rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("step", [by_closure, by_named_closure])
@@ -99,6 +100,7 @@ def scaled(scale: float, unscale: bool = False) -> Step:
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None:
         optimizer.zero_grad()
+        torch.manual_seed(0)
         scaler.scale(loss(model, batch)).backward()
         if unscale:
             scaler.unscale_(optimizer)
@@ -128,3 +130,78 @@ def test_gradients_that_are_scaled_are_penalised_and_gathered_by_their_scale(kin
 
 def test_a_step_that_overflows_is_not_gathered() -> None:
     assert not gathered(scaled(float("inf")), partial(SGD, fused=True)), "no step was made"
+
+
+class Around(torch.optim.Optimizer):
+    """Steps by another one, with the same groups, as Lookahead does."""
+
+    def __init__(self, parameters: Any, *given: Any, **options: Any) -> None:
+        self.base_optimizer = SGD(parameters, *given, **options)
+        super().__init__(self.base_optimizer.param_groups, {})
+        self.param_groups = self.base_optimizer.param_groups
+
+    def step(self, closure: Any = None) -> Any:
+        return self.base_optimizer.step(closure)
+
+
+class Climbing(Around):
+    """SAM whose climb has the length 0, and which so is what it wraps."""
+
+    def moved(self) -> list[Any]:
+        return [p for p in self.param_groups[0]["params"] if p.grad is not None]
+
+    def first_step(self) -> None:
+        for p in self.moved():
+            self.state[p]["climb"] = 0.0 * p.grad
+            p.data += self.state[p]["climb"]
+
+    def second_step(self) -> None:
+        for p in self.moved():
+            p.data -= self.state[p]["climb"]
+        self.base_optimizer.step()
+
+    def step(self, closure: Any = None) -> Any:
+        self.first_step()
+        closure()
+        self.second_step()
+
+
+def climbing(model: nn.Module, optimizer: Any, batch: Any) -> None:
+    gradients(model, optimizer, batch)
+    optimizer.first_step()
+    gradients(model, optimizer, batch)
+    optimizer.second_step()
+
+
+def climbing_by_closure(model: nn.Module, optimizer: Any, batch: Any) -> None:
+    gradients(model, optimizer, batch)
+    optimizer.step(lambda: gradients(model, optimizer, batch))
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [(Around, plain), (Around, by_closure), (Climbing, climbing), (Climbing, climbing_by_closure)],
+)
+def test_an_optimizer_around_another_is_penalised_and_gathered_once(kind: Any, step: Step) -> None:
+    require_same(step, kind)
+
+
+class Derived(SGD):
+    """Calls the step of its base class, which torch hooks as well once it has made one of that."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("step", [plain, by_closure])
+def test_a_step_that_calls_its_base_class_s_is_penalised_and_gathered_once(step: Step) -> None:
+    require_same(step, Derived)
+
+
+def test_a_step_that_failed_does_not_end_the_penalty() -> None:
+    def failing(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None:
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step(lambda: 1 / 0)
+        plain(model, optimizer, batch)
+
+    require_same(failing, Derived)
