@@ -12,7 +12,7 @@ from torch.amp.grad_scaler import OptState
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop._optimizers import listed
+from earlycrop._optimizers import hooked, listed
 
 Act = Callable[[set[int], Tensor | None], None]
 """Is given the ids of the parameters, and what their gradients are multiplied by, if they are."""
@@ -28,7 +28,7 @@ def at_gradients(optimizer: Optimizer | Sequence[Optimizer], act: Act) -> list[R
     ``scale``: the loss scale of a ``GradScaler`` that leaves unscaling to the step (of a fused optimizer), or None. A
     step that will be left out, as it overflowed, has no gradients to go by.
     """
-    return [one.register_step_pre_hook(_BeforeStep(act)) for one in listed(optimizer)]
+    return [one.register_step_pre_hook(_BeforeStep(act)) for one in hooked(optimizer)]
 
 
 class _Given(dict[str, Any]):

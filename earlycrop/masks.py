@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop._optimizers import listed, require_its_optimizers
+from earlycrop._optimizers import hooked, listed, require_its_optimizers
 from earlycrop._wrappers import insides_of, shapes_of, unwrapped
 from earlycrop.units import matrices
 
@@ -68,7 +68,7 @@ class Masks:
         for own in copied:
             for name, bits in self._bits.items():
                 _zero(own[name], bits)
-        for one in listed(optimizer):
+        for one in hooked(optimizer):
             self._handles.append(one.register_step_post_hook(self._after_step))
 
     @classmethod

@@ -166,6 +166,27 @@ class Climbing(Around):
         self.second_step()
 
 
+class Forwarding(torch.optim.Optimizer):
+    """As accelerate's: it is set up as no optimizer, and takes no hooks."""
+
+    def __init__(self, parameters: Any, *given: Any, **options: Any) -> None:
+        self.optimizer = SGD(parameters, *given, **options)
+
+    @property
+    def param_groups(self) -> Any:  # type: ignore[override]
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        return self.optimizer.state
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
 def climbing(model: nn.Module, optimizer: Any, batch: Any) -> None:
     gradients(model, optimizer, batch)
     optimizer.first_step()
@@ -180,7 +201,14 @@ def climbing_by_closure(model: nn.Module, optimizer: Any, batch: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "step"),
-    [(Around, plain), (Around, by_closure), (Climbing, climbing), (Climbing, climbing_by_closure)],
+    [
+        (Around, plain),
+        (Around, by_closure),
+        (Forwarding, plain),
+        (Forwarding, by_closure),
+        (Climbing, climbing),
+        (Climbing, climbing_by_closure),
+    ],
 )
 def test_an_optimizer_around_another_is_penalised_and_gathered_once(kind: Any, step: Step) -> None:
     require_same(step, kind)
