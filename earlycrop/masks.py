@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from earlycrop._optimizers import hooked, listed, require_its_optimizers
+from earlycrop._parametrized import zeroless
 from earlycrop._wrappers import insides_of, shapes_of, unwrapped
 from earlycrop.units import matrices
 
@@ -73,9 +74,11 @@ class Masks:
 
     @classmethod
     def of_zeros(cls, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> Masks:
-        """Masks of every weight matrix's entries that are exactly zero now."""
+        """Masks of every weight matrix's entries that are exactly zero now, where those are zeros of the weight."""
         model = unwrapped(model)
-        return cls(model, {name: p.detach() == 0 for name, p in matrices(model).items()}, optimizer)
+        whole = zeroless(model)
+        zeros = {name: p.detach() == 0 for name, p in matrices(model).items() if id(p) not in whole}
+        return cls(model, zeros, optimizer)
 
     @property
     def removed(self) -> dict[str, Bool[Tensor, "..."]]:
