@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from earlycrop._meta import hollow
 from earlycrop._modules import SurgeryError, places, put, tensors
+from earlycrop._parametrized import parametrized, weight_shape
 from earlycrop.graph import Graph, Removed
 
 OWN = "_sizes_that_followed_a_cut"
@@ -110,6 +111,7 @@ def cut_module(module: nn.Module, keep: Keep, own: Mapping[tuple[str, str], int]
     named, where, scratch = tensors(module), places(module), Scratch()
     swap = Swap({name: (named[name], _smaller(named[name], dims, scratch)) for name, dims in keep.items()}, {}, [])
     owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in where[id(old)]}
+    owners |= {id(m): m for _, m in parametrized(module) if any(id(p) in owners for p in m.parametrizations.modules())}
     rows = {key: _rows(owner) for key, owner in owners.items()}
     try:
         for name, (old, new) in swap.tensors.items():
@@ -141,8 +143,7 @@ def _smaller(old: Tensor, dims: Mapping[int, Tensor], scratch: Scratch) -> Tenso
 
 
 def _rows(module: nn.Module) -> int:
-    weight = getattr(module, "weight", None)
-    return weight.shape[0] if isinstance(weight, Tensor) else 0
+    return next(iter(weight_shape(module)), 0)
 
 
 def _groups(module: nn.Module, rows: int) -> dict[str, int]:
@@ -155,10 +156,26 @@ def _groups(module: nn.Module, rows: int) -> dict[str, int]:
     return {}
 
 
+_SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
+    (nn.Linear, ("out_features", "in_features")),
+    (nn.modules.conv._ConvNd, ("out_channels", "in_channels")),
+    (nn.modules.batchnorm._NormBase, ("num_features",)),
+    (nn.GroupNorm, ("num_channels",)),
+    (nn.Embedding, ("num_embeddings", "embedding_dim")),
+    (nn.EmbeddingBag, ("num_embeddings", "embedding_dim")),
+    (nn.RNNBase, ("input_size", "hidden_size", "proj_size")),
+    (nn.RNNCellBase, ("input_size", "hidden_size")),
+)
+
+
+def size_names(module: nn.Module) -> tuple[str, ...]:
+    """The attributes of torch's own modules that hold a size, whether or not ``sizes`` can tell it."""
+    return next((names for kind, names in _SIZES if isinstance(module, kind)), ())
+
+
 def sizes(module: nn.Module) -> dict[str, int]:
     """The attributes of torch's own modules that hold a size, as the module's parameters have it now."""
-    weight = getattr(module, "weight", None)
-    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    shape = weight_shape(module)
     match module:
         case nn.Linear():
             return {"out_features": shape[0], "in_features": shape[1]}
@@ -167,8 +184,8 @@ def sizes(module: nn.Module) -> dict[str, int]:
         case nn.modules.conv._ConvNd():
             return {"out_channels": shape[0], "in_channels": shape[1] * module.groups}
         case nn.modules.batchnorm._NormBase():
-            held = [t for t in (module.weight, module.running_mean) if isinstance(t, Tensor)]
-            return {"num_features": held[0].shape[0]} if held else {}
+            held = shape or (() if module.running_mean is None else tuple(module.running_mean.shape))
+            return {"num_features": held[0]} if held else {}
         case nn.GroupNorm() if shape:
             return {"num_channels": shape[0]}
         case nn.Embedding() | nn.EmbeddingBag():

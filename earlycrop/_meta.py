@@ -81,6 +81,9 @@ class Weightless(TorchDispatchMode):
         """False, so that torch does not import its compiler, which takes seconds, and wrap every operation with it."""
         return False
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.run(func, args, kwargs or {}, tensors_among(args, kwargs or {}))
+
     def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Tensor]) -> Any:
         """What the operation gives; ``found``: the tensors among its arguments."""
         if self.real:

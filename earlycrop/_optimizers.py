@@ -35,6 +35,13 @@ def listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]
     return found
 
 
+def hooked(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
+    """``listed``, without wrappers that take no hooks, as they forward all to the one inside without being set up as an
+    optimizer themselves (accelerate's).
+    """
+    return [one for one in listed(optimizer) if hasattr(one, "_optimizer_step_pre_hooks") or len(listed(one)) == 1]
+
+
 def require_its_optimizers(module: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
     """Raise ValueError where an optimizer trains nothing of the module, or what the module no longer has, and TypeError
     where it is none.

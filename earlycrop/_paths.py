@@ -53,10 +53,10 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
                         kept[producer][(*best[: row.dim], i, *best[row.dim + 1 :])] = True
     for slot in graph.slots:
         if Role.DIRECTION in slot.role and slot.tensor in scores:
-            best = scores[slot.tensor].movedim(slot.dim, 0).flatten(1).argmax(1)
-            by_row = kept[slot.tensor].movedim(slot.dim, 0)
-            places = torch.unravel_index(best, by_row.shape[1:])
-            by_row[(torch.arange(len(best), device=best.device), *places)] = True
+            by_row = scores[slot.tensor].movedim(slot.dim, 0)
+            places = torch.unravel_index(by_row.flatten(1).argmax(1), by_row.shape[1:])
+            every = torch.arange(len(by_row), device=by_row.device)
+            kept[slot.tensor].movedim(slot.dim, 0)[(every, *places)] = True
     return kept
 
 

@@ -35,10 +35,11 @@ from earlycrop.masks import Masks
 from earlycrop.shuffle import shuffled_nodes, shuffled_weights
 from earlycrop.surgeon import SurgeryError, shrink, uncertified
 from earlycrop.trace import trace, traced_again
-from earlycrop.units import matrices, node_scores, node_sums, norm_scales, unscored, weight_scores
+from earlycrop.units import matrices, node_scores, node_sums, norm_scales, removable, unscored, weight_scores
 
 Choose = Callable[[Graph, Tensor, int, Bounds], Choice]
 """(graph, scores, how much may be left, bounds) -> which nodes go."""
+WHOLE = "stays whole: a zero in it is none in the weight that its parametrization makes of it"
 CERTIFIED = "whether the certificate of a cut holds"
 
 
@@ -159,11 +160,12 @@ def zero_weights(
 ) -> dict[str, Any]:
     """Rounds of score, choose and mask; what the event says of them."""
     model = unwrapped(model)
-    every, bounds = matrices(model), weight_bounds(model, request.limits)
-    if not any(p.requires_grad for p in every.values()):
-        raise ValueError("the model has no trained weight matrix: there is nothing to prune")
+    every, free, bounds = matrices(model), removable(model), weight_bounds(model, request.limits)
+    if not free:
+        raise ValueError("the model has no trained weight matrix that can hold zeros: there is nothing to prune")
+    whole = [f"'{n}' {WHOLE}" for n, p in every.items() if p.requires_grad and n not in free]
     dense = sum(p.numel() for p in every.values())
-    fixed = sum(p.numel() for p in every.values() if not p.requires_grad)
+    fixed = dense - sum(p.numel() for p in free.values())
     floors: set[str] = set()
     graph = trace(model, lambda m: loss(m, batches[0]))
     left, alive, keep = dense, None, None
@@ -186,7 +188,7 @@ def zero_weights(
     return {
         "dense": dense, "left": left, "floors": tuple(sorted(floors)), "whole": (), "difference": None,
         "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks, "bounds": bounds,
-        "layers": weights_left(every, choice.removed), "notes": _notes(request, model),
+        "layers": weights_left(every, choice.removed), "notes": (*_notes(request, model), *whole),
     }  # fmt: skip
 
 

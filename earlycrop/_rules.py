@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from earlycrop import _lookups, _moves, _norms, _products
 from earlycrop._meta import tensors_among
 from earlycrop._vanish import vanishes
-from earlycrop._watch import PARTS, UNKNOWN, Arguments, Options, Watch
+from earlycrop._watch import NOT_UNDERSTOOD, PARTS, UNKNOWN, Arguments, Options, Watch
 
 aten: Any = torch.ops.aten
 Rule: TypeAlias = Callable[[Watch, Any, Arguments, Options, list[Tensor]], None]
@@ -113,7 +113,7 @@ def _elementwise(watch: Watch, operation: Any, arguments: Arguments, options: Op
 
 def _unknown(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     for t in tree_leaves((arguments, options)):
-        watch.freeze(watch.fields(t), "this operation is not understood")
+        watch.freeze(watch.fields(t), NOT_UNDERSTOOD)
     for result in results:
         watch.learn(result)
 

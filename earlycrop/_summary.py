@@ -11,8 +11,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from earlycrop._fields import Field
-from earlycrop._watch import Reason, Work
-from earlycrop.graph import Graph, Layer, Removed, total
+from earlycrop._watch import NOT_UNDERSTOOD, Reason, Work
+from earlycrop.graph import Graph, Layer, Removed, Slot, total
 
 UNUSED = "no other weight uses its outputs"
 SIZES = "sizes taken from the tensors in the forward (x.shape[-1], or -1 in a view) instead of a number"
@@ -34,8 +34,7 @@ HELP = {
     "random numbers are drawn for it in evaluation too": "draw them in training only",
     "a size seems to be written into it": SIZES,
     "a size is written into it": SIZES,
-    "this operation is not understood": "the same in operations on whole channels: linear, convolution, elementwise, "
-    "view, permute, sum",
+    NOT_UNDERSTOOD: "the same in operations on whole channels: linear, convolution, elementwise, view, permute, sum",
     UNUSED: "nothing: it does not matter to what the model returns",
 }
 """The beginning of a reason -> what would help. A reason that is not here speaks for itself."""
@@ -111,13 +110,13 @@ def summary(graph: Graph, kinds: Mapping[str, str] | None = None, shares: tuple[
         macs=graph.cost("macs"),
         rest_parameters=parameters - sum(r.parameters for r in rows),
         rows=rows,
-        frozen=_regions(graph.layers),
+        frozen=_regions((*graph.layers, *_opaque(graph))),
         cuts=tuple(_outlook(graph, share) for share in (*shares, None)),
     )
 
 
 def _rows(graph: Graph, kinds: Mapping[str, str]) -> tuple[Row, ...]:
-    layers = {layer.name: layer for layer in graph.layers}
+    layers = {layer.name: layer for layer in (*_opaque(graph), *graph.layers)}
     matrices = {w.module for w in (*graph.costs("weights"), *graph.work)}
     costs = {of: graph.costs(of) for of in ("parameters", "macs")}
     own = {of: _by_module(costs[of], graph.count) for of in costs}
@@ -135,6 +134,22 @@ def _rows(graph: Graph, kinds: Mapping[str, str]) -> tuple[Row, ...]:
             )
         )  # fmt: skip
     return tuple(rows)
+
+
+def _opaque(graph: Graph) -> list[Layer]:
+    """The matrices that only an operation that is not understood makes something of: nobody knows their outputs, and
+    their first dimension stands for them.
+    """
+    slots: dict[str, list[Slot]] = {}
+    for s in graph.slots:
+        if s.tensor in graph.parameters and len(graph.shapes[s.tensor]) > 1:
+            slots.setdefault(s.tensor, []).append(s)
+    found = []
+    for held in slots.values():
+        reasons = tuple(dict.fromkeys(r for s in held for r in s.reasons if r.why == NOT_UNDERSTOOD))
+        if reasons and not any(s.role for s in held):
+            found.append(Layer(held[0].layer, held[0].nodes, np.zeros(held[0].nodes.size, bool), reasons))
+    return found
 
 
 def _by_module(costs: tuple[Work, ...], count: int) -> dict[str, int]:

@@ -83,6 +83,9 @@ Numbers: TypeAlias = tuple[str, tuple[float, ...]]
 PARTS = "parts"
 """In place of the name: how much of a dimension each part of a split or slice has."""
 
+NOT_UNDERSTOOD = "this operation is not understood"
+"""Why channels may not be cut that an operation without a rule was given."""
+
 
 class Watch:
     """Fields of the tensors of one run, and the joins, freezes, roles and work that its operations imply."""

@@ -22,7 +22,7 @@ from earlycrop._ranking import Ranking, ranked
 from earlycrop._watch import Work
 from earlycrop.graph import Graph, Removed, total
 from earlycrop.limits import NO_BOUNDS, Bounds, Limits, layer_of, layers_of
-from earlycrop.units import matrices
+from earlycrop.units import matrices, removable
 
 MEASURES = ("weights", "nodes", "macs", "bytes", "time")
 """What a sparsity can be a share of; time is that of a training step on this device."""
@@ -106,9 +106,9 @@ def weight_bounds(model: nn.Module, limits: Limits) -> Bounds:
         ValueError: see :meth:`Limits.resolved`; or a ceiling is below a floor.
     """
     widths, movable = Counter[str](), Counter[str]()
-    for name, p in matrices(model).items():
-        widths[layer_of(name)] += p.numel()
-        movable[layer_of(name)] += p.numel() if p.requires_grad else 0
+    for every, count in ((matrices(model), widths), (removable(model), movable)):
+        for name, p in every.items():
+            count[layer_of(name)] += p.numel()
     bounds = limits.resolved(list(widths), widths, movable)
     for name, most in bounds.most.items():
         if bounds.least.get(name, 0) > most:

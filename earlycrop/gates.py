@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop._optimizers import listed
+from earlycrop._gradients import at_gradients
 from earlycrop._rounds import Before
 from earlycrop.distances import Walk
 from earlycrop.event import Event
@@ -111,15 +110,16 @@ class TickTock:
             p.requires_grad_(False)
             p.grad = None
 
-        def gather(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        def gather(stepped: set[int], scale: Tensor | None) -> None:
             for name in norm_scales(model):
                 p = model.get_parameter(name)
-                if id(p) in mine and p.grad is not None:
+                if id(p) in stepped and p.grad is not None:
                     score = (p.detach() * p.grad).abs()
+                    if scale is not None:
+                        score = score / scale.to(score.device)
                     self._gathered[name] = self._gathered.get(name, torch.zeros_like(score)) + score
 
-        self._handles = [o.register_step_pre_hook(gather) for o in listed(job.optimizer)]
+        self._handles = at_gradients(job.optimizer, gather)
 
     def finished(self) -> bool:
         return self._round == self.rounds and not self._frozen and self._penalty is None

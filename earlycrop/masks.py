@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from earlycrop._modules import places
-from earlycrop._optimizers import listed, require_its_optimizers
+from earlycrop._optimizers import hooked, listed, require_its_optimizers
+from earlycrop._parametrized import zeroless
 from earlycrop._wrappers import insides_of, shapes_of, unwrapped
 from earlycrop.units import matrices
 
@@ -62,7 +63,7 @@ class Masks:
         self._bits = {name: _bits(parameters[name], gone) for name, gone in removed.items()}
         where = places(model)
         self._spots = [(owner, place, name) for name in removed for owner, place in where[id(parameters[name])]]
-        self._optimizers = listed(optimizer)
+        self._optimizers = hooked(optimizer)
         self._pairs = self._found()
         self._averages = [(own[name], bits) for own in copied for name, bits in self._bits.items()]
         self._loaded = _Loaded()
@@ -74,10 +75,13 @@ class Masks:
 
     @classmethod
     def of_zeros(cls, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> Masks:
-        """Masks of every weight matrix's entries that are exactly zero now; those of whole numbers are left alone."""
+        """Masks of every weight matrix's entries that are exactly zero now, where those are zeros of the weight; those
+        of whole numbers are left alone.
+        """
         model = unwrapped(model)
+        whole = zeroless(model)
         real = {name: p for name, p in matrices(model).items() if p.is_floating_point() or p.is_complex()}
-        return cls(model, {name: p.detach() == 0 for name, p in real.items()}, optimizer)
+        return cls(model, {name: p.detach() == 0 for name, p in real.items() if id(p) not in whole}, optimizer)
 
     @property
     def removed(self) -> dict[str, Bool[Tensor, "..."]]:

@@ -152,9 +152,9 @@ def would_remove(
             choose_nodes(graph, scores, allowed, request.of, node_bounds(graph, request.limits)).removed
         )
     weights = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
-    every = matrices(model)
-    fixed = sum(p.numel() for p in every.values() if not p.requires_grad)
-    allowed = limit(sum(p.numel() for p in every.values()), request.targets[-1])
+    dense = sum(p.numel() for p in matrices(model).values())
+    fixed = dense - sum(s.numel() for s in weights.values())
+    allowed = limit(dense, request.targets[-1])
     bounds = weight_bounds(model, request.limits)
     choice = choose_weights(weights, allowed, path_weights(graph, weights), None, fixed, bounds)
     return torch.cat([gone.flatten() for gone in choice.removed.values()])

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from earlycrop._arguments import require_shapes
-from earlycrop._cut import OWN, sizes
+from earlycrop._cut import OWN, size_names
 from earlycrop._modules import places, put, tensors
 from earlycrop._wrappers import stored
 
@@ -97,7 +97,7 @@ def adopt(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, path: str |
         else:
             put(where[id(old)], t.to(old.device))
     for name, held in plan.items():
-        own = set(held) - set(sizes(modules[name])) - set(_GROUPS)
+        own = set(held) - set(size_names(modules[name])) - set(_GROUPS)
         if own:
             modules[name].__dict__.setdefault(OWN, set()).update(own)
         for attribute, value in held.items():
@@ -128,9 +128,10 @@ def load_state(path: str | os.PathLike[str]) -> Any:
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
-    groups = {a: int(getattr(module, a)) for a in _GROUPS if isinstance(getattr(module, a, None), int)}
-    held = {**sizes(module), **{a: getattr(module, a) for a in sorted(vars(module).get(OWN, ()))}}
-    return {**held, **groups} if held else {}
+    """As its attributes say: they followed every cut, and what they are worked out from may be a parametrization."""
+    names = [*size_names(module), *sorted(vars(module).get(OWN, ()))]
+    held = {a: getattr(module, a) for a in names if isinstance(getattr(module, a, None), int)}
+    return {**held, **{a: getattr(module, a) for a in _GROUPS if held and isinstance(getattr(module, a, None), int)}}
 
 
 def _packed(state: Any, held: dict[str, Tensor]) -> Any:

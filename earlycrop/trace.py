@@ -99,9 +99,9 @@ def _traced(model: nn.Module, example: Any, together: Mapping[tuple[str, int], F
     for name, t in held.items():
         if t.is_floating_point() or t.is_complex():
             slots[name] = watch.enter(t, weight=name in trained)
-    for (name, dim), numbers in together.items():
+    for (name, dim), equal in together.items():
         if (vector := slots[name][dim]) is not None:
-            _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+            _, first, which = np.unique(equal, return_index=True, return_inverse=True)
             watch.join(vector, vector[first[which]])
     _freeze_attention(watch, copied)
     running = Running(copied)

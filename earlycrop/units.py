@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from earlycrop._modules import NORMS, walk
+from earlycrop._parametrized import zeroless
 from earlycrop._processes import Peers, of_the_first
 from earlycrop._synaptic import synaptic_flow
 from earlycrop._watch import Reason, Role
@@ -30,6 +31,12 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.ndim > 1}
 
 
+def removable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weight matrices that can lose entries: those that are trained, and can hold zeros."""
+    whole = zeroless(model)
+    return {name: p for name, p in matrices(model).items() if p.requires_grad and id(p) not in whole}
+
+
 def weight_scores(
     model: nn.Module,
     criterion: Criterion,
@@ -38,13 +45,13 @@ def weight_scores(
     batch_statistics: bool = False,
     group: Peers = None,
 ) -> Tensors:
-    """A score for each entry of each trained weight matrix; gates stand on single weights. ``group``: processes that
-    score together, see :func:`earlycrop.flow.flow`.
+    """A score for each entry of each weight matrix that can lose some; gates stand on single weights. ``group``:
+    processes that score together, see :func:`earlycrop.flow.flow`.
 
     Raises:
         ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.flow.flow`.
     """
-    trained = {name: p.detach() for name, p in matrices(model).items() if p.requires_grad}
+    trained = {name: p.detach() for name, p in removable(model).items()}
     if criterion.effect is None:
         return {name: of_the_first(torch.rand(p.shape, device=p.device), group) for name, p in trained.items()}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from earlycrop import Masks, prune
+from tests.test_gradients import Forwarding
 
 OPTIMIZERS: dict[str, Any] = {
     "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
@@ -65,6 +66,18 @@ def test_weights_stay_at_zero(name: str) -> None:
             assert bool((p[removed[n]] == 0).all())
             assert bool((p.grad[removed[n]] == 0).all())  # type: ignore[index]
     assert any(not torch.equal(p[~removed[n]], kept_before[n][~removed[n]]) for n, p in model.named_parameters())
+
+
+def test_weights_stay_at_zero_under_a_wrapper_that_takes_no_hooks() -> None:
+    model = network()
+    optimizer = Forwarding(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, optimizer, 3)
+    removed = removed_of(model)
+    Masks(model, removed, optimizer)
+    for p in optimizer.state:
+        optimizer.state[p]["momentum_buffer"].fill_(1)
+    train(model, optimizer, 1)
+    assert all(bool((p[removed[n]] == 0).all()) for n, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop"])

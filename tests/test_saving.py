@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import register_parametrization
 
 import earlycrop
 from earlycrop import Masks, SavingError, shrink, trace
@@ -45,6 +47,39 @@ def test_what_was_loaded_can_be_trained(tmp_path: Path) -> None:
     assert [p.requires_grad for p in fresh.parameters()] == [p.requires_grad for p in model.parameters()]
     fresh(example).mean().backward()
     assert fresh.embedding.weight.grad is not None
+
+
+class Counting(nn.Module):
+    """A parametrization with a buffer, which counts its runs in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        self.runs += self.training
+        return 1 * weight
+
+
+def parametrized(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    counted = nn.Linear(6, 8, bias=False)
+    register_parametrization(counted, "weight", Counting())
+    return nn.Sequential(spectral_norm(nn.Linear(4, 6)), nn.ReLU(), counted, nn.ReLU(), nn.Linear(8, 2))
+
+
+def test_parametrizations_are_not_run_by_a_cut_nor_by_saving_and_loading(tmp_path: Path) -> None:
+    model, x = parametrized(0).train(), torch.randn(3, 4)
+    graph = trace(model, x)
+    before = fresh_state(model)
+    assert shrink(model, graph, [1, 2]).weights_after < graph.cost("weights")
+    assert (model[2].in_features, model[2].out_features) == (6, 6)
+    earlycrop.save(model, tmp_path)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    fresh = earlycrop.load(tmp_path, parametrized(1).train())
+    torch.testing.assert_close(fresh.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert (fresh[2].in_features, fresh[2].out_features) == (6, 6)
 
 
 def test_zeros_come_back_as_zeros(tmp_path: Path) -> None:
