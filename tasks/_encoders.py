@@ -95,7 +95,7 @@ def _positions(source: str, config: Any) -> float:
             model = load("transformers").AutoModelForSequenceClassification.from_config(config)
     except (ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"the model {source} cannot be made ({first_line(error)}): mend its config.json") from None
-    most = getattr(config, "max_position_embeddings", None)
+    most: float | None = getattr(config, "max_position_embeddings", None)
     if most is None or most < 0:
         return math.inf
     for name, module in model.named_modules():

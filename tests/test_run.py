@@ -185,6 +185,9 @@ def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         (["--dropout", "0.1"], "dropout"),
         (["--environment", "Pong"], "Pong"),
         (["--widths"], "widths"),
+        (["--method", "dense", "--exclude", "trunk.9"], "no layer with a weight matrix matches 'trunk.9'"),
+        (["--method", "dense", "--floors", "trnk.0", "4"], "no layer with a weight matrix matches 'trnk.0'"),
+        (["--method", "dense", "--ceilings", "*.qery", "0.5"], "no layer with a weight matrix matches '*.qery'"),
         (["--seed", str(2**70)], f"--seed must be below 2**64, and is {2**70}"),
     ],
 )
