@@ -27,7 +27,7 @@ from tasks.nets.psmm import PSMM, Memory, Mixture
 TRAINING, SCORING = 0, 1
 STREAMS, STRETCH = 16, 16
 """An evaluated text is read in so many places at once, and in stretches of so many words."""
-STATE = ("rate", "progress", "best", "size", "told")
+STATE = ("rate", "progress", "best", "size", "told", "marks")
 """What a checkpoint keeps of the task."""
 
 
@@ -149,6 +149,7 @@ class LanguageModelling(Task):
         self.rate, self.progress, self.size = options.learning_rate, 0.0, 0
         self.best: float | None = None
         self.told: tuple[float, int] | None = None
+        self.marks: list[list[Any]] = []  # progress, and rate, best and size from there on
 
     def model(self) -> nn.Module:
         """A pointer sentinel mixture model, or without a window an LSTM language model."""
@@ -160,13 +161,16 @@ class LanguageModelling(Task):
         return torch.optim.Adam(model.parameters(), self.options.learning_rate, fused=True)
 
     def learning_rate(self, progress: float) -> float:
-        """The rate that validation has left; where training is taken back to an earlier point, it starts anew."""
+        """The rate that validation has left, or where training is taken back to an earlier point, had left there."""
         if progress < self.progress:
-            self.rate, self.best, self.told = self.options.learning_rate, None, None
+            self.marks = [mark for mark in self.marks if mark[0] <= progress]
+            there: list[Any] = self.marks[-1] if self.marks else [0.0, self.options.learning_rate, None, 0]
+            (_, self.rate, self.best, self.size), self.told = there, None
         if self.told is not None:
             self._settle(*self.told)
-            self.told = None
-        self.progress = progress
+        if self.told is not None or not self.marks:
+            self.marks = [*self.marks, [progress, self.rate, self.best, self.size]]
+        self.progress, self.told = progress, None
         return self.rate
 
     def _settle(self, perplexity: float, size: int) -> None:
@@ -248,7 +252,7 @@ class LanguageModelling(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the learning rate where it was."""
         for name in STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, {"marks": [], **state}[name])  # of old checkpoints, which have none
 
 
 def make(options: Options) -> Task:
