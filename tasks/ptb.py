@@ -20,6 +20,7 @@ from tasks import Task
 from tasks._corpus import read
 from tasks._evaluating import evaluating, location
 from tasks._options import Options as CommonOptions
+from tasks._sameness import Known, digest
 from tasks._sentences import require
 from tasks._sequences import Batch, chunks, parts, streams
 from tasks.nets.psmm import PSMM, Memory, Mixture
@@ -156,6 +157,12 @@ class LanguageModelling(Task):
         options = self.options
         return PSMM(len(self.corpus.vocabulary), options.embedding, options.widths, options.window, options.dropout)
 
+    def trained_on(self) -> Known:
+        """The text's size, its vocabulary's, and a digest of all that is read."""
+        corpus = self.corpus
+        read = digest(*corpus.vocabulary, self.words, corpus.valid, corpus.test)
+        return {"words": len(self.words), "vocabulary": len(corpus.vocabulary), "digest of the text": read}
+
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Adam."""
         return torch.optim.Adam(model.parameters(), self.options.learning_rate, fused=True)
@@ -243,7 +250,8 @@ class LanguageModelling(Task):
                 told = model(tokens.to(device), memory, remember=True)
                 memory = told.memory if carry else None
                 total += float(mean(told, targets.to(device))) * int((targets >= 0).sum())
-        return float(np.exp(total / len(words)))
+        with np.errstate(over="ignore"):  # infinite then, and for the training loop to say
+            return float(np.exp(total / len(words)))
 
     def state_dict(self) -> dict[str, Any]:
         """How far the learning rate has come down, and what validation has told it."""

@@ -16,6 +16,7 @@ from torch import nn
 import earlycrop
 from tasks import _cli, _corpus, ptb
 from tasks._sequences import PADDING, Batch, chunks, parts, streams
+from tasks._store import RunError
 from tasks.nets.psmm import PSMM
 from tests.runs import log_of, until
 from tests.tiny_data import text
@@ -395,6 +396,32 @@ def test_a_run_stopped_and_resumed_ends_in_the_same_numbers(method: str, folder:
         assert {k: a.get(k) for k in ("loss", "perplexity", "learning_rate")} == {
             k: b.get(k) for k in ("loss", "perplexity", "learning_rate")
         }
+
+
+def test_a_perplexity_without_end_is_a_training_that_has_diverged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", str(folder), "--runs", str(tmp_path / "runs"), "--method", "dense", "--epochs", "2"]
+    given += ["--embedding", "8", "--widths", "8", "--window", "5", "--batch", "4", "--length", "8", "--dropout", "0"]
+    with pytest.raises(SystemExit) as left:
+        _cli.main("ptb", [*given, "--learning-rate", "1000", "--clip", "None"])
+    assert left.value.code == 1
+    assert "the perplexity is inf after epoch 1: training has diverged" in capsys.readouterr().err
+    assert "Infinity" not in next((tmp_path / "runs").glob("ptb-*/log.jsonl")).read_text()
+
+
+@pytest.mark.parametrize("changed", ["vocabulary", "digest of the text"])
+def test_a_run_does_not_go_on_with_another_text(changed: str, folder: Path, tmp_path: Path) -> None:
+    options = replace(SMALL, data=str(folder), epochs=2, widths=(7,))
+    with pytest.raises(KeyboardInterrupt):
+        until(1, "ptb", options, tmp_path / "runs")
+    train = folder / "ptb.train.txt"
+    held = train.read_text()
+    train.write_text(held.replace("w0 ", "new ", 1) if changed == "vocabulary" else held.replace("w0 w5", "w5 w0"))
+    with pytest.raises(RunError, match=rf"any more \(.*{changed} was .+\): give the old ones, or move .* --runs"):
+        until(9, "ptb", options, tmp_path / "runs")
+    train.write_text(held)
+    until(9, "ptb", options, tmp_path / "runs")
 
 
 def test_it_learns_what_follows_what(tmp_path: Path) -> None:
