@@ -121,10 +121,10 @@ class Pruner:
         """What will be pruned; None for a method that prunes nothing."""
         self._procedure: Procedure | None = None
         self._hooked = False
+        limits.require_known(inside)
         if method.criterion is not None:
             targets = method.schedule(sparsity, rounds)
             self.request = Request(method.criterion, method.structured, targets, of, gate, limits, shuffled, statistics)
-            limits.require_known(inside)
             group = group or group_of(model)
             self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions, group)
             weight = method.penalty if penalty is None else penalty

@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # a worker process (tasks._worker) is there sooner without to
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from tasks._sameness import Known
+
 
 class Task(Protocol):
     """What a domain brings to the training loop. A task that is a subclass inherits what has a body here."""
@@ -50,6 +52,10 @@ class Task(Protocol):
 
     def learning_rate(self, progress: float) -> float:
         """The learning rate when ``progress`` (0 to 1) of the training is done."""
+
+    def trained_on(self) -> Known:
+        """What tells the data from others of the same name, for a run that goes on; nothing where there are none."""
+        return {}
 
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Any]:
         """The training batches of epoch ``epoch`` (from 1). They may depend on the model as it is when each is drawn.

@@ -13,6 +13,7 @@ from torch import nn
 
 from earlycrop import METHODS
 from tasks._options import Options
+from tasks._sameness import Known
 from tasks._store import RunError, Store, checkpoint, read_checkpoint
 
 FREE = (
@@ -60,16 +61,16 @@ def require_kept(options: Options, store: Store) -> None:
         )
 
 
-def start(options: Options, config: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+def start(options: Options, config: dict[str, Any], model: nn.Module, data: Known) -> dict[str, Any]:
     """Bring ``model`` to where the dense run was; the state of its checkpoint.
 
     Raises:
-        RunError: the checkpoint cannot be read.
+        RunError: the checkpoint cannot be read, or the data are others.
     """
     assert options.branch_from is not None
     folder = options.branch_from
     where = checkpoint(folder, int(options.trigger))
     try:
-        return read_checkpoint(where, model, lambda c: accept(c, config, folder), "leave out --branch-from")
+        return read_checkpoint(where, model, data, lambda c: accept(c, config, folder), "leave out --branch-from")
     except ValueError as error:
         raise RunError(str(error)) from None

@@ -21,7 +21,7 @@ from tasks import Task, _branch, _ranks
 from tasks._options import Options
 from tasks._record import Result
 from tasks._run import device_of, fresh, pruner_of, run
-from tasks._store import RunError, Shared, Store, configuration
+from tasks._store import RunError, Shared, Store, configuration, identity
 from tasks._training import DivergedError
 
 
@@ -49,12 +49,14 @@ def main(
         store = (Shared if _ranks.rank() else opened)(options.runs, config)
     except (ValueError, RunError) as error:
         fail(str(error), 2)
+    except KeyboardInterrupt:  # data are read and tokenized here, which may take long
+        _stopped(options.runs / identity(configuration(name, options)))
     try:
         _branch.require_kept(options, store)
         result = _ranks.of_the_first(store.result()) or _with_progress(name, task, options, store, total)
         pictures = _drawn(task, options, store) if options.record else []
     except KeyboardInterrupt:
-        fail(f"stopped: the same command goes on from the last checkpoint in {store.folder}", 130)
+        _stopped(store.folder)
     except DivergedError as error:
         fail(str(error), 1)
     except RunError as error:
@@ -113,6 +115,13 @@ def fail(sentence: str, code: int, alone: bool = False) -> NoReturn:
         print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
     _ranks.break_off(code)
     raise SystemExit(code)
+
+
+def _stopped(folder: Path) -> NoReturn:
+    """Say after Ctrl-C how it goes on, and leave."""
+    if not folder.exists():
+        fail("stopped: nothing was trained yet, and the same command starts anew", 130)
+    fail(f"stopped: the same command goes on from the last checkpoint in {folder}", 130)
 
 
 def _with_progress(name: str, task: Task, options: Options, store: Store, total: int) -> Result:

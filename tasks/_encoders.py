@@ -95,10 +95,9 @@ def _positions(source: str, config: Any) -> float:
             model = load("transformers").AutoModelForSequenceClassification.from_config(config)
     except (ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"the model {source} cannot be made ({first_line(error)}): mend its config.json") from None
-    told: int | None = getattr(config, "max_position_embeddings", None)
-    if told is None or told < 0:
+    most: float | None = getattr(config, "max_position_embeddings", None)
+    if most is None or most < 0:
         return math.inf
-    most = told
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             most = min(most, module.num_embeddings - module.padding_idx - 1)

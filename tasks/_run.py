@@ -22,7 +22,7 @@ from tasks._outcome import living, outcome
 from tasks._record import Result
 from tasks._spent import Meter
 from tasks._store import RunError, Store
-from tasks._training import DivergedError, train
+from tasks._training import DivergedError, finite, train
 
 Report = Callable[[int, dict[str, Any]], None]
 """(epochs done, that epoch's line of the log), called after every epoch."""
@@ -97,13 +97,14 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
 def _run(name: str, task: Task, options: Options, store: Store, report: Report, meter: Meter) -> Result:
     _settle(options)
     model, optimizer = fresh(task, options)
-    state = store.load(model)
+    data = task.trained_on()
+    state = store.load(model, data)
     if not _ranks.alike(None if state is None else state["epoch"]):
         raise RunError(f"not every process sees the checkpoint in {store.folder}: give a shared folder with --runs")
     pruner = pruner_of(task, options, model, optimizer)
     branching = state is None and options.branch_from is not None
     if branching:
-        state = start(options, store.config, model)
+        state = start(options, store.config, model, data)
     epoch, seconds = 0, 0.0
     lines: list[dict[str, Any]] = []
     if state is None:
@@ -133,26 +134,28 @@ def _run(name: str, task: Task, options: Options, store: Store, report: Report, 
         store.save(model, epoch, {
             "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict(), "task": task.state_dict(),
             "rng": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "epoch": epoch, "seconds": seconds, "log": lines, "spent": spent,
+            "epoch": epoch, "seconds": seconds, "log": lines, "spent": spent, "data": dict(data),
         }, options.keep)  # fmt: skip
 
     replicas = _ranks.Replicas()
     if state is None or branching:
         checkpoint()
-    while epoch < pruner.total_epochs:
-        try:
+    try:
+        while epoch < pruner.total_epochs:
             line = _epoch(task, options, model, optimizer, pruner, epoch + 1, replicas)
-        except DivergedError as error:
-            store.write("failure.json", json.dumps(error.failure) + "\n")
-            raise
-        epoch += 1
-        seconds += line["seconds"]
-        lines.append({**line, **task.validate(model)})
-        checkpoint()
-        report(epoch, lines[-1])
-    model.eval()
-    spent = meter.so_far()
-    value, result = task.evaluate(model), None
+            line |= finite(task.validate(model), epoch + 1)
+            epoch += 1
+            seconds += line["seconds"]
+            lines.append(line)
+            checkpoint()
+            report(epoch, line)
+        model.eval()
+        spent = meter.so_far()
+        value, result = task.evaluate(model), None
+        finite({task.metric: value}, epoch)
+    except DivergedError as error:
+        store.write("failure.json", json.dumps(error.failure) + "\n")
+        raise
     if _ranks.rank() == 0:
         result = outcome(name, task, options, store, model, optimizer, pruner, seconds, spent, value)
         store.finish(result)

@@ -22,6 +22,7 @@ from tasks import Task, _ranks
 from tasks._files import write
 from tasks._options import ASIDE, LATER, Options
 from tasks._record import Result
+from tasks._sameness import Known, changed
 
 
 class RunError(RuntimeError):
@@ -54,16 +55,20 @@ def checkpoint(folder: Path, epoch: int) -> Path:
 
 
 def read_checkpoint(
-    path: Path, model: nn.Module, accept: Callable[[dict[str, Any]], None], otherwise: str
+    path: Path, model: nn.Module, data: Known, accept: Callable[[dict[str, Any]], None], otherwise: str
 ) -> dict[str, Any]:
     """Bring ``model`` to a checkpoint if ``accept`` raises nothing about its run's configuration; its state.
 
+    ``data`` are those that the run would go on with: what :meth:`tasks.Task.trained_on` says.
+
     Raises:
-        RunError: it cannot be read; the sentence ends with what to do ``otherwise``.
+        RunError: it cannot be read, or is of other data; the sentence ends with what to do ``otherwise``.
     """
     try:
         state: dict[str, Any] = earlycrop.load_state(path / "state.safetensors")
         accept(state["config"])
+        if told := changed(state.get("data", data), data):  # before a network of another size is made of it
+            raise RunError(f"the data are not those of {path} any more ({told}): give the old ones, or {otherwise}")
         earlycrop.load(path, model)
     except earlycrop.SavingError as error:
         raise RunError(f"the checkpoint cannot be read: {error}; {otherwise}") from None
@@ -134,14 +139,18 @@ class Store:
             if older.name not in kept:
                 shutil.rmtree(older)
 
-    def load(self, model: nn.Module) -> dict[str, Any] | None:
-        """Bring ``model`` to the last checkpoint; its state, or None where there is no checkpoint."""
+    def load(self, model: nn.Module, data: Known) -> dict[str, Any] | None:
+        """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""
         found = sorted(p for p in self._checkpoints.iterdir() if p.name.startswith("epoch-"))
         if not found:
             return None
         last = found[-1]
         return read_checkpoint(
-            last, model, lambda config: self._own(config, last), f"move {last} away to start the run anew"
+            last,
+            model,
+            data,
+            lambda config: self._own(config, last),
+            f"move {last} away to start the run anew, or give another folder with --runs",
         )
 
     def model(self, task: Task) -> nn.Module:
@@ -174,11 +183,11 @@ class Shared(Store):
     def close(self) -> None:
         """There is no lock."""
 
-    def load(self, model: nn.Module) -> dict[str, Any] | None:
+    def load(self, model: nn.Module, data: Known) -> dict[str, Any] | None:
         """As the first process does."""
         if not self._checkpoints.is_dir():
             raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
-        return super().load(model)
+        return super().load(model, data)
 
     def write(self, name: str, text: str) -> None:
         """The first process does."""

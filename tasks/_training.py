@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,27 @@ from tasks._store import RunError
 
 
 class DivergedError(RunError):
-    """The loss is no longer finite."""
+    """A number that must be finite no longer is."""
 
-    def __init__(self, epoch: int, step: int, loss: float) -> None:
+    def __init__(self, name: str, value: float, epoch: int, step: int | None = None) -> None:
+        where = f"after epoch {epoch}" if step is None else f"in epoch {epoch}, step {step}"
         super().__init__(
-            f"the loss is {loss} in epoch {epoch}, step {step}: training has diverged. The checkpoint of the epoch "
-            "before is kept; a lower learning rate is the usual way out"
+            f"the {name} is {value} {where}: training has diverged. The last checkpoint is kept; a lower learning rate "
+            "is the usual way out"
         )
-        self.failure = {"epoch": epoch, "step": step, "loss": str(loss)}
+        self.failure = {"epoch": epoch, **({} if step is None else {"step": step}), name: str(value)}
+
+
+def finite(told: Mapping[str, float], epoch: int) -> Mapping[str, float]:
+    """What was measured after an epoch, if all of it is finite.
+
+    Raises:
+        DivergedError: something is not.
+    """
+    for name, value in told.items():
+        if not math.isfinite(value):
+            raise DivergedError(name, value, epoch)
+    return told
 
 
 def train(
@@ -63,5 +76,5 @@ def _check(losses: list[Tensor], checked: int, epoch: int) -> int:
         losses[checked:] = _ranks.mean(torch.stack(losses[checked:])).unbind()
     for step, loss in enumerate(losses[checked:], start=checked + 1):
         if not math.isfinite(value := float(loss)):
-            raise DivergedError(epoch, step, value)
+            raise DivergedError("loss", value, epoch, step)
     return len(losses)

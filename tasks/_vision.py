@@ -22,6 +22,7 @@ from tasks._evaluating import evaluating, location
 from tasks._feed import Feed, feeds, generator, room
 from tasks._images import first, held_out, read
 from tasks._options import Options
+from tasks._sameness import Known, digest
 from tasks._sentences import require
 from tasks.nets.classifiers import network, require_fit
 
@@ -128,10 +129,15 @@ class Vision(Task):
         )
         self.epoch = 0
         self.compiled: Any = None
+        self.labels = digest(*train.classes, train.labels, validation.labels, test.labels)
 
     def model(self) -> nn.Module:
         """The classifier."""
         return network(self.options.network, self.classes, self.options.size)
+
+    def trained_on(self) -> Known:
+        """How many images there are of how many classes, and a digest of their labels."""
+        return {"images": len(self.training), "classes": self.classes, "digest of the labels": self.labels}
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Adam, or SGD with momentum."""

@@ -24,6 +24,7 @@ from tasks._encoders import encoder, pretrained
 from tasks._evaluating import evaluating, location
 from tasks._glue import GLUE, Split, held_out, read, write
 from tasks._options import Options as CommonOptions
+from tasks._sameness import Known, digest
 from tasks._sentences import require
 from tasks._tokens import Batch, Examples, grouped, sorted_by_length, tokenized
 
@@ -139,6 +140,12 @@ class LanguageUnderstanding(Task):
     def model(self) -> nn.Module:
         """The pretrained encoder under a head with random weights."""
         return pretrained(self.encoder)
+
+    def trained_on(self) -> Known:
+        """How many examples there are, and a digest of their tokens and labels."""
+        every = [self.training, *([] if self.validation is None else [self.validation]), *self.evaluated.values()]
+        held = [t for e in every for t in (*e.inputs.values(), e.starts, e.labels)]
+        return {"examples": len(self.training), "digest of the tokens": digest(*held)}
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """AdamW, without decay of biases and norms."""

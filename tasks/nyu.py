@@ -28,6 +28,7 @@ from tasks._frames import Frames
 from tasks._nyu import held_out, read, spread
 from tasks._options import Options as CommonOptions
 from tasks._predicted import errors, errors_of_mean, predicted
+from tasks._sameness import Known, digest
 from tasks._sentences import require
 from tasks._vision import one_cycle
 from tasks.nets.fcrn import FCRN
@@ -144,6 +145,11 @@ class Depth(Task):
     def model(self) -> nn.Module:
         """The network; a ValueError says where its encoder's weights are not to be had."""
         return FCRN(self.options.encoder, self.options.pretrained)
+
+    def trained_on(self) -> Known:
+        """How many frames there are, and a digest of their names."""
+        every = (self.training.pairs, self.validation.pairs, self.test.pairs)
+        return {"frames": len(self.training), "digest of the names": digest(*(str(pairs.keys) for pairs in every))}
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Adam."""

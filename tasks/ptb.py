@@ -20,6 +20,7 @@ from tasks import Task
 from tasks._corpus import read
 from tasks._evaluating import evaluating, location
 from tasks._options import Options as CommonOptions
+from tasks._sameness import Known, digest
 from tasks._sentences import require
 from tasks._sequences import Batch, chunks, parts, streams
 from tasks.nets.psmm import PSMM, Memory, Mixture
@@ -27,7 +28,7 @@ from tasks.nets.psmm import PSMM, Memory, Mixture
 TRAINING, SCORING = 0, 1
 STREAMS, STRETCH = 16, 16
 """An evaluated text is read in so many places at once, and in stretches of so many words."""
-STATE = ("rate", "progress", "best", "size", "told")
+STATE = ("rate", "progress", "best", "size", "told", "marks")
 """What a checkpoint keeps of the task."""
 
 
@@ -149,24 +150,34 @@ class LanguageModelling(Task):
         self.rate, self.progress, self.size = options.learning_rate, 0.0, 0
         self.best: float | None = None
         self.told: tuple[float, int] | None = None
+        self.marks: list[list[Any]] = []  # progress, and rate, best and size from there on
 
     def model(self) -> nn.Module:
         """A pointer sentinel mixture model, or without a window an LSTM language model."""
         options = self.options
         return PSMM(len(self.corpus.vocabulary), options.embedding, options.widths, options.window, options.dropout)
 
+    def trained_on(self) -> Known:
+        """The text's size, its vocabulary's, and a digest of all that is read."""
+        corpus = self.corpus
+        read = digest(*corpus.vocabulary, self.words, corpus.valid, corpus.test)
+        return {"words": len(self.words), "vocabulary": len(corpus.vocabulary), "digest of the text": read}
+
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Adam."""
         return torch.optim.Adam(model.parameters(), self.options.learning_rate, fused=True)
 
     def learning_rate(self, progress: float) -> float:
-        """The rate that validation has left; where training is taken back to an earlier point, it starts anew."""
+        """The rate that validation has left, or where training is taken back to an earlier point, had left there."""
         if progress < self.progress:
-            self.rate, self.best, self.told = self.options.learning_rate, None, None
+            self.marks = [mark for mark in self.marks if mark[0] <= progress]
+            there: list[Any] = self.marks[-1] if self.marks else [0.0, self.options.learning_rate, None, 0]
+            (_, self.rate, self.best, self.size), self.told = there, None
         if self.told is not None:
             self._settle(*self.told)
-            self.told = None
-        self.progress = progress
+        if self.told is not None or not self.marks:
+            self.marks = [*self.marks, [progress, self.rate, self.best, self.size]]
+        self.progress, self.told = progress, None
         return self.rate
 
     def _settle(self, perplexity: float, size: int) -> None:
@@ -239,7 +250,8 @@ class LanguageModelling(Task):
                 told = model(tokens.to(device), memory, remember=True)
                 memory = told.memory if carry else None
                 total += float(mean(told, targets.to(device))) * int((targets >= 0).sum())
-        return float(np.exp(total / len(words)))
+        with np.errstate(over="ignore"):  # infinite then, and for the training loop to say
+            return float(np.exp(total / len(words)))
 
     def state_dict(self) -> dict[str, Any]:
         """How far the learning rate has come down, and what validation has told it."""
@@ -248,7 +260,7 @@ class LanguageModelling(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the learning rate where it was."""
         for name in STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, {"marks": [], **state}[name])  # of old checkpoints, which have none
 
 
 def make(options: Options) -> Task:

@@ -16,6 +16,7 @@ from torch import nn
 import earlycrop
 from tasks import _cli, _corpus, ptb
 from tasks._sequences import PADDING, Batch, chunks, parts, streams
+from tasks._store import RunError
 from tasks.nets.psmm import PSMM
 from tests.runs import log_of, until
 from tests.tiny_data import text
@@ -319,6 +320,37 @@ def test_the_rate_falls_where_validation_does_not_get_better(folder: Path) -> No
     assert task.learning_rate(0.1) == 1e-3  # taken back to an earlier point
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_lottery_ticket_s_rate_goes_back_to_what_it_was_at_that_epoch(resumed: bool, folder: Path) -> None:
+    task = made(folder, learning_rate=1e-3)
+    rates = []
+    for epoch, perplexity in enumerate((9.0, 9.5, 8.0, 8.5, 8.6)):  # worse than the best after the second, and so on
+        rates.append(task.learning_rate(epoch / 6))
+        rates.append(task.learning_rate((epoch + 0.5) / 6))
+        task.told = perplexity, 100
+    assert rates[::2] == rates[1::2] == [1e-3, 1e-3, 2.5e-4, 2.5e-4, 6.25e-5]
+    if resumed:
+        state = json.loads(json.dumps(task.state_dict()))
+        task = made(folder, learning_rate=1e-3)
+        task.load_state_dict(state)
+    for epoch, rate in ((3, 2.5e-4), (2, 2.5e-4), (1, 1e-3), (0, 1e-3)):
+        task.told = 9.9, 90
+        assert task.learning_rate(epoch / 6) == rate
+    assert task.learning_rate(0.5 / 6) == 1e-3
+    task.told = 9.9, 90
+    assert task.learning_rate(1 / 6) == 1e-3  # another network, whose best is not known yet
+    task.told = 9.9, 90
+    assert task.learning_rate(2 / 6) == 2.5e-4
+
+
+def test_a_checkpoint_from_before_rates_were_kept_by_epoch_is_taken_up(folder: Path) -> None:
+    task = made(folder)
+    state = {"rate": 1e-4, "progress": 0.5, "best": 8.0, "size": 100, "told": [8.5, 100]}
+    task.load_state_dict(state)
+    assert task.learning_rate(0.5) == 2.5e-5
+    assert task.learning_rate(0.1) == SMALL.learning_rate  # unknown what it was there
+
+
 # --- whole runs
 
 
@@ -364,6 +396,32 @@ def test_a_run_stopped_and_resumed_ends_in_the_same_numbers(method: str, folder:
         assert {k: a.get(k) for k in ("loss", "perplexity", "learning_rate")} == {
             k: b.get(k) for k in ("loss", "perplexity", "learning_rate")
         }
+
+
+def test_a_perplexity_without_end_is_a_training_that_has_diverged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", str(folder), "--runs", str(tmp_path / "runs"), "--method", "dense", "--epochs", "2"]
+    given += ["--embedding", "8", "--widths", "8", "--window", "5", "--batch", "4", "--length", "8", "--dropout", "0"]
+    with pytest.raises(SystemExit) as left:
+        _cli.main("ptb", [*given, "--learning-rate", "1000", "--clip", "None"])
+    assert left.value.code == 1
+    assert "the perplexity is inf after epoch 1: training has diverged" in capsys.readouterr().err
+    assert "Infinity" not in next((tmp_path / "runs").glob("ptb-*/log.jsonl")).read_text()
+
+
+@pytest.mark.parametrize("changed", ["vocabulary", "digest of the text"])
+def test_a_run_does_not_go_on_with_another_text(changed: str, folder: Path, tmp_path: Path) -> None:
+    options = replace(SMALL, data=str(folder), epochs=2, widths=(7,))
+    with pytest.raises(KeyboardInterrupt):
+        until(1, "ptb", options, tmp_path / "runs")
+    train = folder / "ptb.train.txt"
+    held = train.read_text()
+    train.write_text(held.replace("w0 ", "new ", 1) if changed == "vocabulary" else held.replace("w0 w5", "w5 w0"))
+    with pytest.raises(RunError, match=rf"any more \(.*{changed} was .+\): give the old ones, or move .* --runs"):
+        until(9, "ptb", options, tmp_path / "runs")
+    train.write_text(held)
+    until(9, "ptb", options, tmp_path / "runs")
 
 
 def test_it_learns_what_follows_what(tmp_path: Path) -> None:

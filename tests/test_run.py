@@ -185,6 +185,9 @@ def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         (["--dropout", "0.1"], "dropout"),
         (["--environment", "Pong"], "Pong"),
         (["--widths"], "widths"),
+        (["--method", "dense", "--exclude", "trunk.9"], "no layer with a weight matrix matches 'trunk.9'"),
+        (["--method", "dense", "--floors", "trnk.0", "4"], "no layer with a weight matrix matches 'trnk.0'"),
+        (["--method", "dense", "--ceilings", "*.qery", "0.5"], "no layer with a weight matrix matches '*.qery'"),
         (["--seed", str(2**70)], f"--seed must be below 2**64, and is {2**70}"),
     ],
 )
@@ -291,6 +294,90 @@ def test_a_loss_that_is_not_a_number_stops_the_run(
     seen += [1] * 100
     _cli.main("cartpole", command(tmp_path))  # mended, it goes on from there
     assert not (folder(tmp_path) / "failure.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "epoch"), [("evaluate", 6), ("validate", 3), pytest.param("validate", 1, id="validate the first")]
+)
+def test_what_is_measured_and_not_finite_stops_the_run_as_a_loss_does(
+    method: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    calls = []
+
+    def measured(self: Any, model: Any) -> Any:
+        calls.append(1)
+        value = float("inf") if method == "evaluate" or len(calls) == epoch else 1.0
+        return value if method == "evaluate" else {"return": value}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cartpole.A2C, method, measured)
+        with pytest.raises(SystemExit) as left:
+            _cli.main("cartpole", command(tmp_path, "--method", "dense"))
+    assert left.value.code == 1
+    told = capsys.readouterr().err
+    assert (
+        f"error: the return is inf after epoch {epoch}: training has diverged. The last checkpoint is kept; a" in told
+    )
+    run = folder(tmp_path)
+    assert json.loads((run / "failure.json").read_text()) == {"epoch": epoch, "return": "inf"}
+    assert "Infinity" not in (run / "log.jsonl").read_text()
+    (kept,) = (run / "checkpoint").iterdir()
+    assert kept.name == f"epoch-{epoch if method == 'evaluate' else epoch - 1:05d}"
+    _cli.main("cartpole", command(tmp_path, "--method", "dense"))  # mended, it goes on from there
+    assert not (run / "failure.json").exists()
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(cartpole.A2C, "trained_on", lambda self: {"games": 3, "digest": "abc"})
+    checkpoint = interrupted_run(tmp_path, monkeypatch)
+    before = {p: p.read_bytes() for p in checkpoint.iterdir()}
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(cartpole.A2C, "trained_on", lambda self: {"games": 4, "digest": "abc"})
+        with pytest.raises(SystemExit) as left:
+            _cli.main("cartpole", command(tmp_path))
+    assert left.value.code == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"the data are not those of {checkpoint} any more (games was 3 and is 4): give the old ones, or" in told
+    assert "or give another folder with --runs" in told
+    assert before == {p: p.read_bytes() for p in checkpoint.iterdir()}
+    _cli.main("cartpole", command(tmp_path))  # with the old ones it goes on
+
+
+@pytest.mark.parametrize("name", list(TINY_DATA))
+def test_the_same_data_are_known_again(name: str, tmp_path: Path) -> None:
+    module = importlib.import_module(f"tasks.{name}")
+    given = {"data": str(tmp_path), **(TINY_DATA[name](tmp_path) or {}), **SMALLER.get(name, {})}
+    first, again, other = (module.make(module.Options(**{**given, **more})) for more in ({}, {}, OTHER[name]))
+    assert json.loads(json.dumps(first.trained_on())) == again.trained_on()
+    assert first.trained_on() != other.trained_on()
+
+
+OTHER: dict[str, dict[str, Any]] = {
+    **{name: {"validation": 0.3} for name in TINY_DATA if name != "ptb"}, "ptb": {"vocabulary": 5},
+}  # fmt: skip
+"""Options with which a task trains on other data of the same place."""
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_while_data_are_read_is_no_traceback(
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    if begun:
+        interrupted_run(tmp_path, monkeypatch)
+    capsys.readouterr()
+
+    def pressed(options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cartpole, "make", pressed)
+    with pytest.raises(SystemExit) as left:
+        _cli.main("cartpole", command(tmp_path))
+    assert left.value.code == 130
+    told = capsys.readouterr().err.strip()
+    where = f"goes on from the last checkpoint in {folder(tmp_path)}" if begun else "starts anew"
+    assert told.startswith("stopped: ")
+    assert told.endswith(f"the same command {where}")
 
 
 @pytest.mark.parametrize(("method", "epoch"), [("snap", 0), ("earlycrop-u", 2)])

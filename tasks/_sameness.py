@@ -1,0 +1,26 @@
+"""Whether a run that goes on finds the data that it was started with, which its configuration names and no more."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+Known = Mapping[str, int | str]
+"""What tells data from other data of the same name: sizes, and a digest of the rest."""
+
+
+def digest(*held: Tensor | np.ndarray | str) -> str:
+    """A few letters that are others where anything is another."""
+    found = hashlib.sha256()
+    for part in held:
+        found.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
+    return found.hexdigest()[:12]
+
+
+def changed(before: Known, now: Known) -> str:
+    """What is another than it was, in words; nothing where all is the same."""
+    keys = [key for key in now if before.get(key) != now[key]]
+    return ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in keys)
