@@ -65,7 +65,7 @@ def _configuration(source: str, outputs: int) -> tuple[Any, str | None]:
 
     transformers: Any = load("transformers")
     try:
-        config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs)
+        config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs, trust_remote_code=False)
         told = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
     except StrictDataclassError as error:  # a value is of another type than it must be
         fault = first_line(error.__cause__ or error)

@@ -75,6 +75,7 @@ def no_tokenizer_file(folder: Path) -> None:
         (cut(lambda size: 0), r"^FOLDER/model.safetensors cannot be read \(.*header.*\): fetch it anew"),
         (configured(hidden_size="abc"), r"^FOLDER/config.json cannot be used \(.*'hidden_size' expected int.*\): mend"),
         (configured(num_attention_heads=5), r"the model FOLDER cannot be made \(.*heads.*\): mend its config.json"),
+        (configured(model_type="own", auto_map={"AutoConfig": "own.Own"}), r"the model FOLDER .*contains custom code"),
         (configured(is_decoder=True), r"FOLDER is a decoder \(bert\), and reads a word without those behind it: take"),
         (of_kind("Llama", **SIZES), r"FOLDER is a decoder \(llama\)"),
         (of_kind("GPT2", **GPT2), r"FOLDER is a decoder \(gpt2\)"),
