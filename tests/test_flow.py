@@ -303,6 +303,7 @@ print((peak() - before) / sum(p.numel() * 4 for p in model.parameters()))
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_batches() -> None:
     """In units of the weights: they, g, Hg and one batch's graph, which is its own gradient and some of the next.
 

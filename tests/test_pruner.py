@@ -136,7 +136,14 @@ def uninterrupted(method: str, sparsity: float) -> tuple[dict[str, Tensor], int,
     return model.state_dict(), pruner.total_epochs, events
 
 
-@pytest.mark.parametrize(("method", "after"), [(name, epoch) for name, epochs in RESUMED for epoch in range(epochs)])
+@pytest.mark.parametrize(
+    ("method", "after"),
+    [
+        pytest.param(name, after, marks=[] if name == "earlycrop-s" or after in (1, 4, 10) else pytest.mark.slow)
+        for name, epochs in RESUMED
+        for after in range(epochs)
+    ],
+)
 def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(method: str, after: int, tmp_path: Path) -> None:
     sparsity = 0.5 if method == "ltr" else 0.9
     whole, epochs, events = uninterrupted(method, sparsity)

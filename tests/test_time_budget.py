@@ -102,7 +102,7 @@ def test_limits_hold_for_a_time() -> None:
         assert chosen.left <= allowed or (left["0"], left["2"]) == (8, 2)
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("rounds", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_model_is_cut_to_a_share_of_its_time(rounds: int) -> None:
     model, data = network(), batch()
     example = data[0]
