@@ -146,6 +146,14 @@ def replaced(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 @contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Out of inference mode, where that is on: a tensor that is made in it can never be trained."""
+    grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):  # leaving the mode alone enables gradients
+        yield
+
+
+@contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Restore training modes, buffers and the random states of torch, numpy and Python on the way out."""
     modes = [(m, m.training) for m in module.modules()]

@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from earlycrop._modules import ordinary_tensors
+
 INITIALISERS = ("reset_parameters", "_reset_parameters")
 """What torch's own modules call the method that initialises their parameters and buffers."""
 
@@ -34,11 +36,11 @@ def materialise(
             )
     made: dict[int, Tensor] = {}
     kept: list[Tensor] = []  # so that no id is used again
-    for _, module in empty:
-        kept += _allocate(module, torch.device(device), made)
-        fill = _initialiser(module) if initialise is None else partial(initialise, module)
-        assert fill is not None
-        with torch.no_grad():
+    with ordinary_tensors(), torch.no_grad():
+        for _, module in empty:
+            kept += _allocate(module, torch.device(device), made)
+            fill = _initialiser(module) if initialise is None else partial(initialise, module)
+            assert fill is not None
             fill()
     return model
 

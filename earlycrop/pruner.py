@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from earlycrop._modules import ordinary_tensors
 from earlycrop._optimizers import listed, require_its_optimizers
 from earlycrop._processes import Peers
 from earlycrop._wrappers import group_of, insides_of, shapes_of, unwrapped
@@ -172,6 +173,10 @@ class Pruner:
             ValueError, FlowError, TraceError, SurgeryError: see :func:`earlycrop.prune`. The same step can be taken
             again once the cause is mended.
         """
+        with ordinary_tensors():
+            return self._stepped(batches)
+
+    def _stepped(self, batches: Iterable[Any]) -> Event | None:
         epoch = self.epoch + 1
         cut = bool(self.events)  # from then on distances from the start mean something else
         if not cut and self._walked < epoch:

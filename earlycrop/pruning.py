@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from earlycrop._modules import ordinary_tensors
 from earlycrop._paths import path_weights
 from earlycrop._processes import Peers
 from earlycrop._rounds import cut_nodes, zero_weights
@@ -71,7 +72,8 @@ def prune(
             raise ValueError(f"there is no criterion '{criterion}': take one of {', '.join(CRITERIA)}")
         criterion = CRITERIA[criterion]
     request = Request(criterion, structured, halving(sparsity, rounds), of, gate, limits, statistics=statistics)
-    return carry_out(request, model, loss, list(batches), optimizer, "asked for", 0, copies, group=group_of(model))
+    with ordinary_tensors():
+        return carry_out(request, model, loss, list(batches), optimizer, "asked for", 0, copies, group=group_of(model))
 
 
 def carry_out(
