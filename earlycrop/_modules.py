@@ -151,6 +151,14 @@ def replaced(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 @contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Out of inference mode, where that is on: a tensor that is made in it can never be trained."""
+    grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):  # leaving the mode alone enables gradients
+        yield
+
+
+@contextmanager
 def plain_random_states_kept() -> Iterator[None]:
     """Restore the random states of numpy and Python on the way out."""
     python_state, numpy_state = random.getstate(), np.random.get_state()

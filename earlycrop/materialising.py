@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from earlycrop._arguments import require_shapes
+from earlycrop._modules import ordinary_tensors
 
 INITIALISERS = ("reset_parameters", "_reset_parameters")
 """What torch's own modules call the method that initialises their parameters and buffers."""
@@ -20,16 +21,16 @@ def materialise(
     """Give ``model``, built under ``torch.device("meta")``, memory on ``device`` and values, module by module; itself.
 
     Each module that has parameters or buffers on the meta device is initialised by ``initialise(module)``, or, without
-    it, by its own ``reset_parameters``: in the order of ``model.modules()``, right after it gets its memory. Tied
-    parameters stay tied; what has values already is left alone. Memory: the weights, and what one module's
-    initialisation takes.
+    it, by its own ``reset_parameters``, right after it gets its memory: those inside a module before itself, as a
+    constructor does it, since some (``nn.MultiheadAttention``) start what is inside in their own way. Tied parameters
+    stay tied; what has values already is left alone. Memory: the weights, and what one module's initialisation takes.
 
     Raises:
         ValueError: a module has no ``reset_parameters``, and no ``initialise`` is given, or it is lazy and has not run;
         nothing was changed.
     """
     require_shapes(model)
-    empty = [(path, module) for path, module in model.named_modules() if _on_meta(module)]
+    empty = [(path, module) for path, module in _inside_out(model, "", set()) if _on_meta(module)]
     if initialise is None:
         lacking = [f"'{path}' ({type(module).__name__})" for path, module in empty if _initialiser(module) is None]
         if lacking:
@@ -38,11 +39,11 @@ def materialise(
             )
     made: dict[int, Tensor] = {}
     kept: list[Tensor] = []  # so that no id is used again
-    for _, module in empty:
-        kept += _allocate(module, torch.device(device), made)
-        fill = _initialiser(module) if initialise is None else partial(initialise, module)
-        assert fill is not None
-        with torch.no_grad():
+    with ordinary_tensors(), torch.no_grad():
+        for _, module in empty:
+            kept += _allocate(module, torch.device(device), made)
+            fill = _initialiser(module) if initialise is None else partial(initialise, module)
+            assert fill is not None
             fill()
     return model
 
@@ -53,6 +54,15 @@ def require_values(model: nn.Module) -> None:
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise ValueError(f"'{empty[0]}'{more} have no values, on the meta device: call earlycrop.materialise first")
+
+
+def _inside_out(module: nn.Module, path: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """``named_modules``, each after those inside it."""
+    seen.add(module)
+    for name, child in module.named_children():
+        if child not in seen:
+            yield from _inside_out(child, f"{path}.{name}" if path else name, seen)
+    yield path, module
 
 
 def _on_meta(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
 from earlycrop._making import method_of, names_of, procedure_of
-from earlycrop._modules import parameters
+from earlycrop._modules import ordinary_tensors, parameters
 from earlycrop._optimizers import listed, require_its_optimizers
 from earlycrop._processes import Peers
 from earlycrop._resuming import require_state
@@ -164,6 +164,10 @@ class Pruner:
             ValueError, FlowError, TraceError, SurgeryError: see :func:`earlycrop.prune`. The same step can be taken
             again once the cause is mended.
         """
+        with ordinary_tensors():
+            return self._stepped(batches)
+
+    def _stepped(self, batches: Iterable[Any]) -> Event | None:
         epoch = self.epoch + 1
         if self.event is not None and self.event.masks is not None:
             self.event.masks.hold()  # other parameters may have been put in the place of those that it held

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
-from earlycrop._modules import tensors_in
+from earlycrop._modules import ordinary_tensors, tensors_in
 from earlycrop._paths import path_weights
 from earlycrop._processes import Peers
 from earlycrop._rounds import Before, cut_nodes, zero_weights
@@ -79,7 +79,8 @@ def prune(
         criterion = CRITERIA[criterion]
     require("the criterion", criterion, Criterion, f"give a Criterion, or one of {', '.join(CRITERIA)}")
     request = Request(criterion, structured, halving(sparsity, rounds), of, gate, limits, statistics=statistics)
-    return carry_out(request, model, loss, list(batches), optimizer, "asked for", 0, copies, group=group_of(model))
+    with ordinary_tensors():
+        return carry_out(request, model, loss, list(batches), optimizer, "asked for", 0, copies, group=group_of(model))
 
 
 def carry_out(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from earlycrop._arguments import require_shapes
 from earlycrop._cut import OWN, size_names
-from earlycrop._modules import places, put, tensors
+from earlycrop._modules import ordinary_tensors, places, put, tensors
 from earlycrop._wrappers import stored
 
 FILE = "model.safetensors"
@@ -89,13 +89,14 @@ def adopt(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, path: str |
                 f"{path} is of another kind of model: '{name}' is {tuple(t.shape)} there and {tuple(fresh.shape)} in "
                 "the model given; give a fresh one, as its constructor makes it"
             )
-    for name, t in saved.items():
-        old = named[name]
-        if isinstance(old, nn.Parameter):
-            # the same object, so that an optimizer made before goes on with it; a fresh model has no graph to break
-            old.data, old.grad = t.to(old.device), None
-        else:
-            put(where[id(old)], t.to(old.device))
+    with ordinary_tensors():
+        for name, t in saved.items():
+            old = named[name]
+            if isinstance(old, nn.Parameter):
+                # the same object, so that an optimizer made before goes on with it; a fresh model has no graph to break
+                old.data, old.grad = t.to(old.device), None
+            else:
+                put(where[id(old)], t.to(old.device))
     for name, held in plan.items():
         own = set(held) - set(size_names(modules[name])) - set(_GROUPS)
         if own:
@@ -186,7 +187,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     beside = path.parent / FOLDER
     written = f"load '{beside}'" if (beside / path.name).exists() else ""
     try:
-        with safe_open(path, framework="pt") as file:
+        with ordinary_tensors(), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 instead = f"{written}, which was" if written else "its weights load with safetensors itself"

@@ -18,12 +18,12 @@ from torch.optim import Optimizer
 from earlycrop._certificate import ROUNDING, Apart, Expected, certified, expected_of
 from earlycrop._cut import Keep, cut_module, keep_of
 from earlycrop._modules import SurgeryError as SurgeryError
-from earlycrop._modules import tensors
+from earlycrop._modules import ordinary_tensors, tensors
 from earlycrop._optimizers import follow, listed, require_its_optimizers, restoring, small_states
 from earlycrop._pretrained import keep_loadable
 from earlycrop._processes import require_agreement
 from earlycrop._wrappers import group_of, insides_of, say_what_to_wrap, unwrapped
-from earlycrop.graph import Graph, Group
+from earlycrop.graph import Graph, Group, Removed
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,25 @@ def shrink(
     for module in every:
         _require_whole(module, keep)
     require_its_optimizers(network, optimizer)
-    own = graph.sizes(removed)
     before = graph.cost("weights")
     if not removed.any():
         return Cut(0, before, before, 0.0 if certify else None)
     require_agreement([removed], group_of(model))
     optimizers = listed(optimizer)
-    states = [small_states(o, named, keep) for o in optimizers]
+    with ordinary_tensors():
+        difference, caveats = _cut_all(every, graph, removed, keep, optimizers, certify)
+    for module in every:
+        keep_loadable(module)
+    say_what_to_wrap(model, stacklevel=2)
+    return Cut(int(removed.sum()), before, graph.cost("weights", removed), difference, caveats)
+
+
+def _cut_all(
+    every: list[nn.Module], graph: Graph, removed: Removed, keep: Keep, optimizers: list[Optimizer], certify: bool
+) -> tuple[float | None, tuple[str, ...]]:
+    """Cut ``every`` module, the network first; what the certificate says. After an error all is as it was."""
+    network, own = every[0], graph.sizes(removed)
+    states = [small_states(o, tensors(network), keep) for o in optimizers]
 
     def carried_out(expected: Expected | None) -> tuple[float | None, tuple[str, ...]]:
         with ExitStack() as taken_back:
@@ -108,7 +120,7 @@ def shrink(
         return found
 
     try:
-        difference, caveats = carried_out(expected_of(network, graph, removed) if certify else None)
+        return carried_out(expected_of(network, graph, removed) if certify else None)
     except Apart as apart:
         if apart.difference > ROUNDING:
             raise
@@ -116,11 +128,8 @@ def shrink(
             difference, caveats = carried_out(expected_of(network, graph, removed, torch.float64))
         except Exception:
             raise apart from None
-        caveats = (*caveats, f"it was made in float64: in less, rounding makes a difference of {apart.difference:.2g}")
-    for module in every:
-        keep_loadable(module)
-    say_what_to_wrap(model, stacklevel=2)
-    return Cut(int(removed.sum()), before, graph.cost("weights", removed), difference, caveats)
+        told = f"it was made in float64: in less, rounding makes a difference of {apart.difference:.2g}"
+        return difference, (*caveats, told)
 
 
 def uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> dict[Group, str]:

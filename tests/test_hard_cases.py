@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -330,6 +332,57 @@ def test_tracing_in_inference_mode_and_without_gradients() -> None:
     for context in (torch.inference_mode(), torch.no_grad()):
         with context:
             assert trace(model, x).count == 32
+
+
+def emptied() -> nn.Module:
+    with torch.device("meta"):
+        return mlp()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> None:
+    for batch in batches:
+        optimizer.zero_grad()
+        loss(model, batch).backward()
+        optimizer.step()
+
+
+MADE: dict[str, Callable[[nn.Module, Any, Path], Any]] = {
+    "prune": lambda model, batches, _: prune(model, loss, batches, sparsity=0.5),
+    "shrink": lambda model, batches, _: shrink(model, trace(model, batches[0][0]), [0, 1]),
+    "load": lambda model, _, folder: earlycrop.load(folder, model),
+    "materialise": lambda model, *_: earlycrop.materialise(model),
+}
+
+
+@pytest.mark.parametrize("name", list(MADE))
+def test_what_is_made_in_inference_mode_is_trained_outside(name: str, tmp_path: Path) -> None:
+    model, batches = emptied() if name == "materialise" else mlp(), data()
+    if name == "load":
+        earlycrop.save(model, tmp_path)
+    with torch.inference_mode():
+        MADE[name](model, batches, tmp_path)
+        assert torch.is_inference_mode_enabled()
+    assert not any(p.is_inference() for p in model.parameters())
+    train(model, torch.optim.SGD(model.parameters(), 0.1), batches)
+
+
+def test_a_pruner_steps_in_inference_mode_and_without_gradients() -> None:
+    outcomes = []
+    for context in (nullcontext, torch.inference_mode, torch.no_grad):
+        torch.manual_seed(0)
+        model, batches = mlp(), data()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        pruner = Pruner(model, optimizer, loss, "taylor", 0.5, epochs=4, watch=True)
+        for _ in range(5):
+            with context():
+                before = torch.is_grad_enabled()
+                pruner.step(batches)
+                assert torch.is_grad_enabled() == before
+            train(model, optimizer, batches)
+        outcomes.append(dict(model.named_parameters()))
+    assert outcomes[0]["0.weight"].shape != (16, 6)
+    torch.testing.assert_close(outcomes[1], outcomes[0], rtol=0, atol=0)
+    torch.testing.assert_close(outcomes[2], outcomes[0], rtol=0, atol=0)
 
 
 def test_a_failing_trial_cut_is_silent(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -43,11 +44,19 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def test_a_network_from_the_meta_device_has_the_weights_of_one_from_the_cpu() -> None:
+@pytest.mark.parametrize(
+    "made",
+    [
+        convolutional,
+        lambda: nn.MultiheadAttention(8, 2, kdim=5),  # it fills the bias of the projection inside with zeros
+        lambda: nn.TransformerEncoderLayer(8, 2, 16),
+    ],
+)
+def test_a_network_from_the_meta_device_has_the_weights_of_one_from_the_cpu(made: Callable[[], nn.Module]) -> None:
     torch.manual_seed(3)
-    usual = convolutional()
+    usual = made()
     with torch.device("meta"):
-        model = convolutional()
+        model = made()
     torch.manual_seed(3)
     assert earlycrop.materialise(model) is model
     for (name, here), there in zip(model.state_dict().items(), usual.state_dict().values(), strict=True):
