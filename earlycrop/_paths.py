@@ -19,10 +19,11 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
     """At least one weight of every matrix in ``scores``, by matrix, true where it must stay.
 
     From the last matrix to the first: its best weight, then the best weight of those that produce what that one
-    consumes, and so on to the input. Matrices that a path has come through need no weight beside. Where several
-    channels of one class are coupled, the path stays at the same place among them: in the same group of a grouped
-    convolution, at the same position within a head, through the queries, the keys and the values of a matrix that makes
-    all three. Where the trace lost the channels (in an operation that it does not understand) the path is lost too.
+    consumes, and so on to the input; of several in one matrix, in columns that a path has come through already, so that
+    few have to stay. Matrices that a path has come through need no weight beside. Where several channels of one class
+    are coupled, the path stays at the same place among them: in the same group of a grouped convolution, at the same
+    position within a head, through the queries, the keys and the values of a matrix that makes all three. Where the
+    trace lost the channels (in an operation that it does not understand) the path is lost too.
     A row that is divided by its norm (in weight normalization) keeps its best weight: one of zeros would be 0 / 0.
     """
     rows = {s.tensor: s for s in graph.slots if Role.ROW in s.role and s.tensor in scores}
@@ -30,24 +31,37 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
     for s in graph.slots:
         if Role.COLUMN in s.role and s.tensor in scores:
             columns.setdefault(s.tensor, []).append(s)
+    makers: dict[int, list[tuple[str, Field]]] = {}
+    for name, row in rows.items():
+        for channel, made in _by_class(row).items():
+            makers.setdefault(channel, []).append((name, made))
+    readers = {id(s): _by_class(s) for several in (*columns.values(), rows.values()) for s in several}
     kept = {name: torch.zeros_like(t, dtype=torch.bool) for name, t in scores.items()}
+    used: dict[str, set[int]] = {}
     seen: set[tuple[str, int, int]] = set()
     for last in reversed(list(scores)):
         if bool(kept[last].any()):
             continue
-        todo = [(last, _best(scores[last]))]
+        todo = [(last, _best(scores[last], {}))]
         while todo:
             name, where = todo.pop()
             kept[name][where] = True
             own = rows.get(name)
             for slot in columns.get(name, [] if own is None else [own]):  # a depthwise convolution hands its own on
-                for producer, row in rows.items():
-                    made, place, whole = _producing(row, slot, own, where)
-                    key = producer, int(slot.classes[where[slot.dim]]), place
-                    if not made.size or producer == name or key in seen:
+                channel = int(slot.classes[where[slot.dim]])
+                for producer, made in makers.get(channel, []):
+                    made, place, whole = _producing(made, readers[id(slot)][channel], slot, own, where)
+                    key = producer, channel, place
+                    if producer == name or key in seen:
                         continue
                     seen.add(key)
-                    best = _best(scores[producer], row, made)
+                    row, allowed = rows[producer], {rows[producer].dim: made}
+                    for column in columns.get(producer, [])[:1]:
+                        if producer in used:
+                            allowed[column.dim] = np.array(sorted(used[producer]))
+                    best = _best(scores[producer], allowed)
+                    for column in columns.get(producer, [])[:1]:
+                        used.setdefault(producer, set()).add(best[column.dim])
                     todo.append((producer, best))
                     for i in made if whole else ():
                         kept[producer][(*best[: row.dim], i, *best[row.dim + 1 :])] = True
@@ -60,17 +74,20 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
     return kept
 
 
-def _producing(row: Slot, column: Slot, own: Slot | None, where: Place) -> tuple[Field, int, bool]:
-    """The producer's rows that make what the consumer's weight at ``where`` reads, of which the best one has to stay.
-    And their place among the coupled channels, -1 if any of them does; and whether all of them have to, in the column
-    of the best one.
+def _by_class(slot: Slot) -> dict[int, Field]:
+    """The indices of each class."""
+    order = np.argsort(slot.classes, kind="stable")
+    classes, starts = np.unique(slot.classes[order], return_index=True)
+    return dict(zip(classes.tolist(), np.split(order, starts[1:]), strict=True))
 
-    ``row``: the producer's rows; ``column``, ``own``: the consumer's columns and rows.
+
+def _producing(made: Field, read: Field, column: Slot, own: Slot | None, where: Place) -> tuple[Field, int, bool]:
+    """Of the rows ``made`` of a producer, those that make what the consumer's weight at ``where`` reads, of which the
+    best one has to stay. And their place among the coupled channels, -1 if any of them does; and whether all of them
+    have to, in the column of the best one.
+
+    ``read``: the consumer's columns of the same class; ``column``, ``own``: all its columns, and its rows.
     """
-    channel = column.classes[where[column.dim]]
-    made, read = (np.flatnonzero(s.classes == channel) for s in (row, column))
-    if not made.size:
-        return made, -1, False
     place = int(np.searchsorted(read, where[column.dim]))
     if read.size % made.size == 0:  # several are read of each: it was flattened
         return made[[place * made.size // read.size]], place, False
@@ -85,10 +102,9 @@ def _producing(row: Slot, column: Slot, own: Slot | None, where: Place) -> tuple
     return made, -1, False
 
 
-def _best(score: Tensor, slot: Slot | None = None, rows: Field | None = None) -> Place:
-    """Where the largest score is, in some rows if asked; of equals the last: lower indices go first."""
-    if slot is not None and rows is not None:
-        others = torch.ones(score.shape[slot.dim], dtype=torch.bool, device=score.device)
-        others[torch.from_numpy(rows).to(score.device)] = False
-        score = score.masked_fill(others.reshape([-1 if d == slot.dim else 1 for d in range(score.ndim)]), -torch.inf)
-    return tuple((score == score.max()).nonzero()[-1].tolist())
+def _best(score: Tensor, allowed: Mapping[int, Field]) -> Place:
+    """Where the largest score is, at the allowed indices of each dimension; of equals the last: lower ones go first."""
+    for dim, indices in allowed.items():
+        score = score.index_select(dim, torch.from_numpy(indices).to(score.device))
+    best = (score == score.max()).nonzero()[-1].tolist()
+    return tuple(int(allowed[dim][i]) if dim in allowed else i for dim, i in enumerate(best))

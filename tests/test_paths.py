@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from earlycrop import trace
 from earlycrop._paths import path_weights
+from earlycrop._torchvision import load
 
 
 class SelfAttention(nn.Module):
@@ -64,3 +65,12 @@ def test_what_is_kept_at_least_carries_the_input_to_the_output(
         assert x.grad is not None
         assert bool(x.grad.abs().sum() > 0), seed
         assert sum(int(k.sum()) for k in kept.values()) <= most
+
+
+def test_few_weights_have_to_stay_of_many() -> None:
+    """A channel that all blocks add to, and read, does not keep a weight of each in every one of them."""
+    model = load("torchvision.models").resnet18(num_classes=10)
+    matrices = {n: p.detach().abs() for n, p in model.named_parameters() if p.ndim > 1}
+    kept = path_weights(trace(model, torch.randn(1, 3, 64, 64)), matrices)
+    assert all(bool(k.any()) for k in kept.values())
+    assert sum(int(k.sum()) for k in kept.values()) <= 4 * len(kept)
