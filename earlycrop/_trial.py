@@ -23,17 +23,19 @@ from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field, along
 from earlycrop._meta import Weightless, on_shapes, tensors_among
 from earlycrop._modules import SurgeryError, tensors
-from earlycrop._running import Call, Running, shapes_of
+from earlycrop._running import Call, Running, in_training, shapes_of
 from earlycrop._watch import Numbers, Reason, Watch
 from earlycrop.graph import Follow, Graph, Group, Removed
 
 
 class Watcher(Weightless):  # type: ignore[no-untyped-call]
-    """Shows every operation to the rules."""
+    """Shows every operation to the rules, or to another ``look``."""
 
-    def __init__(self, watch: Watch, device: torch.device, real: bool) -> None:
+    def __init__(
+        self, watch: Watch, device: torch.device, real: bool, look: Callable[..., None] = _rules.apply
+    ) -> None:
         super().__init__(device, real)
-        self.watch = watch
+        self.watch, self.look = watch, look
         watch.real = real
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -42,7 +44,7 @@ class Watcher(Weightless):  # type: ignore[no-untyped-call]
         result = self.run(func, args, kwargs, inputs)
         self.watch.done += 1
         results = [result] if isinstance(result, Tensor) else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        _rules.apply(self.watch, func, args, kwargs, inputs, results)
+        self.look(self.watch, func, args, kwargs, inputs, results)
         return result
 
 
@@ -57,6 +59,8 @@ class Trials:
     most: Field
     numbers: list[Numbers]
     """The plain numbers that the network reckons with."""
+    trained: list[Numbers] | None
+    """Those in training mode, or None if it cannot be run in that on shapes."""
     sound: dict[str, bool] = field(default_factory=dict)
     insides: dict[str, tuple[Graph, Graph]] = field(default_factory=dict)
     """By module, the graph that it was last tried in, and the part of that which concerns it."""
@@ -75,6 +79,9 @@ class Trials:
     ) -> list[Fault]:  # fmt: skip
         """Cut ``remove`` out of the copy, run ``home`` (all of it by default), put it back; what is wrong, and concerns
         the nodes ``tested``.
+
+        All of it is then run in training mode as well, where a forward may hold other sizes: it must run, and reckon
+        with the same numbers. Nothing else is asked of it: what training keeps of its statistics is no result.
         """
         module = self.copied.get_submodule(home)
         removed = graph.mask(remove)
@@ -95,14 +102,21 @@ class Trials:
             return [Fault(0, (home,), Reason("trial cut", home, str(refused)))]
         try:
             _enter(watch, inside, module, removed)
-            with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real)):
-                error = self._run(home, module)
+            found = self._found(watch, home, _rules.apply)
+            if not found and not home and self.trained is not None:
+                with in_training(module):
+                    found = self._found(Check(classes, alone, self.most, self.trained), home, _rules.reckon)
+            return found
         finally:
             swap.undo()
-        if error is not None:
-            told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
-            return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
-        return watch.faults
+
+    def _found(self, watch: Check, home: str, look: Callable[..., None]) -> list[Fault]:
+        with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real, look)):
+            error = self._run(home, self.copied.get_submodule(home))
+        if error is None:
+            return watch.faults
+        told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
+        return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
 
     def _run(self, home: str, module: nn.Module) -> Exception | None:
         try:
