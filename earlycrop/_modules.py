@@ -191,7 +191,11 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
                 for owner, name, buffer, before in buffers:
                     owner._buffers[name] = buffer
                     # only what has changed: an expanded buffer cannot be written to
-                    if buffer is not None and before is not None and not torch.equal(buffer, before):
+                    if (
+                        buffer is not None
+                        and before is not None
+                        and not (buffer.is_meta or torch.equal(buffer, before))
+                    ):
                         buffer.copy_(before)
 
 

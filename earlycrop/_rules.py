@@ -54,8 +54,8 @@ def apply(
     watch: Watch, operation: Any, arguments: Arguments, options: Options, inputs: list[Tensor], results: list[Tensor]
 ) -> None:
     """Bring the watch up to date after ``operation`` gave ``results``; ``inputs``: the tensors among its arguments."""
+    reckon(watch, operation, arguments, options, inputs, results)
     kind = _kind(operation)
-    watch.operation = kind.name
     watch.seen.update(map(id, inputs))
     if kind.writes:
         _written(watch, kind.packet, arguments)
@@ -63,10 +63,6 @@ def apply(
         for result in results:  # zeros_like(x) is as wide as x
             watch.learn(result, watch.fields(arguments[0]) if arguments else (), uniform=True)
         return
-    if kind.elementwise:
-        watch.reckoned((kind.name, tuple(_numbers(watch, arguments))))
-    elif kind.parts:
-        watch.reckoned((PARTS, tuple(_moves.shares(kind.packet, arguments, options, results))))
     if not kind.contracts and not any(watch.fields(t) for t in inputs):
         if (kind.elementwise or kind.moves or kind.parts) and inputs and all(watch.known(t).uniform for t in inputs):
             for result in results:
@@ -81,6 +77,20 @@ def apply(
         known = watch.known(result)
         if known is not UNKNOWN:
             known.vanishes = gone
+
+
+def reckon(
+    watch: Watch, operation: Any, arguments: Arguments, options: Options, inputs: list[Tensor], results: list[Tensor]
+) -> None:
+    """Tell the watch no more than the plain numbers that ``operation`` was given."""
+    kind = _kind(operation)
+    watch.operation = kind.name
+    if kind.makes:
+        return
+    if kind.elementwise:
+        watch.reckoned((kind.name, tuple(_numbers(watch, arguments))))
+    elif kind.parts:
+        watch.reckoned((PARTS, tuple(_moves.shares(kind.packet, arguments, options, results))))
 
 
 def _numbers(watch: Watch, arguments: Arguments) -> Iterator[float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from earlycrop._modules import tensors_in, walk
+from earlycrop._modules import attributes_kept, tensors_in, undisturbed, walk
 from earlycrop._watch import Numbers, Watch
 from earlycrop.graph import Graph
 
@@ -82,6 +82,16 @@ class Running:
     def _returned(self, network: nn.Module, given: Any, output: Any) -> None:
         if self._watch is not None:
             freeze_outputs(self._watch, output)
+
+
+@contextmanager
+def in_training(network: nn.Module) -> Iterator[None]:
+    """Meanwhile, a copy of the user's network is in training mode; what it keeps and counts there is forgotten, and no
+    random state moves on.
+    """
+    with attributes_kept(network), undisturbed(network):
+        network.train()
+        yield
 
 
 def freeze_outputs(watch: Watch, output: Any) -> None:

@@ -9,6 +9,7 @@ make of a fault is decided in ``_settling``, and sizes in attributes of modules 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,17 +24,19 @@ from earlycrop._cut import cut_module, keep_of
 from earlycrop._fields import Field, along
 from earlycrop._meta import Weightless, on_shapes, tensors_among
 from earlycrop._modules import SurgeryError, tensors
-from earlycrop._running import Call, Running, shapes_of
+from earlycrop._running import Call, Running, in_training, shapes_of
 from earlycrop._watch import Numbers, Reason, Watch
 from earlycrop.graph import Follow, Graph, Group, Removed
 
 
 class Watcher(Weightless):  # type: ignore[no-untyped-call]
-    """Shows every operation to the rules."""
+    """Shows every operation to the rules, or to another ``look``."""
 
-    def __init__(self, watch: Watch, device: torch.device, real: bool) -> None:
+    def __init__(
+        self, watch: Watch, device: torch.device, real: bool, look: Callable[..., None] = _rules.apply
+    ) -> None:
         super().__init__(device, real)
-        self.watch = watch
+        self.watch, self.look = watch, look
         watch.real = real
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -42,7 +45,7 @@ class Watcher(Weightless):  # type: ignore[no-untyped-call]
         result = self.run(func, args, kwargs, inputs)
         self.watch.done += 1
         results = [result] if isinstance(result, Tensor) else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        _rules.apply(self.watch, func, args, kwargs, inputs, results)
+        self.look(self.watch, func, args, kwargs, inputs, results)
         return result
 
 
@@ -57,9 +60,12 @@ class Trials:
     most: Field
     numbers: list[Numbers]
     """The plain numbers that the network reckons with."""
+    trained: list[Numbers] | None
+    """Those in training mode, or None if it cannot be run in that on shapes."""
     sound: dict[str, bool] = field(default_factory=dict)
-    steady: dict[str, list[Numbers | None]] = field(default_factory=dict)
-    """By module ("" is the whole network), those of its plain numbers that it reckons with again when nothing is cut.
+    steady: dict[tuple[str, bool], list[Numbers | None]] = field(default_factory=dict)
+    """By module ("" is the whole network), and whether in training mode, those of its plain numbers that it reckons
+    with again when nothing is cut.
     """
     insides: dict[str, tuple[Graph, Graph]] = field(default_factory=dict)
     """By module, the graph that it was last tried in, and the part of that which concerns it."""
@@ -78,6 +84,9 @@ class Trials:
     ) -> list[Fault]:  # fmt: skip
         """Cut ``remove`` out of the copy, run ``home`` (all of it by default), put it back; what is wrong, and concerns
         the nodes ``tested``.
+
+        All of it is then run in training mode as well, where a forward may hold other sizes: it must run, and reckon
+        with the same numbers. Nothing else is asked of it: what training keeps of its statistics is no result.
         """
         module = self.copied.get_submodule(home)
         removed = graph.mask(remove)
@@ -91,35 +100,45 @@ class Trials:
             left = s.classes[kept[s.nodes]]
             if (left == left[0]).all():
                 alone[left[0]] = True
-        watch = Check(classes, alone, self.most, self.steady.get(home, self._numbers(home)))
+        watch, training = Check(classes, alone, self.most, self._expected(home, False)), False
         try:
             swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
         except SurgeryError as refused:
             return [Fault(0, (home,), Reason("trial cut", home, str(refused)))]
         try:
             _enter(watch, inside, module, removed)
-            with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real)):
-                error = self._run(home, module)
+            found = self._found(watch, home, _rules.apply)
+            if not found and not home and self.trained is not None:
+                watch, training = Check(classes, alone, self.most, self._expected(home, True)), True
+                with in_training(module):
+                    found = self._found(watch, home, _rules.reckon)
         finally:
             swap.undo()
-        if watch.reckons_otherwise and home not in self.steady:
-            self.steady[home] = self._repeated(home)
+        if watch.reckons_otherwise and (home, training) not in self.steady:
+            self.steady[home, training] = self._repeated(home, training)
             return self.faults(graph, remove, tested, home, follows)
-        if error is not None:
-            told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
-            return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
-        return watch.faults
+        return found
 
-    def _numbers(self, home: str) -> list[Numbers]:
-        return self.calls[home].numbers if home else self.numbers
+    def _found(self, watch: Check, home: str, look: Callable[..., None]) -> list[Fault]:
+        with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real, look)):
+            error = self._run(home, self.copied.get_submodule(home))
+        if error is None:
+            return watch.faults
+        told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
+        return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
 
-    def _repeated(self, home: str) -> list[Numbers | None]:
+    def _expected(self, home: str, training: bool) -> Sequence[Numbers | None]:
+        first = self.trained if training else self.calls[home].numbers if home else self.numbers
+        return self.steady.get((home, training), first or [])
+
+    def _repeated(self, home: str, training: bool) -> list[Numbers | None]:
         """The plain numbers of the first run, None for those that differ from run to run (a loss may draw or count)."""
-        watch = Watch()
-        with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real)):
+        watch, first = Watch(), self._expected(home, training)
+        mode = in_training(self.copied) if training else nullcontext()
+        with mode, self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real, _rules.reckon)):
             self._run(home, self.copied.get_submodule(home))
-        again = [*watch.numbers, *[None] * len(self._numbers(home))]
-        return [n if n == other else None for n, other in zip(self._numbers(home), again, strict=False)]
+        again = [*watch.numbers, *[None] * len(first)]
+        return [n if n == other else None for n, other in zip(first, again, strict=False)]
 
     def _run(self, home: str, module: nn.Module) -> Exception | None:
         try:

@@ -21,16 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from earlycrop import _rules
 from earlycrop._arguments import require_network
 from earlycrop._classes import classified, multiplicity
 from earlycrop._fields import Field
 from earlycrop._meta import hollow, on_shapes
 from earlycrop._modules import call, parameters, plain_kernels, plain_random_states_kept, tensors, walk
-from earlycrop._running import Running, freeze_outputs
+from earlycrop._running import Running, freeze_outputs, in_training
 from earlycrop._settling import settled
 from earlycrop._solve import solved
 from earlycrop._trial import Trials, Watcher
-from earlycrop._watch import Watch
+from earlycrop._watch import Numbers, Watch
 from earlycrop._wrappers import unwrapped
 from earlycrop.graph import Graph
 
@@ -49,7 +50,7 @@ def trace(model: nn.Module, example: Any) -> Graph:
     is given the model and runs it, such as ``lambda model: loss(model, batch)``. The run is in evaluation mode, on a
     copy without memory; where the forward reads values, on a real copy. The model is not touched, nor is any random
     state. What cannot be cut is frozen with a reason (``Graph.report()``), a size written into a forward included: a
-    trial cut on the copy finds it.
+    trial cut on the copy finds it, and in training mode too, where the example runs so on shapes.
 
     Raises:
         TraceError: the model cannot be copied, or fails on the example. ValueError: it is a script of torch.jit, comes
@@ -111,11 +112,12 @@ def _traced(model: nn.Module, example: Any, together: Mapping[tuple[str, int], F
             numbers = list(watch.numbers)
             if unused := [name for name, p in trained.items() if id(p) not in watch.seen]:
                 _watch_training(watch, copied, run, unused)
+        trained_numbers = None if real else _numbers_in_training(running, run, device)
         classes = classified(watch)
         graph = solved(watch, classes, slots, held, frozenset(trained), example)
         most = multiplicity(watch, classes)
         _log.debug("trying cuts")
-        return settled(graph, Trials(running, run, real, device, most, numbers))
+        return settled(graph, Trials(running, run, real, device, most, numbers, trained_numbers))
 
 
 def _watch_evaluation(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any]) -> None:
@@ -154,6 +156,22 @@ def _watch_training(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], 
         watch.work[:] = work
         for m, training in modes:
             m.training = training
+
+
+def _numbers_in_training(
+    running: Running, run: Callable[[nn.Module], Any], device: torch.device
+) -> list[Numbers] | None:
+    """The plain numbers that the network reckons with in training mode, or None where it does not run in that: it may
+    want targets, more samples, or random numbers to decide by.
+    """
+    watch = Watch()
+    try:
+        with in_training(running.network), on_shapes(Watcher(watch, device, real=False, look=_rules.reckon)):
+            run(running.network)
+    except Exception as error:  # whatever a forward raises
+        _log.debug("not tried in training mode: %s", error)
+        return None
+    return watch.numbers
 
 
 def _copied(model: nn.Module, real: bool) -> nn.Module:
