@@ -88,7 +88,8 @@ def reckon(
     if kind.makes:
         return
     if kind.elementwise:
-        watch.reckoned((kind.name, tuple(_numbers(watch, arguments))))
+        if numbers := tuple(_numbers(watch, arguments)):  # a copy for contiguity, say, comes and goes with the widths
+            watch.reckoned((kind.name, numbers))
     elif kind.parts:
         watch.reckoned((PARTS, tuple(_moves.shares(kind.packet, arguments, options, results))))
 
