@@ -17,6 +17,7 @@ import signal
 import sys
 from dataclasses import asdict, dataclass
 from functools import reduce
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 import torch
@@ -74,6 +75,8 @@ def main(arguments: list[str]) -> None:
         signal.alarm(int(request.seconds) + 5)
     teller = _Teller(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)
+    if isinstance(sys.stdout, TextIOWrapper):  # what the network says is there before this process is ended
+        sys.stdout.reconfigure(line_buffering=True)
     logger = logging.getLogger("earlycrop")
     logger.addHandler(teller)
     logger.setLevel(logging.DEBUG)
