@@ -24,7 +24,7 @@ def require_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: 
         theirs.get(what) is not None and ours[what] is not None and theirs[what] != ours[what]
         for what in (("method",) if pruned else ("method", "trigger"))
     )
-    if apart or _keys(state["procedure"]) != _keys(own["procedure"]):
+    if apart or not _fits(state["procedure"], own["procedure"]):
         raise ValueError(
             f"the state is of a pruner with {_described(theirs)}, and this one has {_described(ours)}: make this one "
             "in the same way, and load the state again"
@@ -45,8 +45,11 @@ def require_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: 
                 )
 
 
-def _keys(procedure: Mapping[str, Any] | None) -> set[str] | None:
-    return None if procedure is None else set(procedure)
+def _fits(procedure: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> bool:
+    """Whether this is the state of a procedure of the same kind; one of an earlier version may lack what came later."""
+    if procedure is None or own is None:
+        return procedure is own
+    return procedure.keys() <= own.keys()
 
 
 def _described(made: Mapping[str, Any]) -> str:

@@ -94,7 +94,7 @@ class Rewind:
         for o, held in zip(listed(job.optimizer), state["optimizers"], strict=True):
             o.load_state_dict(copy.deepcopy(held))
         for kind, live in (("copies", job.copies), ("companions", job.companions)):
-            for one, held in zip(live, state[kind], strict=True):
+            for one, held in zip(live, state.get(kind, ()), strict=True):
                 one.load_state_dict(copy.deepcopy(held))
 
     def finished(self) -> bool:
