@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop._arguments import modules, require, require_network, share, whole
+from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
 from earlycrop._making import method_of, names_of, procedure_of
 from earlycrop._modules import ordinary_tensors, parameters
 from earlycrop._optimizers import listed, require_its_optimizers
@@ -108,7 +108,7 @@ class Pruner:
         require_network(model)
         require_values(model)
         inside = unwrapped(model)
-        require_its_optimizers(inside, optimizer)
+        require_its_optimizers(inside, optimizers(optimizer))
         copies = modules(copies)
         insides_of(copies, inside, shapes_of(inside))
         self.copies = copies
