@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from tasks import _ranks
 from tasks._augment import IMAGENET, Augmentation, prepared, statistics
-from tasks._images import DataError, Images
+from tasks._images import Images
+from tasks._loading import loaded
 from tasks._torchvision import load
 
 Batch = tuple[Tensor, Tensor]
@@ -59,7 +59,7 @@ def feeds(
     """Where each split's batches come from: memory, where images are of one size and take at most ``most_bytes``.
 
     Raises:
-        DataError: the training images are held, and others are of another size.
+        ValueError: the training images are held, and others are of another size.
     """
     pixels = train.pixels(most_bytes)
     if pixels is None:
@@ -86,12 +86,14 @@ class Held:
         """Another split, normalised like this one and not augmented.
 
         Raises:
-            DataError: its images are of another size.
+            ValueError: its images are of another size.
         """
         shape = self.pixels.shape[1:]
         pixels = images.pixels(float("inf")) if len(images) else torch.empty(0, *shape, dtype=torch.uint8)
         if pixels is None or pixels.shape[1:] != shape:
-            raise DataError(f"the images of the {images.name} split are not all {shape[1]} x {shape[2]}, as others are")
+            raise ValueError(
+                f"the images of the {images.name} split are not all {shape[1]} x {shape[2]}, as others are"
+            )
         return Held(pixels, images.labels, self.size, None, self.scale)
 
     def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
@@ -145,28 +147,15 @@ class Streamed:
     def _load(
         self, order: Tensor, batch: int, device: torch.device, transform: Any, key: Key, whole: bool
     ) -> Iterator[Batch]:
-        part = _Decoded(self.images, order.tolist(), transform)
-        loader = DataLoader(
-            part, batch, num_workers=self.workers, drop_last=whole, pin_memory=device.type == "cuda",
+        def one(i: int) -> tuple[Tensor, int]:
+            return transform(self.images.rgb(i)), int(self.images.labels[i])
+
+        for images, labels in loaded(
+            one, order.tolist(), batch, num_workers=self.workers, drop_last=whole, pin_memory=device.type == "cuda",
             generator=generator((*key, 1)),
-        )  # fmt: skip
-        for images, labels in loader:
+        ):  # fmt: skip
             there = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             yield there, labels.to(device, non_blocking=True)
-
-
-class _Decoded(Dataset):  # type: ignore[type-arg]
-    """Some images in an order, each decoded and transformed when it is asked for."""
-
-    def __init__(self, images: Images, order: list[int], transform: Any) -> None:
-        self.images, self.order, self.transform = images, order, transform
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        at = self.order[i]
-        return self.transform(self.images.rgb(at)), int(self.images.labels[at])
 
 
 def _evaluation(size: int) -> Any:

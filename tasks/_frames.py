@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
 
 from tasks._depth import UNREAD, Size
 from tasks._feed import cores
+from tasks._loading import loaded
 from tasks._nyu import Pairs
 from tasks._store import RunError
 
@@ -59,35 +58,13 @@ class Frames:
         for chosen in torch.split(order.to(device), batch):
             yield images[chosen], depths[chosen]
 
-    def _read(self, order: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read(self, order: Tensor, batch: int) -> Iterator[list[Tensor]]:
         workers = min(cores(), len(order) // AT_ONCE)
-        part = _Reduced(self.pairs, order.tolist(), self.size)
         generator = torch.Generator()  # without one, the loader takes a number from the global generator
-        for read in DataLoader(part, batch, num_workers=workers, collate_fn=_beside, generator=generator):
-            if isinstance(read, str):
-                raise RunError(read)
-            yield read
+        yield from loaded(self._one, order.tolist(), batch, num_workers=workers, generator=generator)
 
-
-class _Reduced(Dataset[Any]):
-    """Some pairs in an order, each read and reduced when it is asked for; for one that cannot be, the sentence."""
-
-    def __init__(self, pairs: Pairs, order: list[int], size: Size) -> None:
-        self.pairs, self.order, self.size = pairs, order, size
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor] | str:
-        try:
-            return reduced(*self.pairs.read(self.order[i]), self.size)
-        except ValueError as error:
-            return str(error)
-
-
-def _beside(read: list[Any]) -> Any:
-    wrong = next((one for one in read if isinstance(one, str)), None)
-    return wrong or tuple(torch.stack(each) for each in zip(*read, strict=True))
+    def _one(self, i: int) -> tuple[Tensor, Tensor]:
+        return reduced(*self.pairs.read(i), self.size)
 
 
 def reduced(rgb: np.ndarray, depth: np.ndarray, size: Size) -> tuple[Tensor, Tensor]:

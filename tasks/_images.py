@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from tasks._sentences import first_line
-from tasks._tables import local, quiet
+from tasks._tables import Tables, hub, local, parquet, shards, split_files
 from tasks._torchvision import load
 
 TEST = ("test", "valid", "validation", "val")
@@ -27,10 +27,6 @@ FORMATS = (
     "parquet files (train*.parquet, test*.parquet), a folder a class (train/CLASS/*, val/CLASS/*), or torchvision's "
     "own CIFAR archives"
 )
-
-
-class DataError(ValueError):
-    """There are no data where they were looked for, or they are not what they should be."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,8 @@ class Images:
     classes: tuple[str, ...]
     name: str
     """What the data set calls the split."""
+    numbers: np.ndarray | None = None
+    """Which ones of the split they are, where they are a part of it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,16 +52,20 @@ class Images:
         return len(self) > 0 and bool(self.labels.min() >= 0)
 
     def rgb(self, i: int) -> Image.Image:
-        """The i-th image in three channels; raises DataError, with its place, for one that cannot be decoded."""
+        """The i-th image in three channels; raises ValueError, with its place, for one that cannot be decoded."""
         try:
             return self.image(i).convert("RGB")
         except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise DataError(f"image {i} of the {self.name} split cannot be read ({error}): mend or remove it") from None
+            number = i if self.numbers is None else int(self.numbers[i])
+            raise ValueError(
+                f"image {number} of the {self.name} split cannot be read ({error}): mend or remove it"
+            ) from None
 
     def part(self, indices: np.ndarray) -> Images:
         """The images at ``indices``, in their order."""
         image, chosen = self.image, np.asarray(indices)
-        return replace(self, labels=self.labels[chosen], image=lambda i: image(int(chosen[i])))
+        numbers = chosen if self.numbers is None else self.numbers[chosen]
+        return replace(self, labels=self.labels[chosen], image=lambda i: image(int(chosen[i])), numbers=numbers)
 
     def pixels(self, most_bytes: float) -> Tensor | None:
         """All images, decoded: (N, 3, H, W) uint8; None where they differ in size or would take over ``most_bytes``."""
@@ -83,20 +85,20 @@ def read(data: str) -> tuple[Images, Images]:
     """The split to train on and the one to evaluate: of a local folder, or of a data set on the hub.
 
     Raises:
-        DataError: the data are not there, or not in a known form.
+        ValueError: the data are not there, or not in a known form.
     """
     folder = Path(data)
     if folder.is_dir():
         train, test = _local(folder)
     elif local(data):
-        raise DataError(f"there is no folder {data}: --data takes a data set on the hub, or a folder of {FORMATS}")
+        raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder of {FORMATS}")
     else:
-        train, test = _hub(data)
+        train, test = _splits(hub(data, f"a folder of {FORMATS}"), data)
     for split in (train, test):
         if not split.labelled:
-            raise DataError(f"{data}: the split {split.name} has no images, or images without a label")
+            raise ValueError(f"{data}: the split {split.name} has no images, or images without a label")
     if train.classes != test.classes:
-        raise DataError(f"{data}: the splits {train.name} and {test.name} have different classes")
+        raise ValueError(f"{data}: the splits {train.name} and {test.name} have different classes")
     return train, test
 
 
@@ -105,15 +107,15 @@ def _local(folder: Path) -> tuple[Images, Images]:
         if (found := sorted(folder.glob(f"{archive}-*"))) and found[0].is_dir():
             return _archive(kind, folder, True), _archive(kind, folder, False)
         if found:
-            raise DataError(f"{found[0]} is packed: unpack it there (tar xf {found[0].name})")
-    if files := sorted(folder.rglob("*.parquet")):
-        return _parquet(folder, [f for f in files if not f.name.startswith(".")])
+            raise ValueError(f"{found[0]} is packed: unpack it there (tar xf {found[0].name})")
+    if any(folder.rglob("*.parquet")):
+        return _splits(_parquet(folder), str(folder))
     if (folder / "train").is_dir():
         test = next((folder / name for name in TEST if (folder / name).is_dir()), None)
         if test is None:
-            raise DataError(f"{folder} has a folder train, and none to evaluate on: add {' or '.join(TEST)}")
+            raise ValueError(f"{folder} has a folder train, and none to evaluate on: add {' or '.join(TEST)}")
         return _folders(folder / "train"), _folders(test)
-    raise DataError(f"{folder} holds no images in a known form: put there {FORMATS}")
+    raise ValueError(f"{folder} holds no images in a known form: put there {FORMATS}")
 
 
 def _archive(kind: str, folder: Path, train: bool) -> Images:
@@ -121,7 +123,7 @@ def _archive(kind: str, folder: Path, train: bool) -> Images:
     try:
         held = getattr(datasets, kind)(folder, train=train, download=False)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise DataError(f"{kind}'s files in {folder} are not whole ({error}): unpack its archive there anew") from None
+        raise ValueError(f"{kind}'s files in {folder} are not whole ({error}): unpack its archive there anew") from None
     pixels = held.data
     return Images(
         np.asarray(held.targets, dtype=np.int64), lambda i: Image.fromarray(pixels[i]), tuple(held.classes),
@@ -134,45 +136,26 @@ def _folders(folder: Path) -> Images:
     try:
         held = datasets.ImageFolder(folder)
     except FileNotFoundError as error:
-        raise DataError(f"{folder}: every class needs a folder with images ({first_line(error)})") from None
+        raise ValueError(f"{folder}: every class needs a folder with images ({first_line(error)})") from None
     paths = [path for path, _ in held.samples]
     return Images(
         np.asarray(held.targets, dtype=np.int64), lambda i: Image.open(paths[i]), tuple(held.classes), folder.name
     )
 
 
-def _parquet(folder: Path, files: list[Path]) -> tuple[Images, Images]:
-    import datasets
-
-    def of(name: str) -> list[str]:
-        return [str(f) for f in files if f.name.startswith(name) or f.parent.name == name]
-
-    name = next((name for name in TEST if of(name)), None)
-    if not of("train") or name is None:
-        raise DataError(f"{folder} needs parquet files to train on and to evaluate: train*.parquet and test*.parquet")
-    with quiet():
-        try:
-            held = datasets.load_dataset("parquet", data_files={"train": of("train"), name: of(name)})
-        except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-            cause = first_line(error.__cause__ or error)
-            raise DataError(f"the parquet files in {folder} cannot be read ({cause}): fetch them anew") from None
-    return _table(held["train"], str(folder), "train"), _table(held[name], str(folder), name)
+def _parquet(folder: Path) -> Tables:
+    present = [name for name in TEST if split_files(folder, [name])]
+    return parquet(shards(folder, {name: [name] for name in ("train", *(present or TEST[:1]))}, FORMATS))
 
 
-def _hub(name: str) -> tuple[Images, Images]:
-    import datasets
-
-    try:
-        held = datasets.load_dataset(name)
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:  # no network is an OSError
-        raise DataError(
-            f"the data set {name} is neither in the cache nor within reach ({first_line(error)}): go online once, or "
-            f"give --data a folder of {FORMATS}"
-        ) from None
-    tables = {split: _table(held[split], name, split) for split in ("train", *TEST) if split in held}
+def _splits(held: Tables, where: str) -> tuple[Images, Images]:
+    """The split to train on, and the first of ``TEST`` that has labels."""
+    tables = {split: _table(held[split], where, split) for split in ("train", *TEST) if split in held}
     split = next((s for s in TEST if s in tables and tables[s].labelled), None)
     if "train" not in tables or split is None:
-        raise DataError(f"{name} has the splits {', '.join(held)}: train and one of {', '.join(TEST)} are needed")
+        raise ValueError(
+            f"{where} has the splits {', '.join(held)}: train and one of {', '.join(TEST)} are needed, with labels"
+        )
     return tables["train"], tables[split]
 
 
@@ -184,7 +167,9 @@ def _table(held: Any, where: str, name: str) -> Images:
     pictures = [column for column, kind in held.features.items() if isinstance(kind, ImageColumn)]
     labels = [column for column, kind in held.features.items() if isinstance(kind, ClassLabel)]
     if not pictures or not labels:
-        raise DataError(f"{where} needs a column of images and one of class labels, and has {', '.join(held.features)}")
+        raise ValueError(
+            f"{where} needs a column of images and one of class labels, and has {', '.join(held.features)}"
+        )
     label = max(labels, key=lambda column: held.features[column].num_classes)
     encoded = held.cast_column(pictures[0], ImageColumn(decode=False))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ def local(data: str) -> bool:
     return Path(data).exists() or data.startswith((".", "/", "~")) or Path(data).parts[:1] == ("data",)
 
 
-def shards(folder: Path, splits: Mapping[str, Iterable[str]], expected: str) -> dict[str, list[Path]]:
-    """Each split's parquet files, NAME.parquet or NAME-00000-of-0000N.parquet and so on, all in one folder: ``folder``
-    or one in it, as the hub has ``data`` or that of a configuration. ``splits``: what each may be called.
+def shards(folder: Path, splits: Mapping[str, Collection[str]], expected: str) -> dict[str, list[Path]]:
+    """Each split's parquet files, NAME.parquet or NAME-00000-of-0000N.parquet and so on, or NAME/*.parquet, all in one
+    folder: ``folder`` or one in it, as the hub has ``data`` or that of a configuration. ``splits``: what each may be
+    called.
 
     Raises:
         ValueError: a split has no file, not all of its shards, or files of which some may be another's; the sentence
@@ -29,7 +30,7 @@ def shards(folder: Path, splits: Mapping[str, Iterable[str]], expected: str) -> 
     """
     found: dict[str, list[Path]] = {}
     for split, names in splits.items():
-        files = sorted({file for name in names for file in folder.rglob(f"{name}*.parquet")})
+        files = split_files(folder, names)
         if not files:
             raise ValueError(f"{folder} has no {split}*.parquet: put there {expected}")
         whole = _whole(files[0], names)
@@ -44,21 +45,39 @@ def shards(folder: Path, splits: Mapping[str, Iterable[str]], expected: str) -> 
             )
         found[split] = files
     first = [files[0] for files in found.values()]
-    if len({file.parent for file in first}) > 1:
+    if len({_home(file, splits[split]) for split, file in zip(found, first, strict=True)}) > 1:
         raise ValueError(
             f"{folder} has {_some(folder, first)}, in several folders: put the splits that belong together in one"
         )
     return found
 
 
+def split_files(folder: Path, names: Collection[str]) -> list[Path]:
+    """The parquet files in ``folder``, or below it, that begin with one of the names; where there are none, those in
+    folders of such a name, as the hub converts data sets.
+    """
+    files = sorted(file for file in folder.rglob("*.parquet") if not file.name.startswith("."))
+    begins = re.compile(rf"({'|'.join(names)})(?![a-z])")  # val does not begin validation
+    return [file for file in files if begins.match(file.name)] or [
+        file for file in files if file.parent != folder and file.parent.name in names
+    ]
+
+
+def _home(file: Path, names: Collection[str]) -> Path:
+    """The folder that the file's data set lies in."""
+    return file.parent.parent if file.parent.name in names else file.parent
+
+
 _FORM = re.compile(r"(.+?)(-\d{5}-of-(\d{5}))?\.parquet")
 
 
-def _whole(file: Path, names: Iterable[str]) -> set[Path]:
-    """The files of the split that this one is of: itself, or all its shards; none if it has another name."""
+def _whole(file: Path, names: Collection[str]) -> set[Path]:
+    """The files of the split that this one is of: itself, or all its shards, or all in the folder of the split's name;
+    none if it has another name.
+    """
     held = _FORM.fullmatch(file.name)
     if held is None or held[1] not in names:
-        return set()
+        return set(split_files(file.parent.parent, [file.parent.name])) if file.parent.name in names else set()
     if held[2] is None:
         return {file}
     return {file.with_name(f"{held[1]}-{i:05d}-of-{held[3]}.parquet") for i in range(int(held[3]))}

@@ -29,12 +29,18 @@ def touched(folder: Path, names: str) -> Path:
         ("data/train data/valid", ["data/train"]),
         ("plain_text/train-00000-of-00001 plain_text/valid", ["plain_text/train-00000-of-00001"]),
         ("hub/rte/data/train hub/rte/data/valid", ["hub/rte/data/train"]),
+        ("default/train/0001 default/train/0000 default/valid/0000", ["default/train/0000", "default/train/0001"]),
+        ("train/train-00000-of-00001 valid/valid-00000-of-00001", ["train/train-00000-of-00001"]),
+        ("train valid train/0000 .train train/.train", ["train"]),
     ],
 )
 def test_a_split_is_one_file_or_all_of_its_shards(names: str, train: list[str], tmp_path: Path) -> None:
     found = shards(touched(tmp_path, names), SPLITS, "files")
     assert found["train"] == [tmp_path / f"{name}.parquet" for name in train]
-    assert [file.parent for file in found["valid"]] == [found["train"][0].parent]
+    homes = {
+        file.parent.parent if file.parent.name in SPLITS else file.parent for files in found.values() for file in files
+    }
+    assert len(homes) == 1
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,7 @@ def test_a_split_is_one_file_or_all_of_its_shards(names: str, train: list[str], 
             "train-00000-of-00003 train-00002-of-00003 valid",
             "FOLDER/train-00001-of-00003.parquet is missing, of the 3 files of the train split: fetch it, or them all",
         ),
+        ("a/train/0 a/valid/0 b/train/0", "FOLDER has a/train/0.parquet and b/train/0.parquet, of which one set alone"),
         ("a/train b/valid", "FOLDER has a/train.parquet and b/valid.parquet, in several folders: put the splits that"),
     ],
 )

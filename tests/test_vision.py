@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 import earlycrop
 from tasks import _cli, _vision, cifar10
 from tasks._augment import Augmentation, prepared, shift_and_flip, statistics, turn_and_crop
 from tasks._feed import Held, Streamed, generator
-from tasks._images import DataError, first, held_out, read
+from tasks._images import first, held_out, read
 from tasks._run import upset
 from tasks._torchvision import load
 from tasks._vision import one_cycle
@@ -94,6 +95,21 @@ def test_a_saved_data_set_s_finest_labels_are_learned(tmp_path: Path) -> None:
     assert valid.name == "valid"
 
 
+def without_labels(path: Path) -> None:
+    """Images as a contest has them to be judged by: every label is -1."""
+    import datasets
+
+    kinds = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["kind 0", "kind 1"])})
+    datasets.Dataset.from_dict({"img": pictures(4, 8, 2)[0], "label": [-1] * 4}, kinds).to_parquet(path)
+
+
+def test_a_contest_s_split_without_labels_is_passed_over(tmp_path: Path) -> None:
+    parquet(tmp_path, 2, 8, {"train": 4, "validation": 6})
+    without_labels(tmp_path / "test.parquet")
+    train, evaluated = read(str(tmp_path))
+    assert (train.name, len(train), evaluated.name, len(evaluated)) == ("train", 4, "validation", 6)
+
+
 def broken_parquet(place: Path) -> None:
     parquet(place, 2, 8, {"train": 4, "test": 4})
     (place / "train.parquet").write_bytes((place / "train.parquet").read_bytes()[:200])
@@ -106,6 +122,16 @@ def broken_image(place: Path) -> None:
 
 def no_test(place: Path) -> None:
     parquet(place, 2, 8, {"train": 4})
+
+
+def strange_parquet(place: Path) -> None:
+    parquet(place, 2, 8, {"train": 4, "test": 4})
+    parquet(place / "strange", 2, 8, {"train": 4})
+
+
+def unlabelled(place: Path) -> None:
+    parquet(place, 2, 8, {"train": 4})
+    without_labels(place / "test.parquet")
 
 
 def other_classes(place: Path) -> None:
@@ -128,7 +154,9 @@ def packed(place: Path) -> None:
         (lambda place: None, "holds no images in a known form: put there parquet files"),
         (broken_parquet, "cannot be read"),
         (broken_image, "image 0 of the train split cannot be read"),
-        (no_test, "needs parquet files to train on and to evaluate"),
+        (no_test, r"has no test\*.parquet: put there parquet files"),
+        (strange_parquet, "has strange/train.parquet and train.parquet, of which one set alone can be the train split"),
+        (unlabelled, r"has the splits train, test: train and one of test, .* are needed, with labels"),
         (other_classes, "the splits train and val have different classes"),
         (empty_class, "every class needs a folder with images"),
         (packed, "is packed: unpack it there"),
@@ -136,13 +164,29 @@ def packed(place: Path) -> None:
 )
 def test_bad_data_are_a_sentence(spoil: Any, told: str, tmp_path: Path) -> None:
     spoil(tmp_path)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(ValueError, match=told):
         read(str(tmp_path))[0].pixels(1e9)
+
+
+def test_an_image_that_a_worker_cannot_read_is_named_by_its_place_in_the_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(tmp_path / "data")
+    for place in sorted((tmp_path / "data").rglob("*.png"))[::3]:  # of two sizes, so they are read when asked for
+        Image.open(place).resize((40, 32)).save(place)
+    broken_image(tmp_path / "data")
+    where = ["--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--size", "32"]
+    with pytest.raises(SystemExit) as stopped:
+        _cli.main("imagenet", [*where, *TINY, "--batch", "4", "--method", "dense"])
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert "image 0 of the train split cannot be read (" in told
+    assert "Traceback" not in told
 
 
 def test_a_folder_that_is_not_there() -> None:
     with pytest.raises(
-        DataError, match=r"there is no folder ./nowhere: --data takes a data set on the hub, or a folder"
+        ValueError, match=r"there is no folder ./nowhere: --data takes a data set on the hub, or a folder"
     ):
         read("./nowhere")
 
