@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,12 +34,12 @@ from earlycrop.graph import Graph, Group
 from earlycrop.limits import Bounds
 from earlycrop.masks import Masks
 from earlycrop.shuffle import shuffled_nodes, shuffled_weights
-from earlycrop.surgeon import SurgeryError, shrink, uncertified
+from earlycrop.surgeon import Cut, SurgeryError, shrink, uncertified
 from earlycrop.trace import trace, traced_again
 from earlycrop.units import matrices, node_scores, node_sums, norm_scales, removable, unscored, weight_scores
 
-Choose = Callable[[Graph, Tensor, int, Bounds], Choice]
-"""(graph, scores, how much may be left, bounds) -> which nodes go."""
+Choose = Callable[[int, Bounds, Graph, Tensor], Choice]
+"""(how much may be left, bounds, graph, scores) -> which nodes go."""
 WHOLE = "stays whole: a zero in it is none in the weight that its parametrization makes of it"
 CERTIFIED = "whether the certificate of a cut holds"
 
@@ -56,6 +57,23 @@ class Before:
     bounds: Bounds | None = None
     together: dict[tuple[str, int], Field] = field(default_factory=dict)
     """What could only go together at the last cut, of what that left; see :func:`earlycrop.trace.traced_again`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs, as :func:`earlycrop.save_state` takes it."""
+        return {
+            "dense": dict(self.dense), "layers": dict(self.layers),
+            "bounds": None if self.bounds is None else asdict(self.bounds),
+            "together": [[*key, torch.from_numpy(classes)] for key, classes in self.together.items()],
+        }  # fmt: skip
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Before:
+        """From a ``state_dict``; an earlier version's has the costs alone, or nothing."""
+        bounds = state.get("bounds")
+        return cls(
+            dict(state.get("dense") or {}), dict(state.get("layers") or {}), bounds and Bounds(**bounds),
+            {(name, dim): classes.cpu().numpy() for name, dim, classes in state.get("together") or []},
+        )  # fmt: skip
 
     def single(self, graph: Graph) -> int:
         """How many layers have come down to a single output, which has no place among the nodes of a new trace."""
@@ -103,26 +121,9 @@ def cut_nodes(
             scores = node_sums(model, graph, effects)
         else:
             scores = node_scores(model, graph, request.criterion, loss, batches, request.where, request.of_batch, group)
-        while True:
-            choice = choose(graph, scores, allowed, within)
-            if request.shuffled:
-                drawn = torch.from_numpy(shuffled_nodes(graph, choice.removed))
-                choice = replace(choice, removed=of_the_first(drawn, group).numpy())
-            remove = choice.removed.nonzero()[0].tolist()
-            require_agreement([choice.removed], group)
-            try:
-                cut = shrink(model, graph, remove, optimizer, copies=copies)
-                require_same("yes", group, CERTIFIED)
-                break
-            except SurgeryError:
-                require_same("no", group, CERTIFIED)
-                failing = uncertified(model, graph, remove)
-                if not failing:
-                    raise
-                found = {g: Reason("certificate", "", told) for g, told in failing.items()}
-                reasons = {i: found[g] for g in found for i in graph.groups[g]}
-                whole |= found
-                scores, graph = scores[torch.from_numpy(~graph.mask(reasons))], graph.without(reasons)
+        chosen = partial(choose, allowed, within)
+        graph, choice, cut, failing = _certified(request, model, graph, scores, chosen, optimizer, copies, group)
+        whole |= failing
         before.together = graph.together(choice.removed)
         floors |= set(choice.floors)
         difference = max(difference, cut.difference or 0.0)
@@ -139,12 +140,48 @@ def cut_nodes(
     }  # fmt: skip
 
 
+def _certified(
+    request: Request,
+    model: nn.Module,
+    graph: Graph,
+    scores: Tensor,
+    choose: Callable[[Graph, Tensor], Choice],
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    copies: Sequence[nn.Module],
+    group: Peers,
+) -> tuple[Graph, Choice, Cut, dict[Group, Reason]]:
+    """Cut what is chosen, anew without the layers whose cut fails its certificate: the graph that was chosen from at
+    last, the choice, the cut, and the groups that failed.
+    """
+    whole: dict[Group, Reason] = {}
+    while True:
+        choice = choose(graph, scores)
+        if request.shuffled:
+            drawn = torch.from_numpy(shuffled_nodes(graph, choice.removed))
+            choice = replace(choice, removed=of_the_first(drawn, group).numpy())
+        remove = choice.removed.nonzero()[0].tolist()
+        require_agreement([choice.removed], group)
+        try:
+            cut = shrink(model, graph, remove, optimizer, copies=copies)
+            require_same("yes", group, CERTIFIED)
+            return graph, choice, cut, whole
+        except SurgeryError:
+            require_same("no", group, CERTIFIED)
+            failing = uncertified(model, graph, remove)
+            if not failing:
+                raise
+            found = {g: Reason("certificate", "", told) for g, told in failing.items()}
+            reasons = {i: found[g] for g in found for i in graph.groups[g]}
+            whole |= found
+            scores, graph = scores[torch.from_numpy(~graph.mask(reasons))], graph.without(reasons)
+
+
 def _measured(of: str, model: nn.Module, loss: Loss, batch: Any, graph: Graph, group: Peers) -> tuple[int, Choose]:
     """What the network as it is now costs in ``of``, and what chooses the nodes for a target in it."""
     if of != "time":
-        return graph.cost(of), lambda graph, scores, allowed, within: choose_nodes(graph, scores, allowed, of, within)
+        return graph.cost(of), lambda allowed, within, graph, scores: choose_nodes(graph, scores, allowed, of, within)
     clock = Clock(model, loss, batch, group)
-    return clock.dense, lambda graph, scores, allowed, within: choose_nodes_in_time(
+    return clock.dense, lambda allowed, within, graph, scores: choose_nodes_in_time(
         graph, scores, allowed, clock.beside(graph), within
     )
 

@@ -30,7 +30,7 @@ class TickTock:
     ticks and tocks are an epoch each, and there are ``rounds`` of them, or as many as the budget holds.
 
     Raises:
-        ValueError: the network has no batch norm, there are too few epochs, or a limit is a share.
+        ValueError: the network has no batch norm, there are too few epochs, or the target is one in time.
     """
 
     def __init__(self, job: Job, rounds: int, penalty: float) -> None:
@@ -44,18 +44,15 @@ class TickTock:
         self.rounds = min(rounds, (job.epochs - self.tail - 1) // 2)
         if self.rounds < 1:
             raise ValueError(f"gatedecorators needs at least 4 epochs, and there are {job.epochs}")
-        amounts = (*job.request.limits.floors.values(), *job.request.limits.ceilings.values())
-        if any(isinstance(a, float) for a in amounts) or job.request.of == "time":
-            raise ValueError(
-                "gatedecorators cuts many times: give limits as numbers, not shares, and no target in time"
-            )
+        if job.request.of == "time":
+            raise ValueError("gatedecorators cuts many times, and cannot meet a target in time: give another measure")
         target = job.request.targets[-1]
         self.targets = [target * i / self.rounds for i in range(1, self.rounds)] + [target]
         self.total, self.weight = job.epochs, penalty
         self.start = job.epochs - self.tail - 2 * self.rounds
         self._round = 0
         self._frozen: list[str] = []
-        self._dense: dict[str, int] | None = None
+        self._before = Before()
         self._gathered: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._penalty: Penalty | None = None
@@ -79,9 +76,11 @@ class TickTock:
             request = replace(job.request, targets=[self.targets[self._round]], gate="rows")
             event = carry_out(
                 request, job.model, job.loss, read, job.optimizer, reason, epoch, job.copies, self._gathered,
-                Before(dict(self._dense or {})), job.group,
+                self._before, job.group,
             )  # fmt: skip
             self._round += 1
+            if self._round == self.rounds:
+                self._before = Before()
         self.close()
         if epoch < self.total:
             self._enter(job, self.phase(epoch + 1), batches, read)
@@ -91,8 +90,8 @@ class TickTock:
         """Set up for an epoch."""
         if phase == "tick":
             graph = job.traced(read or job.read(batches))
-            if self._dense is None:
-                self._dense = {of: graph.cost(of) for of in {"weights", "nodes", job.request.of}}
+            if not self._before.dense:
+                self._before.dense = {of: graph.cost(of) for of in {"weights", "nodes", job.request.of}}
             outputs = tuple(f"{layer.name}." for layer in graph.layers if layer.returned.any())
             learn = set(norm_scales(job.inside))
             self._freeze(
@@ -138,13 +137,13 @@ class TickTock:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "round": self._round, "frozen": list(self._frozen), "dense": self._dense,
-            "penalty": self._penalty is not None,
+            "round": self._round, "frozen": list(self._frozen), "penalty": self._penalty is not None,
+            **self._before.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
         self.close()
-        self._round, self._dense = int(state["round"]), state["dense"]
+        self._round, self._before = int(state["round"]), Before.of_state(state)
         if state["frozen"]:
             self._freeze(job, list(state["frozen"]))
         if state["penalty"]:

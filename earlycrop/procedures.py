@@ -136,7 +136,7 @@ class Once:
             job.request, job.model, job.loss, read or job.read(batches), job.optimizer, reason, epoch, job.copies,
             before=self._before, group=job.group,
         )  # fmt: skip
-        self._due, self._done = None, True
+        self._due, self._done, self._before = None, True, Before()
         self.close()
         return event
 
@@ -154,12 +154,12 @@ class Once:
     def state_dict(self) -> dict[str, Any]:
         return {
             "done": self._done, "trigger": None if self._done else self.trigger.state_dict(),
-            "due": self._due, "dense": dict(self._before.dense),
+            "due": self._due, **self._before.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
         self._done = bool(state["done"])
-        self._due, self._before = state.get("due"), Before(dict(state.get("dense", {})))
+        self._due, self._before = state.get("due"), Before.of_state(state)
         if self._done:
             self.close()
         else:

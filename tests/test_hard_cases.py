@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from collections.abc import Callable
@@ -134,8 +135,11 @@ def test_a_failed_step_can_be_taken_again() -> None:
     assert (event.epoch, event.reason) == (0, "before training")
 
 
+@pytest.mark.parametrize("resumed", [False, True])
 @pytest.mark.parametrize(("method", "calls"), [("cropit-s", 40), ("cropit-u", 20)])
-def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(method: str, calls: int) -> None:
+def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(
+    method: str, calls: int, resumed: bool, tmp_path: Path
+) -> None:
     model, left = mlp(64), [calls]
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     dense = sum(p.numel() for p in model.parameters() if p.ndim > 1)
@@ -152,6 +156,11 @@ def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(method: str,
         pruner.step(data())
     assert not all(bool(p.all()) for p in model.parameters()) or sum(p.numel() for p in model.parameters()) < dense
     left[0] = 1000
+    if resumed:
+        state = earlycrop.load_state(earlycrop.save_state(pruner.state_dict(), tmp_path / "state"))
+        model, optimizer = copy.deepcopy((model, optimizer))
+        pruner = Pruner(model, optimizer, failing, method, 0.8, epochs=3, limits=limits)
+        pruner.load_state_dict(state)
     event = pruner.step(data())
     assert event is not None
     assert event.dense == dense

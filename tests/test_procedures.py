@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from earlycrop import METHODS, Pruner, prune
+import earlycrop
+from earlycrop import METHODS, Limits, Pruner, prune
 from earlycrop.gates import TickTock
 from earlycrop.rewinding import Rewind
 from tests.test_pruner import EPOCHS, data, loss, network, train_epoch, weights_left
@@ -130,6 +132,28 @@ def test_ticks_train_gates_and_classifier_only_and_tocks_have_a_penalty_with_a_g
     assert left[0][1] <= 0.7 * dense + 1
     assert weights_left(model) == left[1][1] <= 0.4 * dense
     assert not optimizer._optimizer_step_pre_hooks  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore:asked to remove")  # the floor is above the target
+@pytest.mark.parametrize("resumed", [False, True])
+def test_shares_are_of_the_network_before_the_first_tick(resumed: bool, tmp_path: Path) -> None:
+    limits = Limits(floors={"3": 0.4}, ceilings={"0": 0.5})
+    model, optimizer, pruner = started("gatedecorators", 0.95, epochs=6, rounds=2, limits=limits)
+    pruner.step(data())
+    widths = []
+    for epoch in range(6):
+        train_epoch(model, optimizer, data())
+        event = pruner.step(data())
+        widths += [] if event is None else [event.layers]
+        if resumed and epoch == 1:
+            state = earlycrop.load_state(earlycrop.save_state(pruner.state_dict(), tmp_path / "state"))
+            pruner.close()
+            model, optimizer = copy.deepcopy((model, optimizer))
+            pruner = Pruner(model, optimizer, loss, "gatedecorators", 0.95, epochs=6, rounds=2, limits=limits)
+            pruner.load_state_dict(state)
+    assert [each["3"][0] for each in widths] == [16, 16]
+    assert model[3].out_channels == widths[-1]["3"][1] == 7, "0.4 of 16, rounded up"
+    assert widths[0]["0"][1] <= 6
 
 
 def test_a_tick_ranks_all_gates_by_what_they_gathered() -> None:
