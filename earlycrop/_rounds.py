@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -29,7 +29,7 @@ from earlycrop.budget import (
     weights_left,
 )
 from earlycrop.event import Request
-from earlycrop.flow import Loss, Tensors
+from earlycrop.flow import FlowError, Loss, Tensors
 from earlycrop.graph import Graph, Group
 from earlycrop.limits import Bounds
 from earlycrop.masks import Masks
@@ -121,6 +121,8 @@ def cut_nodes(
             scores = node_sums(model, graph, effects)
         else:
             scores = node_scores(model, graph, request.criterion, loss, batches, request.where, request.of_batch, group)
+        if not done:
+            _require_some([scores])
         chosen = partial(choose, allowed, within)
         graph, choice, cut, failing = _certified(request, model, graph, scores, chosen, optimizer, copies, group)
         whole |= failing
@@ -209,7 +211,9 @@ def zero_weights(
     with ExitStack() as held:  # of a round that fails nothing is held: its zeros may grow back
         for sparsity in request.targets:
             scores = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
-            keep = keep or path_weights(graph, scores)  # of the first round: what a later one would choose may be gone
+            if keep is None:  # of the first round: what a later one would choose may be gone
+                _require_some(scores.values())
+                keep = path_weights(graph, scores)
             within = bounds.part(sparsity / request.targets[-1])
             choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed, within)
             if request.shuffled:
@@ -227,6 +231,16 @@ def zero_weights(
         "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks, "bounds": bounds,
         "layers": weights_left(every, choice.removed), "notes": (*_notes(request, model), *whole),
     }  # fmt: skip
+
+
+def _require_some(scores: Iterable[Tensor]) -> None:
+    """Raise FlowError where every score is zero: whatever went, it would be by chance."""
+    if not any(bool(each.any()) for each in scores):
+        raise FlowError(
+            "every score is zero, so nothing tells what to keep: either the loss is constant on these batches, or a "
+            "layer of zeros (such as a head that starts at zero) keeps all others from having an effect. Train an "
+            "epoch first, or give other batches or another criterion"
+        )
 
 
 def _notes(request: Request, model: nn.Module) -> tuple[str, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
@@ -93,21 +94,38 @@ def csr_bytes(model: nn.Module) -> int:
 
 
 def milliseconds(
-    step: Callable[[], object], device: torch.device, repeats: int = 50, warmup: int = 3, most_seconds: float = 20
+    step: Callable[[], object], device: torch.device, repeats: int = 50, warmup: int = 3, most_seconds: float = 20.0
 ) -> float:
     """The median time of ``step`` in milliseconds, with what it queued on a GPU.
 
     After ``most_seconds`` no other repeat begins, if one has been timed.
     """
-    times: list[float] = []
-    begin = perf_counter()
-    while len(times) <= warmup or (len(times) < warmup + repeats and perf_counter() - begin < most_seconds):
-        start = perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(perf_counter() - start)
-    return 1000 * median(times[warmup:])
+    return milliseconds_in_turn([step], device, repeats, warmup, most_seconds)[0]
+
+
+def milliseconds_in_turn(
+    steps: Sequence[Callable[[], object]],
+    device: torch.device,
+    repeats: int = 50,
+    warmup: int = 3,
+    most_seconds: float = 20.0,
+) -> list[float]:
+    """The same of several, which are called one after the other, so that what else the machine does meets all of them
+    alike: their ratios can be trusted where each time alone cannot. ``most_seconds`` are for each.
+    """
+    times: list[list[float]] = []
+    begin, most = perf_counter(), most_seconds * len(steps)
+    while len(times) <= warmup or (len(times) < warmup + repeats and perf_counter() - begin < most):
+        times.append([_seconds(step, device) for step in steps])
+    return [1000 * median(mine) for mine in zip(*times[warmup:], strict=True)]
+
+
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
+    start = perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter() - start
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -127,13 +145,16 @@ def step_memory_bytes(step: Callable[[], object], device: torch.device) -> int:
     """The most memory while ``step`` runs: what is allocated on a GPU, or the process's resident set on the CPU.
 
     The peak is begun anew before it on a GPU and, where the kernel lets it be, on Linux, which ends what
-    :func:`peak_memory_bytes` has seen until now; elsewhere it is the process's so far.
+    :func:`peak_memory_bytes` has seen until now; elsewhere it is the process's so far. What the C library keeps of
+    freed memory is given back first, or a small network would be told to need what a large one before it did.
     """
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        gc.collect()
+        with suppress(OSError, AttributeError, TypeError):  # not the GNU C library
+            ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # not Linux, or a kernel without it
             Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: sets the peak resident set to the present one
     step()

@@ -68,8 +68,8 @@ def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[Lines]:
 def _lines(here: pd.DataFrame, there: pd.DataFrame, metric: str) -> pd.DataFrame:
     table = pd.DataFrame(index=list(dict.fromkeys([*there["method"], *here["method"]])))
     by_method = here.groupby("method")
-    table["ours"], table["ours_std"] = by_method["value"].mean(), by_method["value"].std()
-    table["seeds"] = by_method["seed"].nunique()
+    by_seed = here.groupby(["method", "seed"])["value"].mean().groupby("method")  # runs of one seed count as one
+    table["ours"], table["ours_std"], table["seeds"] = by_seed.mean(), by_seed.std(), by_seed.size()
     table["hours"] = by_method["train_seconds"].mean().where(by_method["device"].nunique() == 1) / 3600
     for name, column in (("theirs", "value"), ("theirs_std", "std")):
         table[name] = there.set_index("method")[column].groupby(level=0).first() if len(there) else float("nan")

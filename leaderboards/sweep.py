@@ -226,6 +226,6 @@ def _run(run: Run, runs: Path, threads: int) -> str | None:
         if done.returncode == 0:
             return None
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        if done.returncode == 2:  # a wrong argument stays wrong
+        if done.returncode in (2, 130):  # a wrong argument stays wrong, and Ctrl-C was meant
             break
     return said

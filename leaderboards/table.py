@@ -14,11 +14,17 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from leaderboards.records import Record
-from tasks._options import LATER, VARIANTS
+from tasks._branch import FREE
+from tasks._options import VARIANTS
 from tasks._record import KINDS, Result
 
 RECIPE = ["task", "dataset", "preset", "network", "metric", "higher_is_better", "split", "epochs"]
 """What runs share that may be compared with each other, and with dense."""
+COLUMNS = (
+    "weight_sparsity", "node_sparsity", "parameters", "macs", "batch_ms", "train_seconds", "emissions_g", "step_bytes",
+    "pruned_epoch",
+)  # fmt: skip
+"""What a table tells the means of, beside the metric."""
 VARIES = {"method", "sparsity", "of", "seed", "device", "task", "watch", "kernel", *VARIANTS}
 """Options that tell the runs of one table apart by intent."""
 
@@ -81,19 +87,17 @@ def groups(results: Iterable[Result]) -> Iterator[Group]:
 
 
 def summary(group: Group) -> pd.DataFrame:
-    """A line a method, dense first and then by rank: means over seeds, sample deviation, gap to dense.
+    """A line a method, dense first and then by rank: means over seeds, sample deviation, gap to dense. Several runs of
+    one seed count as one, with their means.
 
     What cannot be told is missing: a deviation of one seed, a gap without dense runs, a time of several devices,
     emissions by several countries or that not all runs have measured in one way.
     """
-    by_method = group.rows.assign(method=labels(group.rows)).groupby("method")
-    lines = by_method.agg(
-        seeds=("seed", "nunique"), mean=("value", "mean"), std=("value", "std"),
-        weight_sparsity=("weight_sparsity", "mean"), node_sparsity=("node_sparsity", "mean"),
-        parameters=("parameters", "mean"), macs=("macs", "mean"),
-        batch_ms=("batch_ms", "mean"), train_seconds=("train_seconds", "mean"), emissions_g=("emissions_g", "mean"),
-        step_bytes=("step_bytes", "mean"), pruned_epoch=("pruned_epoch", "mean"),
-    )  # fmt: skip
+    runs = group.rows.assign(method=labels(group.rows))
+    by_method, by_seed = runs.groupby("method"), runs.groupby(["method", "seed"])[["value", *COLUMNS]].mean()
+    per_seed = by_seed.groupby("method")
+    lines = pd.DataFrame({"seeds": per_seed.size(), "mean": per_seed["value"].mean(), "std": per_seed["value"].std()})
+    lines = lines.join(per_seed[list(COLUMNS)].mean())
     by_device = ["batch_ms", "train_seconds", "emissions_g", "step_bytes"]
     lines.loc[by_method["device"].nunique() > 1, by_device] = float("nan")
     of_one_kind = by_method[["emissions_country", "emissions_measured"]].nunique(dropna=False).le(1).all(axis=1)
@@ -131,12 +135,12 @@ def named(table: Path) -> set[str]:
 def differing(records: Iterable[Record]) -> list[str]:
     """Options, other than those a table is about, in which runs differ: ``lr: 0.001, 0.01``.
 
-    What a configuration leaves out is at its default; dense runs have no limits to differ in.
+    What a configuration leaves out is at its default; dense runs have no options of pruning to differ in.
     """
     values: dict[str, set[str]] = {}
     configs = [record.config for record in records]
     for key in {key for config in configs for key in config}:
-        asked = (c for c in configs if not (key in LATER and c.get("method") == "dense"))
+        asked = (c for c in configs if not (key in FREE and c.get("method") == "dense"))
         values[key] = {str(c.get(key, "default")) for c in asked}
     return [f"{key}: {', '.join(sorted(v))}" for key, v in sorted(values.items()) if key not in VARIES and len(v) > 1]
 

@@ -74,7 +74,7 @@ class A2C(Task):
         self.network = "-".join(["mlp", *map(str, options.widths)])
         self.games = self.steps = 0
         self.returns: list[float] = []
-        self.bonus = options.entropy
+        self.progress, self.bonus = 0.0, options.entropy
         self.logits: np.ndarray = np.zeros((0, 1))
         with closing(make_environment(options.environment, 1)) as environment:
             self.inputs = int(np.prod(environment.single_observation_space.shape or ()))
@@ -91,12 +91,13 @@ class A2C(Task):
 
     def learning_rate(self, progress: float) -> float:
         """Linear to 0, or constant."""
+        self.progress = progress
         return self.options.learning_rate * (1 - progress if self.options.decay else 1)
 
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Rollouts of the policy as it is, at least one, until this and all earlier epochs' share is played."""
         options = self.options
-        self.returns, self.bonus = [], self._bonus(epoch)
+        self.returns, self.bonus = [], self._bonus()
         goal = (options.games or options.steps) * epoch / options.epochs
         with closing(self._player(epoch, TRAINING)) as player:
             while True:
@@ -111,7 +112,6 @@ class A2C(Task):
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> Drawn:
         """Longer rollouts in environments of their own."""
-        self.bonus = self._bonus(epoch)
 
         def draw() -> list[Batch]:
             options = self.options
@@ -122,11 +122,10 @@ class A2C(Task):
 
         return Drawn(draw)
 
-    def _bonus(self, epoch: int) -> float:
-        """The weight of the entropy bonus in an epoch; before the first it is the first's."""
+    def _bonus(self) -> float:
+        """The weight of the entropy bonus in the epoch that begins, at the point that the learning rate is at."""
         first, last = self.options.entropy, self.options.last_entropy
-        done = max(0, epoch - 1) / self.options.epochs
-        return first if last is None else first + (last - first) * done
+        return first if last is None else first + (last - first) * self.progress
 
     def _player(self, epoch: int, purpose: int) -> Player:
         options = self.options
@@ -202,9 +201,10 @@ class A2C(Task):
         return [folder / "episode.gif"]
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters: environments and random numbers start anew in each epoch."""
-        return {"games": self.games, "steps": self.steps}
+        """The counters and the bonus: environments and random numbers start anew in each epoch."""
+        return {"games": self.games, "steps": self.steps, "bonus": self.bonus}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the counters."""
+        """Take up the counters, and the bonus that the last epoch was trained, and may be scored, with."""
         self.games, self.steps = state["games"], state["steps"]
+        self.bonus = state.get("bonus", self.bonus)  # an old checkpoint has none

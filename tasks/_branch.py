@@ -37,6 +37,10 @@ def check(options: Options, config: dict[str, Any]) -> None:
         raise ValueError(f"{options.method} cannot branch off: it trains otherwise from the start, or prunes nothing")
     if not (folder / "config.json").exists():
         raise ValueError(f"there is no run in {folder}: --branch-from takes a run's folder")
+    if early := [str(epoch) for epoch in options.keep if epoch < int(options.trigger)]:
+        raise ValueError(
+            f"--keep takes epochs from {options.trigger} on, where it branches off, not {', '.join(early)}"
+        )
     accept(json.loads((folder / "config.json").read_text()), config, folder)
     if not checkpoint(folder, int(options.trigger)).is_dir():
         raise ValueError(f"{folder} has kept no checkpoint of epoch {options.trigger}: run it with --keep")
@@ -52,12 +56,13 @@ def accept(trunk: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
 
 
 def require_kept(options: Options, store: Store) -> None:
-    """Raise a RunError if the run is finished, and has not kept what it is asked to keep."""
-    gone = [str(epoch) for epoch in options.keep if not checkpoint(store.folder, epoch).is_dir()]
-    if gone and store.result() is not None:
+    """Raise a RunError if the run has come past an epoch that it is asked to keep, and has not kept it."""
+    done = store.epoch()
+    gone = [str(epoch) for epoch in options.keep if epoch <= done and not checkpoint(store.folder, epoch).is_dir()]
+    if gone:
         raise RunError(
-            f"{store.folder} is finished and has kept no checkpoint of epoch {', '.join(gone)}: move it away, and the "
-            "same command trains it again"
+            f"{store.folder} is at epoch {done} and has kept no checkpoint of epoch {', '.join(gone)}: move it away, "
+            "and the same command trains it again"
         )
 
 

@@ -21,7 +21,7 @@ from tasks import Task, _branch, _ranks
 from tasks._options import Options
 from tasks._record import Result
 from tasks._run import device_of, fresh, pruner_of, run
-from tasks._store import RunError, Shared, Store, configuration, identity
+from tasks._store import LostError, RunError, Shared, Store, configuration, identity
 from tasks._training import DivergedError
 
 
@@ -31,7 +31,7 @@ def main(
     """Run the task ``name`` as ``python -m tasks.NAME ARGUMENTS`` does; its result. ``opened`` is what the run's folder
     is kept by.
 
-    Exits with 2 and one sentence on bad input, with 1 where training diverged, with 130 on Ctrl-C.
+    Exits with 2 and one sentence on bad input, with 1 where training diverged or lost a process, with 130 on Ctrl-C.
     """
     module = importlib.import_module(f"tasks.{name}")
     options = parse(module, list(sys.argv[1:] if arguments is None else arguments))
@@ -60,7 +60,8 @@ def main(
     except DivergedError as error:
         fail(str(error), 1)
     except RunError as error:
-        fail(str(error) if _ranks.rank() == 0 else f"process {_ranks.rank()}: {error}", 2, alone=True)
+        code = 1 if isinstance(error, LostError) else 2
+        fail(str(error) if _ranks.rank() == 0 else f"process {_ranks.rank()}: {error}", code, alone=True)
     finally:
         store.close()
     _ranks.leave()

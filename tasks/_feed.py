@@ -45,11 +45,11 @@ def cores() -> int:
 
 
 def room(device: str) -> float:
-    """Bytes that images may take where they are to lie: half of a GPU's free memory, a quarter of the machine's for all
-    of the run's processes there.
+    """Bytes that images may take where they are to lie: half of a GPU's memory, a quarter of the machine's for all of
+    the run's processes there. What else is in use does not count, as a run that goes on is to read as it did before.
     """
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return torch.cuda.mem_get_info(None if device == "auto" else torch.device(device))[0] / 2
+        return torch.cuda.mem_get_info(None if device == "auto" else torch.device(device))[1] / 2
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 / _ranks.here()
 
 

@@ -23,6 +23,8 @@ from tasks._torchvision import load
 
 TEST = ("test", "valid", "validation", "val")
 """What the split that is evaluated is called, in the order of preference."""
+ARCHIVES = {"CIFAR-10": "CIFAR10", "CIFAR-100": "CIFAR100"}
+"""Data set -> torchvision's class that reads its archive, whose name begins as the data set's."""
 FORMATS = (
     "parquet files (train*.parquet, test*.parquet), a folder a class (train/CLASS/*, val/CLASS/*), or torchvision's "
     "own CIFAR archives"
@@ -81,15 +83,15 @@ class Images:
         return pixels.permute(0, 3, 1, 2)
 
 
-def read(data: str) -> tuple[Images, Images]:
+def read(data: str, dataset: str) -> tuple[Images, Images]:
     """The split to train on and the one to evaluate: of a local folder, or of a data set on the hub.
 
     Raises:
-        ValueError: the data are not there, or not in a known form.
+        ValueError: the data are not there, not in a known form, or by their name another data set than ``dataset``.
     """
     folder = Path(data)
     if folder.is_dir():
-        train, test = _local(folder)
+        train, test = _local(folder, dataset)
     elif local(data):
         raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder of {FORMATS}")
     else:
@@ -102,12 +104,15 @@ def read(data: str) -> tuple[Images, Images]:
     return train, test
 
 
-def _local(folder: Path) -> tuple[Images, Images]:
-    for archive, kind in (("cifar-10", "CIFAR10"), ("cifar-100", "CIFAR100")):
-        if (found := sorted(folder.glob(f"{archive}-*"))) and found[0].is_dir():
-            return _archive(kind, folder, True), _archive(kind, folder, False)
-        if found:
-            raise ValueError(f"{found[0]} is packed: unpack it there (tar xf {found[0].name})")
+def _local(folder: Path, dataset: str) -> tuple[Images, Images]:
+    archives = {name: found for name in ARCHIVES if (found := sorted(folder.glob(f"{name.lower()}-*")))}
+    if dataset in archives:
+        first = archives[dataset][0]
+        if not first.is_dir():
+            raise ValueError(f"{first} is packed: unpack it there (tar xf {first.name})")
+        return _archive(ARCHIVES[dataset], folder, True), _archive(ARCHIVES[dataset], folder, False)
+    if archives:
+        raise ValueError(f"{folder} holds {' and '.join(archives)}, and the task is {dataset}: give another folder")
     if any(folder.rglob("*.parquet")):
         return _splits(_parquet(folder), str(folder))
     if (folder / "train").is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,14 +37,9 @@ def outcome(
     event = pruner.event
     device = location(model)
     memory = measure.peak_memory_bytes(device)
-    dense = None
-    if event is not None and not options.prune_on:  # with it the dense network is not to touch the training device
-        whole = task.model().to(device)
-        dense = _cost(task, whole, task.optimizer(whole), device)
-        del whole
-    cost = _cost(task, model, optimizer, device)
-    if event is None:
-        dense = cost
+    apart = event is not None and not options.prune_on  # with it the dense network is not to touch the device
+    *others, cost = _costs(task, model, optimizer, device, apart)
+    dense = others[0] if others else cost if event is None else None
     limit = None if dense is None else (dense.milliseconds / cost.milliseconds) / (dense.macs / cost.macs)
     return Result(
         run=store.id, task=name, dataset=task.dataset, preset=options.preset, network=task.network,
@@ -75,8 +71,25 @@ class Cost(NamedTuple):
     bytes: int
 
 
-def _cost(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.device) -> Cost:
-    """Measured on one batch of the task's."""
+def _costs(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.device, beside_dense: bool) -> list[Cost]:
+    """Of the dense network, if it is to be beside this one, and of this one: the steps' times are taken in turn."""
+    networks = [(model, optimizer)]
+    if beside_dense:
+        whole = task.model().to(device)
+        networks = [(whole, task.optimizer(whole)), *networks]
+        del whole
+    ready = [_prepared(task, *network) for network in networks]
+    del networks
+    times = measure.milliseconds_in_turn([step for _, step in ready], device)
+    costs = []
+    for milliseconds in times:
+        macs, step = ready.pop(0)  # the one before is gone: a network's memory is without it
+        costs.append(Cost(macs, milliseconds, measure.step_memory_bytes(step, device)))
+    return costs
+
+
+def _prepared(task: Task, model: nn.Module, optimizer: Optimizer) -> tuple[int, Callable[[], None]]:
+    """The network's multiply-accumulates, and its training step, on one batch of the task's."""
     before = task.state_dict()
     batch = task.batch_to_measure(model)
     task.load_state_dict(before)
@@ -89,8 +102,7 @@ def _cost(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.devi
     model.eval()
     macs = measure.macs(model, lambda m: task.loss(m, batch))
     model.train()
-    milliseconds = measure.milliseconds(step, device)
-    return Cost(macs, milliseconds, measure.step_memory_bytes(step, device))
+    return macs, step
 
 
 def hardware(device: torch.device) -> str:

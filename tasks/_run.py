@@ -106,6 +106,7 @@ def _run(name: str, task: Task, options: Options, store: Store, report: Report, 
     if branching:
         state = start(options, store.config, model, data)
     epoch, seconds = 0, 0.0
+    keep = sorted({*options.keep, *(() if state is None or branching else state.get("keep", ()))})
     lines: list[dict[str, Any]] = []
     if state is None:
         event, seconds = _ask(pruner, task, model, 0)
@@ -117,8 +118,8 @@ def _run(name: str, task: Task, options: Options, store: Store, report: Report, 
         (pruner.branch_off if branching else pruner.load_state_dict)(state["pruner"])
         task.load_state_dict(state["task"])
         torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        for i, there in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may have been another machine
+            torch.cuda.set_rng_state(there, i)
         epoch, seconds, lines = state["epoch"], state["seconds"], state["log"]
         meter.go_on(state.get("spent"))
     if branching:
@@ -134,8 +135,8 @@ def _run(name: str, task: Task, options: Options, store: Store, report: Report, 
         store.save(model, epoch, {
             "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict(), "task": task.state_dict(),
             "rng": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "epoch": epoch, "seconds": seconds, "log": lines, "spent": spent, "data": dict(data),
-        }, options.keep)  # fmt: skip
+            "epoch": epoch, "seconds": seconds, "log": lines, "spent": spent, "data": dict(data), "keep": keep,
+        }, keep)  # fmt: skip
 
     replicas = _ranks.Replicas()
     if state is None or branching:

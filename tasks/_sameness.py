@@ -22,5 +22,5 @@ def digest(*held: Tensor | np.ndarray | str) -> str:
 
 def changed(before: Known, now: Known) -> str:
     """What is another than it was, in words; nothing where all is the same."""
-    keys = [key for key in now if before.get(key) != now[key]]
-    return ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in keys)
+    keys = [key for key in now if key in before and before[key] != now[key]]  # an older version knew less of them
+    return ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in keys)

@@ -29,6 +29,10 @@ class RunError(RuntimeError):
     """A run cannot go on as it is; the sentence says what to do."""
 
 
+class LostError(RunError):
+    """A run has lost what it needs, such as a process, by no fault of its own: the same command goes on."""
+
+
 def configuration(task: str, options: Options) -> dict[str, Any]:
     """What makes a run the run that it is: the task and every option that something computed depends on."""
     held = dataclasses.asdict(options)
@@ -139,12 +143,20 @@ class Store:
             if older.name not in kept:
                 shutil.rmtree(older)
 
+    def _last(self) -> Path | None:
+        """The last checkpoint, if there is one."""
+        return max((p for p in self._checkpoints.glob("epoch-*")), default=None)
+
+    def epoch(self) -> int:
+        """Epochs done at the last checkpoint, 0 without one."""
+        last = self._last()
+        return 0 if last is None else int(last.name.removeprefix("epoch-"))
+
     def load(self, model: nn.Module, data: Known) -> dict[str, Any] | None:
         """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""
-        found = sorted(p for p in self._checkpoints.iterdir() if p.name.startswith("epoch-"))
-        if not found:
+        last = self._last()
+        if last is None:
             return None
-        last = found[-1]
         return read_checkpoint(
             last,
             model,

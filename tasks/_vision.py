@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from tasks import Task, _ranks
 from tasks._augment import Augmentation
 from tasks._evaluating import evaluating, location
-from tasks._feed import Feed, feeds, generator, room
+from tasks._feed import Feed, Held, feeds, generator, room
 from tasks._images import first, held_out, read
 from tasks._options import Options
 from tasks._sameness import Known, digest
@@ -113,7 +113,7 @@ class Vision(Task):
         check(options)
         self.options, self.dataset, self.clip = options, dataset, options.clip
         self.network = options.network
-        train, test = read(options.data)
+        train, test = read(options.data, dataset)
         self.split, self.classes = test.name, len(train.classes)
         require_fit(options.network, self.classes, options.size)
         train, validation = held_out(first(train, options.images), options.validation)
@@ -136,8 +136,14 @@ class Vision(Task):
         return network(self.options.network, self.classes, self.options.size)
 
     def trained_on(self) -> Known:
-        """How many images there are of how many classes, and a digest of their labels."""
-        return {"images": len(self.training), "classes": self.classes, "digest of the labels": self.labels}
+        """How many images there are of how many classes, a digest of their labels, and whether they are held in memory:
+        those that are not are cropped otherwise.
+        """
+        place = "in memory" if isinstance(self.training, Held) else "in files"
+        return {
+            "images": len(self.training), "classes": self.classes, "digest of the labels": self.labels,
+            "their place in training": place,
+        }  # fmt: skip
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Adam, or SGD with momentum."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from mmap import mmap
 from typing import IO, Any, NoReturn
 
-from tasks._store import RunError
+from tasks._store import LostError, RunError
 from tasks._worker import receive, send
 
 MEMORY = 2**22
@@ -37,7 +37,7 @@ class Worker:
         """Have ``tasks._worker.Stage`` do something.
 
         Raises:
-            RunError: the process is gone, or cannot be started.
+            LostError: the process is gone, or cannot be started.
         """
         if self.process is None:
             self._start()
@@ -57,7 +57,7 @@ class Worker:
         """What came of it.
 
         Raises:
-            RunError: it failed, or the process is gone.
+            RunError: it failed. LostError: the process is gone.
         """
         well, value = self._receive()
         if not well:
@@ -85,7 +85,7 @@ class Worker:
                 )  # fmt: skip
             except OSError as error:
                 _remove(file.name)
-                raise RunError(f"a worker process cannot be started ({error}): --workers 1 needs none") from None
+                raise LostError(f"a worker process cannot be started ({error}): --workers 1 needs none") from None
         self.file: str | None = file.name
         self.questions, self.answers = _pipes(self.process)
         self._end = weakref.finalize(self, _end, self.process, file.name)
@@ -107,7 +107,7 @@ class Worker:
     def _gone(self) -> NoReturn:
         code = None if self.process is None else self.process.wait()
         self.close()
-        raise RunError(
+        raise LostError(
             f"a worker process is gone (exit code {code}; a negative one is the signal that ended it): "
             "the same command goes on from the last checkpoint"
         )

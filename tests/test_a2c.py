@@ -275,7 +275,8 @@ def test_an_epoch_ends_with_its_share_of_steps_or_games():
         ended = sum(1 for _ in games.batches(model, epoch))
         assert ended >= 1
         assert 10 * epoch <= games.log()["games"] < 10 * epoch + 4 * 2  # no game is shorter than 8 steps
-    assert games.state_dict() == {"games": games.log()["games"], "steps": games.log()["steps"]}
+    told = games.log()
+    assert games.state_dict() == {"games": told["games"], "steps": told["steps"], "bonus": SMALL.entropy}
 
 
 def test_log_tells_the_mean_return_only_where_a_game_ended():
@@ -372,3 +373,18 @@ def test_the_default_solves_cart_pole():
     task, model = fresh(cartpole.Options())
     learn(task, model, range(1, 31))
     assert task.evaluate(model) >= 475
+
+
+def test_the_entropy_bonus_goes_by_the_training_s_progress_as_the_learning_rate_does() -> None:
+    """So that a lottery ticket's second training begins with the first one's bonus, and ends with its last."""
+    task = cartpole.make(replace(SMALL, entropy=0.02, last_entropy=0.0, epochs=4))
+    model = task.model()
+    for epoch, progress in ((1, 0.0), (3, 0.5), (5, 0.0), (8, 0.75)):
+        task.learning_rate(progress)
+        next(iter(task.batches(model, epoch)))
+        assert task.bonus == pytest.approx(0.02 * (1 - progress))
+        task.scoring_batches(model, epoch)
+        assert task.bonus == pytest.approx(0.02 * (1 - progress))
+    resumed = cartpole.make(task.options)
+    resumed.load_state_dict(task.state_dict())
+    assert resumed.bonus == task.bonus

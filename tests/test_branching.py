@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks import _cli
+from tasks._a2c import A2C
 from tests.runs import command, contents, folder
 from tests.tiny_data import TINY_DATA
 
@@ -78,6 +80,7 @@ def test_what_a_task_remembers_branches_off_with_it(task: str, tmp_path: Path) -
         (["--trigger", "2", "--method", "dense"], "dense cannot branch off"),
         (["--trigger", "2", "--seed", "7"], "is another training (it differs in seed): branch off one alike"),
         (["--trigger", "2", "--branch-from", "nowhere"], "there is no run in nowhere"),
+        (["--trigger", "2", "--keep", "1"], "--keep takes epochs from 2 on, where it branches off, not 1"),
         (["--keep", "7"], "--keep takes epochs from 1 to 6, not 7"),
     ],
 )
@@ -91,13 +94,31 @@ def test_a_run_that_cannot_branch_off_says_why(more: list[str], told: str, tmp_p
     assert not (tmp_path / "other").exists()
 
 
-def test_a_finished_run_that_kept_nothing_says_so(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_is_past_what_it_is_to_keep_says_so(finished: bool, tmp_path: Path, capsys: Any) -> None:
     _cli.main("cartpole", command(tmp_path, "--method", "dense"))
+    if not finished:
+        (folder(tmp_path) / "result.json").unlink()
     with pytest.raises(SystemExit) as left:
         _cli.main("cartpole", command(tmp_path, "--method", "dense", "--keep", "2", "6"))
     assert left.value.code == 2
-    assert "is finished and has kept no checkpoint of epoch 2: move it away" in capsys.readouterr().err
-    assert (folder(tmp_path) / "result.json").exists()
+    assert "is at epoch 6 and has kept no checkpoint of epoch 2: move it away" in capsys.readouterr().err
+    assert (folder(tmp_path) / "result.json").exists() == finished
+
+
+def test_what_an_earlier_call_was_to_keep_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: Any, model: Any) -> None:
+        raise KeyboardInterrupt
+
+    evaluate = A2C.evaluate
+    monkeypatch.setattr(A2C, "evaluate", stop)
+    with pytest.raises(SystemExit):
+        _cli.main("cartpole", command(tmp_path, "--method", "dense", "--keep", "2"))
+    monkeypatch.setattr(A2C, "evaluate", evaluate)
+    for each in (folder(tmp_path) / "checkpoint").glob("epoch-0000[3-6]"):
+        shutil.rmtree(each)
+    _cli.main("cartpole", command(tmp_path, "--method", "dense"))
+    assert sorted(p.name for p in (folder(tmp_path) / "checkpoint").iterdir()) == ["epoch-00002", "epoch-00006"]
 
 
 def test_a_pruned_run_is_no_trunk(tmp_path: Path, capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from earlycrop import CRITERIA, FlowError, trace
+from earlycrop import CRITERIA, FlowError, Pruner, trace
 from earlycrop.units import node_scores, unscored, weight_scores
 
 A = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
@@ -370,3 +371,22 @@ def test_scores_of_complex_nodes_are_derivatives_by_real_gates() -> None:
     assert weights.shape == (8, 6)
     flow_through = weight_scores(model, CRITERIA["synflow"], squared, [x])["wave"]
     assert bool((flow_through > 0).all())
+
+
+@pytest.mark.parametrize("method", ["snip", "snap", "synflow", "crop-u", "crop-s"])
+def test_scores_that_are_all_zero_are_told_before_anything_is_removed(method: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    batch = torch.randn(6, 4)
+    if method == "synflow":  # reads no data
+        nn.init.zeros_(model[4].weight)
+    before = copy.deepcopy(model.state_dict())
+
+    def constant(m: nn.Module, b: Tensor) -> Tensor:
+        return (m(b) * 0).sum()
+
+    pruner = Pruner(model, optimizer, constant, method, 0.5, epochs=3)
+    with pytest.raises(FlowError, match="every score is zero, so nothing tells what to keep"):
+        pruner.step([batch])
+    for name, t in model.state_dict().items():
+        assert torch.equal(t, before[name])

@@ -80,3 +80,23 @@ for n in (25, 100, 25):
     assert 250e6 < many - few < 350e6
     if sys.platform.startswith("linux"):
         assert again == pytest.approx(few, rel=0.05)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the GNU C library's heap")
+def test_memory_of_a_step_has_nothing_of_what_is_freed() -> None:
+    """Small pieces come from a heap that shrinks from its end alone, which one of them holds."""
+    code = """
+import torch
+from earlycrop.measure import step_memory_bytes
+cpu = torch.device("cpu")
+print(step_memory_bytes(lambda: None, cpu))
+held = [torch.ones(1000) for _ in range(100_000)]
+print(step_memory_bytes(lambda: None, cpu))
+last = held[-1]
+del held
+print(step_memory_bytes(lambda: None, cpu))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, many, after = map(int, done.stdout.split())
+    assert many - before > 400e6
+    assert after - before < 60e6

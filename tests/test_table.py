@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboards.table import groups, short, summary
+from leaderboards.records import Record
+from leaderboards.table import differing, groups, short, summary
 from tasks._record import KINDS, Result
 from tests.results import ALL, DENSE, EARLY
 
@@ -61,6 +62,23 @@ def test_summary_is_what_one_gets_by_hand() -> None:
     assert lines.loc["dense", "std"] == pytest.approx(50**0.5)
     assert lines["rank"].fillna(0).tolist() == [0, 1, 2]
     assert lines["std"].isna().tolist() == [False, True, False]
+
+
+def test_several_runs_of_a_seed_count_as_one() -> None:
+    (group,) = groups([*ALL, replace(EARLY, run="again", seed=1, value=102.0, batch_ms=5.0)])
+    early = summary(group).loc["earlycrop-s"]
+    # 90, (96 + 102) / 2, 99
+    assert (early["seeds"], early["mean"], early["std"]) == (3, 96.0, pytest.approx(27**0.5))
+    assert early["batch_ms"] == pytest.approx(3.0 + (5.0 - 4.0) / 2 / 3)
+
+
+def test_dense_runs_of_another_training_are_told() -> None:
+    config = {"method": "dense", "sparsity": 0.9, "trigger": "knee", "workers": 2}
+    records = [
+        Record(config=each, result=DENSE, log=[], finished="now")
+        for each in (config, {"method": "snip", "multiple": 8})
+    ]
+    assert differing(records) == ["workers: 2, default"]
 
 
 def test_lower_is_better_turns_the_ranks() -> None:

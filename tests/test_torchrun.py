@@ -136,7 +136,7 @@ def test_parts_of_batches_by_hand() -> None:
 def test_each_process_has_its_part_of_the_same_images(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Those that are held are augmented as by one process; of streamed ones, the labels tell."""
     parquet(tmp_path, 10, 32, {"train": 40, "test": 9})
-    train, _ = read(str(tmp_path))
+    train, _ = read(str(tmp_path), "CIFAR-10")
     pixels, cpu = train.pixels(1e9), torch.device("cpu")
     assert pixels is not None
     augmentation = Augmentation(padding=4, flip=True)

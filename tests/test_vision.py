@@ -64,14 +64,14 @@ def test_every_format_gives_the_same_images(tmp_path: Path, monkeypatch: pytest.
     images, labels = pictures(12, 32, 3)
     held = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     for kind, order in (("parquet", range(12)), ("folders", sorted(range(12), key=lambda i: labels[i]))):
-        train, test = read(str(tmp_path / kind))
+        train, test = read(str(tmp_path / kind), "CIFAR-10")
         assert train.classes == test.classes == ("kind 0", "kind 1", "kind 2")
         assert train.labels.tolist() == [labels[i] for i in order]
         pixels = train.pixels(1e6)
         assert pixels is not None
         torch.testing.assert_close(pixels, held[list(order)], rtol=0, atol=0)
         assert len(test) == 6
-    train, test = read(str(tmp_path / "archive"))
+    train, test = read(str(tmp_path / "archive"), "CIFAR-10")
     assert (len(train), len(test)) == (60, 12)
     pixels = test.pixels(1e6)
     assert pixels is not None
@@ -89,7 +89,7 @@ def test_a_saved_data_set_s_finest_labels_are_learned(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         held = {"coarse": [0, 1, 0, 1], "image": images, "fine": [2, 1, 0, 1]}
         datasets.Dataset.from_dict(held, kinds).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
-    train, valid = read(str(tmp_path))
+    train, valid = read(str(tmp_path), "CIFAR-10")
     assert train.classes == ("c", "d", "e")
     assert train.labels.tolist() == [2, 1, 0, 1]
     assert valid.name == "valid"
@@ -106,7 +106,7 @@ def without_labels(path: Path) -> None:
 def test_a_contest_s_split_without_labels_is_passed_over(tmp_path: Path) -> None:
     parquet(tmp_path, 2, 8, {"train": 4, "validation": 6})
     without_labels(tmp_path / "test.parquet")
-    train, evaluated = read(str(tmp_path))
+    train, evaluated = read(str(tmp_path), "CIFAR-10")
     assert (train.name, len(train), evaluated.name, len(evaluated)) == ("train", 4, "validation", 6)
 
 
@@ -144,6 +144,10 @@ def empty_class(place: Path) -> None:
     (place / "train" / "kind 7").mkdir()
 
 
+def another(place: Path) -> None:
+    (place / "cifar-100-python").mkdir()
+
+
 def packed(place: Path) -> None:
     (place / "cifar-10-python.tar.gz").write_bytes(b"")
 
@@ -160,12 +164,13 @@ def packed(place: Path) -> None:
         (other_classes, "the splits train and val have different classes"),
         (empty_class, "every class needs a folder with images"),
         (packed, "is packed: unpack it there"),
+        (another, "holds CIFAR-100, and the task is CIFAR-10: give another folder"),
     ],
 )
 def test_bad_data_are_a_sentence(spoil: Any, told: str, tmp_path: Path) -> None:
     spoil(tmp_path)
     with pytest.raises(ValueError, match=told):
-        read(str(tmp_path))[0].pixels(1e9)
+        read(str(tmp_path), "CIFAR-10")[0].pixels(1e9)
 
 
 def test_an_image_that_a_worker_cannot_read_is_named_by_its_place_in_the_split(
@@ -188,12 +193,12 @@ def test_a_folder_that_is_not_there() -> None:
     with pytest.raises(
         ValueError, match=r"there is no folder ./nowhere: --data takes a data set on the hub, or a folder"
     ):
-        read("./nowhere")
+        read("./nowhere", "CIFAR-10")
 
 
 def test_what_is_held_out_is_never_trained_on_and_the_same_for_every_seed(tmp_path: Path) -> None:
     parquet(tmp_path, 10, 8, {"train": 50, "test": 10})
-    train, _ = read(str(tmp_path))
+    train, _ = read(str(tmp_path), "CIFAR-10")
     numbered = train.part(np.arange(50))
     numbered.labels[:] = np.arange(50)
     some = first(numbered, 40)
@@ -253,7 +258,7 @@ def test_streamed_images_are_the_held_ones(tmp_path: Path, monkeypatch: pytest.M
     """Decoded by workers, in the same order: as they are, the same numbers; to train on, other crops."""
     v2 = load("torchvision.transforms.v2")
     parquet(tmp_path, 10, 32, {"train": 40, "test": 10})
-    train, _ = read(str(tmp_path))
+    train, _ = read(str(tmp_path), "CIFAR-10")
     pixels = train.pixels(1e9)
     assert pixels is not None
     held, streamed = Held(pixels, train.labels, 32, None), Streamed(train, 32, Augmentation(flip=True, padding=2))
@@ -433,7 +438,7 @@ def test_wrong_options_are_a_sentence(more: list[str], told: str, tmp_path: Path
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
 def test_the_real_images_are_read() -> None:
-    train, test = read(str(REAL))
+    train, test = read(str(REAL), "CIFAR-10")
     assert (len(train), len(test), len(train.classes)) == (45000, 6000, 10)
     pixels = first(train, 200).pixels(1e9)
     assert pixels is not None
