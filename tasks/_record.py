@@ -81,7 +81,8 @@ class Result:
     """Epochs that were trained in all, rewound ones included; None in records from before there was a difference."""
 
     dense_batch_ms: float | None = None
-    """Milliseconds of one training step of the dense network, measured beside ``batch_ms``."""
+    """Milliseconds of one training step of the dense network, measured in turn with ``batch_ms``, or in older records
+    right before it, where a drift of the machine is in their ratio."""
     dense_macs: int | None = None
     """Multiply-accumulates of one example's forward pass through the dense network."""
     of_macs_limit: float | None = None
