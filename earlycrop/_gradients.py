@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,7 +33,7 @@ def at_gradients(optimizer: Optimizer | Sequence[Optimizer], act: Act) -> list[R
 
 
 class _Given(dict[str, Any]):
-    """The keywords of a step: they are there for as long as it runs, however it ends."""
+    """The keywords of a step: some function that is running holds them for as long as it runs."""
 
 
 class _BeforeStep:
@@ -46,7 +47,7 @@ class _BeforeStep:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """``args`` begin with the optimizer itself, and a closure comes next, or by its name."""
-        if self._running is not None and self._running() is not None:
+        if self._running is not None and _held_by_a_caller(self._running()):
             return None
         given = _Given(kwargs)
         self._running = weakref.ref(given)
@@ -67,6 +68,18 @@ class _BeforeStep:
             given["closure"] = and_act
             return args, given
         return (args[0], and_act, *args[2:]), given
+
+
+def _held_by_a_caller(given: _Given | None) -> bool:
+    """Whether a step of these keywords is running. That they are there is not enough: the traceback of a step that has
+    failed keeps them, and a notebook keeps that.
+    """
+    frame = None if given is None else sys._getframe(1)
+    while frame is not None:
+        if any(value is given for value in frame.f_locals.values()):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _own(optimizer: Optimizer) -> set[int]:

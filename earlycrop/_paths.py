@@ -38,7 +38,7 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
     readers = {id(s): _by_class(s) for several in (*columns.values(), rows.values()) for s in several}
     kept = {name: torch.zeros_like(t, dtype=torch.bool) for name, t in scores.items()}
     used: dict[str, set[int]] = {}
-    seen: set[tuple[str, int, int]] = set()
+    seen: set[tuple[str, int, bytes]] = set()
     for last in reversed(list(scores)):
         if bool(kept[last].any()):
             continue
@@ -50,8 +50,8 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
             for slot in columns.get(name, [] if own is None else [own]):  # a depthwise convolution hands its own on
                 channel = int(slot.classes[where[slot.dim]])
                 for producer, made in makers.get(channel, []):
-                    made, place, whole = _producing(made, readers[id(slot)][channel], slot, own, where)
-                    key = producer, channel, place
+                    made, whole = _producing(made, readers[id(slot)][channel], slot, own, where)
+                    key = producer, channel, made.tobytes()
                     if producer == name or key in seen:
                         continue
                     seen.add(key)
@@ -81,25 +81,25 @@ def _by_class(slot: Slot) -> dict[int, Field]:
     return dict(zip(classes.tolist(), np.split(order, starts[1:]), strict=True))
 
 
-def _producing(made: Field, read: Field, column: Slot, own: Slot | None, where: Place) -> tuple[Field, int, bool]:
+def _producing(made: Field, read: Field, column: Slot, own: Slot | None, where: Place) -> tuple[Field, bool]:
     """Of the rows ``made`` of a producer, those that make what the consumer's weight at ``where`` reads, of which the
-    best one has to stay. And their place among the coupled channels, -1 if any of them does; and whether all of them
-    have to, in the column of the best one.
+    best one has to stay; and whether all of them have to, in the column of the best one.
 
     ``read``: the consumer's columns of the same class; ``column``, ``own``: all its columns, and its rows.
     """
     place = int(np.searchsorted(read, where[column.dim]))
-    if read.size % made.size == 0:  # several are read of each: it was flattened
-        return made[[place * made.size // read.size]], place, False
+    if read.size % made.size == 0:  # several are read of each: it was flattened, channels before positions or after
+        found = np.unique([place * made.size // read.size, place % made.size])
+        return (made[found], True) if read.size > made.size > 1 else (made[found[:1]], False)
     if made.size % read.size == 0:
         several = made.size // read.size
         if own is not None and own is not column and len(where) > 2:
             place += where[own.dim] * several // own.classes.size * read.size  # a convolution's group reads its own
-            return made[[place]], place, False
+            return made[[place]], False
         parts = made.reshape(several, read.size)
         if read.size > 1 and (np.diff(parts) == 1).all():  # a head's queries, keys and values
-            return parts[:, place], place, True  # a recurrent unit's gates lie apart: there, one will do
-    return made, -1, False
+            return parts[:, place], True  # a recurrent unit's gates lie apart: there, one will do
+    return made, False
 
 
 def _best(score: Tensor, allowed: Mapping[int, Field]) -> Place:

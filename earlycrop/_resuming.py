@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-OPTIONAL = {"made"}
+OPTIONAL = {"made", "walked", "shapes"}
 """What a state may lack."""
 
 
@@ -29,7 +29,11 @@ def require_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: 
             f"the state is of a pruner with {_described(theirs)}, and this one has {_described(ours)}: make this one "
             "in the same way, and load the state again"
         )
-    if pruned or own["walk"] is None:
+    for name, shape in state.get("shapes", {}).items():
+        if name not in parameters or list(parameters[name].shape) != list(shape):
+            raise _another(name, shape)
+    due = (state["procedure"] or {}).get("due") is not None  # it has walked as far as it will
+    if pruned or due or own["walk"] is None:
         return
     if state["walk"] is None:
         raise ValueError(
@@ -39,10 +43,14 @@ def require_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: 
     for reference in state["walk"]["references"]:
         for name, t in reference.items():
             if name not in parameters or parameters[name].shape != t.shape:
-                raise ValueError(
-                    f"the state is of another model: it has a '{name}' of shape {tuple(t.shape)}. Load the model of "
-                    "that checkpoint first, and then the state"
-                )
+                raise _another(name, t.shape)
+
+
+def _another(name: str, shape: Sequence[int]) -> ValueError:
+    return ValueError(
+        f"the state is of another model: it has a '{name}' of shape {tuple(shape)}. Load the model of that checkpoint "
+        "first, and then the state"
+    )
 
 
 def _fits(procedure: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> bool:

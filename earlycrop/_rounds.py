@@ -108,7 +108,7 @@ def cut_nodes(
     bounds = before.bounds or node_bounds(graph, request.limits)
     cost, choose = _measured(request.of, model, loss, batches[0], graph, group)
     dense = {**{of: graph.cost(of) for of in ("weights", "nodes")}, request.of: cost, **before.dense}
-    before.dense, before.layers, before.bounds = dense, before.layers or outputs_left(graph), bounds
+    layers = before.layers or outputs_left(graph)
     floors: set[str] = set()
     difference = 0.0
     for done, sparsity in enumerate(request.targets):
@@ -126,6 +126,7 @@ def cut_nodes(
         chosen = partial(choose, allowed, within)
         graph, choice, cut, failing = _certified(request, model, graph, scores, chosen, optimizer, copies, group)
         whole |= failing
+        before.dense, before.layers, before.bounds = dense, layers, bounds  # only now: until then it is what it was
         before.together = graph.together(choice.removed)
         floors |= set(choice.floors)
         difference = max(difference, cut.difference or 0.0)
@@ -137,7 +138,7 @@ def cut_nodes(
         "floors": tuple(sorted(floors)),
         "weight_sparsity": shares["weights"], "node_sparsity": shares["nodes"], "bounds": bounds,
         "whole": tuple(sorted({tensor for group in whole for tensor, _ in group})),
-        "layers": {name: (n, after.get(name, 1)) for name, n in before.layers.items()},
+        "layers": {name: (n, after.get(name, 1)) for name, n in layers.items()},
         "notes": _notes(request, model),
     }  # fmt: skip
 

@@ -94,18 +94,23 @@ def require_unchanged(parameters: Mapping[str, Tensor], before: Mapping[str, Seq
 
 def say_what_to_wrap(model: nn.Module, stacklevel: int) -> None:
     """Warn where something around the network holds parameters from before the cut, with the line to type."""
+    if told := what_to_wrap(model):
+        warnings.warn(told, stacklevel=stacklevel + 1)
+
+
+def what_to_wrap(model: nn.Module) -> str | None:
+    """The sentence of that warning; None where nothing around the network holds its parameters."""
     around = _around(model)
     while around and not isinstance(around[-1][0], _STALE):
         around.pop()
     if not around:
-        return
+        return None
     line = "model" + "".join(f".{attribute}" for _, attribute in around)
     for wrapper, _ in reversed(around):
         line = f"{_made_by(wrapper)}({line})"
-    warnings.warn(
+    return (
         f"the {_STALE.__name__} around the model still synchronises the parameters from before the cut: wrap what is "
-        f"inside again, with the options that you gave it: model = {line}",
-        stacklevel=stacklevel + 1,
+        f"inside again, with the options that you gave it: model = {line}"
     )
 
 

@@ -80,7 +80,7 @@ KNEE = {f.__name__: f for f in (fall, level)}
 
 
 class Walk:
-    """Follows the weights of a model: all floating parameters, no buffers. Keeps two copies of them.
+    """Follows the weights of a model: all floating and complex parameters, no buffers. Keeps two copies of them.
 
     ``update`` is called before training and after every epoch.
     """
@@ -95,7 +95,7 @@ class Walk:
         Raises:
             ValueError: it has parameters that it had not, or of other shapes, because something else has changed it.
         """
-        parameters = {name: p.detach() for name, p in model.named_parameters() if p.is_floating_point()}
+        parameters = {name: p.detach() for name, p in model.named_parameters() if _moves(p)}
         for reference in self._references:
             require_unchanged(parameters, {name: t.shape for name, t in reference.items()})
         if len(self._references) < 2:
@@ -119,6 +119,10 @@ class Walk:
             return {}
         return {"distance": self.seen.d[-1], **{name: v for name, v in self.values().items() if v < inf}}
 
+    def forget(self) -> None:
+        """Let go of the copies: what is measured from them is over."""
+        self._references = []
+
     def state_dict(self) -> dict[str, Any]:
         seen = {"d": list(self.seen.d), "after_first": list(self.seen.after_first), "initial": self.seen.initial}
         return {"seen": seen, "references": [dict(r) for r in self._references]}
@@ -128,10 +132,16 @@ class Walk:
         self._references = [dict(r) for r in state["references"]]
 
 
+def _moves(p: Tensor) -> bool:
+    return p.is_floating_point() or p.is_complex()
+
+
 def _distance(parameters: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None = None) -> float:
     """The Euclidean norm of all parameters, less the reference's if given, summed in float64."""
     squares = 0.0
     for name, p in parameters.items():
         moved = p if reference is None else p - reference[name].to(p.device)
+        if moved.is_complex():
+            moved = torch.view_as_real(moved.resolve_conj())
         squares += float(torch.linalg.vector_norm(moved, dtype=torch.float64)) ** 2
     return sqrt(squares)

@@ -219,7 +219,7 @@ def _differentiate(edges: dict[str, GradientEdge], leaves: Tensors, along: Mappi
         return
     try:
         torch.autograd.backward(list(edges.values()), [along[name] for name in edges], inputs=list(leaves.values()))
-    except torch.OutOfMemoryError:
+    except (FlowError, torch.OutOfMemoryError):
         raise
     except RuntimeError as error:  # of which NotImplementedError is one
         raise FlowError(

@@ -7,17 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from earlycrop._gradients import at_gradients
 from earlycrop._rounds import Before
 from earlycrop.distances import Walk
 from earlycrop.event import Event
+from earlycrop.graph import Graph
+from earlycrop.limits import layer_of
 from earlycrop.penalty import Penalty
 from earlycrop.procedures import Job
 from earlycrop.pruning import carry_out
-from earlycrop.units import norm_scales
+from earlycrop.units import matrices, norm_scales
 
 
 class TickTock:
@@ -90,9 +92,7 @@ class TickTock:
         """Set up for an epoch."""
         if phase == "tick":
             graph = job.traced(read or job.read(batches))
-            if not self._before.dense:
-                self._before.dense = {of: graph.cost(of) for of in {"weights", "nodes", job.request.of}}
-            outputs = tuple(f"{layer.name}." for layer in graph.layers if layer.returned.any())
+            outputs = tuple(f"{name}." for name in _last(job.inside, graph))
             learn = set(norm_scales(job.inside))
             self._freeze(
                 job, [n for n, p in job.inside.named_parameters() if p.requires_grad and n not in learn
@@ -138,7 +138,7 @@ class TickTock:
     def state_dict(self) -> dict[str, Any]:
         return {
             "round": self._round, "frozen": list(self._frozen), "penalty": self._penalty is not None,
-            **self._before.state_dict(),
+            "gathered": dict(self._gathered), **self._before.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
@@ -146,5 +146,14 @@ class TickTock:
         self._round, self._before = int(state["round"]), Before.of_state(state)
         if state["frozen"]:
             self._freeze(job, list(state["frozen"]))
+            gathered = state.get("gathered", {})  # of a tick whose cut has failed
+            self._gathered = {n: t.to(self._model.get_parameter(n).device) for n, t in gathered.items()}
         if state["penalty"]:
             self._penalty = Penalty(job.inside, job.optimizer, self.weight)
+
+
+def _last(model: nn.Module, graph: Graph) -> set[str]:
+    """The output layers, and those of a single output, which has no nodes by which to tell."""
+    known = {layer.name: bool(layer.returned.any()) for layer in graph.layers}
+    single = {layer_of(name) for name, p in matrices(model).items() if 1 in p.shape[:2]} - known.keys()
+    return {name for name, returned in known.items() if returned} | single

@@ -30,7 +30,8 @@ class Limits:
     strictest holds.
 
     floors: the least that stays, rounded up. ceilings: the most that stays, rounded down to no less than 1: the layer
-    shrinks that far even if its scores are high, in step with the rounds; layers that can lose nothing are passed over.
+    shrinks that far even if its scores are high, in step with the rounds (at once where training lies between them, as
+    in ticks and lottery tickets); layers that can lose nothing are passed over.
     exclude: layers whose outputs (or weights) all stay; what they consume may still go with the layer that makes it.
     Layers that share their nodes (through a residual sum, say) shrink together: a limit on one of them is one on all.
 

@@ -56,6 +56,10 @@ class NodeMasks:
         self.sparsity, self.limits, self.change = sparsity, limits, MaskChange()
         self._graph: Graph | None = None
 
+    def forget(self) -> None:
+        """Let go of the graph, and the batch that it was traced on: no other mask will be compared."""
+        self._graph = None
+
     def update(self, model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[float | None, Iterable[Any]]:
         """The distance after another epoch, None without two masks; and what is to be read in the place of ``batches``.
 

@@ -101,7 +101,7 @@ class Once:
                 "or train longer"
             )
         self._penalty = Penalty(job.inside, job.optimizer, penalty) if penalty else None
-        self._due: str | None = None
+        self.due: str | None = None
         """Why a pruning is due that has failed."""
         self._before = Before()
         self._done = False
@@ -127,16 +127,16 @@ class Once:
             self._graph = self._graph or job.traced(read)
             return would_remove(job.request, job.inside, self._graph, job.loss, read, job.group)
 
-        reason = self._due or self.trigger.update(Look(job.inside, epoch, walk, mask))
+        reason = self.due or self.trigger.update(Look(job.inside, epoch, walk, mask))
         require_same(reason, job.group, "whether to prune now")
         if reason is None:
             return None
-        self._due = reason
+        self.due = reason
         event = carry_out(
             job.request, job.model, job.loss, read or job.read(batches), job.optimizer, reason, epoch, job.copies,
             before=self._before, group=job.group,
         )  # fmt: skip
-        self._due, self._done, self._before = None, True, Before()
+        self.due, self._done, self._before = None, True, Before()
         self.close()
         return event
 
@@ -154,12 +154,12 @@ class Once:
     def state_dict(self) -> dict[str, Any]:
         return {
             "done": self._done, "trigger": None if self._done else self.trigger.state_dict(),
-            "due": self._due, **self._before.state_dict(),
+            "due": self.due, **self._before.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
         self._done = bool(state["done"])
-        self._due, self._before = state.get("due"), Before.of_state(state)
+        self.due, self._before = state.get("due"), Before.of_state(state)
         if self._done:
             self.close()
         else:

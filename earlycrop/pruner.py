@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +16,7 @@ from earlycrop._modules import ordinary_tensors, parameters
 from earlycrop._optimizers import listed, require_its_optimizers
 from earlycrop._processes import Peers
 from earlycrop._resuming import require_state
-from earlycrop._wrappers import group_of, insides_of, shapes_of, unwrapped
+from earlycrop._wrappers import group_of, insides_of, shapes_of, unwrapped, what_to_wrap
 from earlycrop.distances import Walk
 from earlycrop.event import Event, Request
 from earlycrop.flow import Loss
@@ -133,7 +135,8 @@ class Pruner:
         self.epoch = -1
         """Epochs done at the last ``step``; -1 before the first."""
         self.events: list[Event] = []
-        """The prunings that have taken place."""
+        """The prunings that have taken place; the last one has its masks."""
+        self._rewrap: str | None = None
         self._walk = Walk() if watch or self._looks_at_distances() else None
         self._masks = NodeMasks(sparsity, limits) if watch else None
         self._walked = -1
@@ -143,6 +146,10 @@ class Pruner:
 
     def _looks_at_distances(self) -> bool:
         return isinstance(self._procedure, Once) and self._procedure.trigger.walks
+
+    def _due(self) -> bool:
+        """Whether a pruning has failed, maybe after some of its rounds, and is to be taken up again."""
+        return isinstance(self._procedure, Once) and self._procedure.due is not None
 
     @property
     def event(self) -> Event | None:
@@ -184,8 +191,12 @@ class Pruner:
             turn = self._kernel.update(unwrapped(self.model)) if event is None else None
             self._log |= {} if turn is None else {"kernel_turn": turn}
         if event is not None:
-            self.events.append(event)
+            self.events = [*(replace(e, masks=None) for e in self.events), event]  # masks are as large as the model
+            if self._rewrap is not None and event.masks is None:
+                warnings.warn(self._rewrap, stacklevel=3)
+            self._rewrap = self._rewrap or what_to_wrap(self.model)
             self.model = self._job.model = unwrapped(self.model)  # one from before the cut must not be kept alive
+            self._forget()
             if self.optimizer_state == "reset":
                 for one in listed(self.optimizer):
                     one.state.clear()
@@ -202,6 +213,13 @@ class Pruner:
             self._moved |= self._walk.log()
         self._walked = epoch
         return batches
+
+    def _forget(self) -> None:
+        """Let go of what is only looked at before a pruning: copies of the dense weights, and a batch."""
+        if self._walk is not None:
+            self._walk.forget()
+        if self._masks is not None:
+            self._masks.forget()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has.
@@ -228,11 +246,14 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs beside the model (:func:`earlycrop.save`) and the optimizer's state."""
         masks = None if self.event is None else self.event.masks
+        walking = self._walk is not None and not self.events and not self._due()
         return {
             "epoch": self.epoch,
+            "walked": self._walked,
+            "shapes": {name: list(p.shape) for name, p in parameters(unwrapped(self.model)).items()},
             "events": [event.record() for event in self.events],
             "procedure": None if self._procedure is None else self._procedure.state_dict(),
-            "walk": None if self._walk is None or self.events else self._walk.state_dict(),
+            "walk": self._walk.state_dict() if self._walk is not None and walking else None,
             "node_masks": None if self._masks is None or self.events else self._masks.change.state_dict(),
             "kernel": None if self._kernel is None or self.events else self._kernel.state_dict(),
             "masks": None if masks is None else masks.removed,
@@ -254,7 +275,8 @@ class Pruner:
         if self.event is not None and self.event.masks is not None:
             self.event.masks.release()
         self.events = events
-        self.epoch = self._walked = int(state["epoch"])
+        self.epoch = int(state["epoch"])
+        self._walked = int(state.get("walked", self.epoch))
         if self._walk is not None and state["walk"] is not None:
             self._walk.load_state_dict(state["walk"])
         if self._masks is not None and state["node_masks"] is not None:

@@ -101,7 +101,8 @@ def _traced(model: nn.Module, example: Any, together: Mapping[tuple[str, int], F
         if t.is_floating_point() or t.is_complex():
             slots[name] = watch.enter(t, weight=name in trained)
     for (name, dim), equal in together.items():
-        if (vector := slots[name][dim]) is not None:
+        vector = slots[name][dim] if name in slots else None
+        if vector is not None and vector.size == equal.size:  # else something else has changed the model
             _, first, which = np.unique(equal, return_index=True, return_inverse=True)
             watch.join(vector, vector[first[which]])
     _freeze_attention(watch, copied)

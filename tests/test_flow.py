@@ -341,3 +341,18 @@ def test_a_checkpoint_that_gives_no_single_gradients_is_named(batches: int) -> N
         flow_by_parameter(model, loss, data, lambda name, g, hg: None)
     assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
     assert flow(Checkpointed(False), loss, data).product is not None
+
+
+def test_a_product_that_is_not_finite_is_told_alike_in_whole_and_by_parameter() -> None:
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+    with torch.no_grad():
+        model[2].weight[0] = 0
+        model[2].bias[0] = 0
+
+    def rooted(m: nn.Module, x: Tensor) -> Tensor:
+        return m(x).abs().pow(1.5).mean()  # its second derivative has no end at 0
+
+    x = torch.randn(5, 3)
+    for run in (lambda: flow(model, rooted, [x]), lambda: flow_by_parameter(model, rooted, [x], lambda *_: None)):
+        with pytest.raises(FlowError, match=r"^the Hessian product of .* is not finite: check the loss"):
+            run()

@@ -14,6 +14,7 @@ from torch.optim import SGD
 
 from earlycrop import Pruner
 from earlycrop.gates import TickTock
+from earlycrop.penalty import Penalty
 from tests.test_pruner import data, loss, network
 
 Step = Callable[[nn.Module, torch.optim.Optimizer, Any], None]
@@ -233,3 +234,29 @@ def test_a_step_that_failed_does_not_end_the_penalty() -> None:
         plain(model, optimizer, batch)
 
     require_same(failing, Derived)
+
+
+def test_a_step_that_failed_does_not_end_the_penalty_while_its_traceback_is_kept() -> None:
+    """As a notebook keeps it."""
+    norm = nn.BatchNorm1d(4)
+    optimizer = SGD(norm.parameters(), 1.0)
+    penalty = Penalty(norm, optimizer, 0.5)
+
+    def moved(closure: Callable[[], float] | None = None) -> Tensor:
+        for p in norm.parameters():
+            p.grad = torch.zeros_like(p)
+        before = norm.weight.detach().clone()
+        optimizer.step(closure)
+        return before - norm.weight.detach()
+
+    def interrupted() -> float:
+        raise KeyboardInterrupt
+
+    kept = None
+    try:
+        moved(interrupted)
+    except KeyboardInterrupt as error:
+        kept = error
+    assert kept is not None
+    torch.testing.assert_close(moved(), torch.full((4,), 0.5))
+    penalty.release()

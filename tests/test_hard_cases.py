@@ -151,7 +151,7 @@ def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(
         return loss(m, batch)
 
     limits = earlycrop.Limits(floors={"0": 0.25})
-    pruner = Pruner(model, optimizer, failing, method, 0.8, epochs=3, limits=limits)
+    pruner = Pruner(model, optimizer, failing, method, 0.8, epochs=3, limits=limits, watch=resumed)
     with pytest.raises(RuntimeError, match="out of memory"):
         pruner.step(data())
     assert not all(bool(p.all()) for p in model.parameters()) or sum(p.numel() for p in model.parameters()) < dense
@@ -159,7 +159,7 @@ def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(
     if resumed:
         state = earlycrop.load_state(earlycrop.save_state(pruner.state_dict(), tmp_path / "state"))
         model, optimizer = copy.deepcopy((model, optimizer))
-        pruner = Pruner(model, optimizer, failing, method, 0.8, epochs=3, limits=limits)
+        pruner = Pruner(model, optimizer, failing, method, 0.8, epochs=3, limits=limits, watch=True)
         pruner.load_state_dict(state)
     event = pruner.step(data())
     assert event is not None
@@ -172,6 +172,19 @@ def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(
         event.masks.release()
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())  # type: ignore[attr-defined]
     assert not optimizer._optimizer_step_post_hooks
+
+
+def test_a_model_that_is_mended_before_anything_was_cut_is_taken_as_it_is_then() -> None:
+    model = Net(lambda m, x: m.inside(x), inside=mlp(), unused=nn.Linear(16, 64))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    pruner = Pruner(model, optimizer, loss, "crop-s", 0.5, epochs=3)
+    with pytest.raises(earlycrop.FlowError, match=r"does not depend on 'unused.weight'"):
+        pruner.step(data())
+    del model.unused
+    event = pruner.step(data())
+    assert event is not None
+    assert event.dense == sum(p.numel() for p in mlp().parameters() if p.ndim > 1)
+    assert event.left == sum(p.numel() for p in model.parameters() if p.ndim > 1) <= event.dense / 2
 
 
 @pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])

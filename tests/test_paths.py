@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from earlycrop import trace
 from earlycrop._paths import path_weights
@@ -44,8 +45,27 @@ def recurrent() -> nn.Module:
     return Last()
 
 
+class Flattened(nn.Module):
+    """Positions before the channels of heads, which are cut by heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.head = nn.Linear(3, 8), nn.Linear(3, 8), nn.Linear(3, 8), nn.Linear(5 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (made(x).unflatten(-1, (-1, 4)).transpose(1, 2) for made in (self.q, self.k, self.v))
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return self.head(mixed.transpose(1, 2).flatten(1))
+
+
 @pytest.mark.parametrize(
-    ("make", "shape", "most"), [(SelfAttention, (6, 5, 3), 12), (grouped, (6, 3, 9), 8), (recurrent, (6, 5, 3), 60)]
+    ("make", "shape", "most"),
+    [
+        (SelfAttention, (6, 5, 3), 12),
+        (Flattened, (6, 5, 3), 8),
+        (grouped, (6, 3, 9), 8),
+        (recurrent, (6, 5, 3), 60),
+    ],
 )
 def test_what_is_kept_at_least_carries_the_input_to_the_output(
     make: Callable[[], nn.Module], shape: tuple[int, ...], most: int

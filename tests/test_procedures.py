@@ -156,6 +156,55 @@ def test_shares_are_of_the_network_before_the_first_tick(resumed: bool, tmp_path
     assert widths[0]["0"][1] <= 6
 
 
+def test_a_layer_of_one_output_learns_in_ticks_if_it_is_the_last() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    pruner = Pruner(model, optimizer, lambda m, b: m(b).square().mean(), "gatedecorators", 0.4, epochs=4)
+    for _ in range(2):
+        pruner.step([torch.randn(5, 6)])
+    assert pruner._procedure is not None
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {"1.weight", "3.weight", "3.bias"}
+
+
+def test_a_tick_whose_cut_failed_is_taken_again_after_a_checkpoint(tmp_path: Path) -> None:
+    model, optimizer, pruner = started("gatedecorators", 0.4, epochs=4)
+    for _ in range(2):
+        pruner.step(data())
+        train_epoch(model, optimizer, data())
+    with pytest.raises(ValueError, match="there is no batch"):
+        pruner.step([])
+    state = earlycrop.load_state(earlycrop.save_state(pruner.state_dict(), tmp_path / "state"))
+    pruner.close()
+    other, its_optimizer = copy.deepcopy((model, optimizer))
+    resumed = Pruner(other, its_optimizer, loss, "gatedecorators", 0.4, epochs=4)
+    resumed.load_state_dict(state)
+    event = resumed.step(data())
+    assert event is not None
+    assert event.achieved >= 0.4
+
+
+def test_a_buffer_that_grows_between_cuts_is_seen_as_it_is() -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = network()
+            self.register_buffer("seen", torch.zeros(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inside(x) + self.seen.mean()
+
+    model = Counted()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    pruner = Pruner(model, optimizer, loss, "gatedecorators", 0.4, epochs=6, rounds=2)
+    for epoch in range(7):
+        if epoch:
+            train_epoch(model, optimizer, data())
+        model.seen = torch.zeros(4 + epoch)
+        pruner.step(data())
+    assert len(pruner.events) == 2
+
+
 def test_a_tick_ranks_all_gates_by_what_they_gathered() -> None:
     """The sum over the steps of |phi dL/dphi|, by hand, and the least of all layers go."""
     model, optimizer, pruner = started("gatedecorators", 0.4, of="nodes", epochs=4, penalty=0.0)

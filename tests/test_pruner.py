@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -290,3 +292,29 @@ def test_an_impossible_target_is_reported() -> None:
     assert event.left > limit(event.dense, 0.999)
     assert event.achieved < event.asked
     assert event.floors == ("0", "3")
+
+
+def test_copies_of_the_dense_weights_and_a_batch_are_let_go_of_after_a_cut() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    pruner = Pruner(model, optimizer, loss, "earlycrop-s", 0.8, epochs=EPOCHS, watch=True)
+    batches = data()
+    pruner.step(batches)
+    train_epoch(model, optimizer, batches)
+    pruner.step(batches)
+    assert pruner._walk is not None
+    held = [weakref.ref(t) for reference in pruner._walk._references for t in reference.values()]
+    held.append(weakref.ref(batches[0][0]))
+    while pruner.event is None:
+        train_epoch(model, optimizer, batches)
+        pruner.step(batches)
+    del batches
+    gc.collect()
+    assert len(held) > 2
+    assert not [ref for ref in held if ref() is not None]
+
+
+def test_masks_of_earlier_rounds_are_let_go_of() -> None:
+    pruner = run("ltr", 0.6)[1]
+    assert len(pruner.events) > 2
+    assert [event.masks is None for event in pruner.events] == [True] * (len(pruner.events) - 1) + [False]

@@ -34,6 +34,16 @@ def plain(state: Any) -> Any:
     return [plain(v) for v in state] if isinstance(state, list | tuple) else state
 
 
+def test_a_state_of_a_cut_model_is_refused_by_one_that_is_not() -> None:
+    """Whoever forgets to load the model would train the dense one, and be told nothing."""
+    pruner = stepped(pruner_of("crop-s"), 1)
+    assert pruner.event is not None
+    other = pruner_of("crop-s")
+    with pytest.raises(ValueError, match=r"the state is of another model: .* Load the model of that checkpoint first"):
+        other.load_state_dict(pruner.state_dict())
+    assert other.events == []
+
+
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "dense": (
         {"method": "dense"},
@@ -73,7 +83,7 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a wider masked model": (
         {"method": "snip", "model": nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 3))},
         {"method": "snip"},
-        "the mask of '0.weight' fits no parameter of the model",
+        r"the state is of another model: it has a '0.weight' of shape \(9, 6\)",
     ),
 }
 

@@ -183,3 +183,13 @@ def test_every_trigger_is_one_and_has_its_latest_epoch_within_the_budget(name: s
     assert isinstance(trigger, Trigger)
     assert trigger.latest == {"before": 0, "after": 30, "never": None}.get(name, 10)
     trigger.load_state_dict(trigger.state_dict())
+
+
+def test_complex_weights_move_too() -> None:
+    model = nn.ParameterDict({"real": torch.zeros(3), "complex": torch.zeros(2, dtype=torch.complex64)})
+    walk = Walk()
+    for far in (0.0, 1.0, 3.0):
+        with torch.no_grad():
+            model["complex"].copy_(torch.tensor([3.0 + 4.0j, 0.0]) * far)
+        walk.update(model)
+    assert walk.seen.d == [0.0, 5.0, 15.0]

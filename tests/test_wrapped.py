@@ -248,3 +248,24 @@ def test_two_processes_stay_the_same(tmp_path: Path) -> None:
     for a, b in zip(first["model"].values(), second["model"].values(), strict=True):
         assert torch.equal(a, b)
     assert first["model"]["0.weight"].shape[0] < 10
+
+
+@pytest.mark.usefixtures("group")
+def test_each_of_several_cuts_says_what_to_wrap() -> None:
+    """The pruner holds the network inside from the first one on, and the loop's wrapper is another each time."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    pruner = Pruner(DistributedDataParallel(model), optimizer, loss, "gatedecorators", 0.5, epochs=8, rounds=2)
+    cuts = 0
+    for epoch in range(9):
+        if epoch:
+            optimizer.zero_grad()
+            loss(model, data()[0]).backward()
+            optimizer.step()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            event = pruner.step(data())
+        cuts += event is not None
+        assert sum("wrap what is inside again" in str(w.message) for w in told) == (event is not None)
+    assert cuts == 2

@@ -20,9 +20,10 @@ def drawn(loader: Any, size: int | None, seed: int, place: Callable[[Any], Any])
     batches: Iterable[Any] = loader
     if isinstance(loader, DataLoader):
         shuffle = not isinstance(loader.dataset, IterableDataset)
-        batches = DataLoader(
-            loader.dataset, loader.batch_size or size or 1, shuffle, collate_fn=loader.collate_fn, generator=generator
-        )
+        examples = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or size or 1
+        if loader.batch_sampler is None:  # the data are batches already
+            examples = None
+        batches = DataLoader(loader.dataset, examples, shuffle, collate_fn=loader.collate_fn, generator=generator)
     yield from map(place, batches)
 
 
