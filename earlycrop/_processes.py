@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, TypeAlias
 
@@ -63,6 +64,35 @@ def require_same(told: str | None, group: Peers, what: str) -> None:
     if len(set(every)) > 1:
         listed = "; ".join(f"process {i}: {each or 'nothing'}" for i, each in enumerate(every))
         raise ValueError(f"the processes that train this model disagree on {what}: {listed}")
+
+
+@contextmanager
+def all_or_none(group: Peers, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """What fails here in one of the processes fails in all of them, which would else wait for that one for ever, or go
+    on without it. All of them must come here, and nothing inside may wait for the others.
+
+    Raises:
+        Exception: what was raised inside. In a process where nothing was: ``kind`` where another has raised that, else
+        ValueError; it tells of that one.
+    """
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        if group is None:
+            raise
+        failed = error
+    every = _gathered(None if failed is None else (f"{failed}", isinstance(failed, kind)), group)
+    if failed is not None:
+        raise failed
+    for i, told in enumerate(every):
+        if told is not None:
+            raise (kind if told[1] else ValueError)(f"process {i}, which trains this model too, has failed: {told[0]}")
+
+
+def of_any(told: Mapping[Any, str], group: Peers) -> dict[Any, str]:
+    """What any of the processes tells; of several on the same, the first. All of them must call this."""
+    return {key: each for found in reversed(_gathered(dict(told), group)) for key, each in found.items()}
 
 
 def _gathered(value: Any, group: Peers) -> list[Any]:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from earlycrop._fields import Field
 from earlycrop._paths import path_weights
-from earlycrop._processes import Peers, of_the_first, require_agreement, require_same
+from earlycrop._processes import Peers, all_or_none, of_any, of_the_first, require_agreement
 from earlycrop._timing import Clock, choose_nodes_in_time
 from earlycrop._watch import Reason
 from earlycrop._wrappers import unwrapped
@@ -34,14 +34,13 @@ from earlycrop.graph import Graph, Group
 from earlycrop.limits import Bounds
 from earlycrop.masks import Masks
 from earlycrop.shuffle import shuffled_nodes, shuffled_weights
-from earlycrop.surgeon import Cut, SurgeryError, shrink, uncertified
+from earlycrop.surgeon import Cut, SurgeryError, cut_in_all, uncertified
 from earlycrop.trace import trace, traced_again
 from earlycrop.units import matrices, node_scores, node_sums, norm_scales, removable, unscored, weight_scores
 
 Choose = Callable[[int, Bounds, Graph, Tensor], Choice]
 """(how much may be left, bounds, graph, scores) -> which nodes go."""
 WHOLE = "stays whole: a zero in it is none in the weight that its parametrization makes of it"
-CERTIFIED = "whether the certificate of a cut holds"
 
 
 @dataclass
@@ -102,9 +101,10 @@ def cut_nodes(
         graph = graph.without(unscored(model, graph, request.criterion))
         return graph.without({i: whole[g] for g, ids in graph.groups.items() if g in whole for i in ids})
 
-    graph = traced()
-    if not graph.count:
-        raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
+    with all_or_none(group):
+        graph = traced()
+        if not graph.count:
+            raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
     bounds = before.bounds or node_bounds(graph, request.limits)
     cost, choose = _measured(request.of, model, loss, batches[0], graph, group)
     dense = {**{of: graph.cost(of) for of in ("weights", "nodes")}, request.of: cost, **before.dense}
@@ -113,7 +113,8 @@ def cut_nodes(
     difference = 0.0
     for done, sparsity in enumerate(request.targets):
         if done:
-            graph = traced()
+            with all_or_none(group):
+                graph = traced()
         single = before.single(graph)
         allowed, within = limit(dense[request.of], sparsity), bounds.part(sparsity / request.targets[-1])
         allowed -= single if request.of == "nodes" else 0
@@ -163,14 +164,13 @@ def _certified(
             drawn = torch.from_numpy(shuffled_nodes(graph, choice.removed))
             choice = replace(choice, removed=of_the_first(drawn, group).numpy())
         remove = choice.removed.nonzero()[0].tolist()
-        require_agreement([choice.removed], group)
         try:
-            cut = shrink(model, graph, remove, optimizer, copies=copies)
-            require_same("yes", group, CERTIFIED)
+            cut = cut_in_all(model, graph, remove, optimizer, True, copies, group)
             return graph, choice, cut, whole
         except SurgeryError:
-            require_same("no", group, CERTIFIED)
-            failing = uncertified(model, graph, remove)
+            with all_or_none(group):
+                own = uncertified(model, graph, remove)
+            failing = of_any(own, group)  # each has another batch to prove it on
             if not failing:
                 raise
             found = {g: Reason("certificate", "", told) for g, told in failing.items()}
@@ -207,7 +207,8 @@ def zero_weights(
     dense = sum(p.numel() for p in every.values())
     fixed = dense - sum(p.numel() for p in free.values())
     floors: set[str] = set()
-    graph = trace(model, lambda m: loss(m, batches[0]))
+    with all_or_none(group):
+        graph = trace(model, lambda m: loss(m, batches[0]))
     left, alive, keep = dense, None, None
     with ExitStack() as held:  # of a round that fails nothing is held: its zeros may grow back
         for sparsity in request.targets:

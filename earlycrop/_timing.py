@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from earlycrop._cut import cut_module, keep_of
 from earlycrop._modules import undisturbed
-from earlycrop._processes import Peers, slowest
+from earlycrop._processes import Peers, all_or_none, slowest
 from earlycrop._wrappers import unwrapped
 from earlycrop.budget import Choice, ranking_of
 from earlycrop.flow import Loss
@@ -54,16 +54,19 @@ class Clock:
     def __init__(self, model: nn.Module, loss: Loss, batch: Any, group: Peers = None) -> None:
         self.now, self.loss, self.batch, self.group = unwrapped(model), loss, batch, group
         self.model = _copied(self.now)
-        self.dense = slowest(ceil(1e6 * median(self._times(self.model)[0])), group)
+        with all_or_none(group):
+            times = self._times(self.model)
+        self.dense = slowest(ceil(1e6 * median(times[0])), group)
         """The dense step, in microseconds."""
 
     def beside(self, graph: Graph) -> Probe:
         """What measures cuts of the model as it is now, which ``graph`` is of."""
 
         def left(removed: Removed) -> int:
-            small = _copied(self.now)
-            cut_module(small, keep_of(graph, removed), graph.sizes(removed))
-            dense, times = self._times(self.model, small)
+            with all_or_none(self.group):
+                small = _copied(self.now)
+                cut_module(small, keep_of(graph, removed), graph.sizes(removed))
+                dense, times = self._times(self.model, small)
             return slowest(ceil(self.dense * median(times) / median(dense)), self.group)
 
         return Probe(left, self.dense)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from earlycrop._modules import places, plain_kernels, put, set_mode, undisturbed
-from earlycrop._processes import Peers, averaged
+from earlycrop._processes import Peers, all_or_none, averaged
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> scalar loss."""
@@ -75,19 +75,24 @@ def flow(
     with undisturbed(model), plain_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
         set_mode(model, batch_statistics)
         if second and len(batches) == 1:
-            graph = _graph(model, loss, batches[0], leaves)
+            with all_or_none(group, FlowError):
+                graph = _graph(model, loss, batches[0], leaves)
             gradient = averaged(_detached(graph) if group is None else _copied(graph), group)
-            _differentiate(_edges(graph), leaves, _checked(direction, leaves) if direction else gradient)
+            with all_or_none(group, FlowError):
+                _differentiate(_edges(graph), leaves, _checked(direction, leaves) if direction else gradient)
             product = averaged(_taken(leaves, used=False), group)
             return Flow(_finite(gradient, "gradient"), _finite(product, "Hessian product"))
-        for batch in batches:
-            _scalar(loss(model, batch)).backward(inputs=list(leaves.values()))  # type: ignore[no-untyped-call]
-        gradient = _finite(averaged(_taken(leaves, used=True), group), "gradient")
+        with all_or_none(group, FlowError):
+            for batch in batches:
+                _scalar(loss(model, batch)).backward(inputs=list(leaves.values()))  # type: ignore[no-untyped-call]
+            taken = _taken(leaves, used=True)
+        gradient = _finite(averaged(taken, group), "gradient")
         if not second:
             return Flow(gradient, None)
         along = _checked(direction, leaves) if direction else gradient
-        for batch in batches:
-            _differentiate(_edges(_graph(model, loss, batch, leaves, all_used=False)), leaves, along)
+        with all_or_none(group, FlowError):
+            for batch in batches:
+                _differentiate(_edges(_graph(model, loss, batch, leaves, all_used=False)), leaves, along)
         return Flow(gradient, _finite(averaged(_taken(leaves, used=False), group), "Hessian product"))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop._modules import parameters
-from earlycrop._processes import Peers, require_same
+from earlycrop._processes import Peers, all_or_none, require_same
 from earlycrop._rounds import Before
 from earlycrop._wrappers import require_unchanged, unwrapped
 from earlycrop.distances import Walk
@@ -121,10 +121,11 @@ class Once:
         read: list[Any] = []
 
         def mask() -> Tensor:
-            if self._graph is not None:
-                require_unchanged(parameters(job.inside), self._graph.shapes)
-            read.extend(job.read(batches))
-            self._graph = self._graph or job.traced(read)
+            with all_or_none(job.group):
+                if self._graph is not None:
+                    require_unchanged(parameters(job.inside), self._graph.shapes)
+                read.extend(job.read(batches))
+                self._graph = self._graph or job.traced(read)
             return would_remove(job.request, job.inside, self._graph, job.loss, read, job.group)
 
         reason = self.due or self.trigger.update(Look(job.inside, epoch, walk, mask))
@@ -132,8 +133,10 @@ class Once:
         if reason is None:
             return None
         self.due = reason
+        with all_or_none(job.group):
+            read = read or job.read(batches)
         event = carry_out(
-            job.request, job.model, job.loss, read or job.read(batches), job.optimizer, reason, epoch, job.copies,
+            job.request, job.model, job.loss, read, job.optimizer, reason, epoch, job.copies,
             before=self._before, group=job.group,
         )  # fmt: skip
         self.due, self._done, self._before = None, True, Before()

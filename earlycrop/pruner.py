@@ -14,7 +14,7 @@ from earlycrop._arguments import modules, optimizers, require, require_network, 
 from earlycrop._making import method_of, names_of, procedure_of
 from earlycrop._modules import ordinary_tensors, parameters
 from earlycrop._optimizers import listed, require_its_optimizers
-from earlycrop._processes import Peers
+from earlycrop._processes import Peers, all_or_none
 from earlycrop._resuming import require_state
 from earlycrop._wrappers import group_of, insides_of, shapes_of, unwrapped, what_to_wrap
 from earlycrop.distances import Walk
@@ -122,11 +122,13 @@ class Pruner:
         """What will be pruned; None for a method that prunes nothing."""
         self._procedure: Procedure | None = None
         self._hooked = False
+        self._group: Peers = None
+        """Of the processes that prune together."""
         limits.require_known(inside)
         if method.criterion is not None:
             targets = method.schedule(sparsity, rounds)
             self.request = Request(method.criterion, method.structured, targets, of, gate, limits, shuffled, statistics)
-            group = group or group_of(model)
+            self._group = group = group or group_of(model)
             self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions, group)
             weight = method.penalty if penalty is None else penalty
             self._hooked = method.procedure == "tick-tock" or (method.procedure == "once" and bool(weight))
@@ -179,7 +181,8 @@ class Pruner:
             self.event.masks.hold()  # other parameters may have been put in the place of those that it held
         cut = bool(self.events)  # from then on distances from the start mean something else
         if not cut and self._walked < epoch:
-            batches = self._watch(epoch, batches)
+            with all_or_none(self._group):
+                batches = self._watch(epoch, batches)
         event = None
         if self._procedure is not None:
             event = self._procedure.step(self._job, epoch, self._walk or Walk(), batches)

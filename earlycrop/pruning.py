@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
 from earlycrop._modules import ordinary_tensors, tensors_in
 from earlycrop._paths import path_weights
-from earlycrop._processes import Peers
+from earlycrop._processes import Peers, all_or_none
 from earlycrop._rounds import Before, cut_nodes, zero_weights
 from earlycrop._wrappers import group_of, say_what_to_wrap
 from earlycrop.budget import (
@@ -101,11 +101,12 @@ def carry_out(
     Of nodes: ``effects`` of batch norm scales may stand in the place of the criterion's, and ``before`` is what the
     network was before earlier prunings, or before this one, if it is taken up again after an error.
     """
-    if not batches:
-        raise ValueError("there is no batch to score on: give at least one batch of training data")
-    if _empty(batches[0]):
-        raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
-    require_values(model)
+    with all_or_none(group):
+        if not batches:
+            raise ValueError("there is no batch to score on: give at least one batch of training data")
+        if _empty(batches[0]):
+            raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
+        require_values(model)
     start = perf_counter()
     if request.structured:
         found = cut_nodes(request, model, loss, batches, optimizer, copies, effects, before or Before(), group)

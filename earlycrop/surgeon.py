@@ -21,7 +21,7 @@ from earlycrop._modules import SurgeryError as SurgeryError
 from earlycrop._modules import ordinary_tensors, tensors
 from earlycrop._optimizers import follow, listed, require_its_optimizers, restoring, small_states
 from earlycrop._pretrained import keep_loadable
-from earlycrop._processes import require_agreement
+from earlycrop._processes import Peers, all_or_none, require_agreement
 from earlycrop._wrappers import group_of, insides_of, say_what_to_wrap, unwrapped
 from earlycrop.graph import Graph, Group, Removed
 
@@ -76,8 +76,25 @@ def shrink(
         state that cannot be cut (in 8 bits, say), or the certificate failed. After these and any other error, model,
         copies and optimizers are as they were.
     """
+    cut = cut_in_all(model, graph, remove, optimizer, certify, copies, group_of(model))
+    if cut.nodes:
+        say_what_to_wrap(model, stacklevel=2)
+    return cut
+
+
+def cut_in_all(
+    model: nn.Module,
+    graph: Graph,
+    remove: Iterable[int],
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    certify: bool,
+    copies: nn.Module | Sequence[nn.Module],
+    group: Peers,
+) -> Cut:
+    """The same in all processes of ``group``, or, after an error in one of them, in none."""
     network = unwrapped(model)
     removed = graph.mask(remove)
+    require_agreement([removed], group)
     keep = keep_of(graph, removed)
     named = tensors(network)
     if {name: tuple(t.shape) for name, t in named.items()} != graph.shapes:
@@ -89,34 +106,36 @@ def shrink(
     before = graph.cost("weights")
     if not removed.any():
         return Cut(0, before, before, 0.0 if certify else None)
-    require_agreement([removed], group_of(model))
-    optimizers = listed(optimizer)
-    with ordinary_tensors():
-        difference, caveats = _cut_all(every, graph, removed, keep, optimizers, certify)
+    with ordinary_tensors(), ExitStack() as taken_back:
+        with all_or_none(group, SurgeryError):
+            difference, caveats = _cut_all(every, graph, removed, keep, listed(optimizer), certify, taken_back)
+        taken_back.pop_all()
     for module in every:
         keep_loadable(module)
-    say_what_to_wrap(model, stacklevel=2)
     return Cut(int(removed.sum()), before, graph.cost("weights", removed), difference, caveats)
 
 
 def _cut_all(
-    every: list[nn.Module], graph: Graph, removed: Removed, keep: Keep, optimizers: list[Optimizer], certify: bool
-) -> tuple[float | None, tuple[str, ...]]:
-    """Cut ``every`` module, the network first; what the certificate says. After an error all is as it was."""
+    every: list[nn.Module], graph: Graph, removed: Removed, keep: Keep, optimizers: list[Optimizer], certify: bool,
+    taken_back: ExitStack,
+) -> tuple[float | None, tuple[str, ...]]:  # fmt: skip
+    """Cut ``every`` module, the network first; what the certificate says. After an error all is as it was, and after
+    ``taken_back`` has been left.
+    """
     network, own = every[0], graph.sizes(removed)
     states = [small_states(o, tensors(network), keep) for o in optimizers]
 
     def carried_out(expected: Expected | None) -> tuple[float | None, tuple[str, ...]]:
-        with ExitStack() as taken_back:
+        with ExitStack() as here:
             swaps = []
             for module in every:
                 swaps.append(cut_module(module, keep, own))
-                taken_back.callback(swaps[-1].undo)
+                here.callback(swaps[-1].undo)
             found = (None, ()) if expected is None else certified(network, graph, expected)
             for o, state in zip(optimizers, states, strict=True):
-                taken_back.callback(restoring(o))
+                here.callback(restoring(o))
                 follow(o, swaps[0], state)
-            taken_back.pop_all()
+            taken_back.push(here.pop_all())
         return found
 
     try:

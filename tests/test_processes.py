@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 import earlycrop
-from earlycrop import CRITERIA, Pruner, flow, trace
+from earlycrop import CRITERIA, Pruner, flow, surgeon, trace
 from earlycrop.flow import flow_by_parameter
 from earlycrop.units import node_scores
 
@@ -97,6 +97,38 @@ def disagreeing(rank: int) -> list[str]:
     return said
 
 
+def failing(rank: int) -> list[tuple[str, str, int]]:
+    """What is said, and how wide the first layer is then, where something fails in the second process alone."""
+    said = []
+
+    def tried(scored: list[Any], certified: Any = surgeon.certified) -> None:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        pruner = Pruner(model, optimizer, loss, "crop-s", 0.5, epochs=4, group=distributed.group.WORLD)
+        kind, told = "", ""
+        with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patched.setattr(surgeon, "certified", certified if rank else surgeon.certified)
+            try:
+                pruner.step(scored)
+            except Exception as error:
+                kind, told = type(error).__name__, str(error)
+        said.append((kind, told, model[0].out_channels))  # type: ignore[index]
+
+    def raising(error: Exception) -> Callable[..., Any]:
+        def certified(*_: Any) -> Any:
+            raise error
+
+        return certified
+
+    own = list(batches(rank))
+    tried([] if rank else own)
+    tried([(x * float("nan"), y) for x, y in own] if rank else own)
+    tried(own, raising(RuntimeError("there is no more memory")))
+    tried(own, raising(earlycrop.SurgeryError("it differs by 1")))
+    return said
+
+
 def _process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = distributed.FileStore(f"{folder}/store", PROCESSES)
@@ -104,7 +136,7 @@ def _process(rank: int, folder: str) -> None:
     found = {method: trained(method, rank) for method in METHODS}
     found["shuffled"] = trained("magnitude-s", rank, shuffled=True)
     held = derivatives(network(), rank, distributed.group.WORLD)
-    torch.save({"trained": found, "held": held, "said": disagreeing(rank)}, f"{folder}/{rank}")
+    torch.save({"trained": found, "held": held, "said": disagreeing(rank), "failed": failing(rank)}, f"{folder}/{rank}")
     distributed.destroy_process_group()
 
 
@@ -142,3 +174,16 @@ def test_processes_that_disagree_are_told(told: list[dict[str, Any]]) -> None:
             "the processes that train this model disagree on whether to prune now: process 0: before training; "
             "process 1: nothing"
         )
+
+
+def test_what_fails_in_one_process_fails_in_all_and_nothing_is_cut(told: list[dict[str, Any]]) -> None:
+    first, second = (found["failed"] for found in told)
+    other = "process 1, which trains this model too, has failed: "
+    told_alike = ("there is no batch to score on", "the loss is nan", "there is no more memory")
+    kinds = (("ValueError", "ValueError"), ("FlowError", "FlowError"), ("ValueError", "RuntimeError"))
+    for here, there, sentence, (its, own) in zip(first, second, told_alike, kinds, strict=False):
+        assert (here[0], there[0]) == (its, own)
+        assert here[1].startswith(f"{other}{sentence}")
+        assert there[1].startswith(sentence)
+        assert here[2] == there[2] == 12
+    assert first[3] == second[3] == ("", "", 12), "what cannot be certified in one stays whole in all"
