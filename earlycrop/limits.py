@@ -11,7 +11,7 @@ from numbers import Integral, Real
 
 from torch import nn
 
-from earlycrop._arguments import described, plain
+from earlycrop._arguments import described, plain, require
 from earlycrop.units import matrices
 
 Amount = int | float
@@ -40,7 +40,8 @@ class Limits:
     channels is no multiple may stay whole, and so may what is frozen beside it.
 
     Raises:
-        ValueError: an amount or ``multiple`` is out of its range.
+        TypeError: floors and ceilings are no mappings, or exclude has what is no pattern. ValueError: an amount or
+        ``multiple`` is out of its range.
     """
 
     floors: Mapping[str, Amount] = field(default_factory=dict)
@@ -51,7 +52,11 @@ class Limits:
     def __post_init__(self) -> None:
         if isinstance(self.exclude, str):
             raise ValueError(f"exclude is a list of patterns, and is a string: write [{self.exclude!r}]")
+        require("exclude", self.exclude, Iterable, 'write ["layer1", "*.proj"]')
+        for pattern in self.exclude:
+            require("a pattern of exclude", pattern, str, "give a layer's name, or a pattern of names")
         for option in ("floors", "ceilings"):
+            require(option, getattr(self, option), Mapping, 'write {"layer1": 0.25}, of a pattern and an amount')
             amounts = {k: plain(v) if isinstance(v, Real) else v for k, v in getattr(self, option).items()}
             object.__setattr__(self, option, amounts)  # plain, for records
             for pattern, amount in amounts.items():

@@ -64,6 +64,7 @@ class Masks:
         where = places(model)
         self._spots = [(owner, place, name) for name in removed for owner, place in where[id(parameters[name])]]
         self._optimizers = hooked(optimizer)
+        self._pairs: list[tuple[Tensor, Tensor]] = []
         self._pairs = self._found()
         self._averages = [(own[name], bits) for own in copied for name, bits in self._bits.items()]
         self._loaded = _Loaded()
@@ -144,10 +145,15 @@ class Masks:
             self._handles.append(p.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
 
     def _found(self) -> list[tuple[Tensor, Tensor]]:
-        """What stands in the places of the masked parameters now, each once, with its bits."""
+        """What stands in the places of the masked parameters now, each once, with its bits; where none does, what did:
+        a parametrization has moved it.
+        """
+        was = {id(bits): p for p, bits in self._pairs}
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for owner, place, name in self._spots:
-            p = owner._parameters.get(place)
+            p: Tensor | None = owner._parameters.get(place)
+            if p is None:
+                p = was.get(id(self._bits[name]))
             if p is not None and p.shape == self._bits[name].shape:
                 found[id(p)] = (p, self._bits[name])
         return list(found.values())

@@ -73,6 +73,20 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"floors": None}, r'floors cannot be None: write \{"layer1": 0.25\}'),
+        ({"ceilings": [("0", 1)]}, r'ceilings cannot be a list: write \{"layer1": 0.25\}'),
+        ({"exclude": 3}, r'exclude cannot be 3: write \["layer1"'),
+        ({"exclude": [3]}, "a pattern of exclude cannot be 3: give a layer's name"),
+    ],
+)
+def test_limits_that_are_no_tables_and_no_names_are_refused(limits: dict[str, Any], told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        limits_of(**limits)
+
+
 @pytest.mark.parametrize("name", list(OTHER_KINDS))
 def test_another_kind_is_refused_in_a_sentence(name: str) -> None:
     given, sentence = OTHER_KINDS[name]

@@ -256,3 +256,22 @@ def test_whole_numbers_are_no_weights_that_are_gone() -> None:
     removed = Masks.of_zeros(model).removed
     assert removed.keys() == {"0.weight", "2.weight"}
     assert int(removed["0.weight"].sum()) == 6
+
+
+def test_a_weight_that_is_parametrized_later_stays_held() -> None:
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    masks = Masks(model, {"0.weight": torch.rand(8, 4) < 0.5, "1.weight": torch.rand(2, 8) < 0.5}, optimizer)
+    nn.utils.parametrize.register_parametrization(model[0], "weight", Doubled())
+    masks.hold()
+    original = model[0].parametrizations.weight.original
+    for p in (original, model[1].weight):
+        optimizer.state[p]["momentum_buffer"] = torch.ones_like(p)
+    model(torch.randn(3, 4)).sum().backward()
+    optimizer.step()
+    assert not original[masks.removed["0.weight"]].any()
+    assert not model[1].weight[masks.removed["1.weight"]].any()
