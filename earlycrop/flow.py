@@ -69,9 +69,10 @@ def flow(
         ValueError: there is no batch, or no parameter to differentiate.
         FlowError: the loss is not a finite scalar, a parameter is unused, or a derivative is not finite; it is named.
     """
-    batches = list(batches)
-    if not batches:
-        raise ValueError("no batch to score on: give at least one batch of training data")
+    with all_or_none(group):
+        batches = list(batches)
+        if not batches:
+            raise ValueError("no batch to score on: give at least one batch of training data")
     with undisturbed(model), plain_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
         set_mode(model, batch_statistics)
         if second and len(batches) == 1:

@@ -53,6 +53,7 @@ class Limits:
         if isinstance(self.exclude, str):
             raise ValueError(f"exclude is a list of patterns, and is a string: write [{self.exclude!r}]")
         require("exclude", self.exclude, Iterable, 'write ["layer1", "*.proj"]')
+        object.__setattr__(self, "exclude", tuple(self.exclude))
         for pattern in self.exclude:
             require("a pattern of exclude", pattern, str, "give a layer's name, or a pattern of names")
         for option in ("floors", "ceilings"):
@@ -65,7 +66,6 @@ class Limits:
                         f"{option}[{pattern!r}] is {described(amount)}: give a whole number of at least 1, or as a "
                         "float a share of the layer, above 0 and at most 1"
                     )
-        object.__setattr__(self, "exclude", tuple(self.exclude))
         if not isinstance(self.multiple, Integral):
             raise ValueError(f"multiple must be a whole number, and is {described(self.multiple)}: 1 rounds nothing")
         object.__setattr__(self, "multiple", int(self.multiple))

@@ -249,14 +249,13 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs beside the model (:func:`earlycrop.save`) and the optimizer's state."""
         masks = None if self.event is None else self.event.masks
-        walking = self._walk is not None and not self.events and not self._due()
         return {
             "epoch": self.epoch,
             "walked": self._walked,
             "shapes": {name: list(p.shape) for name, p in parameters(unwrapped(self.model)).items()},
             "events": [event.record() for event in self.events],
             "procedure": None if self._procedure is None else self._procedure.state_dict(),
-            "walk": self._walk.state_dict() if self._walk is not None and walking else None,
+            "walk": None if self._walk is None or self.events or self._due() else self._walk.state_dict(),
             "node_masks": None if self._masks is None or self.events else self._masks.change.state_dict(),
             "kernel": None if self._kernel is None or self.events else self._kernel.state_dict(),
             "masks": None if masks is None else masks.removed,
