@@ -47,6 +47,17 @@ FORMS = {
 }
 """A study's method, in the words of its CSV -> what README calls it."""
 
+GLUE = {"RTE": "accuracy", "MRPC": "accuracy", "STS-B": "Pearson", "CoLA": "Matthews"}
+"""Task -> its metric, as its column's head has it."""
+ENCODER = {
+    "dense": "`dense`",
+    "earlycrop-s": "`earlycrop-s`, half of heads and neurons",
+    "magnitude-s": "`magnitude-s`, the same",
+    "earlycrop-u": "`earlycrop-u`, 70 % of the weights outside the embeddings",
+    "magnitude-u": "`magnitude-u`, the same",
+}
+"""Method -> what README calls it."""
+
 
 def cartpole(out: Path) -> str:
     """Five methods on CartPole with 90 % of the weights removed, by rank."""
@@ -104,7 +115,24 @@ def kitchen(out: Path) -> str:
     return markdown(head, ([f"`{m}`", *(cell for share in asked for cell in cells(m, share))] for m in methods))
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"cartpole": cartpole, "scores": scores, "kitchen": kitchen}
+def minilm(out: Path) -> str:
+    """A small BERT on tasks of GLUE: each method's metric, whatever it removes."""
+    path = out / "tables" / "minilm.csv"
+    lines = {(row["method"], row["dataset"]): row for row in _csv(path).to_dict("records")}
+    if missing := [task for task in GLUE if ("dense", task) not in lines]:
+        raise ValueError(f"{path}: README's table needs the result of dense on {', '.join(missing)}, and there is none")
+
+    def cell(method: str, task: str) -> str:
+        line = lines.get((method, task))
+        return "-" if line is None else _spread(line["mean"], line["std"], 3)
+
+    head = ["method", *(f"{task}: {metric}" for task, metric in GLUE.items())]
+    return markdown(head, ([told, *(cell(method, task) for task in GLUE)] for method, told in ENCODER.items()))
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "cartpole": cartpole, "scores": scores, "kitchen": kitchen, "minilm": minilm,
+}  # fmt: skip
 """Name in README's marker -> table of the leaderboards in a folder; raises ValueError where a CSV lacks its runs."""
 
 

@@ -23,7 +23,7 @@ def place(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "README.md", tmp_path)
     (tmp_path / "out" / "tables").mkdir(parents=True)
     shutil.copy(ROOT / "leaderboards" / "cartpole.csv", tmp_path / "out")
-    for name in ("scores.csv", "kitchen.csv"):
+    for name in ("scores.csv", "kitchen.csv", "minilm.csv"):
         shutil.copy(ROOT / "leaderboards" / "tables" / name, tmp_path / "out" / "tables")
     return tmp_path
 
@@ -81,6 +81,11 @@ def test_what_is_missing_is_one_sentence(place: Path) -> None:
         readme.cartpole(place / "out")
     kitchen = pd.read_csv(place / "out" / "tables" / "kitchen.csv")
     kitchen[kitchen["method"] != "dense"].to_csv(place / "out" / "tables" / "kitchen.csv")
+    tables = place / "out" / "tables"
+    minilm = pd.read_csv(tables / "minilm.csv")
+    minilm[(minilm["method"] != "dense") | (minilm["dataset"] != "RTE")].to_csv(tables / "minilm.csv")
+    with pytest.raises(ValueError, match=r"minilm.csv: README's table needs the result of dense on RTE, and there is"):
+        readme.minilm(place / "out")
     with pytest.raises(ValueError, match=r"kitchen.csv: README's table needs the result of dense, and there is none"):
         readme.kitchen(place / "out")
     (place / "README.md").write_text("no tables\n")
