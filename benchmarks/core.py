@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import flow, prune, shrink, trace
-from earlycrop.budget import choose_nodes, limit
+from earlycrop.selection.nodes import choose_nodes
+from earlycrop.selection.targets import limit
 from tasks._torchvision import load
 
 REPEATS = 7

@@ -10,20 +10,22 @@ Source: Rachwan et al., "Winning the Lottery Ahead of Time: Efficient Early Netw
 """
 
 from earlycrop._version import __version__
-from earlycrop.criteria import CRITERIA, Criterion
-from earlycrop.event import Event
-from earlycrop.flow import FlowError, flow
-from earlycrop.graph import Graph, Node
-from earlycrop.limits import Limits
-from earlycrop.masks import Masks
-from earlycrop.materialising import materialise
+from earlycrop.events import Event
+from earlycrop.graph.graph import Graph
+from earlycrop.graph.nodes import Node
 from earlycrop.methods import METHODS, Method
 from earlycrop.pruner import Pruner
 from earlycrop.pruning import prune
-from earlycrop.saving import SavingError, load, load_state, save, save_state
-from earlycrop.surgeon import Cut, SurgeryError, shrink
-from earlycrop.trace import TraceError, trace
-from earlycrop.trigger import TRIGGERS
+from earlycrop.saving import load, load_state, save, save_state
+from earlycrop.scoring.criteria import CRITERIA, Criterion
+from earlycrop.scoring.derivatives import flow
+from earlycrop.selection.constraints import Limits
+from earlycrop.surgery.masks import Masks
+from earlycrop.surgery.shrink import Cut, shrink
+from earlycrop.tracing.trace import trace
+from earlycrop.triggers.triggers import TRIGGERS
+from earlycrop.utils.errors import FlowError, SavingError, SurgeryError, TraceError
+from earlycrop.utils.materialise import materialise
 
 __all__ = [
     "CRITERIA",

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from earlycrop._wrappers import unwrapped
-from earlycrop.graph import Graph
-from earlycrop.trace import trace
-from earlycrop.units import matrices
+from earlycrop.graph.graph import Graph
+from earlycrop.tracing.trace import trace
+from earlycrop.utils.parameters import matrices
+from earlycrop.utils.wrappers import unwrapped
 
 
 def weight_counts(model: nn.Module) -> tuple[int, int]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
-from earlycrop.criteria import CRITERIA, Criterion
-from earlycrop.schedule import Schedule, exponential, halving, one_shot
-from earlycrop.trigger import Trigger, after, before, lazy_regime, mask_distance, never
+from earlycrop.procedures.base import Job, Procedure
+from earlycrop.procedures.gate_decorators import TickTock
+from earlycrop.procedures.lottery_ticket import Rewind
+from earlycrop.procedures.once import Once
+from earlycrop.scoring.criteria import CRITERIA, Criterion
+from earlycrop.selection.schedules import Schedule, exponential, halving, one_shot
+from earlycrop.triggers.triggers import Trigger, after, before, lazy_regime, mask_distance, named, never
+from earlycrop.utils.validation import require
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,6 @@ _random, _magnitude, _snip, _grasp, _crop, _taylor, _synflow, _scale, _filters =
     CRITERIA[name]
     for name in ("random", "magnitude", "snip", "grasp", "crop", "taylor", "synflow", "norm-scale", "filter-norm")
 )
-
 METHODS: dict[str, Method] = {
     "dense": Method(None, False, trigger=never),
     "random-u": Method(_random, False),
@@ -64,3 +69,48 @@ METHODS: dict[str, Method] = {
 }
 """Name -> method. A name that ends in -u prunes single weights, in -s nodes; snip, grasp, synflow and ltr prune
 weights, the others nodes."""
+
+
+def method_of(given: object) -> Method:
+    """The method, given itself or by its name.
+
+    Raises:
+        TypeError: it is neither. ValueError: there is none of that name.
+    """
+    known = ", ".join(METHODS)
+    if isinstance(given, str) and given not in METHODS:
+        raise ValueError(f"there is no method '{given}': take one of {known}")
+    method = METHODS[given] if isinstance(given, str) else given
+    require("the method", method, Method, f"take one of {known}, or make a Method")
+    assert isinstance(method, Method)
+    return method
+
+
+def procedure_of(
+    job: Job, method: Method, trigger: object, sparsity: float, rounds: int, rewind: float, penalty: float
+) -> Procedure:
+    """``trigger``: in place of the method's own, or None.
+
+    Raises:
+        TypeError: the trigger is none. ValueError: the method has none, or see the procedures.
+    """
+    if method.procedure != "once" and trigger is not None:
+        raise ValueError("this method knows itself when to prune: leave its trigger out")
+    if method.procedure == "rewind":
+        return Rewind(job, rewind)
+    if method.procedure == "tick-tock":
+        return TickTock(job, rounds, penalty)
+    if isinstance(trigger, str | Integral):
+        trigger = named(str(trigger), sparsity, job.epochs)
+    made = method.trigger(sparsity, job.epochs) if trigger is None else trigger
+    require("the trigger", made, Trigger, "give a name, the number of an epoch, or a Trigger")
+    assert isinstance(made, Trigger)
+    return Once(job, made, penalty)
+
+
+def names_of(method: Method, procedure: Procedure | None) -> dict[str, str | None]:
+    """What a state is told by: the name of the method, if it has one, and of the trigger's class."""
+    return {
+        "method": next((name for name, known in METHODS.items() if known == method), None),
+        "trigger": type(procedure.trigger).__name__ if isinstance(procedure, Once) else None,
+    }

@@ -10,25 +10,27 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
-from earlycrop._making import method_of, names_of, procedure_of
-from earlycrop._modules import ordinary_tensors, parameters
-from earlycrop._optimizers import listed, require_its_optimizers
-from earlycrop._processes import Peers, all_or_none
-from earlycrop._resuming import require_state
-from earlycrop._wrappers import group_of, insides_of, shapes_of, unwrapped, what_to_wrap
-from earlycrop.distances import Walk
-from earlycrop.event import Event, Request
-from earlycrop.flow import Loss
-from earlycrop.kernel import KernelTurn
-from earlycrop.limits import NO_LIMITS, Limits
-from earlycrop.mask_change import NodeMasks
-from earlycrop.masks import Masks
-from earlycrop.materialising import require_values
-from earlycrop.methods import Method
-from earlycrop.procedures import Job, Once, Procedure
-from earlycrop.rewinding import Rewind
-from earlycrop.trigger import Trigger
+from earlycrop.events import Event, Request
+from earlycrop.methods import Method, method_of, names_of, procedure_of
+from earlycrop.procedures.base import Job, Procedure
+from earlycrop.procedures.lottery_ticket import Rewind
+from earlycrop.procedures.once import Once
+from earlycrop.pruner_state import require_state
+from earlycrop.selection.constraints import NO_LIMITS, Limits
+from earlycrop.surgery.masks import Masks
+from earlycrop.surgery.optimizers import require_its_optimizers
+from earlycrop.triggers.mask_distance import NodeMasks
+from earlycrop.triggers.ntk import KernelTurn
+from earlycrop.triggers.triggers import Trigger
+from earlycrop.triggers.weight_distance import Walk
+from earlycrop.utils.contexts import ordinary_tensors
+from earlycrop.utils.distributed import Peers, all_or_none
+from earlycrop.utils.materialise import require_values
+from earlycrop.utils.modules import parameters
+from earlycrop.utils.parameters import listed
+from earlycrop.utils.types import Loss
+from earlycrop.utils.validation import modules, optimizers, require, require_network, share, whole
+from earlycrop.utils.wrappers import group_of, insides_of, shapes_of, unwrapped, what_to_wrap
 
 
 class Pruner:
@@ -49,7 +51,7 @@ class Pruner:
     rounds: of iterative methods. score_batches: how many batches a scoring reads (the authors take 5), None for all
     that ``step`` is given. trigger: in place of the method's own, a ``Trigger``, a name in ``TRIGGERS``, or the epoch
     to prune after. gate: where a node's gate stands ("rows", "norms", "columns" or "auto"), see
-    :class:`earlycrop.event.Request`. copies: averages of the model's weights, or a single one, pruned at the same
+    :class:`earlycrop.events.Request`. copies: averages of the model's weights, or a single one, pruned at the same
     places. limits: floors, ceilings, layers to leave alone, multiples of channels.
 
     shuffled: a control: what goes is as many of each layer as the method chose, at random. penalty: the weight of the
@@ -58,10 +60,10 @@ class Pruner:
     scheduler. optimizer_state: "reset" lets the optimizers start afresh after a pruning. watch: measure what every
     trigger looks at after every epoch, whatever prunes (two copies of the weights and five masks of nodes are kept, and
     a batch is read after the first epoch). probe: a small batch on which to measure after every epoch how far the
-    neural tangent kernel has turned (``kernel_turn`` in the log, see :class:`earlycrop.kernel.KernelTurn`). statistics:
-    what batch norms use while scores are taken. group: the torch.distributed process group that trains the model in
-    another way than DistributedDataParallel, whose own is found. Each process makes a pruner and steps it with training
-    data of its own, as many batches; gradients and Hessian products are averaged, and all make the same cut.
+    neural tangent kernel has turned (``kernel_turn`` in the log, see :class:`earlycrop.triggers.ntk.KernelTurn`).
+    statistics: what batch norms use while scores are taken. group: the torch.distributed process group that trains the
+    model in another way than DistributedDataParallel, whose own is found. Each process makes a pruner and steps it with
+    training data of its own, as many batches; gradients and Hessian products are averaged, and all make the same cut.
 
     A copy (``copy.deepcopy((model, optimizer, pruner))``, or by pickle) holds its own model's masks.
 

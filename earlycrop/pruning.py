@@ -12,27 +12,25 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop._arguments import modules, optimizers, require, require_network, share, whole
-from earlycrop._modules import ordinary_tensors, tensors_in
-from earlycrop._paths import path_weights
-from earlycrop._processes import Peers, all_or_none
-from earlycrop._rounds import Before, cut_nodes, zero_weights
-from earlycrop._wrappers import group_of, say_what_to_wrap
-from earlycrop.budget import (
-    choose_nodes,
-    choose_weights,
-    limit,
-    node_bounds,
-    weight_bounds,
-)
-from earlycrop.criteria import CRITERIA, Criterion
-from earlycrop.event import Event, Request
-from earlycrop.flow import Loss, Tensors
-from earlycrop.graph import Graph
-from earlycrop.limits import NO_LIMITS, Bounds, Limits
-from earlycrop.materialising import require_values
-from earlycrop.schedule import halving
-from earlycrop.units import matrices, node_scores, weight_scores
+from earlycrop.events import Event, Request
+from earlycrop.graph.graph import Graph
+from earlycrop.rounds import Before, cut_nodes, zero_weights
+from earlycrop.scoring.criteria import CRITERIA, Criterion
+from earlycrop.scoring.scores import node_scores, weight_scores
+from earlycrop.selection.connectivity import path_weights
+from earlycrop.selection.constraints import NO_LIMITS, Bounds, Limits
+from earlycrop.selection.nodes import choose_nodes, node_bounds
+from earlycrop.selection.schedules import halving
+from earlycrop.selection.targets import limit
+from earlycrop.selection.weights import choose_weights, weight_bounds
+from earlycrop.utils.contexts import ordinary_tensors
+from earlycrop.utils.distributed import Peers, all_or_none
+from earlycrop.utils.materialise import require_values
+from earlycrop.utils.modules import tensors_in
+from earlycrop.utils.parameters import matrices
+from earlycrop.utils.types import Loss, Tensors
+from earlycrop.utils.validation import modules, optimizers, require, require_network, share, whole
+from earlycrop.utils.wrappers import group_of, say_what_to_wrap
 
 
 def prune(
@@ -53,14 +51,15 @@ def prune(
     """Prune ``model`` in place, now: cut its nodes (``structured``), or zero its weights and hold them there.
 
     ``loss(model, batch)`` gives a scalar; ``batches`` are training data, of which all are read. The target is met in
-    ``rounds`` steps (:func:`earlycrop.schedule.halving`), with scores taken anew on what is left. ``of="time"``
-    measures a training step on the first batch between cuts: up to 9 times a round, each time until it is known to 1 %,
-    but no longer than 10 s, or 9 steps of the dense model and of a cut one where those take longer. ``gate`` and
-    ``statistics``: see :class:`earlycrop.event.Request`. Give the ``optimizer``, or all of several, that is to go on
-    with the pruned model, and ``copies`` that average its weights. ``limits``: floors, ceilings, layers to leave alone,
-    multiples; where they do not allow the target, what they allow goes, with a warning. A compiled or wrapped model is
-    pruned inside, and ``loss`` is given what is inside (see :func:`earlycrop.shrink`). Under DistributedDataParallel
-    each process gives batches of its own, as many, and all make the same cut: what is differentiated is averaged.
+    ``rounds`` steps (:func:`earlycrop.selection.schedules.halving`), with scores taken anew on what is left.
+    ``of="time"`` measures a training step on the first batch between cuts: up to 9 times a round, each time until it is
+    known to 1 %, but no longer than 10 s, or 9 steps of the dense model and of a cut one where those take longer.
+    ``gate`` and ``statistics``: see :class:`earlycrop.events.Request`. Give the ``optimizer``, or all of several, that
+    is to go on with the pruned model, and ``copies`` that average its weights. ``limits``: floors, ceilings, layers to
+    leave alone, multiples; where they do not allow the target, what they allow goes, with a warning. A compiled or
+    wrapped model is pruned inside, and ``loss`` is given what is inside (see :func:`earlycrop.shrink`). Under
+    DistributedDataParallel each process gives batches of its own, as many, and all make the same cut: what is
+    differentiated is averaged.
 
     Raises:
         TypeError: an argument is of another kind than it should be. ValueError: one is out of its range, there is no

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from earlycrop._arguments import require_shapes
-from earlycrop._cut import OWN, size_names
-from earlycrop._modules import ordinary_tensors, places, put, tensors
-from earlycrop._wrappers import stored
+from earlycrop.utils.contexts import ordinary_tensors
+from earlycrop.utils.errors import SavingError
+from earlycrop.utils.layer_sizes import OWN, size_names
+from earlycrop.utils.modules import places, put, tensors, walk
+from earlycrop.utils.validation import require_shapes
+from earlycrop.utils.wrappers import stored
 
 FILE = "model.safetensors"
 FOLDER = "earlycrop"
@@ -30,10 +34,6 @@ _FORMAT = "earlycrop 1"
 _GROUPS = ("groups", "num_groups")
 _PAIRS = "complex"
 """In the header: tensors that are complex, and lie in the file as pairs of real numbers."""
-
-
-class SavingError(RuntimeError):
-    """A file is missing, broken, or not what it should be; nothing was changed."""
 
 
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
@@ -200,3 +200,22 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise SavingError(f"there is no file {path}" + (f": {written}" if written else "")) from error
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise SavingError(f"{path} is broken ({error}): it was cut short or changed; take an older copy") from error
+
+
+def keep_loadable(network: nn.Module) -> None:
+    """From now on ``save_pretrained`` also writes what ``earlycrop.load`` reads, and says so."""
+    for _, m in walk(network):
+        if callable(getattr(type(m), "save_pretrained", None)) and "save_pretrained" not in vars(m):
+            m.__dict__["save_pretrained"] = partial(_saved_beside, m)
+
+
+def _saved_beside(module: Any, folder: str | os.PathLike[str], *arguments: Any, **options: Any) -> Any:
+    result = type(module).save_pretrained(module, folder, *arguments, **options)
+    beside = Path(folder) / FOLDER
+    save(module, beside)
+    warnings.warn(
+        f"this {type(module).__name__} was shrunk, and from_pretrained will refuse it, as its configuration describes "
+        f"the dense network: make a fresh one from the configuration, and earlycrop.load('{beside}', fresh)",
+        stacklevel=2,
+    )
+    return result

@@ -13,7 +13,8 @@ from torch import nn
 
 import earlycrop
 from earlycrop import measure
-from earlycrop.trace import TraceError, trace
+from earlycrop.tracing.trace import trace
+from earlycrop.utils.errors import TraceError
 from leaderboards.records import Record, record_path
 from leaderboards.table import VARIES
 from tasks import Task

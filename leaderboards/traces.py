@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from earlycrop.trigger import window
+from earlycrop.triggers.triggers import window
 from leaderboards.figures import STYLE, saved
 from leaderboards.records import Record, read_run
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from earlycrop import METHODS, TRIGGERS
-from earlycrop.budget import MEASURES
 from earlycrop.emissions import Emissions
-from earlycrop.trigger import before
+from earlycrop.selection.targets import MEASURES
+from earlycrop.triggers.triggers import before
 from tasks import Task, _branch, _ranks
 from tasks._options import Options
 from tasks._record import Result

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import earlycrop
 from earlycrop import Limits, Pruner, prune
-from earlycrop._arguments import described, modules, optimizers, share
+from earlycrop.utils.validation import described, modules, optimizers, share
 
 Batch = tuple[Tensor, Tensor]
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from earlycrop import trace
-from earlycrop.budget import MEASURES, choose_nodes, choose_weights, limit
+from earlycrop.selection.nodes import choose_nodes
+from earlycrop.selection.targets import MEASURES, limit
+from earlycrop.selection.weights import choose_weights
 from tests.networks import CASES, build
 
 

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from earlycrop import Limits, Pruner, prune, shrink, trace
-from earlycrop.budget import choose_nodes, choose_weights, limit, outputs_left, weight_bounds
-from earlycrop.event import Event
-from earlycrop.graph import Graph, Removed
-from earlycrop.limits import Bounds
+from earlycrop.events import Event
+from earlycrop.graph.graph import Graph
+from earlycrop.graph.types import Removed
+from earlycrop.selection.constraints import Bounds
+from earlycrop.selection.nodes import choose_nodes, outputs_left
+from earlycrop.selection.targets import limit
+from earlycrop.selection.weights import choose_weights, weight_bounds
 from tests.networks import build
 
 

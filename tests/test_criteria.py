@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from earlycrop import CRITERIA, FlowError, Pruner, trace
-from earlycrop.units import node_scores, unscored, weight_scores
+from earlycrop.scoring.scores import node_scores, unscored, weight_scores
 
 A = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
 

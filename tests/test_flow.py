@@ -17,10 +17,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from earlycrop import FlowError, flow
-from earlycrop.criteria import CRITERIA
-from earlycrop.flow import flow_by_parameter
-from earlycrop.trace import trace
-from earlycrop.units import node_scores
+from earlycrop.scoring.criteria import CRITERIA
+from earlycrop.scoring.derivatives import flow_by_parameter
+from earlycrop.scoring.scores import node_scores
+from earlycrop.tracing.trace import trace
 from tests.networks import CASES, build
 
 

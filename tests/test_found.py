@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from earlycrop import SurgeryError, shrink, trace
-from earlycrop.graph import Graph
+from earlycrop.graph.graph import Graph
 from tests.test_hard_cases import Net
 from tests.test_surgeon import some_nodes
 

@@ -18,7 +18,8 @@ import torch
 from scipy import stats
 
 import earlycrop
-from earlycrop.budget import choose_nodes, limit, outputs_left
+from earlycrop.selection.nodes import choose_nodes, outputs_left
+from earlycrop.selection.targets import limit
 from leaderboards import studies
 from tasks import _cli, _encoders, _glue, glue
 from tasks._glue import GLUE, Split

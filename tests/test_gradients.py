@@ -13,8 +13,8 @@ from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import SGD
 
 from earlycrop import Pruner
-from earlycrop.gates import TickTock
-from earlycrop.penalty import Penalty
+from earlycrop.procedures.gate_decorators import TickTock
+from earlycrop.procedures.l1_penalty import Penalty
 from tests.test_pruner import data, loss, network
 
 Step = Callable[[nn.Module, torch.optim.Optimizer, Any], None]

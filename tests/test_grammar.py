@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import shrink, trace
-from earlycrop.graph import Graph
+from earlycrop.graph.graph import Graph
 from tests.blocks import State
 from tests.blocks.composites import WORDS, drawn
 from tests.grammar import KINDS, Recipe, build, inputs, recipes

@@ -19,9 +19,9 @@ from torch.nn import functional
 
 import earlycrop
 from earlycrop import METHODS, Masks, Pruner, SurgeryError, TraceError, prune, shrink, trace
-from earlycrop._certificate import outputs
-from earlycrop._paths import path_weights
-from earlycrop.budget import limit
+from earlycrop.selection.connectivity import path_weights
+from earlycrop.selection.targets import limit
+from earlycrop.surgery.certificate import outputs
 from tests.networks import build
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import FlowError, Pruner
-from earlycrop.kernel import ROWS, KernelTurn
+from earlycrop.triggers.ntk import ROWS, KernelTurn
 
 
 def mlp() -> nn.Sequential:

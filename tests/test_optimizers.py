@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop import SurgeryError, shrink, trace
-from earlycrop.graph import Graph
+from earlycrop.graph.graph import Graph
 from tests.networks import build
 from tests.test_surgeon import some_nodes, zeroed
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import trace
-from earlycrop._paths import path_weights
-from earlycrop._torchvision import load
+from earlycrop.selection.connectivity import path_weights
+from earlycrop.utils.torchvision_compat import load
 
 
 class SelfAttention(nn.Module):

@@ -13,8 +13,8 @@ from torch.optim import swa_utils
 
 import earlycrop
 from earlycrop import METHODS, Limits, Pruner, prune
-from earlycrop.gates import TickTock
-from earlycrop.rewinding import Rewind
+from earlycrop.procedures.gate_decorators import TickTock
+from earlycrop.procedures.lottery_ticket import Rewind
 from tests.test_pruner import EPOCHS, data, loss, network, train_epoch, weights_left
 
 
@@ -354,7 +354,7 @@ def test_a_number_is_the_epoch_to_prune_after(trigger: int | str) -> None:
 
 
 def test_a_trigger_that_cannot_fire_within_the_budget_is_refused() -> None:
-    from earlycrop.trigger import AtEpoch
+    from earlycrop.triggers.triggers import AtEpoch
 
     with pytest.raises(ValueError, match="the trigger may wait until epoch 9, and there are 6"):
         started("crop-s", trigger=AtEpoch(9))

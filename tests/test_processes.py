@@ -13,9 +13,10 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 import earlycrop
-from earlycrop import CRITERIA, Pruner, flow, surgeon, trace
-from earlycrop.flow import flow_by_parameter
-from earlycrop.units import node_scores
+from earlycrop import CRITERIA, Pruner, flow, trace
+from earlycrop.scoring.derivatives import flow_by_parameter
+from earlycrop.scoring.scores import node_scores
+from earlycrop.surgery import shrink
 
 PROCESSES = 2
 METHODS = (
@@ -101,14 +102,14 @@ def failing(rank: int) -> list[tuple[str, str, int]]:
     """What is said, and how wide the first layer is then, where something fails in the second process alone."""
     said = []
 
-    def tried(scored: list[Any], certified: Any = surgeon.certified) -> None:
+    def tried(scored: list[Any], certified: Any = shrink.certified) -> None:
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         pruner = Pruner(model, optimizer, loss, "crop-s", 0.5, epochs=4, group=distributed.group.WORLD)
         kind, told = "", ""
         with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            patched.setattr(surgeon, "certified", certified if rank else surgeon.certified)
+            patched.setattr(shrink, "certified", certified if rank else shrink.certified)
             try:
                 pruner.step(scored)
             except Exception as error:

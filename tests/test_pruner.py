@@ -16,10 +16,10 @@ from torch.nn import functional
 
 import earlycrop
 from earlycrop import CRITERIA, METHODS, Event, Pruner, prune
-from earlycrop.budget import limit
 from earlycrop.methods import Method
-from earlycrop.schedule import linear
-from earlycrop.trigger import AtEpoch, LazyRegime, after, before
+from earlycrop.selection.schedules import linear
+from earlycrop.selection.targets import limit
+from earlycrop.triggers.triggers import AtEpoch, LazyRegime, after, before
 
 EPOCHS = 6
 PRUNING = [name for name, method in METHODS.items() if method.criterion is not None]

@@ -21,9 +21,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import earlycrop
-from earlycrop import report, shrink, trace
-from earlycrop._summary import HELP, UNUSED, summary
-from earlycrop._text import short, text
+from earlycrop import shrink, trace
+from earlycrop.graph.summary import HELP, UNUSED, summary
+from earlycrop.graph.text import short, text
+from earlycrop.report import __main__
 from tasks._torchvision import load
 from tests.networks import CASES, build
 
@@ -55,7 +56,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     def run(*arguments: str, path: Path | None = None) -> tuple[int, str, str]:
         if path is not None:
             monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path), str(ROOT)]))
-        code = report.main(arguments)
+        code = __main__.main(arguments)
         return code, *capfd.readouterr()
 
     return run
@@ -271,7 +272,7 @@ def test_a_torchvision_network_by_callable(ran: Ran) -> None:
     ],
 )
 def test_a_command_that_is_wrong(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(arguments) == 2
+    assert __main__.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert told in sentence(err)

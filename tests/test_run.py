@@ -19,7 +19,8 @@ import torch
 
 import earlycrop
 import tasks
-from earlycrop import METHODS, _timing
+from earlycrop import METHODS
+from earlycrop.selection import step_time
 from tasks import _cli, _outcome, _run, _store, cartpole
 from tests.runs import command, contents, folder
 from tests.tiny_data import SMALLER, TINY_DATA
@@ -434,7 +435,7 @@ def test_options_that_came_later_leave_the_ids_of_earlier_runs(tmp_path: Path) -
     "ignore:asked to remove"
 )  # a step of 16 neurons is mostly overhead, and may not get shorter
 def test_limits_and_a_time_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_timing, "SECONDS", 0.05)
+    monkeypatch.setattr(step_time, "SECONDS", 0.05)
     more = ["--method", "earlycrop-s", "--sparsity", "0.05", "--of", "time", "--exclude", "trunk.2"]
     more += ["--floors", "trunk.0", "4", "trunk.*", "0.25", "--ceilings", "trunk.0", "0.5", "--multiple", "4"]
     result = _cli.main("cartpole", command(tmp_path, *more, "--rounds", "2"))

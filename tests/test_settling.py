@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from earlycrop import shrink, trace
-from earlycrop._trial import Trials
+from earlycrop.tracing.trial_cut import Trials
 from tests.test_surgeon import some_nodes
 
 

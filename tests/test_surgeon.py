@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import SurgeryError, shrink, trace
-from earlycrop.graph import Graph
+from earlycrop.graph.graph import Graph
 from tests.networks import CASES, build
 
 

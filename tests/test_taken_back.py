@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from earlycrop import SurgeryError, shrink, trace
-from earlycrop.graph import Graph
+from earlycrop.graph.graph import Graph
 
 
 class Failing(nn.Module):

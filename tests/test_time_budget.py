@@ -14,10 +14,13 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from earlycrop import Limits, _timing, prune, trace
-from earlycrop._timing import PROBES, TOLERANCE, Clock, Probe, choose_nodes_in_time
-from earlycrop.budget import choose_nodes, limit, outputs_left
-from earlycrop.graph import Graph, Removed
+from earlycrop import Limits, prune, trace
+from earlycrop.graph.graph import Graph
+from earlycrop.graph.types import Removed
+from earlycrop.selection import step_time
+from earlycrop.selection.nodes import choose_nodes, outputs_left
+from earlycrop.selection.step_time import PROBES, TOLERANCE, Clock, Probe, choose_nodes_in_time
+from earlycrop.selection.targets import limit
 from tests.networks import build
 
 Cost = Callable[[Graph, Removed], int]
@@ -26,7 +29,7 @@ Cost = Callable[[Graph, Removed], int]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements of a tenth of a second."""
-    monkeypatch.setattr(_timing, "SECONDS", 0.1)
+    monkeypatch.setattr(step_time, "SECONDS", 0.1)
 
 
 def network() -> nn.Module:
@@ -151,7 +154,7 @@ def test_measuring_touches_nothing() -> None:
 def _process(rank: int, folder: str) -> None:
     """Cut to half the time, with a batch of this process's own size to measure."""
     torch.set_num_threads(1)
-    _timing.SECONDS = 0.1
+    step_time.SECONDS = 0.1
     distributed.init_process_group("gloo", store=distributed.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
     model = network()
     x, y = batch()
@@ -192,10 +195,10 @@ def test_a_measurement_goes_on_until_it_is_sure() -> None:
     draw = np.random.default_rng(0)
     samples = np.exp(draw.normal(0, 0.1, (2000, 2, 51)))
     ratios = np.median(samples[:, 0], 1) / np.median(samples[:, 1], 1)
-    told = [_timing._error(sample.tolist()) for sample in samples]
+    told = [step_time._error(sample.tolist()) for sample in samples]
     assert np.median(told) == pytest.approx(np.log(ratios).std(), rel=0.1)
     samples[:, :, :5] *= 10
-    assert np.median([_timing._error(sample.tolist()) for sample in samples]) < 1.4 * np.median(told)
+    assert np.median([step_time._error(sample.tolist()) for sample in samples]) < 1.4 * np.median(told)
 
 
 def test_time_is_measured_and_not_counted() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from earlycrop import shrink, trace
-from earlycrop.graph import Graph
+from earlycrop.graph.graph import Graph
 from tasks._torchvision import load
 from tests.test_surgeon import some_nodes
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import earlycrop
 from earlycrop import shrink, trace
-from earlycrop.graph import Graph
+from earlycrop.graph.graph import Graph
 from tasks._torchvision import load
 from tests.test_surgeon import some_nodes
 

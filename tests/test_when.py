@@ -9,9 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop.distances import Walk
-from earlycrop.schedule import exponential, halving, linear, one_shot
-from earlycrop.trigger import TRIGGERS, AtEpoch, Knee, LazyRegime, Look, MaskDistance, Trigger, after, lazy_regime
+from earlycrop.selection.schedules import exponential, halving, linear, one_shot
+from earlycrop.triggers.triggers import (
+    TRIGGERS,
+    AtEpoch,
+    Knee,
+    LazyRegime,
+    Look,
+    MaskDistance,
+    Trigger,
+    after,
+    lazy_regime,
+)
+from earlycrop.triggers.weight_distance import Walk
 
 
 def test_halving_is_the_papers_schedule() -> None:

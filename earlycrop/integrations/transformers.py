@@ -21,9 +21,8 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from earlycrop.integrations._checks import require_alone, require_followed, require_method, require_sizes
+from earlycrop.integrations._callback import Asked, require_alone, require_followed, require_method, require_sizes
 from earlycrop.integrations._data import drawn, model_loss, placed, unmixed
-from earlycrop.integrations._shared import Asked
 from earlycrop.pruner import Pruner
 from earlycrop.saving import FILE, FOLDER, load, load_state, save, save_state
 

@@ -1,0 +1,190 @@
+"""Cut nodes out of a module and its optimizers, in place, and prove that nothing else changed.
+
+The oracle is the masked dense network: the same network with the removed nodes' outgoing weights at zero. Both give the
+same output, or the cut is taken back.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from earlycrop.graph.graph import Graph
+from earlycrop.graph.nodes import Group
+from earlycrop.graph.types import Removed
+from earlycrop.saving import keep_loadable
+from earlycrop.surgery.certificate import ROUNDING, Apart, Expected, certified, expected_of
+from earlycrop.surgery.optimizers import follow, require_its_optimizers, restoring, small_states
+from earlycrop.surgery.slicing import Keep, cut_module, keep_of
+from earlycrop.utils.contexts import ordinary_tensors
+from earlycrop.utils.distributed import Peers, all_or_none, require_agreement
+from earlycrop.utils.errors import SurgeryError
+from earlycrop.utils.modules import tensors
+from earlycrop.utils.parameters import listed
+from earlycrop.utils.wrappers import group_of, insides_of, say_what_to_wrap, unwrapped
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a cut did.
+
+    difference: the certificate, the worst of max |small - masked| / max |masked| over the outputs on the example and on
+    noise; None if not asked for. caveats: what the certificate lacks, a sentence each: noise that proved nothing, or
+    outputs in half precision. Empty for a full one.
+    """
+
+    nodes: int
+    weights_before: int
+    weights_after: int
+    difference: float | None
+    caveats: tuple[str, ...] = ()
+
+
+def shrink(
+    model: nn.Module,
+    graph: Graph,
+    remove: Iterable[int],
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    certify: bool = True,
+    copies: nn.Module | Sequence[nn.Module] = (),
+) -> Cut:
+    """Remove nodes from ``model`` in place, with their entries in buffers, gradients and the optimizers' state.
+
+    ``remove``: indices into ``graph.nodes``, of a graph traced on the model as it is now. Tied weights stay tied, and
+    the sizes that torch's modules keep as attributes follow. ``optimizer``: all that train the model, one or several.
+    ``copies``: modules that hold the same network with other values (a ``torch.optim.swa_utils.AveragedModel``), cut at
+    the same places. Where the model is compiled or wrapped (``DistributedDataParallel``, ...), the network inside is
+    cut, and a warning says what must be wrapped again.
+
+    With ``certify``, the small network is run beside the masked dense one, in evaluation mode: on the graph's example,
+    and once more with normal noise in the place of the floating tensors that the model is called with (of the same
+    mean, spread and range; integers stay). The largest relative difference allowed is 1e-5 in float32 and 1e-10 in
+    float64. Parameters and inputs in half precision are cast up to float32 for it, and autocast is off; where the model
+    does not run like that, outputs in half precision are allowed 5e-2, and ``Cut.caveats`` says so. A difference of
+    at most 1e-3 above what is allowed may be one of rounding (long sums, deep networks): both networks are then run in
+    float64, the difference there is what counts, and ``Cut.caveats`` says so.
+
+    The optimizers' next step is that of the masked dense network, whose removed entries have no gradient and no state,
+    on every entry that is kept. Two of torch's scale a parameter's step by its size, and so do they here: Adafactor by
+    the root mean square of its entries, Muon by its number of rows and columns. LBFGS is cut only without state.
+
+    Raises:
+        TypeError: an optimizer or a copy is none. ValueError: an index is no node, a layer would be emptied, the graph
+        is not the model's, an optimizer or a copy is not, or the parameters are sharded. SurgeryError: an optimizer has
+        state that cannot be cut (in 8 bits, say), or the certificate failed. After these and any other error, model,
+        copies and optimizers are as they were.
+    """
+    cut = cut_in_all(model, graph, remove, optimizer, certify, copies, group_of(model))
+    if cut.nodes:
+        say_what_to_wrap(model, stacklevel=2)
+    return cut
+
+
+def cut_in_all(
+    model: nn.Module,
+    graph: Graph,
+    remove: Iterable[int],
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    certify: bool,
+    copies: nn.Module | Sequence[nn.Module],
+    group: Peers,
+) -> Cut:
+    """The same in all processes of ``group``, or, after an error in one of them, in none."""
+    network = unwrapped(model)
+    removed = graph.mask(remove)
+    require_agreement([removed], group)
+    keep = keep_of(graph, removed)
+    named = tensors(network)
+    if {name: tuple(t.shape) for name, t in named.items()} != graph.shapes:
+        raise ValueError("the graph is not this model's, or the model was cut since: trace it again")
+    every = [network, *insides_of(copies, network, graph.shapes)]
+    for module in every:
+        _require_whole(module, keep)
+    require_its_optimizers(network, optimizer)
+    before = graph.cost("weights")
+    if not removed.any():
+        return Cut(0, before, before, 0.0 if certify else None)
+    with ordinary_tensors(), ExitStack() as taken_back:
+        with all_or_none(group, SurgeryError):
+            difference, caveats = _cut_all(every, graph, removed, keep, listed(optimizer), certify, taken_back)
+        taken_back.pop_all()
+    for module in every:
+        keep_loadable(module)
+    return Cut(int(removed.sum()), before, graph.cost("weights", removed), difference, caveats)
+
+
+def _cut_all(
+    every: list[nn.Module], graph: Graph, removed: Removed, keep: Keep, optimizers: list[Optimizer], certify: bool,
+    taken_back: ExitStack,
+) -> tuple[float | None, tuple[str, ...]]:  # fmt: skip
+    """Cut ``every`` module, the network first; what the certificate says. After an error all is as it was, and after
+    ``taken_back`` has been left.
+    """
+    network, own = every[0], graph.sizes(removed)
+    states = [small_states(o, tensors(network), keep) for o in optimizers]
+
+    def carried_out(expected: Expected | None) -> tuple[float | None, tuple[str, ...]]:
+        with ExitStack() as here:
+            swaps = []
+            for module in every:
+                swaps.append(cut_module(module, keep, own))
+                here.callback(swaps[-1].undo)
+            found = (None, ()) if expected is None else certified(network, graph, expected)
+            for o, state in zip(optimizers, states, strict=True):
+                here.callback(restoring(o))
+                follow(o, swaps[0], state)
+            taken_back.push(here.pop_all())
+        return found
+
+    try:
+        return carried_out(expected_of(network, graph, removed) if certify else None)
+    except Apart as apart:
+        if apart.difference > ROUNDING:
+            raise
+        try:
+            difference, caveats = carried_out(expected_of(network, graph, removed, torch.float64))
+        except Exception:
+            raise apart from None
+        told = f"it was made in float64: in less, rounding makes a difference of {apart.difference:.2g}"
+        return difference, (*caveats, told)
+
+
+def uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> dict[Group, str]:
+    """The coupled layers whose part of a cut fails its certificate by itself, with what it says; tried on copies."""
+    wanted = set(remove)
+    failing: dict[Group, str] = {}
+
+    def search(groups: list[Group]) -> None:
+        try:
+            shrink(copy.deepcopy(model), graph, [i for g in groups for i in graph.groups[g] if i in wanted])
+        except SurgeryError as error:
+            if len(groups) == 1:
+                failing[groups[0]] = str(error)
+                return
+            search(groups[: len(groups) // 2])
+            search(groups[len(groups) // 2 :])
+
+    search([g for g, ids in graph.groups.items() if wanted & set(ids)])
+    return failing
+
+
+def _require_whole(module: nn.Module, keep: Keep) -> None:
+    """Raise ValueError where a cut would empty a tensor, or lose its hooks."""
+    named = tensors(module)
+    for name, dims in keep.items():
+        emptied = [d for d, index in dims.items() if index.numel() == 0]
+        if emptied:
+            raise ValueError(
+                f"the cut would leave nothing of dimension {emptied[0]} of '{name}': keep one of its nodes"
+            )
+        if getattr(named[name], "_post_accumulate_grad_hooks", None) or named[name]._backward_hooks:
+            raise ValueError(
+                f"'{name}' has hooks that a cut would lose (masks of an unstructured pruning, or your own): release "
+                "them first"
+            )

@@ -1,0 +1,13 @@
+"""Types of what users give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+Loss = Callable[[nn.Module, Any], Tensor]
+"""(model, batch) -> scalar loss."""
+Tensors = dict[str, Tensor]
+"""Parameter name -> a tensor of that parameter's shape."""
