@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from earlycrop import flow, prune, shrink, trace
 from earlycrop.selection.nodes import choose_nodes
-from earlycrop.selection.targets import limit
+from earlycrop.selection.targets import max_remaining
 from tasks._torchvision import load
 
 REPEATS = 7
@@ -91,7 +91,9 @@ def surgery() -> tuple[float, float]:
     torch.set_num_threads(1)
     model, example = network(), torch.randn(1, 3, 32, 32)
     graph = trace(model, example)
-    chosen = choose_nodes(graph, torch.rand(graph.count), limit(graph.cost("weights"), 0.9)).removed.nonzero()[0]
+    chosen = choose_nodes(graph, torch.rand(graph.count), max_remaining(graph.cost("weights"), 0.9)).removed.nonzero()[
+        0
+    ]
 
     def both() -> float:
         small = copy.deepcopy(model)

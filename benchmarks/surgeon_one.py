@@ -95,7 +95,7 @@ def ours(name: str, told: Told) -> None:
     def chosen(graph: Graph) -> list[int]:
         """A share of the nodes at random, but not all of any dimension."""
         gone = np.random.default_rng(0).random(graph.count) < SHARE
-        for slot in graph.slots:
+        for slot in graph.axes:
             if (slot.nodes >= 0).all() and gone[slot.nodes].all():
                 gone[slot.nodes[0]] = False
         return gone.nonzero()[0].tolist()

@@ -8,7 +8,7 @@ from typing import Any
 
 from earlycrop.scoring.criteria import Criterion, Gate
 from earlycrop.selection.constraints import NO_LIMITS, Limits
-from earlycrop.selection.targets import MEASURES, limit
+from earlycrop.selection.targets import MEASURES, max_remaining
 from earlycrop.surgery.masks import Masks
 
 GATES = ("auto", "rows", "norms", "columns")
@@ -16,7 +16,7 @@ STATISTICS = ("auto", "running", "batch")
 
 
 @dataclass(frozen=True)
-class Request:
+class PruningRequest:
     """What to prune: the sparsity of each round's end, in ``of``, by nodes or single weights, ranked by ``criterion``,
     within ``limits``.
 
@@ -42,7 +42,7 @@ class Request:
 
     def __post_init__(self) -> None:
         for sparsity in self.targets:
-            limit(1, sparsity)
+            max_remaining(1, sparsity)
         if self.of not in MEASURES:
             raise ValueError(f"there is no measure '{self.of}': a sparsity can be a share of {', '.join(MEASURES)}")
         if self.of != "weights" and not self.structured:

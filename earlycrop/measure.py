@@ -21,13 +21,13 @@ from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.graph import Graph
 from earlycrop.tracing.trace import trace
-from earlycrop.utils.parameters import matrices
-from earlycrop.utils.wrappers import unwrapped
+from earlycrop.utils.parameters import weight_matrices
+from earlycrop.utils.wrappers import unwrap
 
 
 def weight_counts(model: nn.Module) -> tuple[int, int]:
     """Entries of the weight matrices that are not zero, and all of them."""
-    held = matrices(model).values()
+    held = weight_matrices(model).values()
     return sum(int(p.detach().count_nonzero()) for p in held), sum(p.numel() for p in held)
 
 
@@ -66,7 +66,7 @@ def macs(model: nn.Module, example: Any) -> int:
     other weight: a masked network does the work of the dense one.
     """
     samples: list[int] = []
-    model = unwrapped(model)
+    model = unwrap(model)
 
     def look(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         samples.extend(t.shape[0] for t in tree_leaves((arguments, keywords)) if isinstance(t, Tensor) and t.ndim)
@@ -87,7 +87,7 @@ def csr_bytes(model: nn.Module) -> int:
     Source: Rachwan et al. 2022, appendix D, as their code computes it. Deviation: there the bits are reported as bytes.
     """
     bits = 0
-    for p in matrices(model).values():
+    for p in weight_matrices(model).values():
         rows, columns = p.shape[0], p.numel() // p.shape[0]
         bits += 34 * int(p.detach().count_nonzero()) + 2 * (min(rows, columns) + 1)
     return ceil(bits / 8)

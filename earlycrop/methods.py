@@ -8,13 +8,13 @@ from numbers import Integral
 from typing import Literal
 
 from earlycrop.procedures.base import Job, Procedure
-from earlycrop.procedures.gate_decorators import TickTock
-from earlycrop.procedures.lottery_ticket import Rewind
-from earlycrop.procedures.once import Once
+from earlycrop.procedures.gate_decorators import GateDecorators
+from earlycrop.procedures.lottery_ticket import LotteryTicket
+from earlycrop.procedures.once import TriggeredPruning
 from earlycrop.scoring.criteria import CRITERIA, Criterion
 from earlycrop.selection.schedules import Schedule, exponential, halving, one_shot
-from earlycrop.triggers.triggers import Trigger, after, before, lazy_regime, mask_distance, named, never
-from earlycrop.utils.validation import require
+from earlycrop.triggers.triggers import Trigger, after, before, lazy_regime, mask_distance, never, trigger_by_name
+from earlycrop.utils.validation import check_type
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ METHODS: dict[str, Method] = {
 weights, the others nodes."""
 
 
-def method_of(given: object) -> Method:
+def resolve_method(given: object) -> Method:
     """The method, given itself or by its name.
 
     Raises:
@@ -81,12 +81,12 @@ def method_of(given: object) -> Method:
     if isinstance(given, str) and given not in METHODS:
         raise ValueError(f"there is no method '{given}': take one of {known}")
     method = METHODS[given] if isinstance(given, str) else given
-    require("the method", method, Method, f"take one of {known}, or make a Method")
+    check_type("the method", method, Method, f"take one of {known}, or make a Method")
     assert isinstance(method, Method)
     return method
 
 
-def procedure_of(
+def make_procedure(
     job: Job, method: Method, trigger: object, sparsity: float, rounds: int, rewind: float, penalty: float
 ) -> Procedure:
     """``trigger``: in place of the method's own, or None.
@@ -97,20 +97,20 @@ def procedure_of(
     if method.procedure != "once" and trigger is not None:
         raise ValueError("this method knows itself when to prune: leave its trigger out")
     if method.procedure == "rewind":
-        return Rewind(job, rewind)
+        return LotteryTicket(job, rewind)
     if method.procedure == "tick-tock":
-        return TickTock(job, rounds, penalty)
+        return GateDecorators(job, rounds, penalty)
     if isinstance(trigger, str | Integral):
-        trigger = named(str(trigger), sparsity, job.epochs)
+        trigger = trigger_by_name(str(trigger), sparsity, job.epochs)
     made = method.trigger(sparsity, job.epochs) if trigger is None else trigger
-    require("the trigger", made, Trigger, "give a name, the number of an epoch, or a Trigger")
+    check_type("the trigger", made, Trigger, "give a name, the number of an epoch, or a Trigger")
     assert isinstance(made, Trigger)
-    return Once(job, made, penalty)
+    return TriggeredPruning(job, made, penalty)
 
 
-def names_of(method: Method, procedure: Procedure | None) -> dict[str, str | None]:
+def method_and_trigger_names(method: Method, procedure: Procedure | None) -> dict[str, str | None]:
     """What a state is told by: the name of the method, if it has one, and of the trigger's class."""
     return {
         "method": next((name for name, known in METHODS.items() if known == method), None),
-        "trigger": type(procedure.trigger).__name__ if isinstance(procedure, Once) else None,
+        "trigger": type(procedure.trigger).__name__ if isinstance(procedure, TriggeredPruning) else None,
     }

@@ -10,27 +10,34 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.events import Event, Request
-from earlycrop.methods import Method, method_of, names_of, procedure_of
+from earlycrop.events import Event, PruningRequest
+from earlycrop.methods import Method, make_procedure, method_and_trigger_names, resolve_method
 from earlycrop.procedures.base import Job, Procedure
-from earlycrop.procedures.lottery_ticket import Rewind
-from earlycrop.procedures.once import Once
-from earlycrop.pruner_state import require_state
+from earlycrop.procedures.lottery_ticket import LotteryTicket
+from earlycrop.procedures.once import TriggeredPruning
+from earlycrop.pruner_state import check_state
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.surgery.masks import Masks
-from earlycrop.surgery.optimizers import require_its_optimizers
-from earlycrop.triggers.mask_distance import NodeMasks
-from earlycrop.triggers.ntk import KernelTurn
+from earlycrop.surgery.optimizers import check_optimizers
+from earlycrop.triggers.mask_distance import NodeMaskTracker
+from earlycrop.triggers.ntk import NTKDistance
 from earlycrop.triggers.triggers import Trigger
-from earlycrop.triggers.weight_distance import Walk
-from earlycrop.utils.contexts import ordinary_tensors
-from earlycrop.utils.distributed import Peers, all_or_none
-from earlycrop.utils.materialise import require_values
-from earlycrop.utils.modules import parameters
-from earlycrop.utils.parameters import listed
+from earlycrop.triggers.weight_distance import WeightDistance
+from earlycrop.utils.contexts import outside_inference_mode
+from earlycrop.utils.distributed import ProcessGroup, fail_together
+from earlycrop.utils.materialise import check_materialised
+from earlycrop.utils.modules import parameters_by_name
+from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import modules, optimizers, require, require_network, share, whole
-from earlycrop.utils.wrappers import group_of, insides_of, shapes_of, unwrapped, what_to_wrap
+from earlycrop.utils.validation import (
+    as_modules,
+    as_optimizers,
+    check_network,
+    check_positive_int,
+    check_sparsity,
+    check_type,
+)
+from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_shapes, unwrap, unwrap_ema_models
 
 
 class Pruner:
@@ -51,8 +58,8 @@ class Pruner:
     rounds: of iterative methods. score_batches: how many batches a scoring reads (the authors take 5), None for all
     that ``step`` is given. trigger: in place of the method's own, a ``Trigger``, a name in ``TRIGGERS``, or the epoch
     to prune after. gate: where a node's gate stands ("rows", "norms", "columns" or "auto"), see
-    :class:`earlycrop.events.Request`. copies: averages of the model's weights, or a single one, pruned at the same
-    places. limits: floors, ceilings, layers to leave alone, multiples of channels.
+    :class:`earlycrop.events.PruningRequest`. copies: averages of the model's weights, or a single one, pruned at the
+    same places. limits: floors, ceilings, layers to leave alone, multiples of channels.
 
     shuffled: a control: what goes is as many of each layer as the method chose, at random. penalty: the weight of the
     L1 penalty on batch norm scales, in place of the method's own. rewind: the share of the epochs that ``ltr`` rewinds
@@ -60,7 +67,7 @@ class Pruner:
     scheduler. optimizer_state: "reset" lets the optimizers start afresh after a pruning. watch: measure what every
     trigger looks at after every epoch, whatever prunes (two copies of the weights and five masks of nodes are kept, and
     a batch is read after the first epoch). probe: a small batch on which to measure after every epoch how far the
-    neural tangent kernel has turned (``kernel_turn`` in the log, see :class:`earlycrop.triggers.ntk.KernelTurn`).
+    neural tangent kernel has turned (``kernel_turn`` in the log, see :class:`earlycrop.triggers.ntk.NTKDistance`).
     statistics: what batch norms use while scores are taken. group: the torch.distributed process group that trains the
     model in another way than DistributedDataParallel, whose own is found. Each process makes a pruner and steps it with
     training data of its own, as many batches; gradients and Hessian products are averaged, and all make the same cut.
@@ -97,63 +104,65 @@ class Pruner:
         watch: bool = False,
         probe: Any = None,
         statistics: str = "auto",
-        group: Peers = None,
+        group: ProcessGroup = None,
     ) -> None:
-        method = method_of(method)
-        require("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
+        method = resolve_method(method)
+        check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
         if method.criterion is not None:
-            require("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
+            check_type("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
         if method.criterion is not None or watch:
-            sparsity = share(sparsity)
-        epochs, rounds = whole("epochs", epochs), whole("rounds", rounds)
-        score_batches = None if score_batches is None else whole("score_batches", score_batches)
+            sparsity = check_sparsity(sparsity)
+        epochs, rounds = check_positive_int("epochs", epochs), check_positive_int("rounds", rounds)
+        score_batches = None if score_batches is None else check_positive_int("score_batches", score_batches)
         if optimizer_state not in ("keep", "reset"):
             raise ValueError(f"optimizer_state is keep or reset, and not '{optimizer_state}'")
-        require_network(model)
-        require_values(model)
-        inside = unwrapped(model)
-        require_its_optimizers(inside, optimizers(optimizer))
-        copies = modules(copies)
-        insides_of(copies, inside, shapes_of(inside))
+        check_network(model)
+        check_materialised(model)
+        inside = unwrap(model)
+        check_optimizers(inside, as_optimizers(optimizer))
+        copies = as_modules(copies)
+        unwrap_ema_models(copies, inside, tensor_shapes(inside))
         self.copies = copies
         self.model, self.optimizer, self.loss, self.method = model, optimizer, loss, method
         self.optimizer_state = optimizer_state
         self.total_epochs = epochs
         """How many epochs to train in all."""
-        self.request: Request | None = None
+        self.request: PruningRequest | None = None
         """What will be pruned; None for a method that prunes nothing."""
         self._procedure: Procedure | None = None
         self._hooked = False
-        self._group: Peers = None
+        self._group: ProcessGroup = None
         """Of the processes that prune together."""
         limits.require_known(inside)
         if method.criterion is not None:
             targets = method.schedule(sparsity, rounds)
-            self.request = Request(method.criterion, method.structured, targets, of, gate, limits, shuffled, statistics)
-            self._group = group = group or group_of(model)
+            self.request = PruningRequest(
+                method.criterion, method.structured, targets, of, gate, limits, shuffled, statistics
+            )
+            self._group = group = group or process_group_of(model)
             self._job = Job(model, optimizer, loss, self.request, epochs, score_batches, copies, companions, group)
             weight = method.penalty if penalty is None else penalty
             self._hooked = method.procedure == "tick-tock" or (method.procedure == "once" and bool(weight))
-            self._procedure = procedure_of(self._job, method, trigger, sparsity, rounds, rewind, weight)
+            self._procedure = make_procedure(self._job, method, trigger, sparsity, rounds, rewind, weight)
             self.total_epochs = self._procedure.total
         self.epoch = -1
         """Epochs done at the last ``step``; -1 before the first."""
         self.events: list[Event] = []
         """The prunings that have taken place; the last one has its masks."""
         self._rewrap: str | None = None
-        self._walk = Walk() if watch or self._looks_at_distances() else None
-        self._masks = NodeMasks(sparsity, limits) if watch else None
+        self._walk = WeightDistance() if watch or self._looks_at_distances() else None
+        self._masks = NodeMaskTracker(sparsity, limits) if watch else None
         self._walked = -1
-        self._kernel = None if probe is None else KernelTurn(inside, loss, probe)
+        self._kernel = None if probe is None else NTKDistance(inside, loss, probe)
         self._moved: dict[str, float] = {}
         self._log: dict[str, float] = {}
 
     def _looks_at_distances(self) -> bool:
-        return isinstance(self._procedure, Once) and self._procedure.trigger.walks
+        return isinstance(self._procedure, TriggeredPruning) and self._procedure.trigger.walks
 
     def _due(self) -> bool:
         """Whether a pruning has failed, maybe after some of its rounds, and is to be taken up again."""
-        return isinstance(self._procedure, Once) and self._procedure.due is not None
+        return isinstance(self._procedure, TriggeredPruning) and self._procedure.due is not None
 
     @property
     def event(self) -> Event | None:
@@ -174,7 +183,7 @@ class Pruner:
             ValueError, FlowError, TraceError, SurgeryError: see :func:`earlycrop.prune`. The same step can be taken
             again once the cause is mended.
         """
-        with ordinary_tensors():
+        with outside_inference_mode():
             return self._stepped(batches)
 
     def _stepped(self, batches: Iterable[Any]) -> Event | None:
@@ -183,33 +192,33 @@ class Pruner:
             self.event.masks.hold()  # other parameters may have been put in the place of those that it held
         cut = bool(self.events)  # from then on distances from the start mean something else
         if not cut and self._walked < epoch:
-            with all_or_none(self._group):
+            with fail_together(self._group):
                 batches = self._watch(epoch, batches)
         event = None
         if self._procedure is not None:
-            event = self._procedure.step(self._job, epoch, self._walk or Walk(), batches)
+            event = self._procedure.step(self._job, epoch, self._walk or WeightDistance(), batches)
         self.epoch = epoch
         self._log = {} if cut else dict(self._moved)
         if self._procedure is not None and (event is not None or not self._procedure.finished()):
             self._log |= self._procedure.log()
         if self._kernel is not None and not cut:
-            turn = self._kernel.update(unwrapped(self.model)) if event is None else None
+            turn = self._kernel.update(unwrap(self.model)) if event is None else None
             self._log |= {} if turn is None else {"kernel_turn": turn}
         if event is not None:
             self.events = [*(replace(e, masks=None) for e in self.events), event]  # masks are as large as the model
             if self._rewrap is not None and event.masks is None:
                 warnings.warn(self._rewrap, stacklevel=3)
-            self._rewrap = self._rewrap or what_to_wrap(self.model)
-            self.model = self._job.model = unwrapped(self.model)  # one from before the cut must not be kept alive
+            self._rewrap = self._rewrap or rewrap_message(self.model)
+            self.model = self._job.model = unwrap(self.model)  # one from before the cut must not be kept alive
             self._forget()
             if self.optimizer_state == "reset":
-                for one in listed(self.optimizer):
+                for one in flatten_optimizers(self.optimizer):
                     one.state.clear()
         return event
 
     def _watch(self, epoch: int, batches: Iterable[Any]) -> Iterable[Any]:
         """Measure how the weights, and the masks, have moved; what is to be read in the place of ``batches``."""
-        model, distance = unwrapped(self.model), None
+        model, distance = unwrap(self.model), None
         if self._masks is not None and epoch:  # may fail, and be tried again: before the walk takes its step
             distance, batches = self._masks.update(model, self.loss, batches)
         self._moved = {} if distance is None else {"mask_distance": distance}
@@ -254,14 +263,14 @@ class Pruner:
         return {
             "epoch": self.epoch,
             "walked": self._walked,
-            "shapes": {name: list(p.shape) for name, p in parameters(unwrapped(self.model)).items()},
+            "shapes": {name: list(p.shape) for name, p in parameters_by_name(unwrap(self.model)).items()},
             "events": [event.record() for event in self.events],
             "procedure": None if self._procedure is None else self._procedure.state_dict(),
             "walk": None if self._walk is None or self.events or self._due() else self._walk.state_dict(),
             "node_masks": None if self._masks is None or self.events else self._masks.change.state_dict(),
             "kernel": None if self._kernel is None or self.events else self._kernel.state_dict(),
             "masks": None if masks is None else masks.removed,
-            "made": names_of(self.method, self._procedure),
+            "made": method_and_trigger_names(self.method, self._procedure),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -270,7 +279,7 @@ class Pruner:
         Raises:
             ValueError: it is of a pruner of another method or trigger, or of another model; nothing was changed.
         """
-        require_state(state, self.state_dict(), parameters(unwrapped(self.model)))
+        check_state(state, self.state_dict(), parameters_by_name(unwrap(self.model)))
         events = [Event.of_record(record, None) for record in state["events"]]
         masks = None
         if events and state["masks"] is not None:
@@ -289,7 +298,7 @@ class Pruner:
             self._kernel.load_state_dict(state["kernel"])
         if self._procedure is not None:
             self._procedure.load_state_dict(self._job, state["procedure"])
-        if masks is not None and isinstance(self._procedure, Rewind):
+        if masks is not None and isinstance(self._procedure, LotteryTicket):
             self._procedure.adopt(masks)
 
     def branch_off(self, state: Mapping[str, Any]) -> None:
@@ -302,9 +311,13 @@ class Pruner:
         """
         if state.get("events"):
             raise ValueError("a run that has pruned is no trunk to branch off")
-        if not (isinstance(self._procedure, Once) and self._procedure.at_a_given_epoch):
+        if not (isinstance(self._procedure, TriggeredPruning) and self._procedure.at_a_given_epoch):
             raise ValueError("only a pruning at a given epoch can branch off: give the trigger as a number")
         self.load_state_dict(
-            {**state, "procedure": self._procedure.state_dict(), "made": names_of(self.method, self._procedure)}
+            {
+                **state,
+                "procedure": self._procedure.state_dict(),
+                "made": method_and_trigger_names(self.method, self._procedure),
+            }
         )
         self.epoch -= 1

@@ -11,7 +11,7 @@ OPTIONAL = {"made", "walked", "shapes"}
 """What a state may lack."""
 
 
-def require_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
+def check_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
     """Raise ValueError where a pruner of a model with these ``parameters``, whose state is ``own``, cannot go on from
     ``state``: it is none, or of another method or trigger, or of a model of another size.
     """
@@ -26,12 +26,13 @@ def require_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: 
     )
     if apart or not _fits(state["procedure"], own["procedure"]):
         raise ValueError(
-            f"the state is of a pruner with {_described(theirs)}, and this one has {_described(ours)}: make this one "
+            f"the state is of a pruner with {_describe_origin(theirs)}, and this one has {_describe_origin(ours)}: "
+            f"make this one "
             "in the same way, and load the state again"
         )
     for name, shape in state.get("shapes", {}).items():
         if name not in parameters or list(parameters[name].shape) != list(shape):
-            raise _another(name, shape)
+            raise _other_model(name, shape)
     due = (state["procedure"] or {}).get("due") is not None  # it has walked as far as it will
     if pruned or due or own["walk"] is None:
         return
@@ -43,10 +44,10 @@ def require_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: 
     for reference in state["walk"]["references"]:
         for name, t in reference.items():
             if name not in parameters or parameters[name].shape != t.shape:
-                raise _another(name, t.shape)
+                raise _other_model(name, t.shape)
 
 
-def _another(name: str, shape: Sequence[int]) -> ValueError:
+def _other_model(name: str, shape: Sequence[int]) -> ValueError:
     return ValueError(
         f"the state is of another model: it has a '{name}' of shape {tuple(shape)}. Load the model of that checkpoint "
         "first, and then the state"
@@ -60,6 +61,6 @@ def _fits(procedure: Mapping[str, Any] | None, own: Mapping[str, Any] | None) ->
     return procedure.keys() <= own.keys()
 
 
-def _described(made: Mapping[str, Any]) -> str:
+def _describe_origin(made: Mapping[str, Any]) -> str:
     method = f"the method '{made['method']}'" if made.get("method") else "a method of its own"
     return f"{method} and the trigger {made['trigger']}" if made.get("trigger") else method

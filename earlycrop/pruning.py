@@ -12,25 +12,32 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.events import Event, Request
+from earlycrop.events import Event, PruningRequest
 from earlycrop.graph.graph import Graph
-from earlycrop.rounds import Before, cut_nodes, zero_weights
+from earlycrop.rounds import DenseBaseline, cut_nodes, zero_weights
 from earlycrop.scoring.criteria import CRITERIA, Criterion
 from earlycrop.scoring.scores import node_scores, weight_scores
 from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.constraints import NO_LIMITS, Bounds, Limits
 from earlycrop.selection.nodes import choose_nodes, node_bounds
 from earlycrop.selection.schedules import halving
-from earlycrop.selection.targets import limit
+from earlycrop.selection.targets import max_remaining
 from earlycrop.selection.weights import choose_weights, weight_bounds
-from earlycrop.utils.contexts import ordinary_tensors
-from earlycrop.utils.distributed import Peers, all_or_none
-from earlycrop.utils.materialise import require_values
-from earlycrop.utils.modules import tensors_in
-from earlycrop.utils.parameters import matrices
+from earlycrop.utils.contexts import outside_inference_mode
+from earlycrop.utils.distributed import ProcessGroup, fail_together
+from earlycrop.utils.materialise import check_materialised
+from earlycrop.utils.modules import collect_tensors
+from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.types import Loss, Tensors
-from earlycrop.utils.validation import modules, optimizers, require, require_network, share, whole
-from earlycrop.utils.wrappers import group_of, say_what_to_wrap
+from earlycrop.utils.validation import (
+    as_modules,
+    as_optimizers,
+    check_network,
+    check_positive_int,
+    check_sparsity,
+    check_type,
+)
+from earlycrop.utils.wrappers import process_group_of, warn_rewrap
 
 
 def prune(
@@ -54,12 +61,12 @@ def prune(
     ``rounds`` steps (:func:`earlycrop.selection.schedules.halving`), with scores taken anew on what is left.
     ``of="time"`` measures a training step on the first batch between cuts: up to 9 times a round, each time until it is
     known to 1 %, but no longer than 10 s, or 9 steps of the dense model and of a cut one where those take longer.
-    ``gate`` and ``statistics``: see :class:`earlycrop.events.Request`. Give the ``optimizer``, or all of several, that
-    is to go on with the pruned model, and ``copies`` that average its weights. ``limits``: floors, ceilings, layers to
-    leave alone, multiples; where they do not allow the target, what they allow goes, with a warning. A compiled or
-    wrapped model is pruned inside, and ``loss`` is given what is inside (see :func:`earlycrop.shrink`). Under
-    DistributedDataParallel each process gives batches of its own, as many, and all make the same cut: what is
-    differentiated is averaged.
+    ``gate`` and ``statistics``: see :class:`earlycrop.events.PruningRequest`. Give the ``optimizer``, or all of
+    several, that is to go on with the pruned model, and ``copies`` that average its weights. ``limits``: floors,
+    ceilings, layers to leave alone, multiples; where they do not allow the target, what they allow goes, with a
+    warning. A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside (see
+    :func:`earlycrop.shrink`). Under DistributedDataParallel each process gives batches of its own, as many, and all
+    make the same cut: what is differentiated is averaged.
 
     Raises:
         TypeError: an argument is of another kind than it should be. ValueError: one is out of its range, there is no
@@ -67,23 +74,25 @@ def prune(
         FlowError, TraceError, SurgeryError: scoring, tracing or cutting failed; nodes that went in earlier rounds are
         gone, and weights are zero, but not held there.
     """
-    require_network(model)
-    sparsity, rounds, copies = share(sparsity), whole("rounds", rounds), modules(copies)
-    optimizers(optimizer)
-    require("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
-    require("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
+    check_network(model)
+    sparsity, rounds, copies = check_sparsity(sparsity), check_positive_int("rounds", rounds), as_modules(copies)
+    as_optimizers(optimizer)
+    check_type("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
+    check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
     if isinstance(criterion, str):
         if criterion not in CRITERIA:
             raise ValueError(f"there is no criterion '{criterion}': take one of {', '.join(CRITERIA)}")
         criterion = CRITERIA[criterion]
-    require("the criterion", criterion, Criterion, f"give a Criterion, or one of {', '.join(CRITERIA)}")
-    request = Request(criterion, structured, halving(sparsity, rounds), of, gate, limits, statistics=statistics)
-    with ordinary_tensors():
-        return carry_out(request, model, loss, list(batches), optimizer, "asked for", 0, copies, group=group_of(model))
+    check_type("the criterion", criterion, Criterion, f"give a Criterion, or one of {', '.join(CRITERIA)}")
+    request = PruningRequest(criterion, structured, halving(sparsity, rounds), of, gate, limits, statistics=statistics)
+    with outside_inference_mode():
+        return run_pruning(
+            request, model, loss, list(batches), optimizer, "asked for", 0, copies, group=process_group_of(model)
+        )
 
 
-def carry_out(
-    request: Request,
+def run_pruning(
+    request: PruningRequest,
     model: nn.Module,
     loss: Loss,
     batches: list[Any],
@@ -92,23 +101,23 @@ def carry_out(
     epoch: int,
     copies: Sequence[nn.Module] = (),
     effects: Tensors | None = None,
-    before: Before | None = None,
-    group: Peers = None,
+    before: DenseBaseline | None = None,
+    group: ProcessGroup = None,
 ) -> Event:
     """Prune as requested; ``epoch`` says how long the model has been trained. ``group``: the processes that train it.
 
     Of nodes: ``effects`` of batch norm scales may stand in the place of the criterion's, and ``before`` is what the
     network was before earlier prunings, or before this one, if it is taken up again after an error.
     """
-    with all_or_none(group):
+    with fail_together(group):
         if not batches:
             raise ValueError("there is no batch to score on: give at least one batch of training data")
-        if _empty(batches[0]):
+        if _is_empty(batches[0]):
             raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
-        require_values(model)
+        check_materialised(model)
     start = perf_counter()
     if request.structured:
-        found = cut_nodes(request, model, loss, batches, optimizer, copies, effects, before or Before(), group)
+        found = cut_nodes(request, model, loss, batches, optimizer, copies, effects, before or DenseBaseline(), group)
     else:
         found = zero_weights(request, model, loss, batches, optimizer, copies, group)
     bounds: Bounds = found.pop("bounds")
@@ -117,7 +126,7 @@ def carry_out(
         achieved=1 - found["left"] / found["dense"], rounds=len(request.targets), batches=len(batches),
         seconds=perf_counter() - start, limits=request.limits, **found,
     )  # fmt: skip
-    if event.left > limit(event.dense, event.asked):
+    if event.left > max_remaining(event.dense, event.asked):
         held = ", ".join(event.floors + event.whole)
         warnings.warn(
             f"asked to remove {event.asked:.2%} of the {event.of}, and {event.achieved:.2%} could go: more would empty "
@@ -125,37 +134,39 @@ def carry_out(
             stacklevel=3,
         )
     if above := [
-        f"{n} keeps {k}, not {bounds.most[n]}" for n, (_, k) in event.layers.items() if k > bounds.most.get(n, k)
+        f"{name} keeps {count}, not {bounds.max_kept[name]}"
+        for name, (_, count) in event.layers.items()
+        if count > bounds.max_kept.get(name, count)
     ]:
         warnings.warn(
             f"ceilings were not reached: {', '.join(above)}; what is frozen, uncertified or fills a multiple stays",
             stacklevel=3,
         )
     if request.structured:
-        say_what_to_wrap(model, stacklevel=3)
+        warn_rewrap(model, stacklevel=3)
     return event
 
 
-def _empty(batch: Any) -> bool:
+def _is_empty(batch: Any) -> bool:
     """Whether the batch has tensors, and none of them has an entry."""
-    found = tensors_in(dict(batch) if isinstance(batch, Mapping) else batch)
+    found = collect_tensors(dict(batch) if isinstance(batch, Mapping) else batch)
     return bool(found) and not any(t.numel() for t in found)
 
 
-def would_remove(
-    request: Request, model: nn.Module, graph: Graph, loss: Loss, batches: list[Any], group: Peers = None
+def candidate_mask(
+    request: PruningRequest, model: nn.Module, graph: Graph, loss: Loss, batches: list[Any], group: ProcessGroup = None
 ) -> Bool[Tensor, "units"]:
     """The units that a pruning at the last target would remove now, in one round: nodes of ``graph``, or weights."""
     if request.structured:
         scores = node_scores(model, graph, request.criterion, loss, batches, request.where, request.of_batch, group)
-        allowed = limit(graph.cost(request.of), request.targets[-1])
+        allowed = max_remaining(graph.cost(request.of), request.targets[-1])
         return torch.from_numpy(
             choose_nodes(graph, scores, allowed, request.of, node_bounds(graph, request.limits)).removed
         )
     weights = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
-    dense = sum(p.numel() for p in matrices(model).values())
+    dense = sum(p.numel() for p in weight_matrices(model).values())
     fixed = dense - sum(s.numel() for s in weights.values())
-    allowed = limit(dense, request.targets[-1])
+    allowed = max_remaining(dense, request.targets[-1])
     bounds = weight_bounds(model, request.limits)
     choice = choose_weights(weights, allowed, path_weights(graph, weights), None, fixed, bounds)
     return torch.cat([gone.flatten() for gone in choice.removed.values()])

@@ -12,34 +12,40 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.events import Request
+from earlycrop.events import PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
-from earlycrop.graph.types import Field, Reason
-from earlycrop.scoring.scores import node_scores, node_sums, unscored, weight_scores
+from earlycrop.graph.types import ChannelLabels, Reason
+from earlycrop.scoring.scores import node_scores, norm_scale_sums, unscorable_nodes, weight_scores
 from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.constraints import Bounds
-from earlycrop.selection.nodes import Choice, choose_nodes, node_bounds, outputs_left
-from earlycrop.selection.random_control import shuffled_nodes, shuffled_weights
-from earlycrop.selection.step_time import Clock, choose_nodes_in_time
-from earlycrop.selection.targets import limit
-from earlycrop.selection.weights import choose_weights, weight_bounds, weights_left
+from earlycrop.selection.nodes import NodeChoice, choose_nodes, node_bounds, remaining_outputs
+from earlycrop.selection.random_control import shuffle_nodes, shuffle_weights
+from earlycrop.selection.step_time import StepTimer, choose_nodes_in_time
+from earlycrop.selection.targets import max_remaining
+from earlycrop.selection.weights import choose_weights, remaining_weights, weight_bounds
 from earlycrop.surgery.masks import Masks
-from earlycrop.surgery.shrink import Cut, cut_in_all, uncertified
-from earlycrop.tracing.trace import trace, traced_again
-from earlycrop.utils.distributed import Peers, all_or_none, of_any, of_the_first, require_agreement
+from earlycrop.surgery.shrink import Cut, cut_in_all_processes, find_uncertified
+from earlycrop.tracing.trace import trace, trace_after_cut
+from earlycrop.utils.distributed import (
+    ProcessGroup,
+    broadcast_from_rank0,
+    check_same_removal,
+    fail_together,
+    merge_across_processes,
+)
 from earlycrop.utils.errors import FlowError, SurgeryError
-from earlycrop.utils.parameters import matrices, norm_scales, removable
+from earlycrop.utils.parameters import norm_scales, prunable_matrices, weight_matrices
 from earlycrop.utils.types import Loss, Tensors
-from earlycrop.utils.wrappers import unwrapped
+from earlycrop.utils.wrappers import unwrap
 
-Choose = Callable[[int, Bounds, Graph, Tensor], Choice]
+Choose = Callable[[int, Bounds, Graph, Tensor], NodeChoice]
 """(how much may be left, bounds, graph, scores) -> which nodes go."""
-WHOLE = "stays whole: a zero in it is none in the weight that its parametrization makes of it"
+HOLDS_NO_ZEROS = "stays whole: a zero in it is none in the weight that its parametrization makes of it"
 
 
 @dataclass
-class Before:
+class DenseBaseline:
     """What a network was before its first round of nodes was cut: what targets and limits are shares of. It outlives a
     round that fails, as the nodes of the rounds before it are gone.
     """
@@ -49,25 +55,25 @@ class Before:
     layers: dict[str, int] = field(default_factory=dict)
     """How many outputs each layer had."""
     bounds: Bounds | None = None
-    together: dict[tuple[str, int], Field] = field(default_factory=dict)
+    coupling: dict[tuple[str, int], ChannelLabels] = field(default_factory=dict)
     """What could only go together at the last cut, of what that left; see
-    :func:`earlycrop.tracing.trace.traced_again`."""
+    :func:`earlycrop.tracing.trace.trace_after_cut`."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs, as :func:`earlycrop.save_state` takes it."""
         return {
             "dense": dict(self.dense), "layers": dict(self.layers),
             "bounds": None if self.bounds is None else asdict(self.bounds),
-            "together": [[*key, torch.from_numpy(classes)] for key, classes in self.together.items()],
+            "coupling": [[*key, torch.from_numpy(classes)] for key, classes in self.coupling.items()],
         }  # fmt: skip
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> Before:
+    def of_state(cls, state: Mapping[str, Any]) -> DenseBaseline:
         """From a ``state_dict``; an earlier version's has the costs alone, or nothing."""
         bounds = state.get("bounds")
         return cls(
             dict(state.get("dense") or {}), dict(state.get("layers") or {}), bounds and Bounds(**bounds),
-            {(name, dim): classes.cpu().numpy() for name, dim, classes in state.get("together") or []},
+            {(name, dim): classes.cpu().numpy() for name, dim, classes in state.get("coupling") or []},
         )  # fmt: skip
 
     def single(self, graph: Graph) -> int:
@@ -76,60 +82,60 @@ class Before:
 
 
 def cut_nodes(
-    request: Request,
+    request: PruningRequest,
     model: nn.Module,
     loss: Loss,
     batches: list[Any],
     optimizer: Optimizer | Sequence[Optimizer] | None,
     copies: Sequence[nn.Module],
     effects: Tensors | None,
-    before: Before,
-    group: Peers,
+    before: DenseBaseline,
+    group: ProcessGroup,
 ) -> dict[str, Any]:
     """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole. ``before`` is filled
     where it is empty.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     whole: dict[Group, Reason] = {}
 
     def traced() -> Graph:
-        graph = traced_again(model, lambda m: loss(m, batches[0]), before.together)
-        graph = graph.without(unscored(model, graph, request.criterion))
-        return graph.without({i: whole[g] for g, ids in graph.groups.items() if g in whole for i in ids})
+        graph = trace_after_cut(model, lambda m: loss(m, batches[0]), before.coupling)
+        graph = graph.freeze(unscorable_nodes(model, graph, request.criterion))
+        return graph.freeze({i: whole[g] for g, ids in graph.groups.items() if g in whole for i in ids})
 
-    with all_or_none(group):
+    with fail_together(group):
         graph = traced()
         if not graph.count:
             raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
     bounds = before.bounds or node_bounds(graph, request.limits)
-    cost, choose = _measured(request.of, model, loss, batches[0], graph, group)
+    cost, choose = _cost_and_chooser(request.of, model, loss, batches[0], graph, group)
     dense = {**{of: graph.cost(of) for of in ("weights", "nodes")}, request.of: cost, **before.dense}
-    layers = before.layers or outputs_left(graph)
+    layers = before.layers or remaining_outputs(graph)
     floors: set[str] = set()
     difference = 0.0
     for done, sparsity in enumerate(request.targets):
         if done:
-            with all_or_none(group):
+            with fail_together(group):
                 graph = traced()
         single = before.single(graph)
-        allowed, within = limit(dense[request.of], sparsity), bounds.part(sparsity / request.targets[-1])
+        allowed, within = max_remaining(dense[request.of], sparsity), bounds.part(sparsity / request.targets[-1])
         allowed -= single if request.of == "nodes" else 0
         if effects is not None:
-            scores = node_sums(model, graph, effects)
+            scores = norm_scale_sums(model, graph, effects)
         else:
             scores = node_scores(model, graph, request.criterion, loss, batches, request.where, request.of_batch, group)
         if not done:
-            _require_some([scores])
+            _check_some_score([scores])
         chosen = partial(choose, allowed, within)
-        graph, choice, cut, failing = _certified(request, model, graph, scores, chosen, optimizer, copies, group)
+        graph, choice, cut, failing = _cut_certified(request, model, graph, scores, chosen, optimizer, copies, group)
         whole |= failing
         before.dense, before.layers, before.bounds = dense, layers, bounds  # only now: until then it is what it was
-        before.together = graph.together(choice.removed)
+        before.coupling = graph.coupling_after(choice.removed)
         floors |= set(choice.floors)
         difference = max(difference, cut.difference or 0.0)
     left = {"weights": graph.cost("weights", choice.removed), "nodes": graph.cost("nodes", choice.removed) + single}
     shares = {of: 1 - left[of] / dense[of] if dense[of] else 0.0 for of in left}
-    after = outputs_left(graph, choice.removed)
+    after = remaining_outputs(graph, choice.removed)
     return {
         "dense": dense[request.of], "left": left.get(request.of, choice.left), "difference": difference,
         "floors": tuple(sorted(floors)),
@@ -140,16 +146,16 @@ def cut_nodes(
     }  # fmt: skip
 
 
-def _certified(
-    request: Request,
+def _cut_certified(
+    request: PruningRequest,
     model: nn.Module,
     graph: Graph,
     scores: Tensor,
-    choose: Callable[[Graph, Tensor], Choice],
+    choose: Callable[[Graph, Tensor], NodeChoice],
     optimizer: Optimizer | Sequence[Optimizer] | None,
     copies: Sequence[nn.Module],
-    group: Peers,
-) -> tuple[Graph, Choice, Cut, dict[Group, Reason]]:
+    group: ProcessGroup,
+) -> tuple[Graph, NodeChoice, Cut, dict[Group, Reason]]:
     """Cut what is chosen, anew without the layers whose cut fails its certificate: the graph that was chosen from at
     last, the choice, the cut, and the groups that failed.
     """
@@ -157,69 +163,73 @@ def _certified(
     while True:
         choice = choose(graph, scores)
         if request.shuffled:
-            drawn = torch.from_numpy(shuffled_nodes(graph, choice.removed))
-            choice = replace(choice, removed=of_the_first(drawn, group).numpy())
+            drawn = torch.from_numpy(shuffle_nodes(graph, choice.removed))
+            choice = replace(choice, removed=broadcast_from_rank0(drawn, group).numpy())
         remove = choice.removed.nonzero()[0].tolist()
         try:
-            cut = cut_in_all(model, graph, remove, optimizer, True, copies, group)
+            cut = cut_in_all_processes(model, graph, remove, optimizer, True, copies, group)
             return graph, choice, cut, whole
         except SurgeryError:
-            with all_or_none(group):
-                own = uncertified(model, graph, remove)
-            failing = of_any(own, group)  # each has another batch to prove it on
+            with fail_together(group):
+                own = find_uncertified(model, graph, remove)
+            failing = merge_across_processes(own, group)  # each has another batch to prove it on
             if not failing:
                 raise
             found = {g: Reason("certificate", "", told) for g, told in failing.items()}
             reasons = {i: found[g] for g in found for i in graph.groups[g]}
             whole |= found
-            scores, graph = scores[torch.from_numpy(~graph.mask(reasons))], graph.without(reasons)
+            scores, graph = scores[torch.from_numpy(~graph.mask(reasons))], graph.freeze(reasons)
 
 
-def _measured(of: str, model: nn.Module, loss: Loss, batch: Any, graph: Graph, group: Peers) -> tuple[int, Choose]:
+def _cost_and_chooser(
+    of: str, model: nn.Module, loss: Loss, batch: Any, graph: Graph, group: ProcessGroup
+) -> tuple[int, Choose]:
     """What the network as it is now costs in ``of``, and what chooses the nodes for a target in it."""
     if of != "time":
         return graph.cost(of), lambda allowed, within, graph, scores: choose_nodes(graph, scores, allowed, of, within)
-    clock = Clock(model, loss, batch, group)
+    clock = StepTimer(model, loss, batch, group)
     return clock.dense, lambda allowed, within, graph, scores: choose_nodes_in_time(
         graph, scores, allowed, clock.beside(graph), within
     )
 
 
 def zero_weights(
-    request: Request,
+    request: PruningRequest,
     model: nn.Module,
     loss: Loss,
     batches: list[Any],
     optimizer: Optimizer | Sequence[Optimizer] | None,
     copies: Sequence[nn.Module],
-    group: Peers,
+    group: ProcessGroup,
 ) -> dict[str, Any]:
     """Rounds of score, choose and mask; what the event says of them."""
-    model = unwrapped(model)
-    every, free, bounds = matrices(model), removable(model), weight_bounds(model, request.limits)
+    model = unwrap(model)
+    every, free, bounds = weight_matrices(model), prunable_matrices(model), weight_bounds(model, request.limits)
     if not free:
         raise ValueError("the model has no trained weight matrix that can hold zeros: there is nothing to prune")
-    whole = [f"'{n}' {WHOLE}" for n, p in every.items() if p.requires_grad and n not in free]
+    whole = [f"'{n}' {HOLDS_NO_ZEROS}" for n, p in every.items() if p.requires_grad and n not in free]
     dense = sum(p.numel() for p in every.values())
     fixed = dense - sum(p.numel() for p in free.values())
     floors: set[str] = set()
-    with all_or_none(group):
+    with fail_together(group):
         graph = trace(model, lambda m: loss(m, batches[0]))
     left, alive, keep = dense, None, None
     with ExitStack() as held:  # of a round that fails nothing is held: its zeros may grow back
         for sparsity in request.targets:
             scores = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
             if keep is None:  # of the first round: what a later one would choose may be gone
-                _require_some(scores.values())
+                _check_some_score(scores.values())
                 keep = path_weights(graph, scores)
             within = bounds.part(sparsity / request.targets[-1])
-            choice = choose_weights(scores, limit(dense, sparsity), keep, alive, fixed, within)
+            choice = choose_weights(scores, max_remaining(dense, sparsity), keep, alive, fixed, within)
             if request.shuffled:
-                drawn = shuffled_weights(choice.removed, keep, alive)
-                choice = replace(choice, removed={name: of_the_first(gone, group) for name, gone in drawn.items()})
+                drawn = shuffle_weights(choice.removed, keep, alive)
+                choice = replace(
+                    choice, removed={name: broadcast_from_rank0(gone, group) for name, gone in drawn.items()}
+                )
             floors |= set(choice.floors)
             left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
-            require_agreement([gone.cpu().numpy() for gone in choice.removed.values()], group)
+            check_same_removal([gone.cpu().numpy() for gone in choice.removed.values()], group)
             held.close()
             masks = Masks(model, choice.removed, optimizer, copies)
             held.callback(masks.release)
@@ -227,11 +237,11 @@ def zero_weights(
     return {
         "dense": dense, "left": left, "floors": tuple(sorted(floors)), "whole": (), "difference": None,
         "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks, "bounds": bounds,
-        "layers": weights_left(every, choice.removed), "notes": (*_notes(request, model), *whole),
+        "layers": remaining_weights(every, choice.removed), "notes": (*_notes(request, model), *whole),
     }  # fmt: skip
 
 
-def _require_some(scores: Iterable[Tensor]) -> None:
+def _check_some_score(scores: Iterable[Tensor]) -> None:
     """Raise FlowError where every score is zero: whatever went, it would be by chance."""
     if not any(bool(each.any()) for each in scores):
         raise FlowError(
@@ -241,7 +251,7 @@ def _require_some(scores: Iterable[Tensor]) -> None:
         )
 
 
-def _notes(request: Request, model: nn.Module) -> tuple[str, ...]:
+def _notes(request: PruningRequest, model: nn.Module) -> tuple[str, ...]:
     notes = []
     if request.criterion.norms and not norm_scales(model):
         notes.append("the network has no batch norm: the norm of the rows that produce a node stood for its scale")

@@ -18,14 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from earlycrop.utils.contexts import ordinary_tensors
+from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.errors import SavingError
-from earlycrop.utils.layer_sizes import OWN, size_names
-from earlycrop.utils.modules import places, put, tensors, walk
-from earlycrop.utils.validation import require_shapes
-from earlycrop.utils.wrappers import stored
+from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, size_attribute_names
+from earlycrop.utils.modules import assign_tensor, list_modules, tensor_owners, tensors_by_name
+from earlycrop.utils.validation import check_shapes_known
+from earlycrop.utils.wrappers import unwrap_stateless
 
-FILE = "model.safetensors"
+MODEL_FILE = "model.safetensors"
 FOLDER = "earlycrop"
 """Where a file is written beside another's of the same name: a ``save_pretrained``'s, or a Trainer's checkpoint."""
 Plan = dict[str, dict[str, int]]
@@ -45,15 +45,15 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         OSError: the folder cannot be written. ValueError: a lazy module has no shapes yet. TypeError: a tensor is of a
         type that safetensors cannot hold.
     """
-    held, plan = contents(model)
-    return _write(Path(folder) / FILE, held, {"sizes": plan})
+    held, plan = model_contents(model)
+    return _write(Path(folder) / MODEL_FILE, held, {"sizes": plan})
 
 
-def contents(model: nn.Module) -> tuple[dict[str, Tensor], Plan]:
+def model_contents(model: nn.Module) -> tuple[dict[str, Tensor], Plan]:
     """What ``save`` writes, for a checkpoint of another's making: tensors by name, not copied, and layers' sizes."""
-    model = stored(model)
-    require_shapes(model)
-    return tensors(model), {name: held for name, m in model.named_modules() if (held := _sizes(m))}
+    model = unwrap_stateless(model)
+    check_shapes_known(model)
+    return tensors_by_name(model), {name: held for name, m in model.named_modules() if (held := _sizes(m))}
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -67,16 +67,16 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         SavingError: the file is missing or broken, or it is not of this kind of model; the model is untouched.
         ValueError: a lazy module has no shapes yet.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / MODEL_FILE
     saved, header = _read(path)
-    return adopt(model, saved, header["sizes"], path)
+    return load_contents(model, saved, header["sizes"], path)
 
 
-def adopt(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, path: str | os.PathLike[str]) -> nn.Module:
+def load_contents(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, path: str | os.PathLike[str]) -> nn.Module:
     """``load``, from ``contents`` that came from ``path``."""
-    inside = stored(model)
-    require_shapes(inside)
-    named, where = tensors(inside), places(inside)
+    inside = unwrap_stateless(model)
+    check_shapes_known(inside)
+    named, where = tensors_by_name(inside), tensor_owners(inside)
     modules = dict(inside.named_modules())
     odd = sorted((set(saved) ^ set(named)) | (set(plan) - set(modules)))
     if odd:
@@ -89,18 +89,18 @@ def adopt(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, path: str |
                 f"{path} is of another kind of model: '{name}' is {tuple(t.shape)} there and {tuple(fresh.shape)} in "
                 "the model given; give a fresh one, as its constructor makes it"
             )
-    with ordinary_tensors():
+    with outside_inference_mode():
         for name, t in saved.items():
             old = named[name]
             if isinstance(old, nn.Parameter):
                 # the same object, so that an optimizer made before goes on with it; a fresh model has no graph to break
                 old.data, old.grad = t.to(old.device), None
             else:
-                put(where[id(old)], t.to(old.device))
+                assign_tensor(where[id(old)], t.to(old.device))
     for name, held in plan.items():
-        own = set(held) - set(size_names(modules[name])) - set(_GROUPS)
+        own = set(held) - set(size_attribute_names(modules[name])) - set(_GROUPS)
         if own:
-            modules[name].__dict__.setdefault(OWN, set()).update(own)
+            modules[name].__dict__.setdefault(SIZES_ATTRIBUTE, set()).update(own)
         for attribute, value in held.items():
             setattr(modules[name], attribute, value)
     return model
@@ -113,7 +113,7 @@ def save_state(state: Any, path: str | os.PathLike[str]) -> Path:
         TypeError: the state, or a key of it, is something else. OSError: the file cannot be written.
     """
     held: dict[str, Tensor] = {}
-    return _write(Path(path), held, {"state": _packed(state, held)})
+    return _write(Path(path), held, {"state": _pack(state, held)})
 
 
 def load_state(path: str | os.PathLike[str]) -> Any:
@@ -125,25 +125,25 @@ def load_state(path: str | os.PathLike[str]) -> Any:
     held, header = _read(Path(path))
     if "state" not in header:
         raise SavingError(f"{path} holds a model and no training state")
-    return _unpacked(header["state"], held)
+    return _unpack(header["state"], held)
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
     """As its attributes say: they followed every cut, and what they are worked out from may be a parametrization."""
-    names = [*size_names(module), *sorted(vars(module).get(OWN, ()))]
+    names = [*size_attribute_names(module), *sorted(vars(module).get(SIZES_ATTRIBUTE, ()))]
     held = {a: getattr(module, a) for a in names if isinstance(getattr(module, a, None), int)}
     return {**held, **{a: getattr(module, a) for a in _GROUPS if held and isinstance(getattr(module, a, None), int)}}
 
 
-def _packed(state: Any, held: dict[str, Tensor]) -> Any:
+def _pack(state: Any, held: dict[str, Tensor]) -> Any:
     if isinstance(state, Tensor):
         name = f"{len(held)}"
         held[name] = state
         return {"tensor": name}
     if isinstance(state, Mapping):
-        return {"dict": [[_key(k), _packed(v, held)] for k, v in state.items()]}
+        return {"dict": [[_key(k), _pack(v, held)] for k, v in state.items()]}
     if isinstance(state, list | tuple):
-        return [_packed(v, held) for v in state]
+        return [_pack(v, held) for v in state]
     if state is None or isinstance(state, bool | int | float | str):
         return state
     raise TypeError(f"a training state cannot hold a {type(state).__name__}: make it tensors, numbers or strings")
@@ -155,12 +155,12 @@ def _key(key: Any) -> Any:
     raise TypeError(f"a training state cannot have {key!r} as a key: make it a number or a string")
 
 
-def _unpacked(packed: Any, held: Mapping[str, Tensor]) -> Any:
+def _unpack(packed: Any, held: Mapping[str, Tensor]) -> Any:
     if isinstance(packed, dict):
         if "tensor" in packed:
             return held[packed["tensor"]]
-        return {k: _unpacked(v, held) for k, v in packed["dict"]}
-    return [_unpacked(v, held) for v in packed] if isinstance(packed, list) else packed
+        return {k: _unpack(v, held) for k, v in packed["dict"]}
+    return [_unpack(v, held) for v in packed] if isinstance(packed, list) else packed
 
 
 def _write(path: Path, held: Mapping[str, Tensor], header: dict[str, Any]) -> Path:
@@ -187,7 +187,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     beside = path.parent / FOLDER
     written = f"load '{beside}'" if (beside / path.name).exists() else ""
     try:
-        with ordinary_tensors(), safe_open(path, framework="pt") as file:
+        with outside_inference_mode(), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 instead = f"{written}, which was" if written else "its weights load with safetensors itself"
@@ -202,14 +202,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise SavingError(f"{path} is broken ({error}): it was cut short or changed; take an older copy") from error
 
 
-def keep_loadable(network: nn.Module) -> None:
+def patch_save_pretrained(network: nn.Module) -> None:
     """From now on ``save_pretrained`` also writes what ``earlycrop.load`` reads, and says so."""
-    for _, m in walk(network):
+    for _, m in list_modules(network):
         if callable(getattr(type(m), "save_pretrained", None)) and "save_pretrained" not in vars(m):
-            m.__dict__["save_pretrained"] = partial(_saved_beside, m)
+            m.__dict__["save_pretrained"] = partial(_save_pretrained_and_plan, m)
 
 
-def _saved_beside(module: Any, folder: str | os.PathLike[str], *arguments: Any, **options: Any) -> Any:
+def _save_pretrained_and_plan(module: Any, folder: str | os.PathLike[str], *arguments: Any, **options: Any) -> Any:
     result = type(module).save_pretrained(module, folder, *arguments, **options)
     beside = Path(folder) / FOLDER
     save(module, beside)

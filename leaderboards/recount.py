@@ -42,7 +42,7 @@ class Recount:
         for record in records:
             row = record.result
             folder = self.runs / row.run
-            if not (folder / earlycrop.saving.FILE).exists():
+            if not (folder / earlycrop.saving.MODEL_FILE).exists():
                 continue
             task = self._task({**record.config, "task": row.task})
             if isinstance(task, str):

@@ -3,3 +3,7 @@
 Of torchvision only models, data sets and transforms are used; see :mod:`earlycrop.utils.torchvision_compat` for why it
 is not imported plainly.
 """
+
+from earlycrop.utils.torchvision_compat import load_torchvision as load
+
+__all__ = ["load"]

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import earlycrop
 from earlycrop import Limits, Pruner, prune
-from earlycrop.utils.validation import described, modules, optimizers, share
+from earlycrop.utils.validation import as_modules, as_optimizers, check_sparsity, describe
 
 Batch = tuple[Tensor, Tensor]
 
@@ -102,8 +102,8 @@ def test_a_scheduler_is_no_optimizer() -> None:
         unchecked(model=model, optimizer=scheduler)
     with pytest.raises(TypeError, match="the optimizer cannot be a StepLR"):
         inspect.unwrap(prune)(model, loss, data(), optimizer=scheduler)
-    assert optimizers(None) == []
-    assert optimizers(optimizer) == optimizers((optimizer,)) == [optimizer]
+    assert as_optimizers(None) == []
+    assert as_optimizers(optimizer) == as_optimizers((optimizer,)) == [optimizer]
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 0, 1, 1.5, float("nan")])
@@ -137,8 +137,8 @@ def test_numbers_of_numpy_prune_and_are_kept(tmp_path: Path) -> None:
     assert (event.asked, event.limits.ceilings) == (0.3, {"0": 6, "2": 0.5})  # and not 0.30000001192
     earlycrop.save_state(pruner.state_dict(), tmp_path / "state")
     assert earlycrop.load_state(tmp_path / "state")["events"][0]["asked"] == 0.3
-    assert share(np.float64(0.5)) == 0.5
-    assert type(share(np.float64(0.5))) is float
+    assert check_sparsity(np.float64(0.5)) == 0.5
+    assert type(check_sparsity(np.float64(0.5))) is float
 
 
 def test_limits_of_another_kind_are_refused() -> None:
@@ -157,9 +157,9 @@ def test_a_single_copy_needs_no_list(method: str) -> None:
     for p, q in zip(model.parameters(), ema.module.parameters(), strict=True):
         assert torch.equal(p, q)
     stack = nn.Sequential(nn.Linear(2, 2))  # a module that can be gone through is one copy all the same
-    assert modules(stack) == [stack]
-    assert modules(nn.ModuleList([stack, ema])) == [stack, ema]
+    assert as_modules(stack) == [stack]
+    assert as_modules(nn.ModuleList([stack, ema])) == [stack, ema]
 
 
 def test_what_was_given_is_described_in_a_word() -> None:
-    assert [described(v) for v in (None, "x", 2.0, [1])] == ["None", "'x'", "2.0", "a list"]
+    assert [describe(v) for v in (None, "x", 2.0, [1])] == ["None", "'x'", "2.0", "a list"]

@@ -11,7 +11,7 @@ from torch import nn
 
 from earlycrop import trace
 from earlycrop.selection.nodes import choose_nodes
-from earlycrop.selection.targets import MEASURES, limit
+from earlycrop.selection.targets import MEASURES, max_remaining
 from earlycrop.selection.weights import choose_weights
 from tests.networks import CASES, build
 
@@ -30,13 +30,13 @@ from tests.networks import CASES, build
 )
 def test_limit_takes_the_sparsity_as_it_is_written(dense: int, sparsity: float, left: int) -> None:
     """(1 - 0.9) * 1000 is 99.99... in floating point, and 100 for whoever typed it."""
-    assert limit(dense, sparsity) == left
+    assert max_remaining(dense, sparsity) == left
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_a_sparsity_out_of_range_is_refused(sparsity: float) -> None:
     with pytest.raises(ValueError, match="sparsity must be above 0 and below 1"):
-        limit(10, sparsity)
+        max_remaining(10, sparsity)
 
 
 def best(scores: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -103,17 +103,17 @@ def test_nodes_meet_every_target_to_the_last_one_that_fits(name: str, of: str) -
     for seed, sparsity in enumerate((0.1, 0.5, 0.9)):
         torch.manual_seed(seed)
         scores = torch.rand(graph.count)
-        allowed = limit(graph.cost(of), sparsity)
+        allowed = max_remaining(graph.cost(of), sparsity)
         chosen = choose_nodes(graph, scores, allowed, of)
         assert chosen.left == graph.cost(of, chosen.removed)
-        for slot in graph.slots:
+        for slot in graph.axes:
             assert not ((slot.nodes >= 0) & chosen.removed[slot.nodes]).all(), "a layer was emptied"
         if chosen.left > allowed:  # only where the floor stands in the way: nothing more can go
             assert chosen.floors
             for i in np.flatnonzero(~chosen.removed):
                 more = chosen.removed.copy()
                 more[i] = True
-                emptied = any((slot.nodes >= 0).all() and more[slot.nodes].all() for slot in graph.slots)
+                emptied = any((slot.nodes >= 0).all() and more[slot.nodes].all() for slot in graph.axes)
                 assert emptied
         for i in np.flatnonzero(chosen.removed):
             back = chosen.removed.copy()

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from earlycrop import Limits, Pruner, prune, shrink, trace
 from earlycrop.events import Event
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import Removed
+from earlycrop.graph.types import NodeMask
 from earlycrop.selection.constraints import Bounds
-from earlycrop.selection.nodes import choose_nodes, outputs_left
-from earlycrop.selection.targets import limit
+from earlycrop.selection.nodes import choose_nodes, remaining_outputs
+from earlycrop.selection.targets import max_remaining
 from earlycrop.selection.weights import choose_weights, weight_bounds
 from tests.networks import build
 
@@ -61,25 +61,27 @@ def test_multiples_by_hand() -> None:
     scores = torch.cat([torch.arange(24.0), torch.arange(0.5, 12)])
     chosen = choose_nodes(graph, scores, 30, "nodes", Limits(multiple=8))
     # four of the second layer go, which leaves 8; then eight of the first; then there is room for the four again
-    assert outputs_left(graph, chosen.removed) == {"0": 16, "2": 12, "4": 3}
+    assert remaining_outputs(graph, chosen.removed) == {"0": 16, "2": 12, "4": 3}
     chosen = choose_nodes(graph, scores, 27, "nodes", Limits(multiple=8))
-    assert outputs_left(graph, chosen.removed) == {"0": 16, "2": 8, "4": 3}
+    assert remaining_outputs(graph, chosen.removed) == {"0": 16, "2": 8, "4": 3}
     chosen = choose_nodes(graph, scores, 1, "nodes", Limits(multiple=8))
-    assert outputs_left(graph, chosen.removed) == {"0": 8, "2": 8, "4": 3}
+    assert remaining_outputs(graph, chosen.removed) == {"0": 8, "2": 8, "4": 3}
     assert chosen.floors == ("0", "2")
     chosen = choose_nodes(graph, scores, 1, "nodes", Limits(multiple=16))  # 12 is less than one multiple
-    assert outputs_left(graph, chosen.removed) == {"0": 16, "2": 12, "4": 3}
+    assert remaining_outputs(graph, chosen.removed) == {"0": 16, "2": 12, "4": 3}
     chosen = choose_nodes(graph, scores, 1, "nodes", Limits(multiple=8, floors={"0": 9}))
-    assert outputs_left(graph, chosen.removed)["0"] == 16
+    assert remaining_outputs(graph, chosen.removed)["0"] == 16
 
 
 def test_a_layer_that_shares_its_nodes_is_limited_with_the_other() -> None:
     graph = trace(*build("residual"))
     scores = torch.arange(14.0)  # the shared stem's are the worst
     for layer in ("stem", "conv2"):
-        left = outputs_left(graph, choose_nodes(graph, scores, 1, "macs", Limits(floors={layer: 3})).removed)
+        left = remaining_outputs(graph, choose_nodes(graph, scores, 1, "macs", Limits(floors={layer: 3})).removed)
         assert left == {"stem": 3, "conv1": 1, "conv2": 3, "fc": 4}
-        left = outputs_left(graph, choose_nodes(graph, -scores, 10**9, "macs", Limits(ceilings={layer: 3})).removed)
+        left = remaining_outputs(
+            graph, choose_nodes(graph, -scores, 10**9, "macs", Limits(ceilings={layer: 3})).removed
+        )
         assert left == {"stem": 3, "conv1": 6, "conv2": 3, "fc": 4}
 
 
@@ -87,10 +89,10 @@ def test_amounts_count_outputs_that_go_together_once() -> None:
     """12 channels of the grouped convolutions are 3 outputs of 4 each; an LSTM's unit has four rows."""
     graph = trace(*build("groups"))
     chosen = choose_nodes(graph, torch.rand(9), 1, "macs", Limits(floors={"narrow": 2}, ceilings={"first": 5}))
-    assert outputs_left(graph, chosen.removed) == {"first": 1, "wide": 2, "narrow": 2, "depthwise": 2, "last": 4}
+    assert remaining_outputs(graph, chosen.removed) == {"first": 1, "wide": 2, "narrow": 2, "depthwise": 2, "last": 4}
     graph = trace(*build("lstm"))
     chosen = choose_nodes(graph, torch.rand(13), 1, "macs", Limits(floors={"rnn": 5}))
-    assert outputs_left(graph, chosen.removed) == {"embedding": 1, "rnn": 5, "decoder": 11}
+    assert remaining_outputs(graph, chosen.removed) == {"embedding": 1, "rnn": 5, "decoder": 11}
 
 
 class PartlyShared(nn.Module):
@@ -112,7 +114,7 @@ def test_layers_that_share_some_nodes_or_have_some_frozen() -> None:
     scores = torch.arange(float(graph.count))
 
     def left(allowed: int, **limits: Any) -> dict[str, int]:
-        return outputs_left(graph, choose_nodes(graph, scores, allowed, "nodes", Limits(**limits)).removed)
+        return remaining_outputs(graph, choose_nodes(graph, scores, allowed, "nodes", Limits(**limits)).removed)
 
     assert left(10**9) == {"left": 8, "right": 4, "wide": 12, "side": 12, "last": 16, "out": 2}
     # the five that go of the shared eight count for both
@@ -125,7 +127,7 @@ def test_layers_that_share_some_nodes_or_have_some_frozen() -> None:
     assert left(10**9, ceilings={"last": 3})["last"] == 4 + 1  # as far as it can
 
 
-def without_one(graph: Graph, removed: Removed, step: dict[tuple[int, ...], int], back: bool) -> list[Removed]:
+def without_one(graph: Graph, removed: NodeMask, step: dict[tuple[int, ...], int], back: bool) -> list[NodeMask]:
     """The removals one step away for a group of coupled layers: the next multiple (or the whole group) back or gone.
 
     Which of a group's nodes they are matters to no count here: all own the same.
@@ -144,8 +146,8 @@ def without_one(graph: Graph, removed: Removed, step: dict[tuple[int, ...], int]
     return found
 
 
-def emptied(graph: Graph, removed: Removed) -> bool:
-    return any((slot.nodes >= 0).all() and removed[slot.nodes].all() for slot in graph.slots)
+def emptied(graph: Graph, removed: NodeMask) -> bool:
+    return any((slot.nodes >= 0).all() and removed[slot.nodes].all() for slot in graph.axes)
 
 
 GRAPHS = {name: trace(*build(name)) for name in ("mlp", "conv-norm", "residual", "concatenation", "lstm", "heads")}
@@ -168,7 +170,7 @@ def test_whatever_the_limits_targets_are_met_to_the_last_step_that_fits(data: st
     limits = Limits(floors=floors, ceilings=ceilings, exclude=exclude, multiple=multiple)
     chosen = choose_nodes(graph, scores, allowed, of, limits)
 
-    left = outputs_left(graph, chosen.removed)
+    left = remaining_outputs(graph, chosen.removed)
     least = {**floors, **{n: widths[n] for n in exclude}}
     assert all(left[n] >= k for n, k in least.items())
     assert all(left[n] <= (k if multiple == 1 else max(k, multiple)) for n, k in ceilings.items())
@@ -181,15 +183,15 @@ def test_whatever_the_limits_targets_are_met_to_the_last_step_that_fits(data: st
         gone = scores[list(set(ids) - set(kept))]
         assert not kept or not gone.numel() or float(gone.max()) <= float(scores[kept].min()), "not by score"
 
-    def broken(removed: Removed) -> bool:
-        now = outputs_left(graph, removed)
+    def broken(removed: NodeMask) -> bool:
+        now = remaining_outputs(graph, removed)
         return emptied(graph, removed) or any(now[n] < k for n, k in least.items())
 
     if chosen.left > allowed:
         assert chosen.floors
         assert all(broken(more) for more in without_one(graph, chosen.removed, step, back=False))
     for back in without_one(graph, chosen.removed, step, back=True):
-        now = outputs_left(graph, back)
+        now = remaining_outputs(graph, back)
         too_wide = any(now[n] > k for n, k in ceilings.items())
         assert chosen.left > allowed or graph.cost(of, back) > allowed or too_wide, "more would have fitted"
 
@@ -289,7 +291,7 @@ def test_an_event_tells_what_was_asked_and_what_is_left(structured: bool, rounds
     event = prune(model, loss, [x], "magnitude", 0.55, structured=structured, rounds=rounds, limits=limits)
     assert event.limits == limits
     dense = 20 * 24 + 24 * 12 + 12 * 3
-    assert event.left <= limit(dense, 0.55)
+    assert event.left <= max_remaining(dense, 0.55)
     if structured:
         assert [(n, p.shape[0]) for n, p in ((n, model.get_parameter(f"{n}.weight")) for n in "024")] == [
             (n, left) for n, (_, left) in event.layers.items()
@@ -299,7 +301,7 @@ def test_an_event_tells_what_was_asked_and_what_is_left(structured: bool, rounds
         assert event.layers["2"][1] >= 9
         assert event.layers["4"] == (3, 3)
     else:
-        assert event.left == limit(dense, 0.55)
+        assert event.left == max_remaining(dense, 0.55)
         counts = {n: int(model.get_parameter(f"{n}.weight").count_nonzero()) for n in "024"}
         assert counts == {n: left for n, (_, left) in event.layers.items()}
         assert event.layers["0"][1] <= 480 * 0.4
@@ -321,7 +323,7 @@ def test_a_ceiling_is_reached_at_the_end(rounds: int) -> None:
 
 def test_a_ceiling_comes_down_with_the_rounds() -> None:
     bounds = Bounds({"a": 100}, {}, {"a": 40})
-    assert [bounds.part(share).most["a"] for share in (0.25, 0.5, 1.0)] == [85, 70, 40]
+    assert [bounds.part(share).max_kept["a"] for share in (0.25, 0.5, 1.0)] == [85, 70, 40]
 
 
 def test_a_single_output_that_is_left_is_counted() -> None:

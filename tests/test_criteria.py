@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from earlycrop import CRITERIA, FlowError, Pruner, trace
-from earlycrop.scoring.scores import node_scores, unscored, weight_scores
+from earlycrop.scoring.scores import node_scores, unscorable_nodes, weight_scores
 
 A = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
 
@@ -254,16 +254,16 @@ def test_batch_norm_scales_are_summed_over_what_is_coupled_and_nothing_else_coun
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([0.5, -3.0, 1.0]))
     graph = trace(model, torch.randn(2, 1, 1, 1))
-    skipped = unscored(model, graph, CRITERIA["norm-scale"])
+    skipped = unscorable_nodes(model, graph, CRITERIA["norm-scale"])
     assert sorted(skipped) == [3, 4, 5, 6], "no batch norm follows the second layer"
     assert "no batch norm follows it" in str(skipped[3])
-    scores = node_scores(model, graph.without(skipped), CRITERIA["norm-scale"], square, [])
+    scores = node_scores(model, graph.freeze(skipped), CRITERIA["norm-scale"], square, [])
     assert scores.tolist() == [0.5, 3.0, 1.0]
     plain_network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
     with torch.no_grad():
         plain_network[0].weight.copy_(torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
     graph = trace(plain_network, torch.randn(3, 2))
-    assert not unscored(plain_network, graph, CRITERIA["norm-scale"])
+    assert not unscorable_nodes(plain_network, graph, CRITERIA["norm-scale"])
     assert node_scores(plain_network, graph, CRITERIA["norm-scale"], square, []).tolist() == [3.0, 0.5]
 
 
@@ -287,8 +287,8 @@ def test_filter_norms_are_ranked_in_their_layer_and_summed_over_what_is_coupled(
         model.inner.weight.copy_(torch.tensor([[100.0, 0.0, 0.0], [200.0, 0.0, 0.0]]))
     graph = trace(model, torch.randn(4, 2))
     scores = node_scores(model, graph, CRITERIA["filter-norm"], square, [])
-    stream = next(s.nodes for s in graph.slots if s.tensor == "stem.weight" and s.dim == 0)
-    inner = next(s.nodes for s in graph.slots if s.tensor == "inner.weight" and s.dim == 0)
+    stream = next(s.nodes for s in graph.axes if s.tensor == "stem.weight" and s.dim == 0)
+    inner = next(s.nodes for s in graph.axes if s.tensor == "inner.weight" and s.dim == 0)
     assert scores[stream].tolist() == pytest.approx([2 / 3, 1 / 3, 1.0])
     assert scores[inner].tolist() == pytest.approx([1 / 2, 1.0]), "large norms in one layer do not spare it"
 

@@ -77,9 +77,9 @@ def net(forward: Callable[[Tensor, Any], Tensor]) -> Net:
 def test_what_would_mean_something_else_is_frozen(name: str) -> None:
     forward, why = FROZEN[name]
     graph = trace(net(forward), torch.randn(2, 3, 6).double())
-    columns = next(s for s in graph.slots if s.tensor == "b.weight" and s.dim == 1)
+    columns = next(s for s in graph.axes if s.tensor == "b.weight" and s.dim == 1)
     if forward in (linear_attention, shifted_attention):  # the values may go, the keys may not
-        columns = next(s for s in graph.slots if s.tensor == "k.weight" and s.dim == 0)
+        columns = next(s for s in graph.axes if s.tensor == "k.weight" and s.dim == 0)
     assert (columns.nodes < 0).all()
     assert why in graph.report() + str(columns.reasons)
 
@@ -210,7 +210,7 @@ def test_an_lstm_that_torch_cannot_run_is_refused_in_words() -> None:
     model = Net(lambda self, x: self.b(self.rnn(x)[0]), rnn=rnn, b=nn.Linear(3, 2)).double()
     x = torch.randn(2, 3, 4).double()
     graph = trace(model, x)
-    hidden = next(s.nodes for s in graph.slots if s.tensor == "rnn.weight_hr_l0" and s.dim == 1).tolist()
+    hidden = next(s.nodes for s in graph.axes if s.tensor == "rnn.weight_hr_l0" and s.dim == 1).tolist()
     with pytest.raises(SurgeryError, match="an LSTM with 3 hidden units and 3 projections is none that torch can run"):
         shrink(model, graph, hidden[:3])
     assert rnn.hidden_size == 6

@@ -18,8 +18,8 @@ import torch
 from scipy import stats
 
 import earlycrop
-from earlycrop.selection.nodes import choose_nodes, outputs_left
-from earlycrop.selection.targets import limit
+from earlycrop.selection.nodes import choose_nodes, remaining_outputs
+from earlycrop.selection.targets import max_remaining
 from leaderboards import studies
 from tasks import _cli, _encoders, _glue, glue
 from tasks._glue import GLUE, Split
@@ -470,9 +470,9 @@ def test_a_study_s_half_is_half_of_the_heads_and_neurons_and_nothing_else() -> N
     model = transformers.BertForSequenceClassification(transformers.BertConfig(**MINILM, vocab_size=50))
     graph = earlycrop.trace(model, {"input_ids": torch.ones(1, 4, dtype=torch.long)})
     limits = earlycrop.Limits(ceilings=options.ceilings, exclude=options.exclude)
-    allowed = limit(graph.cost(options.of), options.sparsity)
+    allowed = max_remaining(graph.cost(options.of), options.sparsity)
     removed = choose_nodes(graph, torch.rand(graph.count), allowed, options.of, limits).removed
-    left = outputs_left(graph, removed)
+    left = remaining_outputs(graph, removed)
     assert [left[f"bert.encoder.layer.{i}.attention.self.query"] for i in range(6)] == [6] * 6
     assert [left[f"bert.encoder.layer.{i}.intermediate.dense"] for i in range(6)] == [768] * 6
     assert (removed.sum(), left["bert.pooler.dense"]) == (6 * (6 + 768), 384)

@@ -13,8 +13,8 @@ from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import SGD
 
 from earlycrop import Pruner
-from earlycrop.procedures.gate_decorators import TickTock
-from earlycrop.procedures.l1_penalty import Penalty
+from earlycrop.procedures.gate_decorators import GateDecorators
+from earlycrop.procedures.l1_penalty import NormScaleL1
 from tests.test_pruner import data, loss, network
 
 Step = Callable[[nn.Module, torch.optim.Optimizer, Any], None]
@@ -59,7 +59,7 @@ def trained(step: Step, method: str = "earlybird", penalty: float = 0.5, kind: A
 
 def gathered(step: Step, kind: Any = SGD) -> dict[str, Tensor]:
     procedure = trained(step, "gatedecorators", kind=kind)[1]._procedure
-    assert isinstance(procedure, TickTock)
+    assert isinstance(procedure, GateDecorators)
     assert procedure.phase(2) == "tick"
     return procedure._gathered
 
@@ -240,7 +240,7 @@ def test_a_step_that_failed_does_not_end_the_penalty_while_its_traceback_is_kept
     """As a notebook keeps it."""
     norm = nn.BatchNorm1d(4)
     optimizer = SGD(norm.parameters(), 1.0)
-    penalty = Penalty(norm, optimizer, 0.5)
+    penalty = NormScaleL1(norm, optimizer, 0.5)
 
     def moved(closure: Callable[[], float] | None = None) -> Tensor:
         for p in norm.parameters():

@@ -43,7 +43,7 @@ def outputs(model: nn.Module, example: tuple[Tensor, ...]) -> list[Tensor]:
 def cuttable(graph: Graph, share: float, number: int) -> list[int]:
     """A random choice that leaves at least one node in every dimension, and an LSTM more units than projections."""
     remove = set(some_nodes(graph, share, number))
-    slots = {(slot.tensor, slot.dim): slot.nodes for slot in graph.slots}
+    slots = {(slot.tensor, slot.dim): slot.nodes for slot in graph.axes}
     for tensor in {tensor for tensor, _ in slots if "weight_hr_l" in tensor}:
         units, projections = (slots.get((tensor, dim), np.zeros(1, int)).tolist() for dim in (1, 0))
         gone = [i for i in units if i in remove]

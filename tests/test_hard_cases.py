@@ -20,8 +20,8 @@ from torch.nn import functional
 import earlycrop
 from earlycrop import METHODS, Masks, Pruner, SurgeryError, TraceError, prune, shrink, trace
 from earlycrop.selection.connectivity import path_weights
-from earlycrop.selection.targets import limit
-from earlycrop.surgery.certificate import outputs
+from earlycrop.selection.targets import max_remaining
+from earlycrop.surgery.certificate import run_outputs
 from tests.networks import build
 
 
@@ -77,7 +77,7 @@ def test_outputs_in_plain_objects_are_compared_and_kept_whole() -> None:
     model, x = Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 5), c=nn.Linear(5, 3)), torch.randn(4, 6)
     graph = trace(model, x)
     assert graph.count == 5, "what is returned in a field stays"
-    assert {tuple(t.shape) for t in outputs(model, x, {})} == {(4, 3), (4, 8)}
+    assert {tuple(t.shape) for t in run_outputs(model, x, {})} == {(4, 3), (4, 8)}
     shrink(model, graph, [0, 1])
     assert model(x).policy.logits.shape == (4, 3)
     blind = Net(lambda self, x: self.b(self.a(x).relu()).argmax(-1), a=nn.Linear(6, 8), b=nn.Linear(8, 3))
@@ -436,7 +436,7 @@ def test_single_weights_never_cut_a_network_in_two(criterion: str, sparsity: flo
             warnings.filterwarnings("ignore", "asked to remove")
             event = prune(model, loss, data(), criterion, sparsity, structured=False, rounds=3)
         assert lives(model)
-        assert event.left == max(limit(190, sparsity), 3)
+        assert event.left == max(max_remaining(190, sparsity), 3)
 
 
 @pytest.mark.parametrize("name", ["conv-norm", "residual", "concatenation", "lstm", "gru", "heads", "tied"])

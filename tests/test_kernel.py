@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import FlowError, Pruner
-from earlycrop.triggers.ntk import ROWS, KernelTurn
+from earlycrop.triggers.ntk import MAX_ROWS, NTKDistance
 
 
 def mlp() -> nn.Sequential:
@@ -36,7 +36,7 @@ def kernel(model: nn.Module, x: Tensor) -> Tensor:
 
 def test_the_turn_is_one_less_the_cosine_of_two_kernels() -> None:
     model, x = mlp(), torch.randn(4, 3, dtype=torch.float64)
-    turn = KernelTurn(model, loss, x)
+    turn = NTKDistance(model, loss, x)
     before = kernel(model, x)
     state = torch.get_rng_state()
     assert turn.update(model) is None
@@ -45,7 +45,7 @@ def test_the_turn_is_one_less_the_cosine_of_two_kernels() -> None:
             p.add_(0.3 * torch.ones_like(p))
     after = kernel(model, x)
     expected = 1 - float((before * after).sum() / (before.norm() * after.norm()))
-    again = KernelTurn(model, loss, x)
+    again = NTKDistance(model, loss, x)
     again.load_state_dict(turn.state_dict())
     assert turn.update(model) == pytest.approx(expected, rel=1e-9)
     assert again.update(model) == pytest.approx(expected, rel=1e-9)
@@ -57,10 +57,10 @@ def test_the_turn_is_one_less_the_cosine_of_two_kernels() -> None:
 
 def test_a_linear_model_never_turns_and_a_large_batch_is_cut_short() -> None:
     model, x = nn.Linear(3, 2).double(), torch.randn(200, 3, dtype=torch.float64)
-    turn = KernelTurn(model, loss, x)
+    turn = NTKDistance(model, loss, x)
     turn.update(model)
     assert turn._last is not None
-    assert turn._last.shape == (ROWS, ROWS)
+    assert turn._last.shape == (MAX_ROWS, MAX_ROWS)
     with torch.no_grad():
         model.weight.mul_(-7)
     assert turn.update(model) == pytest.approx(0, abs=1e-12)
@@ -69,15 +69,15 @@ def test_a_linear_model_never_turns_and_a_large_batch_is_cut_short() -> None:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_networks_have_one_too(kind: Any) -> None:
     model, x = kind(3, 4, batch_first=True), torch.randn(2, 5, 3)
-    turn = KernelTurn(model, lambda m, b: m(b)[0].sum(), x)
+    turn = NTKDistance(model, lambda m, b: m(b)[0].sum(), x)
     turn.update(model)
     assert turn.update(model) == pytest.approx(0, abs=1e-6)
 
 
 def test_what_has_no_kernel_is_refused() -> None:
     with pytest.raises(FlowError, match="the loss does not call the model"):
-        KernelTurn(mlp(), lambda m, b: m[0](b).sum(), torch.zeros(1, 3).double())
-    turn = KernelTurn(nn.Embedding(3, 2), lambda m, b: m(b).sum(), torch.tensor([1]))
+        NTKDistance(mlp(), lambda m, b: m[0](b).sum(), torch.zeros(1, 3).double())
+    turn = NTKDistance(nn.Embedding(3, 2), lambda m, b: m(b).sum(), torch.tensor([1]))
     assert turn.update(nn.Embedding(3, 2)) is None
 
 

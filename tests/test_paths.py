@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from earlycrop import trace
 from earlycrop.selection.connectivity import path_weights
-from earlycrop.utils.torchvision_compat import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 
 
 class SelfAttention(nn.Module):
@@ -89,7 +89,7 @@ def test_what_is_kept_at_least_carries_the_input_to_the_output(
 
 def test_few_weights_have_to_stay_of_many() -> None:
     """A channel that all blocks add to, and read, does not keep a weight of each in every one of them."""
-    model = load("torchvision.models").resnet18(num_classes=10)
+    model = load_torchvision("torchvision.models").resnet18(num_classes=10)
     matrices = {n: p.detach().abs() for n, p in model.named_parameters() if p.ndim > 1}
     kept = path_weights(trace(model, torch.randn(1, 3, 64, 64)), matrices)
     assert all(bool(k.any()) for k in kept.values())

@@ -13,8 +13,8 @@ from torch.optim import swa_utils
 
 import earlycrop
 from earlycrop import METHODS, Limits, Pruner, prune
-from earlycrop.procedures.gate_decorators import TickTock
-from earlycrop.procedures.lottery_ticket import Rewind
+from earlycrop.procedures.gate_decorators import GateDecorators
+from earlycrop.procedures.lottery_ticket import LotteryTicket
 from tests.test_pruner import EPOCHS, data, loss, network, train_epoch, weights_left
 
 
@@ -101,7 +101,7 @@ def test_bad_rewinds_are_refused() -> None:
 def test_ticks_train_gates_and_classifier_only_and_tocks_have_a_penalty_with_a_gradient() -> None:
     model, optimizer, pruner = started("gatedecorators", 0.6, epochs=8, rounds=2, penalty=0.5)
     procedure = pruner._procedure
-    assert isinstance(procedure, TickTock)
+    assert isinstance(procedure, GateDecorators)
     phases = [procedure.phase(e) for e in range(1, 9)]
     assert phases == ["dense", "dense", "tick", "tock", "tick", "tock", "tune", "tune"]
     pruner.step(data())
@@ -374,5 +374,5 @@ def test_triggers_by_name_take_the_place_of_a_method_s_own() -> None:
 def test_rewound_positions_end_where_a_training_ends() -> None:
     _, _, pruner = started("ltr", 0.9, rewind=0.5)
     procedure = pruner._procedure
-    assert isinstance(procedure, Rewind)
+    assert isinstance(procedure, LotteryTicket)
     assert procedure.position(procedure.total) == EPOCHS

@@ -18,7 +18,7 @@ import earlycrop
 from earlycrop import CRITERIA, METHODS, Event, Pruner, prune
 from earlycrop.methods import Method
 from earlycrop.selection.schedules import linear
-from earlycrop.selection.targets import limit
+from earlycrop.selection.targets import max_remaining
 from earlycrop.triggers.triggers import AtEpoch, LazyRegime, after, before
 
 EPOCHS = 6
@@ -103,8 +103,8 @@ def test_every_method_reaches_its_sparsity_within_its_budget(method: str, sparsi
         assert (event.epoch == 0) == (row.trigger is before)
         assert event.rounds == (100 if method == "synflow" else 5 if row.iterative else 1)
         assert (event.epoch == 5) == (row.trigger is after)
-    assert event.left == limit(dense, sparsity) or METHODS[method].structured
-    assert event.left <= limit(dense, sparsity)
+    assert event.left == max_remaining(dense, sparsity) or METHODS[method].structured
+    assert event.left <= max_remaining(dense, sparsity)
     assert weights_left(model) == event.left
     assert event.achieved == event.weight_sparsity == 1 - event.left / dense
     assert not dead(model)
@@ -196,7 +196,7 @@ def test_prune_meets_any_measure(criterion: str, of: str) -> None:
     left = earlycrop.trace(model, lambda m: loss(m, batches[0])).cost(of)
     if of == "nodes":  # of which a trace sees none in a layer of one
         left = sum(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    assert event.left == left <= limit(event.dense, 0.6)
+    assert event.left == left <= max_remaining(event.dense, 0.6)
     assert event.batches == 1
 
 
@@ -281,7 +281,7 @@ def test_frozen_matrices_count_and_stay() -> None:
     model[3].weight.requires_grad_(False)
     dense, frozen = weights_left(model), model[3].weight.numel()
     event = prune(model, loss, data(), "magnitude", 0.1, structured=False)
-    assert weights_left(model) == event.left == limit(dense, 0.1)
+    assert weights_left(model) == event.left == max_remaining(dense, 0.1)
     assert int(model[3].weight.count_nonzero()) == frozen
 
 
@@ -289,7 +289,7 @@ def test_an_impossible_target_is_reported() -> None:
     model = network()
     with pytest.warns(UserWarning, match=r"asked to remove 99.90% of the weights, and 9\d.\d\d% could go: .* \(0, 3\)"):
         event = prune(model, loss, data(), sparsity=0.999)
-    assert event.left > limit(event.dense, 0.999)
+    assert event.left > max_remaining(event.dense, 0.999)
     assert event.achieved < event.asked
     assert event.floors == ("0", "3")
 

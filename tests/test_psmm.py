@@ -125,7 +125,7 @@ def silenced(model: PSMM, graph: Any, nodes: list[int]) -> PSMM:
     """A copy in which what leaves these nodes is zero: consumers' columns, and the query that a state is pointed by."""
     dense, gone = copy.deepcopy(model), torch.tensor(nodes)
     tensors = dict(dense.named_parameters())
-    for slot in graph.slots:
+    for slot in graph.axes:
         hit = torch.isin(torch.as_tensor(slot.nodes), gone).nonzero().squeeze(-1)
         t = tensors[slot.tensor].data
         if slot.dim == 1:

@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import earlycrop
 from earlycrop import shrink, trace
-from earlycrop.graph.summary import HELP, UNUSED, summary
-from earlycrop.graph.text import short, text
+from earlycrop.graph.summary import HELP, UNUSED, summarize
+from earlycrop.graph.text import format_count, format_summary
 from earlycrop.report import __main__
 from tasks._torchvision import load
 from tests.networks import CASES, build
@@ -75,7 +75,7 @@ def sentence(err: str) -> str:
 def test_figures_by_hand() -> None:
     """6 - 10 - 8 - 3, on five samples: what stays of each hidden layer is one node."""
     model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
-    found = summary(trace(model, torch.zeros(5, 6)), {"0": "Linear"})
+    found = summarize(trace(model, torch.zeros(5, 6)), {"0": "Linear"})
     assert (found.nodes, found.weights, found.parameters, found.macs) == (18, 164, 185, 5 * 164)
     first, second, last = found.rows
     assert (first.kind, first.outputs, first.removable, first.parameters, first.macs) == ("Linear", 10, 10, 70, 300)
@@ -96,11 +96,11 @@ def test_figures_by_hand() -> None:
 def test_what_a_layer_saves_is_what_its_cut_saves(name: str) -> None:
     model, example = build(name)
     graph = trace(model, example)
-    found = summary(graph)
+    found = summarize(graph)
     size = sum(p.numel() for p in model.parameters())
     assert size == found.parameters == found.rest_parameters + sum(row.parameters for row in found.rows)
     assert _macs(model, example) == found.macs == sum(row.macs for row in found.rows)
-    kept = {int(slot.nodes.min()) for slot in graph.slots if (slot.nodes >= 0).all()}
+    kept = {int(slot.nodes.min()) for slot in graph.axes if (slot.nodes >= 0).all()}
     nodes = {layer.name: set(layer.nodes[layer.nodes >= 0].tolist()) for layer in graph.layers}
     for row in found.rows:
         small = copy.deepcopy(model)
@@ -118,15 +118,15 @@ def _macs(model: nn.Module, example: Any) -> int:
 def test_numbers_for_people() -> None:
     told = {0: "0", 864: "864", 999: "999", 1000: "1.00k", 9994: "9.99k", 9996: "10.0k", 99_949: "99.9k"}
     told |= {99_951: "100k", 999_499: "999k", 999_500: "1.00M", 25_557_032: "25.6M", 4_089_184_256: "4.09G"}
-    assert {n: short(n) for n in told} == told
+    assert {n: format_count(n) for n in told} == told
 
 
 def test_a_long_name_has_a_line_to_itself() -> None:
     model = nn.Sequential()
     model.add_module("a_name_as_long_as_" * 4 + "this", nn.Linear(6, 10))
     model.add_module("last", nn.Linear(10, 3))
-    found = summary(trace(model, torch.zeros(1, 6)))
-    narrow, wide = text(found, 80).splitlines(), text(found).splitlines()
+    found = summarize(trace(model, torch.zeros(1, 6)))
+    narrow, wide = format_summary(found, 80).splitlines(), format_summary(found).splitlines()
     assert max(map(len, narrow)) <= 80
     after = narrow[narrow.index("a_name_as_long_as_" * 4 + "this") + 1]
     assert after.split() == ["10/10", "70", "60", "87.4%", "90.0%"]  # 9 (6 + 1) + 9 x 3 of 103, 81 of 90
@@ -135,7 +135,7 @@ def test_a_long_name_has_a_line_to_itself() -> None:
 
 def test_a_cut_that_is_out_of_reach_says_so() -> None:
     model = nn.Sequential(nn.Linear(6, 2), nn.ReLU(), nn.Linear(2, 30))  # at least 36 of 72 weights stay
-    lines = text(summary(trace(model, torch.zeros(1, 6)))).splitlines()
+    lines = format_summary(summarize(trace(model, torch.zeros(1, 6)))).splitlines()
     assert next(line for line in lines if line.startswith("50%")).split()[:4] == ["50%", "of", "weights", "cut"]
     assert next(line for line in lines if line.startswith("90%")).startswith("90% of weights: out of reach")
 

@@ -20,7 +20,7 @@ def some_nodes(graph: Graph, share: float, seed: int) -> list[int]:
     """A random choice that leaves at least one node in every dimension of every tensor."""
     rng = np.random.default_rng(seed)
     removed = rng.random(graph.count) < share
-    for slot in graph.slots:
+    for slot in graph.axes:
         if (slot.nodes >= 0).all() and removed[slot.nodes].all():
             removed[slot.nodes[rng.integers(slot.nodes.size)]] = False
     return removed.nonzero()[0].tolist()
@@ -112,7 +112,7 @@ def test_the_step_after_a_cut_is_that_of_the_masked_network(name: str, optimizer
     model, example = build(name)
     graph = trace(model, example)
     remove = some_nodes(graph, 0.4, 1)
-    columns = {(s.tensor, s.dim): graph.mask(remove)[s.nodes] & (s.nodes >= 0) for s in graph.slots}
+    columns = {(s.tensor, s.dim): graph.mask(remove)[s.nodes] & (s.nodes >= 0) for s in graph.axes}
 
     def step(m: nn.Module, o: torch.optim.Optimizer) -> None:
         o.zero_grad()

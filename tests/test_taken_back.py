@@ -44,7 +44,7 @@ class Setter(nn.Linear):
     least = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight" and isinstance(value, Tensor) and len(value) < self.least:
+        if name == "weight" and isinstance(value, Tensor) and len(value) < self.min_kept:
             raise KeyError("this layer takes no smaller weight")
         super().__setattr__(name, value)
 

@@ -16,14 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from earlycrop import Limits, prune, trace
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import Removed
+from earlycrop.graph.types import NodeMask
 from earlycrop.selection import step_time
-from earlycrop.selection.nodes import choose_nodes, outputs_left
-from earlycrop.selection.step_time import PROBES, TOLERANCE, Clock, Probe, choose_nodes_in_time
-from earlycrop.selection.targets import limit
+from earlycrop.selection.nodes import choose_nodes, remaining_outputs
+from earlycrop.selection.step_time import MAX_PROBES, TOLERANCE, StepTimer, TimeProbe, choose_nodes_in_time
+from earlycrop.selection.targets import max_remaining
 from tests.networks import build
 
-Cost = Callable[[Graph, Removed], int]
+Cost = Callable[[Graph, NodeMask], int]
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +50,11 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def by_macs(graph: Graph, removed: Removed) -> int:
+def by_macs(graph: Graph, removed: NodeMask) -> int:
     return 1000 + 10 * graph.cost("macs", removed)
 
 
-def in_steps(graph: Graph, removed: Removed) -> int:
+def in_steps(graph: Graph, removed: NodeMask) -> int:
     """Odd numbers of nodes take longer than one more would: time need not fall with every node."""
     left = int((~removed).sum())
     return 10_000 * (left + 3 * (left % 2))
@@ -70,36 +70,36 @@ def test_what_is_chosen_fits_and_is_found_in_few_measurements(name: str, sparsit
     dense = cost(graph, np.zeros(graph.count, bool))
     asked: list[int] = []
 
-    def left(removed: Removed) -> int:
+    def left(removed: NodeMask) -> int:
         asked.append(cost(graph, removed))
         return asked[-1]
 
-    chosen = choose_nodes_in_time(graph, scores, limit(dense, sparsity), Probe(left, dense))
+    chosen = choose_nodes_in_time(graph, scores, max_remaining(dense, sparsity), TimeProbe(left, dense))
     assert chosen.left == cost(graph, chosen.removed)
     assert chosen.left in asked
-    assert len(asked) <= PROBES
-    if chosen.left > limit(dense, sparsity):
+    assert len(asked) <= MAX_PROBES
+    if chosen.left > max_remaining(dense, sparsity):
         most = choose_nodes(graph, scores, 0, "macs").removed
         assert chosen.removed.tolist() == most.tolist(), "more could go"
         assert chosen.floors
-    elif cost is by_macs and chosen.left < limit(dense, sparsity) - TOLERANCE * dense:
+    elif cost is by_macs and chosen.left < max_remaining(dense, sparsity) - TOLERANCE * dense:
         # no cut between this one and the next smaller of the ranking that fits
         order = scores.argsort().tolist()
         back = chosen.removed.copy()
         back[[i for i in order if chosen.removed[i]][-1]] = False
         within = TOLERANCE * graph.cost("macs")
         gap = graph.cost("macs", back) - graph.cost("macs", chosen.removed)
-        assert cost(graph, back) > limit(dense, sparsity) or gap <= within
+        assert cost(graph, back) > max_remaining(dense, sparsity) or gap <= within
 
 
 def test_limits_hold_for_a_time() -> None:
     graph = trace(*build("mlp"))
     dense = graph.cost("macs")
     limits = Limits(floors={"0": 7}, ceilings={"2": 6}, multiple=2)
-    probe = Probe(lambda removed: graph.cost("macs", removed), dense)
+    probe = TimeProbe(lambda removed: graph.cost("macs", removed), dense)
     for allowed in (1, dense // 3, dense // 2, dense):
         chosen = choose_nodes_in_time(graph, torch.rand(18), allowed, probe, limits)
-        left = outputs_left(graph, chosen.removed)
+        left = remaining_outputs(graph, chosen.removed)
         assert left["0"] in (8, 10)
         assert left["2"] in (2, 4, 6)
         assert chosen.left <= allowed or (left["0"], left["2"]) == (8, 2)
@@ -112,7 +112,7 @@ def test_a_model_is_cut_to_a_share_of_its_time(rounds: int) -> None:
     before = trace(model, example).cost("macs")
     event = prune(model, loss, [data], "magnitude", 0.4, of="time", rounds=rounds, limits=Limits(multiple=8))
     assert event.of == "time"
-    assert 0 < event.left <= limit(event.dense, 0.4)
+    assert 0 < event.left <= max_remaining(event.dense, 0.4)
     assert event.achieved == 1 - event.left / event.dense >= 0.4
     assert trace(model, example).cost("macs") < before
     assert model[0].out_features % 8 == model[4].out_features % 8 == 0
@@ -125,7 +125,7 @@ def test_a_time_that_cannot_be_reached_is_said() -> None:
     with pytest.warns(UserWarning, match=r"asked to remove 99.99% of the time, and .*could go.* \(0, 4\)"):
         event = prune(model, loss, [batch()], "magnitude", 0.9999, of="time", limits=Limits(floors={"*": 4}))
     assert (model[0].out_features, model[4].out_features) == (4, 4)
-    assert event.left > limit(event.dense, 0.9999)
+    assert event.left > max_remaining(event.dense, 0.9999)
 
 
 def test_measuring_touches_nothing() -> None:
@@ -142,7 +142,7 @@ def test_measuring_touches_nothing() -> None:
     torch.manual_seed(5)
     np.random.seed(5)
     with torch.no_grad():
-        clock = Clock(model, loss, data)
+        clock = StepTimer(model, loss, data)
         assert clock.beside(graph).left(graph.mask(range(0, graph.count, 2))) > 0
     assert (torch.rand(1).item(), np.random.rand()) == drawn
     assert [m.training for m in model][:3] == [True, False, False]
@@ -176,7 +176,7 @@ def test_processes_choose_alike_by_the_slowest(tmp_path: Path) -> None:
     multiprocessing.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="spawn")
     first, second = (torch.load(tmp_path / f"{rank}") for rank in (0, 1))
     assert (first["left"], first["dense"]) == (second["left"], second["dense"])
-    assert first["left"] <= limit(first["dense"], 0.5)
+    assert first["left"] <= max_remaining(first["dense"], 0.5)
     for a, b in zip(first["model"].values(), second["model"].values(), strict=True):
         assert torch.equal(a, b)
     assert first["model"]["0.weight"].shape[0] < 1024
@@ -195,10 +195,10 @@ def test_a_measurement_goes_on_until_it_is_sure() -> None:
     draw = np.random.default_rng(0)
     samples = np.exp(draw.normal(0, 0.1, (2000, 2, 51)))
     ratios = np.median(samples[:, 0], 1) / np.median(samples[:, 1], 1)
-    told = [step_time._error(sample.tolist()) for sample in samples]
+    told = [step_time._relative_error(sample.tolist()) for sample in samples]
     assert np.median(told) == pytest.approx(np.log(ratios).std(), rel=0.1)
     samples[:, :, :5] *= 10
-    assert np.median([step_time._error(sample.tolist()) for sample in samples]) < 1.4 * np.median(told)
+    assert np.median([step_time._relative_error(sample.tolist()) for sample in samples]) < 1.4 * np.median(told)
 
 
 def test_time_is_measured_and_not_counted() -> None:

@@ -86,7 +86,7 @@ def test_every_classifier_is_cut_and_trained_on(name: str) -> None:
 def test_the_residual_width_of_a_resnet_is_one_group_matched_by_identity() -> None:
     model, x = made("resnet18"), torch.randn(2, 3, 64, 64)
     graph = trace(model, x)
-    slots = {(s.tensor, s.dim): s.nodes for s in graph.slots}
+    slots = {(s.tensor, s.dim): s.nodes for s in graph.axes}
     width = slots["conv1.weight", 0]
     for name in ("layer1.0.conv2.weight", "layer1.1.conv2.weight"):
         assert slots[name, 0].tolist() == width.tolist()

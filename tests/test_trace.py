@@ -162,7 +162,7 @@ def test_fields_are_compact_over_large_images() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     graph = trace(model, torch.zeros(1, 3, 4096, 4096, device="meta"))
     assert graph.count == 8
-    assert all(slot.nodes.size <= 8 for slot in graph.slots)
+    assert all(slot.nodes.size <= 8 for slot in graph.axes)
 
 
 def test_errors_say_what_to_do() -> None:
@@ -179,7 +179,7 @@ def test_errors_say_what_to_do() -> None:
 
 def test_two_traces_number_the_nodes_alike() -> None:
     first, second = (trace(*build("groups")) for _ in range(2))
-    for a, b in zip(first.slots, second.slots, strict=True):
+    for a, b in zip(first.axes, second.axes, strict=True):
         assert (a.tensor, a.dim) == (b.tensor, b.dim)
         assert np.array_equal(a.nodes, b.nodes)
 

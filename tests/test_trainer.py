@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 import earlycrop
-from earlycrop.integrations._data import drawn
+from earlycrop.integrations._data import draw_batches
 from tests.callbacks import (
     CUT,
     EPOCHS,
@@ -294,8 +294,8 @@ def test_neither_library_is_imported_before_it_is_used() -> None:
 def test_data_are_drawn_in_batches_as_the_loader_has_them() -> None:
     rows = TensorDataset(torch.arange(40.0).view(40, 1))
     eights = DataLoader(rows, batch_sampler=BatchSampler(SequentialSampler(rows), 8, drop_last=False))
-    assert [len(batch[0]) for batch in drawn(eights, None, 0, lambda b: b)] == [8] * 5
+    assert [len(batch[0]) for batch in draw_batches(eights, None, 0, lambda b: b)] == [8] * 5
     whole: Any = [{"x": torch.full((8, 1), float(i))} for i in range(5)]
-    batches = list(drawn(DataLoader(whole, batch_size=None), None, 0, lambda b: b))
+    batches = list(draw_batches(DataLoader(whole, batch_size=None), None, 0, lambda b: b))
     assert sorted(float(batch["x"][0]) for batch in batches) == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert all(batch["x"].shape == (8, 1) for batch in batches)

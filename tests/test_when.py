@@ -15,13 +15,13 @@ from earlycrop.triggers.triggers import (
     AtEpoch,
     Knee,
     LazyRegime,
-    Look,
     MaskDistance,
     Trigger,
+    TriggerContext,
     after,
     lazy_regime,
 )
-from earlycrop.triggers.weight_distance import Walk
+from earlycrop.triggers.weight_distance import WeightDistance
 
 
 def test_halving_is_the_papers_schedule() -> None:
@@ -50,13 +50,15 @@ class Moved:
 
     def __init__(self, trigger: Trigger) -> None:
         self.model = nn.Linear(2, 1, bias=False).double()
-        self.trigger, self.walk = trigger, Walk()
+        self.trigger, self.walk = trigger, WeightDistance()
 
     def to(self, epoch: int, x: float, y: float) -> str | None:
         with torch.no_grad():
             self.model.weight.copy_(torch.tensor([[x, y]]))
         self.walk.update(self.model)
-        return self.trigger.update(Look(self.model, epoch, self.walk, lambda: torch.zeros(3, dtype=torch.bool)))
+        return self.trigger.update(
+            TriggerContext(self.model, epoch, self.walk, lambda: torch.zeros(3, dtype=torch.bool))
+        )
 
 
 def along(trigger: Trigger, distances: list[float]) -> list[str | None]:
@@ -122,7 +124,7 @@ def test_the_mask_distance_by_hand() -> None:
     model = nn.Linear(1, 1)
     for epoch in range(8):
         mask = torch.tensor([i in masks[max(epoch - 1, 0)] for i in range(10)])
-        reasons.append(trigger.update(Look(model, epoch, Walk(), lambda mask=mask: mask)))  # type: ignore[misc]
+        reasons.append(trigger.update(TriggerContext(model, epoch, WeightDistance(), lambda mask=mask: mask)))  # type: ignore[misc]
         worst.append(trigger.log().get("mask_distance"))
     assert worst[:2] == [None, None], "one mask has nothing to differ from"
     assert worst[2:] == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.0, 0.0])
@@ -132,7 +134,9 @@ def test_the_mask_distance_by_hand() -> None:
     again.load_state_dict(trigger.state_dict())
     assert [m.tolist() for m in again.change.last] == [m.tolist() for m in trigger.change.last]
     late = MaskDistance(latest=2)
-    reasons = [late.update(Look(model, e, Walk(), lambda e=e: torch.arange(4) < e)) for e in range(3)]  # type: ignore[misc]
+    reasons = [
+        late.update(TriggerContext(model, e, WeightDistance(), lambda e=e: torch.arange(4) < e)) for e in range(3)
+    ]  # type: ignore[misc]
     assert reasons[2] == "latest epoch 2: the masks of the last 2 epochs still differed by 0.25"
 
 
@@ -177,7 +181,9 @@ def test_fixed_epochs() -> None:
     model = nn.Linear(1, 1)
 
     def reasons(trigger: Trigger, epochs: int = 4) -> list[str | None]:
-        return [trigger.update(Look(model, e, Walk(), lambda: torch.zeros(1))) for e in range(epochs)]
+        return [
+            trigger.update(TriggerContext(model, e, WeightDistance(), lambda: torch.zeros(1))) for e in range(epochs)
+        ]
 
     assert reasons(AtEpoch(0))[0] == "before training"
     assert reasons(AtEpoch(2)) == [None, None, "after epoch 2, as set", None]
@@ -197,7 +203,7 @@ def test_every_trigger_is_one_and_has_its_latest_epoch_within_the_budget(name: s
 
 def test_complex_weights_move_too() -> None:
     model = nn.ParameterDict({"real": torch.zeros(3), "complex": torch.zeros(2, dtype=torch.complex64)})
-    walk = Walk()
+    walk = WeightDistance()
     for far in (0.0, 1.0, 3.0):
         with torch.no_grad():
             model["complex"].copy_(torch.tensor([3.0 + 4.0j, 0.0]) * far)

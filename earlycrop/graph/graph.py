@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from earlycrop.graph.nodes import Follow, Group, Nodes, Slot
-from earlycrop.graph.types import Field, Layer, Reason, Removed, Role, Work, total
+from earlycrop.graph.nodes import Group, Nodes, SizeAttribute, TensorAxis
+from earlycrop.graph.types import ChannelLabels, CostTerm, Layer, NodeMask, Reason, Role, total_cost
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Graph:
     shapes: dict[str, tuple[int, ...]]
     itemsizes: dict[str, int]
     parameters: frozenset[str]
-    slots: tuple[Slot, ...]
+    axes: tuple[TensorAxis, ...]
     count: int
-    inner: Removed
+    activation_products: NodeMask
     """Whether a node is consumed where two activations are multiplied (attention), and not only by a weight's columns.
     """
     returned: frozenset[int]
     """Classes of channels that the model returns."""
-    work: tuple[Work, ...]
+    cost_terms: tuple[CostTerm, ...]
     """Multiply-accumulates of one run on the example, an entry an operation."""
-    follows: tuple[Follow, ...] = ()
+    size_attributes: tuple[SizeAttribute, ...] = ()
     """Sizes in attributes of the modules' own."""
 
     @cached_property
     def nodes(self) -> Nodes:
         """Every node with what it owns."""
-        return Nodes(self.slots, self.count)
+        return Nodes(self.axes, self.count)
 
     @cached_property
     def groups(self) -> dict[Group, tuple[int, ...]]:
@@ -51,23 +51,23 @@ class Graph:
         return self.nodes.groups()
 
     @cached_property
-    def slot(self) -> dict[tuple[str, int], Slot]:
+    def axis(self) -> dict[tuple[str, int], TensorAxis]:
         """The slots by tensor and dimension."""
-        return {(s.tensor, s.dim): s for s in self.slots}
+        return {(s.tensor, s.dim): s for s in self.axes}
 
     @cached_property
-    def classes(self) -> Field:
+    def classes(self) -> ChannelLabels:
         """An entry a node: its class of coupled indices."""
         found = np.zeros(self.count + 1, np.int64)  # the last entry takes what is no node, -1
-        for s in self.slots:
+        for s in self.axes:
             found[s.nodes] = s.classes
         return found[:-1]
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The modules with weight matrices, and their outputs. Rows that are coupled (an LSTM unit's) count once."""
-        rows: dict[str, list[Slot]] = {}
-        for slot in self.slots:
+        rows: dict[str, list[TensorAxis]] = {}
+        for slot in self.axes:
             produces = Role.ROW in slot.role and Role.LOOKUP not in slot.role
             if produces and slot.tensor in self.parameters and len(self.shapes[slot.tensor]) > 1:
                 rows.setdefault(slot.layer, []).append(slot)
@@ -80,12 +80,12 @@ class Graph:
             layers.append(Layer(name, nodes, np.isin(classes[first], list(self.returned)), reasons))
         return tuple(layers)
 
-    def together(self, removed: Removed) -> dict[tuple[str, int], Field]:
+    def coupling_after(self, removed: NodeMask) -> dict[tuple[str, int], ChannelLabels]:
         """By tensor and dimension, the class of each index that is left without the nodes in ``removed``."""
         kept = np.append(~removed, True)
-        return {key: s.classes[kept[s.nodes]] for key, s in self.slot.items()}
+        return {key: s.classes[kept[s.nodes]] for key, s in self.axis.items()}
 
-    def costs(self, of: str) -> tuple[Work, ...]:
+    def costs(self, of: str) -> tuple[CostTerm, ...]:
         """What the network costs in ``of``: weights, parameters, nodes, macs or bytes, as products over kept channels.
 
         Weights are the entries of parameters with two or more dimensions; nodes are the outputs of every layer but the
@@ -98,20 +98,20 @@ class Graph:
         if of not in ("weights", "parameters", "nodes", "macs", "bytes"):
             raise ValueError(f"'{of}' cannot be counted on a graph: weights, nodes, macs and bytes can")
         if of == "macs":
-            return self.work
+            return self.cost_terms
         if of == "nodes":
-            return tuple(Work(1, (layer.nodes[~layer.returned],), layer.name) for layer in self.layers)
+            return tuple(CostTerm(1, (layer.nodes[~layer.returned],), layer.name) for layer in self.layers)
         names = [
             n
             for n, shape in self.shapes.items()
             if of == "bytes" or (n in self.parameters and (len(shape) > 1 or of == "parameters"))
         ]
-        slots: dict[str, list[Field]] = {n: [] for n in names}
-        for slot in self.slots:
+        slots: dict[str, list[ChannelLabels]] = {n: [] for n in names}
+        for slot in self.axes:
             if slot.tensor in slots:
                 slots[slot.tensor].append(slot.nodes)
         return tuple(
-            Work(
+            CostTerm(
                 prod(self.shapes[n]) // prod(a.size for a in axes) * (self.itemsizes[n] if of == "bytes" else 1),
                 tuple(axes),
                 n.rpartition(".")[0] or n,
@@ -119,11 +119,11 @@ class Graph:
             for n, axes in slots.items()
         )
 
-    def cost(self, of: str, removed: Removed | None = None) -> int:
+    def cost(self, of: str, removed: NodeMask | None = None) -> int:
         """The network's size in ``of`` without the nodes in ``removed``."""
-        return total(self.costs(of), np.zeros(self.count, bool) if removed is None else removed)
+        return total_cost(self.costs(of), np.zeros(self.count, bool) if removed is None else removed)
 
-    def sizes(self, removed: Removed) -> dict[tuple[str, str], int]:
+    def sizes(self, removed: NodeMask) -> dict[tuple[str, str], int]:
         """(Module, attribute) -> what it holds without the nodes in ``removed``, where that differs.
 
         Raises:
@@ -131,8 +131,8 @@ class Graph:
         """
         kept = np.append(~removed, True)
         now: dict[tuple[str, str], int] = {}
-        for f in self.follows:
-            stay = kept[self.slot[f.tensor, f.dim].nodes]
+        for f in self.size_attributes:
+            stay = kept[self.axis[f.tensor, f.dim].nodes]
             whole, rest = divmod(f.value * int(stay.sum()), stay.size)
             if rest:
                 raise ValueError(f"'{f.module}.{f.attribute}' ({f.value}) would not be whole: remove nodes evenly")
@@ -140,7 +140,7 @@ class Graph:
                 now[f.module, f.attribute] = whole
         return now
 
-    def mask(self, remove: Iterable[int]) -> Removed:
+    def mask(self, remove: Iterable[int]) -> NodeMask:
         """An entry a node, true where it is in ``remove``.
 
         Raises:
@@ -154,22 +154,28 @@ class Graph:
         removed[indices] = True
         return removed
 
-    def without(self, reasons: Mapping[int, Reason]) -> Graph:
+    def freeze(self, reasons: Mapping[int, Reason]) -> Graph:
         """The graph in which these nodes are frozen, each for its reason."""
         if not reasons:
             return self
         gone = self.mask(reasons)
         number = np.append(np.where(gone, -1, np.cumsum(~gone) - 1), -1)  # the last entry serves -1
         slots = []
-        for s in self.slots:
+        for s in self.axes:
             mine = [reasons[i] for i in np.unique(s.nodes).tolist() if i in reasons]
             slots.append(replace(s, nodes=number[s.nodes], reasons=tuple(dict.fromkeys([*s.reasons, *mine]))))
-        work = tuple(Work(w.constant, tuple(number[a] for a in w.axes), w.module) for w in self.work)
-        return replace(self, slots=tuple(slots), work=work, inner=self.inner[~gone], count=int((~gone).sum()))
+        work = tuple(CostTerm(w.constant, tuple(number[a] for a in w.axes), w.module) for w in self.cost_terms)
+        return replace(
+            self,
+            axes=tuple(slots),
+            cost_terms=work,
+            activation_products=self.activation_products[~gone],
+            count=int((~gone).sum()),
+        )
 
     def report(self, width: int | None = None) -> str:
         """What can go and what that saves, what cannot and why, for a person to read in lines of ``width`` at most."""
-        from earlycrop.graph.summary import summary  # which imports this module
-        from earlycrop.graph.text import text
+        from earlycrop.graph.summary import summarize  # which imports this module
+        from earlycrop.graph.text import format_summary
 
-        return text(summary(self), width)
+        return format_summary(summarize(self), width)

@@ -8,14 +8,14 @@ from typing import TypeAlias, overload
 
 import numpy as np
 
-from earlycrop.graph.types import Field, Reason, Role
+from earlycrop.graph.types import ChannelLabels, Reason, Role
 
 Group: TypeAlias = tuple[tuple[str, int], ...]
 """The (tensor, dimension) pairs that a node has entries in."""
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorAxis:
     """One dimension of one parameter or buffer.
 
     nodes: for each index along it, the node that owns it, or -1. classes: for each index, a number that is equal where
@@ -24,8 +24,8 @@ class Slot:
 
     tensor: str
     dim: int
-    nodes: Field
-    classes: Field
+    nodes: ChannelLabels
+    classes: ChannelLabels
     role: Role
     reasons: tuple[Reason, ...]
 
@@ -44,7 +44,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Follow:
+class SizeAttribute:
     """An integer attribute of a module that goes in proportion with the width of a tensor's dimension."""
 
     module: str
@@ -57,7 +57,7 @@ class Follow:
 class Nodes(Sequence[Node]):
     """Every node, each made when it is asked for: a large network has hundreds of thousands."""
 
-    def __init__(self, slots: Sequence[Slot], count: int) -> None:
+    def __init__(self, slots: Sequence[TensorAxis], count: int) -> None:
         self._slots = slots
         ids = np.concatenate([np.zeros(0, np.int64), *(s.nodes for s in slots)])
         self._order = np.argsort(ids, kind="stable")

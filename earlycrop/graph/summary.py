@@ -11,8 +11,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import Slot
-from earlycrop.graph.types import NOT_UNDERSTOOD, Field, Layer, Reason, Removed, Work, total
+from earlycrop.graph.nodes import TensorAxis
+from earlycrop.graph.types import NOT_UNDERSTOOD, ChannelLabels, CostTerm, Layer, NodeMask, Reason, total_cost
 
 UNUSED = "no other weight uses its outputs"
 SIZES = "sizes taken from the tensors in the forward (x.shape[-1], or -1 in a view) instead of a number"
@@ -41,7 +41,7 @@ HELP = {
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerRow:
     """One module: its own parameters and multiply-accumulates, and what cutting its outputs alone would save.
 
     kind: its class, where known. saves_parameters, saves_macs: what the whole network loses when every output that can
@@ -59,7 +59,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Region:
+class FrozenRegion:
     """Layers that keep some or all outputs for the same reason.
 
     modules: where the reason arose. outputs: how many stay in these layers, whatever the reason.
@@ -75,7 +75,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class CutEstimate:
     """What a cut leaves. asked: the share of the weights that was to go, or None for all that can."""
 
     asked: float | None
@@ -93,12 +93,12 @@ class Summary:
     parameters: int
     macs: int
     rest_parameters: int
-    rows: tuple[Row, ...]
-    frozen: tuple[Region, ...]
-    cuts: tuple[Outlook, ...]
+    rows: tuple[LayerRow, ...]
+    frozen: tuple[FrozenRegion, ...]
+    cuts: tuple[CutEstimate, ...]
 
 
-def summary(graph: Graph, kinds: Mapping[str, str] | None = None, shares: tuple[float, ...] = (0.5, 0.9)) -> Summary:
+def summarize(graph: Graph, kinds: Mapping[str, str] | None = None, shares: tuple[float, ...] = (0.5, 0.9)) -> Summary:
     """``graph`` in figures. ``kinds``: module path -> name of its class; ``shares``: cuts to try, of the weights."""
     kinds = kinds or {}
     rows = _rows(graph, kinds)
@@ -110,25 +110,25 @@ def summary(graph: Graph, kinds: Mapping[str, str] | None = None, shares: tuple[
         macs=graph.cost("macs"),
         rest_parameters=parameters - sum(r.parameters for r in rows),
         rows=rows,
-        frozen=_regions((*graph.layers, *_opaque(graph))),
-        cuts=tuple(_outlook(graph, share) for share in (*shares, None)),
+        frozen=_regions((*graph.layers, *_unknown_layers(graph))),
+        cuts=tuple(_estimate_cut(graph, share) for share in (*shares, None)),
     )
 
 
-def _rows(graph: Graph, kinds: Mapping[str, str]) -> tuple[Row, ...]:
-    layers = {layer.name: layer for layer in (*_opaque(graph), *graph.layers)}
-    matrices = {w.module for w in (*graph.costs("weights"), *graph.work)}
+def _rows(graph: Graph, kinds: Mapping[str, str]) -> tuple[LayerRow, ...]:
+    layers = {layer.name: layer for layer in (*_unknown_layers(graph), *graph.layers)}
+    matrices = {w.module for w in (*graph.costs("weights"), *graph.cost_terms)}
     costs = {of: graph.costs(of) for of in ("parameters", "macs")}
     own = {of: _by_module(costs[of], graph.count) for of in costs}
     saved = {of: _savings(costs[of], graph.count) for of in costs}
-    kept = np.flatnonzero(~_most(graph))
+    kept = np.flatnonzero(~_all_but_one(graph))
     places = dict.fromkeys(w.module for of in costs for w in costs[of] if w.module in matrices)
     rows = []
     for name in places:
         nodes = layers[name].nodes if name in layers else np.zeros(0, np.int64)
         cut = np.setdiff1d(nodes[nodes >= 0], kept)
         rows.append(
-            Row(
+            LayerRow(
                 name, kinds.get(name, ""), nodes.size, int((nodes >= 0).sum()), own["parameters"].get(name, 0),
                 own["macs"].get(name, 0), saved["parameters"](cut), saved["macs"](cut),
             )
@@ -136,12 +136,12 @@ def _rows(graph: Graph, kinds: Mapping[str, str]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _opaque(graph: Graph) -> list[Layer]:
+def _unknown_layers(graph: Graph) -> list[Layer]:
     """The matrices that only an operation that is not understood makes something of: nobody knows their outputs, and
     their first dimension stands for them.
     """
-    slots: dict[str, list[Slot]] = {}
-    for s in graph.slots:
+    slots: dict[str, list[TensorAxis]] = {}
+    for s in graph.axes:
         if s.tensor in graph.parameters and len(graph.shapes[s.tensor]) > 1:
             slots.setdefault(s.tensor, []).append(s)
     found = []
@@ -152,14 +152,14 @@ def _opaque(graph: Graph) -> list[Layer]:
     return found
 
 
-def _by_module(costs: tuple[Work, ...], count: int) -> dict[str, int]:
+def _by_module(costs: tuple[CostTerm, ...], count: int) -> dict[str, int]:
     sums: dict[str, int] = {}
     for w in costs:
-        sums[w.module] = sums.get(w.module, 0) + total([w], np.zeros(count, bool))
+        sums[w.module] = sums.get(w.module, 0) + total_cost([w], np.zeros(count, bool))
     return sums
 
 
-def _savings(costs: tuple[Work, ...], count: int) -> Callable[[Field], int]:
+def _savings(costs: tuple[CostTerm, ...], count: int) -> Callable[[ChannelLabels], int]:
     """A function of nodes to remove: by how much the costs fall. Only the products that they are in are computed."""
     axes = [(i, np.unique(a[a >= 0])) for i, w in enumerate(costs) for a in w.axes]
     nodes = np.concatenate([np.zeros(0, np.int64), *(a for _, a in axes)])
@@ -172,36 +172,36 @@ def _savings(costs: tuple[Work, ...], count: int) -> Callable[[Field], int]:
         removed = np.zeros(count, bool)
         removed[nodes] = True
         concerned = [costs[i] for i in np.unique(touched[nodes].indices).tolist()]
-        return total(concerned, np.zeros(count, bool)) - total(concerned, removed)
+        return total_cost(concerned, np.zeros(count, bool)) - total_cost(concerned, removed)
 
     return lambda nodes: of(nodes.astype(np.int64).tobytes()) if nodes.size else 0
 
 
-def _most(graph: Graph) -> Removed:
+def _all_but_one(graph: Graph) -> NodeMask:
     """All nodes but the first of each dimension that only nodes make up: something must be left there."""
     removed = np.ones(graph.count, bool)
-    removed[[int(s.nodes.min()) for s in graph.slots if (s.nodes >= 0).all()]] = False
+    removed[[int(s.nodes.min()) for s in graph.axes if (s.nodes >= 0).all()]] = False
     return removed
 
 
-def _outlook(graph: Graph, share: float | None) -> Outlook:
+def _estimate_cut(graph: Graph, share: float | None) -> CutEstimate:
     """What is left when so many nodes, chosen at random, have gone that ``share`` of the weights has."""
-    removed = _most(graph)
+    removed = _all_but_one(graph)
     if share is not None:
         order = np.random.default_rng(0).permutation(np.flatnonzero(removed))
         weights = graph.costs("weights")
         allowed = (1 - share) * graph.cost("weights")
 
-        def first(n: int) -> Removed:
+        def first(n: int) -> NodeMask:
             gone = np.zeros(graph.count, bool)
             gone[order[:n]] = True
             return gone
 
-        removed = first(bisect_left(range(len(order)), -allowed, key=lambda n: -total(weights, first(n))))
-    return Outlook(share, *(graph.cost(of, removed) for of in ("weights", "parameters", "macs")))
+        removed = first(bisect_left(range(len(order)), -allowed, key=lambda n: -total_cost(weights, first(n))))
+    return CutEstimate(share, *(graph.cost(of, removed) for of in ("weights", "parameters", "macs")))
 
 
-def _regions(layers: tuple[Layer, ...]) -> tuple[Region, ...]:
+def _regions(layers: tuple[Layer, ...]) -> tuple[FrozenRegion, ...]:
     found: dict[tuple[str, str], tuple[list[Reason], dict[str, Layer]]] = {}
     for layer in layers:
         if (layer.nodes >= 0).all():
@@ -211,7 +211,7 @@ def _regions(layers: tuple[Layer, ...]) -> tuple[Region, ...]:
             reasons.append(reason)
             concerned[layer.name] = layer
     return tuple(
-        Region(
+        FrozenRegion(
             str(reasons[0]) if operation else why, operation, why, _help(why),
             tuple(dict.fromkeys(r.module for r in reasons)), tuple(held),
             sum(int((x.nodes < 0).sum()) for x in held.values()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from earlycrop.graph.summary import Outlook, Region, Row, Summary
+from earlycrop.graph.summary import CutEstimate, FrozenRegion, LayerRow, Summary
 
 GAP = "  "
 KIND = 12
@@ -16,10 +16,10 @@ NOTE = (
 )
 
 
-def text(summary: Summary, width: int | None = None) -> str:
+def format_summary(summary: Summary, width: int | None = None) -> str:
     """``summary`` for a person to read, in lines of ``width`` at most, where names allow it; or as long as they are."""
     lines = [
-        *_filled(
+        *_wrap_line(
             f"{summary.nodes:,} nodes can be removed; {summary.weights:,} weights, {summary.parameters:,} parameters, "
             f"{summary.macs:,} MACs on the example.",
             width,
@@ -27,19 +27,19 @@ def text(summary: Summary, width: int | None = None) -> str:
         "",
         *_table(summary, width),
         "",
-        *_filled(NOTE, width),
+        *_wrap_line(NOTE, width),
     ]
     if summary.frozen:
         lines += ["", "What stays, and why:"]
         lines += [line for region in summary.frozen for line in _region(region, width)]
-    return "\n".join([*lines, "", *_outlooks(summary)])
+    return "\n".join([*lines, "", *_cut_lines(summary)])
 
 
 def _table(summary: Summary, width: int | None) -> list[str]:
     """A line a module; a name that does not fit has a line to itself."""
     rows = [(r.layer or "(its own forward)", _figures(r, summary)) for r in summary.rows]
     if summary.rest_parameters:
-        rows.append(("norms and the like", ("", "", short(summary.rest_parameters), "", "", "")))
+        rows.append(("norms and the like", ("", "", format_count(summary.rest_parameters), "", "", "")))
     rows.insert(0, ("layer", ("kind", "can go", "params", "MACs", "params", "MACs")))
     known = any(row.kind for row in summary.rows)
     sizes = [max(len(figures[i]) for _, figures in rows) * (known or i > 0) for i in range(len(rows[0][1]))]
@@ -58,16 +58,16 @@ def _table(summary: Summary, width: int | None) -> list[str]:
     return lines
 
 
-def _figures(row: Row, summary: Summary) -> tuple[str, ...]:
+def _figures(row: LayerRow, summary: Summary) -> tuple[str, ...]:
     return (
         row.kind if len(row.kind) <= KIND else row.kind[: KIND - 1] + ".",
         f"{row.removable:,}/{row.outputs:,}" if row.outputs else "",
-        short(row.parameters), short(row.macs),
+        format_count(row.parameters), format_count(row.macs),
         _share(row.saves_parameters, summary.parameters), _share(row.saves_macs, summary.macs),
     )  # fmt: skip
 
 
-def _region(region: Region, width: int | None) -> list[str]:
+def _region(region: FrozenRegion, width: int | None) -> list[str]:
     more = len(region.modules) - 1
     reason = region.reason + (f", and in {more} more module{'s' * (more > 1)}" if more else "")
     count = len(region.layers)
@@ -77,15 +77,15 @@ def _region(region: Region, width: int | None) -> list[str]:
         f"  {count} layer{'s' * (count > 1)}, {region.outputs:,} outputs: {where}",
         *([f"  would help: {region.help}"] if region.help else []),
     ]
-    return [line for part in told for line in _filled(part, width)]
+    return [line for part in told for line in _wrap_line(part, width)]
 
 
-def _outlooks(summary: Summary) -> list[str]:
-    dense = Outlook(0.0, summary.weights, summary.parameters, summary.macs)
+def _cut_lines(summary: Summary) -> list[str]:
+    dense = CutEstimate(0.0, summary.weights, summary.parameters, summary.macs)
     lines = [f"{'left, of':28}{'weights':>14}{'parameters':>16}{'MACs':>16}"]
     for cut in (dense, *summary.cuts):
         figures = [
-            f"{short(left)} {_share(left, whole):>6}"
+            f"{format_count(left)} {_share(left, whole):>6}"
             for left, whole in (
                 (cut.weights, dense.weights),
                 (cut.parameters, dense.parameters),
@@ -96,7 +96,7 @@ def _outlooks(summary: Summary) -> list[str]:
     return lines
 
 
-def _cut_name(cut: Outlook, dense: Outlook) -> str:
+def _cut_name(cut: CutEstimate, dense: CutEstimate) -> str:
     if cut.asked is None:
         return "all that can go, gone"
     if not cut.asked:
@@ -105,7 +105,7 @@ def _cut_name(cut: Outlook, dense: Outlook) -> str:
     return f"{cut.asked:.0%} of weights" + (" cut" if reached else ": out of reach")
 
 
-def _filled(line: str, width: int | None) -> list[str]:
+def _wrap_line(line: str, width: int | None) -> list[str]:
     """``line``, broken at words where it is too long; what goes on is indented as the line is."""
     indent = "  " if line.startswith(("- ", "  ")) else ""
     if width is None:
@@ -120,7 +120,7 @@ def _share(part: int, whole: int) -> str:
     return "<0.1%" if share < 0.001 else f"{share:.1%}"
 
 
-def short(n: int) -> str:
+def format_count(n: int) -> str:
     """Three figures and a letter: 864, 9.41k, 25.6M, 4.09G."""
     for power, letter in enumerate(("", "k", "M", "G", "T", "P")):
         scaled = n / 1000**power

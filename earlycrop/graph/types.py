@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Field: TypeAlias = npt.NDArray[np.int64]
+ChannelLabels: TypeAlias = npt.NDArray[np.int64]
 
 
 class Role(IntFlag):
@@ -41,20 +41,20 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class CostTerm:
     """Multiply-accumulates of one contraction: ``constant`` times the number of channels in each of ``axes``.
 
     module: the path of the module that it ran in.
     """
 
     constant: int
-    axes: tuple[Field, ...]
+    axes: tuple[ChannelLabels, ...]
     module: str
 
 
 NOT_UNDERSTOOD = "this operation is not understood"
 """Why channels may not be cut that an operation without a rule was given."""
-Removed: TypeAlias = npt.NDArray[np.bool_]
+NodeMask: TypeAlias = npt.NDArray[np.bool_]
 """An entry a node: whether it is removed."""
 
 
@@ -63,12 +63,12 @@ class Layer:
     """A module's outputs: for each, the node that it is, or -1, and whether the model returns it."""
 
     name: str
-    nodes: Field
-    returned: Removed
+    nodes: ChannelLabels
+    returned: NodeMask
     reasons: tuple[Reason, ...]
 
 
-def total(costs: Iterable[Work], removed: Removed) -> int:
+def total_cost(costs: Iterable[CostTerm], removed: NodeMask) -> int:
     """The sum of the products, each over the channels that are left."""
     kept = np.append(~removed, True)  # the last entry serves channels without a node, which are numbered -1
     return sum(w.constant * prod(int(kept[a].sum()) for a in w.axes) for w in costs)

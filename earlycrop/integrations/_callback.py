@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 
 from earlycrop.pruner import Pruner
 from earlycrop.utils.types import Loss
-from earlycrop.utils.wrappers import unwrapped
+from earlycrop.utils.wrappers import unwrap
 
 
-class Asked:
+class CallbackBase:
     """Holds a :class:`earlycrop.Pruner`, as ``pruner``, once training has begun."""
 
     go_on: str
@@ -54,7 +54,7 @@ class Asked:
             is not one that the pruner can go on with: nothing is pruned twice.
         """
         before, state = self.pruner, self._resumed
-        if before is not None and unwrapped(before.model) is not unwrapped(model):
+        if before is not None and unwrap(before.model) is not unwrap(model):
             before = None
         if before is not None and state is None:
             if before.epoch <= done:
@@ -81,13 +81,13 @@ class Asked:
         return pruner
 
 
-def require_one(processes: int) -> None:
+def check_one_process(processes: int) -> None:
     """Raise ValueError where several processes train: each would cut on its own."""
     if processes > 1:
         raise ValueError(f"pruning runs in one process, and here are {processes}: train on one device")
 
 
-def require_method(own: str, written: str, checkpoint: Any) -> None:
+def check_method(own: str, written: str, checkpoint: Any) -> None:
     """Raise ValueError where a checkpoint was written with another method: its state means something else here."""
     if written != own:
         raise ValueError(
@@ -96,7 +96,7 @@ def require_method(own: str, written: str, checkpoint: Any) -> None:
         )
 
 
-def require_sizes(go_on: str, model: nn.Module, weights: Mapping[str, Tensor], *_: Any) -> None:
+def check_sizes(go_on: str, model: nn.Module, weights: Mapping[str, Tensor], *_: Any) -> None:
     """Raise ValueError where a parameter has another size in ``weights``: one was shrunk; with ``go_on``, how training
     goes on from a checkpoint, a hook of ``register_load_state_dict_pre_hook``.
     """
@@ -108,7 +108,7 @@ def require_sizes(go_on: str, model: nn.Module, weights: Mapping[str, Tensor], *
             )
 
 
-def require_alone(state: Any) -> None:
+def check_single_callback(state: Any) -> None:
     """Raise ValueError where another callback was asked with this ``TrainerState``, a new one in each training, before.
 
     A mark on it is all that callbacks can tell one another; it is not saved with it.
@@ -118,9 +118,9 @@ def require_alone(state: Any) -> None:
     vars(state)["pruned"] = True
 
 
-def require_followed(arguments: Any, state: Any, resumed: Mapping[str, Any] | None) -> None:
+def check_trainer(arguments: Any, state: Any, resumed: Mapping[str, Any] | None) -> None:
     """Raise ValueError where a Trainer cannot be followed; ``resumed``: what the callback has of a checkpoint."""
-    require_one(arguments.world_size)
+    check_one_process(arguments.world_size)
     if arguments.load_best_model_at_end:
         raise ValueError("the best checkpoint may be from before the pruning: leave out load_best_model_at_end")
     if state.num_train_epochs >= sys.maxsize:  # what a Trainer makes of max_steps where it knows no epochs

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 
-def drawn(loader: Any, size: int | None, seed: int, place: Callable[[Any], Any]) -> Iterator[Any]:
+def draw_batches(loader: Any, size: int | None, seed: int, place: Callable[[Any], Any]) -> Iterator[Any]:
     """Batches of ``loader``'s data, each ``place``d, in an order of their own, or as they come where they have one.
 
     Neither the loader nor torch's random state is moved. size: examples in a batch, where the loader does not tell.
@@ -27,7 +27,7 @@ def drawn(loader: Any, size: int | None, seed: int, place: Callable[[Any], Any])
     yield from map(place, batches)
 
 
-def placed(device: torch.device, batch: Mapping[str, Any]) -> dict[str, Any]:
+def to_device(device: torch.device, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch with its tensors on the device."""
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
@@ -39,7 +39,7 @@ def model_loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 @contextmanager
-def unmixed(model: nn.Module) -> Iterator[None]:
+def without_mixed_precision(model: nn.Module) -> Iterator[None]:
     """Without the forward that accelerate puts on a model, in bfloat16, which proves nothing to 1e-5."""
     mixed = model.__dict__.pop("forward", None)
     try:

@@ -17,14 +17,14 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop.integrations._callback import Asked, require_method, require_one, require_sizes
-from earlycrop.integrations._data import drawn
+from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_sizes
+from earlycrop.integrations._data import draw_batches
 from earlycrop.pruner import Pruner
-from earlycrop.saving import adopt, contents
+from earlycrop.saving import load_contents, model_contents
 from earlycrop.utils.types import Loss
 
 
-class PruningCallback(Asked, Callback):
+class PruningCallback(CallbackBase, Callback):
     """Asks a :class:`earlycrop.Pruner` before training and at the end of every training epoch.
 
     method, sparsity, options: the ``Pruner``'s; its epochs are the Trainer's ``max_epochs``. loss: (module, batch) ->
@@ -48,7 +48,7 @@ class PruningCallback(Asked, Callback):
         """See to it that the module has a checkpoint's sizes when Lightning loads its weights."""
         self._resumed = None  # of a checkpoint that was validated, say
         own = self.state_key, self.named, self.go_on
-        self._hook = pl_module.register_load_state_dict_pre_hook(partial(sized, trainer, stage, *own))  # type: ignore[no-untyped-call]
+        self._hook = pl_module.register_load_state_dict_pre_hook(partial(load_hook, trainer, stage, *own))  # type: ignore[no-untyped-call]
 
     def teardown(self, *_: Any, stage: str = "") -> None:
         """Leave the module without the hook, which would be copied with it, and the trainer too."""
@@ -62,8 +62,8 @@ class PruningCallback(Asked, Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the pruner, or take it up, and let it prune before training; a ValueError says what cannot be."""
         self.teardown()
-        epochs = planned(trainer, pl_module, self.loss, self.batches)
-        loss, done = partial(attached, self.loss or step_loss, trainer), trainer.current_epoch
+        epochs = planned_epochs(trainer, pl_module, self.loss, self.batches)
+        loss, done = partial(loss_with_trainer, self.loss or step_loss, trainer), trainer.current_epoch
         pruner = self.begin(pl_module, trainer.optimizers, loss, epochs, done)
         while pruner.epoch < done:
             self._step(pruner, trainer, pl_module)
@@ -77,7 +77,7 @@ class PruningCallback(Asked, Callback):
         """For Lightning's checkpoint: the pruner's state, and the small model (its tensors are stored only once)."""
         if self.pruner is None:
             return {}
-        held, sizes = contents(self.pruner.model)
+        held, sizes = model_contents(self.pruner.model)
         tensors = {name: t.detach() for name, t in held.items()}
         small = (tensors, sizes) if self.small else None
         return {"method": self.named, "pruner": self.pruner.state_dict(), "model": small}
@@ -87,7 +87,7 @@ class PruningCallback(Asked, Callback):
         self._resumed = state_dict["pruner"]
 
     def _step(self, pruner: Pruner, trainer: Trainer, pl_module: LightningModule) -> None:
-        own = drawn(trainer.train_dataloader, None, pruner.epoch + 1, trainer.strategy.batch_to_device)
+        own = draw_batches(trainer.train_dataloader, None, pruner.epoch + 1, trainer.strategy.batch_to_device)
         pl_module.trainer = None  # trial cuts are made of copies, which would be copies of the trainer and its data too
         try:
             pruner.step(own if self.batches is None else self.batches)
@@ -95,7 +95,7 @@ class PruningCallback(Asked, Callback):
             pl_module.trainer = trainer
 
 
-def planned(trainer: Trainer, module: LightningModule, loss: Loss | None, batches: Any) -> int:
+def planned_epochs(trainer: Trainer, module: LightningModule, loss: Loss | None, batches: Any) -> int:
     """How many epochs are trained; a ValueError says what cannot be done without ``loss`` or ``batches``."""
     epochs = trainer.max_epochs
     if epochs is None or epochs < 1:
@@ -104,11 +104,11 @@ def planned(trainer: Trainer, module: LightningModule, loss: Loss | None, batche
         raise ValueError("training_step optimizes by hand here: give PruningCallback a loss(module, batch)")
     if batches is None and isinstance(trainer.train_dataloader, dict | list | tuple):
         raise ValueError("there are several training loaders: give PruningCallback batches that training_step takes")
-    require_one(trainer.world_size)
+    check_one_process(trainer.world_size)
     return epochs
 
 
-def sized(
+def load_hook(
     trainer: Trainer, stage: str, key: str, method: str, go_on: str, module: LightningModule, weights: Any, *_: Any
 ) -> None:
     """A hook before Lightning loads weights: brings a fresh module to their sizes, if the callback ``key`` cut them."""
@@ -119,11 +119,11 @@ def sized(
     if stage == "fit":
         if held is None:
             raise ValueError(f"{trainer.ckpt_path} was written without a PruningCallback: train from the start")
-        require_method(method, held.get("method", method), trainer.ckpt_path)
+        check_method(method, held.get("method", method), trainer.ckpt_path)
     if held is not None and held["model"] is not None:
         tensors, sizes = held["model"]
-        adopt(module, tensors, sizes, str(trainer.ckpt_path))
-    require_sizes(go_on, module, weights)
+        load_contents(module, tensors, sizes, str(trainer.ckpt_path))
+    check_sizes(go_on, module, weights)
 
 
 def step_loss(module: nn.Module, batch: Any) -> Tensor:
@@ -133,7 +133,7 @@ def step_loss(module: nn.Module, batch: Any) -> Tensor:
     return loss
 
 
-def attached(loss: Loss, trainer: Trainer, module: Any, batch: Any) -> Tensor:
+def loss_with_trainer(loss: Loss, trainer: Trainer, module: Any, batch: Any) -> Tensor:
     """The loss of a module, or of a copy, which has its trainer meanwhile; what it logs goes nowhere."""
     before, loggers, bare = module._trainer, trainer.loggers, trainer.barebones
     module.trainer, trainer.loggers, trainer.barebones = trainer, [DummyLogger()], True  # self.log does nothing in it

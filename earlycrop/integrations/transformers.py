@@ -21,15 +21,21 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from earlycrop.integrations._callback import Asked, require_alone, require_followed, require_method, require_sizes
-from earlycrop.integrations._data import drawn, model_loss, placed, unmixed
+from earlycrop.integrations._callback import (
+    CallbackBase,
+    check_method,
+    check_single_callback,
+    check_sizes,
+    check_trainer,
+)
+from earlycrop.integrations._data import draw_batches, model_loss, to_device, without_mixed_precision
 from earlycrop.pruner import Pruner
-from earlycrop.saving import FILE, FOLDER, load, load_state, save, save_state
+from earlycrop.saving import FOLDER, MODEL_FILE, load, load_state, save, save_state
 
 STATE = "pruner.safetensors"
 
 
-class PruningCallback(Asked, TrainerCallback):
+class PruningCallback(CallbackBase, TrainerCallback):
     """Asks a :class:`earlycrop.Pruner` before training and at the end of every epoch.
 
     method, sparsity, options: the ``Pruner``'s; its epochs are the Trainer's, one that ``max_steps`` cuts short
@@ -55,22 +61,22 @@ class PruningCallback(Asked, TrainerCallback):
         """
         folder = Path(checkpoint) / FOLDER
         state = load_state(folder / STATE)
-        require_method(self.named, state.get("asked", self.named), checkpoint)
-        model = load(folder, model) if (folder / FILE).exists() else model
+        check_method(self.named, state.get("asked", self.named), checkpoint)
+        model = load(folder, model) if (folder / MODEL_FILE).exists() else model
         self._resumed = state
         return model
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any) -> None:
         """See to it that a Trainer loads weights of the model's sizes: it does so before it asks a callback again."""
-        require_alone(state)
-        held["model"].register_load_state_dict_pre_hook(partial(require_sizes, self.go_on))
+        check_single_callback(state)
+        held["model"].register_load_state_dict_pre_hook(partial(check_sizes, self.go_on))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any
     ) -> None:
         """Make the pruner, or take it up, and let it prune before training; a ValueError says what cannot be."""
-        require_alone(state)
-        require_followed(args, state, self._resumed)
+        check_single_callback(state)
+        check_trainer(args, state, self._resumed)
         optimizer = getattr(held["optimizer"], "optimizer", held["optimizer"])  # accelerate's is around torch's
         epochs, done = math.ceil(state.num_train_epochs), int(state.epoch or 0)
         pruner = self.begin(held["model"], optimizer, self.loss or model_loss, epochs, done)
@@ -92,6 +98,6 @@ class PruningCallback(Asked, TrainerCallback):
 
     def _step(self, pruner: Pruner, args: TrainingArguments, loader: Any) -> None:
         model, seed = pruner.model, args.seed + pruner.epoch + 1
-        own = drawn(loader, args.train_batch_size, seed, partial(placed, next(model.parameters()).device))
-        with unmixed(model):
+        own = draw_batches(loader, args.train_batch_size, seed, partial(to_device, next(model.parameters()).device))
+        with without_mixed_precision(model):
             pruner.step(own if self.batches is None else self.batches)

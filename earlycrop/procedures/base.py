@@ -10,13 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.events import Event, Request
+from earlycrop.events import Event, PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.tracing.trace import trace
-from earlycrop.triggers.weight_distance import Walk
-from earlycrop.utils.distributed import Peers
+from earlycrop.triggers.weight_distance import WeightDistance
+from earlycrop.utils.distributed import ProcessGroup
 from earlycrop.utils.types import Loss
-from earlycrop.utils.wrappers import unwrapped
+from earlycrop.utils.wrappers import unwrap
 
 
 @dataclass
@@ -28,16 +28,16 @@ class Job:
     model: nn.Module
     optimizer: Optimizer | Sequence[Optimizer]
     loss: Loss
-    request: Request
+    request: PruningRequest
     epochs: int
     score_batches: int | None
     copies: Sequence[nn.Module]
     companions: Sequence[Any]
-    group: Peers = None
+    group: ProcessGroup = None
 
     @property
     def inside(self) -> nn.Module:
-        return unwrapped(self.model)
+        return unwrap(self.model)
 
     def read(self, batches: Iterable[Any]) -> list[Any]:
         """The batches to score on."""
@@ -63,7 +63,7 @@ class Procedure(Protocol):
     def position(self, epoch: int) -> int:
         """How many epochs of the model's training are behind it after ``epoch`` epochs: fewer after a rewind."""
 
-    def step(self, job: Job, epoch: int, walk: Walk, batches: Iterable[Any]) -> Event | None:
+    def step(self, job: Job, epoch: int, walk: WeightDistance, batches: Iterable[Any]) -> Event | None:
         """Prune if it is time; what was done, or None. It may be asked again after an error."""
 
     def finished(self) -> bool:

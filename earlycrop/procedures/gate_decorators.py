@@ -14,15 +14,15 @@ from earlycrop.events import Event
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import layer_of
 from earlycrop.procedures.base import Job
-from earlycrop.procedures.gradient_hooks import at_gradients
-from earlycrop.procedures.l1_penalty import Penalty
-from earlycrop.pruning import carry_out
-from earlycrop.rounds import Before
-from earlycrop.triggers.weight_distance import Walk
-from earlycrop.utils.parameters import matrices, norm_scales
+from earlycrop.procedures.gradient_hooks import before_optimizer_step
+from earlycrop.procedures.l1_penalty import NormScaleL1
+from earlycrop.pruning import run_pruning
+from earlycrop.rounds import DenseBaseline
+from earlycrop.triggers.weight_distance import WeightDistance
+from earlycrop.utils.parameters import norm_scales, weight_matrices
 
 
-class TickTock:
+class GateDecorators:
     """Gate decorators: after some dense training, in turn a tick (an epoch in which only the gates and the output
     layers learn, and the gates' scores are gathered, by which a part of the nodes is then cut) and a tock (an epoch of
     all, with an L1 penalty on the gates); the rest is fine-tuning.
@@ -54,10 +54,10 @@ class TickTock:
         self.start = job.epochs - self.tail - 2 * self.rounds
         self._round = 0
         self._frozen: list[str] = []
-        self._before = Before()
+        self._before = DenseBaseline()
         self._gathered: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
-        self._penalty: Penalty | None = None
+        self._penalty: NormScaleL1 | None = None
 
     def phase(self, epoch: int) -> str:
         """What the ``epoch``-th epoch is (from 1): dense, tick, tock or tune."""
@@ -69,20 +69,20 @@ class TickTock:
     def position(self, epoch: int) -> int:
         return epoch
 
-    def step(self, job: Job, epoch: int, walk: Walk, batches: Iterable[Any]) -> Event | None:
+    def step(self, job: Job, epoch: int, walk: WeightDistance, batches: Iterable[Any]) -> Event | None:
         read: list[Any] = []
         event = None
         if epoch and self.phase(epoch) == "tick" and self._round == (epoch - self.start - 1) // 2:
             read = job.read(batches)
             reason = f"tick {self._round + 1} of {self.rounds}"
             request = replace(job.request, targets=[self.targets[self._round]], gate="rows")
-            event = carry_out(
+            event = run_pruning(
                 request, job.model, job.loss, read, job.optimizer, reason, epoch, job.copies, self._gathered,
                 self._before, job.group,
             )  # fmt: skip
             self._round += 1
             if self._round == self.rounds:
-                self._before = Before()
+                self._before = DenseBaseline()
         self.close()
         if epoch < self.total:
             self._enter(job, self.phase(epoch + 1), batches, read)
@@ -92,14 +92,14 @@ class TickTock:
         """Set up for an epoch."""
         if phase == "tick":
             graph = job.traced(read or job.read(batches))
-            outputs = tuple(f"{name}." for name in _last(job.inside, graph))
+            outputs = tuple(f"{name}." for name in _output_layers(job.inside, graph))
             learn = set(norm_scales(job.inside))
             self._freeze(
                 job, [n for n, p in job.inside.named_parameters() if p.requires_grad and n not in learn
                       and not n.startswith(outputs)]
             )  # fmt: skip
         elif phase == "tock" and self.weight:
-            self._penalty = Penalty(job.inside, job.optimizer, self.weight)
+            self._penalty = NormScaleL1(job.inside, job.optimizer, self.weight)
 
     def _freeze(self, job: Job, names: list[str]) -> None:
         model = self._model
@@ -118,7 +118,7 @@ class TickTock:
                         score = score / scale.to(score.device)
                     self._gathered[name] = self._gathered.get(name, torch.zeros_like(score)) + score
 
-        self._handles = at_gradients(job.optimizer, gather)
+        self._handles = before_optimizer_step(job.optimizer, gather)
 
     def finished(self) -> bool:
         return self._round == self.rounds and not self._frozen and self._penalty is None
@@ -143,17 +143,17 @@ class TickTock:
 
     def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
         self.close()
-        self._round, self._before = int(state["round"]), Before.of_state(state)
+        self._round, self._before = int(state["round"]), DenseBaseline.of_state(state)
         if state["frozen"]:
             self._freeze(job, list(state["frozen"]))
             gathered = state.get("gathered", {})  # of a tick whose cut has failed
             self._gathered = {n: t.to(self._model.get_parameter(n).device) for n, t in gathered.items()}
         if state["penalty"]:
-            self._penalty = Penalty(job.inside, job.optimizer, self.weight)
+            self._penalty = NormScaleL1(job.inside, job.optimizer, self.weight)
 
 
-def _last(model: nn.Module, graph: Graph) -> set[str]:
+def _output_layers(model: nn.Module, graph: Graph) -> set[str]:
     """The output layers, and those of a single output, which has no nodes by which to tell."""
     known = {layer.name: bool(layer.returned.any()) for layer in graph.layers}
-    single = {layer_of(name) for name, p in matrices(model).items() if 1 in p.shape[:2]} - known.keys()
+    single = {layer_of(name) for name, p in weight_matrices(model).items() if 1 in p.shape[:2]} - known.keys()
     return {name for name, returned in known.items() if returned} | single

@@ -13,13 +13,13 @@ from torch.amp.grad_scaler import OptState
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop.utils.parameters import hooked, listed
+from earlycrop.utils.parameters import flatten_optimizers, hookable_optimizers
 
-Act = Callable[[set[int], Tensor | None], None]
+Action = Callable[[set[int], Tensor | None], None]
 """Is given the ids of the parameters, and what their gradients are multiplied by, if they are."""
 
 
-def at_gradients(optimizer: Optimizer | Sequence[Optimizer], act: Act) -> list[RemovableHandle]:
+def before_optimizer_step(optimizer: Optimizer | Sequence[Optimizer], act: Action) -> list[RemovableHandle]:
     """Have ``act(ids, scale)`` called, outside of autograd, whenever the parameters of one of the optimizers have the
     gradients that its step goes by; the handles that end that.
 
@@ -29,7 +29,7 @@ def at_gradients(optimizer: Optimizer | Sequence[Optimizer], act: Act) -> list[R
     ``scale``: the loss scale of a ``GradScaler`` that leaves unscaling to the step (of a fused optimizer), or None. A
     step that will be left out, as it overflowed, has no gradients to go by.
     """
-    return [one.register_step_pre_hook(_BeforeStep(act)) for one in hooked(optimizer)]
+    return [one.register_step_pre_hook(_BeforeStep(act)) for one in hookable_optimizers(optimizer)]
 
 
 class _Given(dict[str, Any]):
@@ -39,7 +39,7 @@ class _Given(dict[str, Any]):
 class _BeforeStep:
     """The hook of one optimizer. A step that calls that of its base class has it called twice: it acts on the first."""
 
-    def __init__(self, act: Act) -> None:
+    def __init__(self, act: Action) -> None:
         self.act = act
         self._running: weakref.ref[_Given] | None = None
 
@@ -55,13 +55,13 @@ class _BeforeStep:
         if not callable(closure):
             if not getattr(optimizer, "found_inf", False):
                 with torch.no_grad():
-                    self.act(_own(optimizer), _scale(optimizer, given.get("grad_scaler")))
+                    self.act(_own_parameter_ids(optimizer), _scale(optimizer, given.get("grad_scaler")))
             return args, given
 
         def and_act() -> Any:
             loss = closure()
             with torch.no_grad():
-                self.act(_own(optimizer), None)  # a scaler takes no closure
+                self.act(_own_parameter_ids(optimizer), None)  # a scaler takes no closure
             return loss
 
         if "closure" in given:
@@ -82,13 +82,13 @@ def _held_by_a_caller(given: _Given | None) -> bool:
     return False
 
 
-def _own(optimizer: Optimizer) -> set[int]:
+def _own_parameter_ids(optimizer: Optimizer) -> set[int]:
     """The ids of the parameters that it holds and no optimizer that it wraps does."""
-    one, *wrapped = listed(optimizer)
-    return _held(one) - {i for inner in wrapped for i in _held(inner)}
+    one, *wrapped = flatten_optimizers(optimizer)
+    return _parameter_ids(one) - {i for inner in wrapped for i in _parameter_ids(inner)}
 
 
-def _held(optimizer: Optimizer) -> set[int]:
+def _parameter_ids(optimizer: Optimizer) -> set[int]:
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.procedures.gradient_hooks import at_gradients
+from earlycrop.procedures.gradient_hooks import before_optimizer_step
 from earlycrop.utils.parameters import norm_scales
 
 
-class Penalty:
+class NormScaleL1:
     """The gradient of ``weight`` times the L1 norm of all batch norm scales, added to that of every optimizer step.
 
     Where a step is given a closure, the gradient is added after each run of it; the loss that it returns stays its own.
@@ -21,7 +21,7 @@ class Penalty:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], weight: float) -> None:
         self.model, self.weight = model, weight
-        self._handles = at_gradients(optimizer, self._add)
+        self._handles = before_optimizer_step(optimizer, self._add)
 
     def release(self) -> None:
         """Take the hooks off."""

@@ -12,17 +12,17 @@ import torch
 
 from earlycrop.events import Event
 from earlycrop.procedures.base import Job
-from earlycrop.pruning import carry_out
+from earlycrop.pruning import run_pruning
 from earlycrop.surgery.masks import Masks
-from earlycrop.triggers.weight_distance import Walk
-from earlycrop.utils.modules import tensors
-from earlycrop.utils.parameters import listed
+from earlycrop.triggers.weight_distance import WeightDistance
+from earlycrop.utils.modules import tensors_by_name
+from earlycrop.utils.parameters import flatten_optimizers
 
-SHARE = 0.2
+SHARE_PER_ROUND = 0.2
 """Of the weights that are left go after each training."""
 
 
-class Rewind:
+class LotteryTicket:
     """The lottery ticket with rewinding: train, remove 20 % of what is left, put all that remains back to where it was
     after epoch k, and so on; at the target, train once more from there.
 
@@ -43,10 +43,10 @@ class Rewind:
                 f"rewinding to epoch {self.to} of {job.epochs} leaves nothing to train: rewind further back"
             )
         self.targets = [target]
-        step = 1 - SHARE
+        step = 1 - SHARE_PER_ROUND
         while 1 - step < target - 1e-9:
             self.targets.insert(-1, 1 - step)
-            step *= 1 - SHARE
+            step *= 1 - SHARE_PER_ROUND
         self.epochs = job.epochs
         self.total = job.epochs + len(self.targets) * (job.epochs - self.to)
         self._round = 0
@@ -58,7 +58,7 @@ class Rewind:
         rewinds = min(len(self.targets), 1 + (epoch - self.epochs) // again) if epoch >= self.epochs else 0
         return epoch - rewinds * again
 
-    def step(self, job: Job, epoch: int, walk: Walk, batches: Iterable[Any]) -> Event | None:
+    def step(self, job: Job, epoch: int, walk: WeightDistance, batches: Iterable[Any]) -> Event | None:
         if epoch == self.to:
             self._start = self._state(job)
         done = self._round
@@ -67,7 +67,7 @@ class Rewind:
         target = self.targets[done]
         reason = f"training {done + 1} of {len(self.targets) + 1} is over; rewound to epoch {self.to}"
         request = replace(job.request, targets=[target])
-        event = carry_out(
+        event = run_pruning(
             request, job.model, job.loss, job.read(batches), job.optimizer, reason, epoch, job.copies, group=job.group
         )
         if self._masks is not None:
@@ -81,17 +81,17 @@ class Rewind:
 
     def _state(self, job: Job) -> dict[str, Any]:
         return {
-            "tensors": {name: t.detach().cpu().clone() for name, t in tensors(job.inside).items()},
-            "optimizers": [copy.deepcopy(o.state_dict()) for o in listed(job.optimizer)],
+            "tensors": {name: t.detach().cpu().clone() for name, t in tensors_by_name(job.inside).items()},
+            "optimizers": [copy.deepcopy(o.state_dict()) for o in flatten_optimizers(job.optimizer)],
             "copies": [copy.deepcopy(c.state_dict()) for c in job.copies],
             "companions": [copy.deepcopy(c.state_dict()) for c in job.companions],
         }
 
     def _put_back(self, job: Job, state: Mapping[str, Any]) -> None:
         with torch.no_grad():
-            for name, t in tensors(job.inside).items():
+            for name, t in tensors_by_name(job.inside).items():
                 t.copy_(state["tensors"][name])
-        for o, held in zip(listed(job.optimizer), state["optimizers"], strict=True):
+        for o, held in zip(flatten_optimizers(job.optimizer), state["optimizers"], strict=True):
             o.load_state_dict(copy.deepcopy(held))
         for kind, live in (("copies", job.copies), ("companions", job.companions)):
             for one, held in zip(live, state.get(kind, ()), strict=True):

@@ -13,17 +13,17 @@ from torch import Tensor
 from earlycrop.events import Event
 from earlycrop.graph.graph import Graph
 from earlycrop.procedures.base import Job
-from earlycrop.procedures.l1_penalty import Penalty
-from earlycrop.pruning import carry_out, would_remove
-from earlycrop.rounds import Before
-from earlycrop.triggers.triggers import AtEpoch, Look, Trigger
-from earlycrop.triggers.weight_distance import Walk
-from earlycrop.utils.distributed import all_or_none, require_same
-from earlycrop.utils.modules import parameters
-from earlycrop.utils.wrappers import require_unchanged
+from earlycrop.procedures.l1_penalty import NormScaleL1
+from earlycrop.pruning import candidate_mask, run_pruning
+from earlycrop.rounds import DenseBaseline
+from earlycrop.triggers.triggers import AtEpoch, Trigger, TriggerContext
+from earlycrop.triggers.weight_distance import WeightDistance
+from earlycrop.utils.distributed import check_same_value, fail_together
+from earlycrop.utils.modules import parameters_by_name
+from earlycrop.utils.wrappers import check_unchanged
 
 
-class Once:
+class TriggeredPruning:
     """One pruning, in as many rounds as its targets, when the trigger says so."""
 
     def __init__(self, job: Job, trigger: Trigger, penalty: float) -> None:
@@ -33,10 +33,10 @@ class Once:
                 f"the trigger may wait until epoch {trigger.latest}, and there are {job.epochs}: let it fire earlier, "
                 "or train longer"
             )
-        self._penalty = Penalty(job.inside, job.optimizer, penalty) if penalty else None
+        self._penalty = NormScaleL1(job.inside, job.optimizer, penalty) if penalty else None
         self.due: str | None = None
         """Why a pruning is due that has failed."""
-        self._before = Before()
+        self._before = DenseBaseline()
         self._done = False
         self._graph: Graph | None = None
 
@@ -48,31 +48,31 @@ class Once:
     def position(self, epoch: int) -> int:
         return epoch
 
-    def step(self, job: Job, epoch: int, walk: Walk, batches: Iterable[Any]) -> Event | None:
+    def step(self, job: Job, epoch: int, walk: WeightDistance, batches: Iterable[Any]) -> Event | None:
         if self._done:
             return None
         read: list[Any] = []
 
         def mask() -> Tensor:
-            with all_or_none(job.group):
+            with fail_together(job.group):
                 if self._graph is not None:
-                    require_unchanged(parameters(job.inside), self._graph.shapes)
+                    check_unchanged(parameters_by_name(job.inside), self._graph.shapes)
                 read.extend(job.read(batches))
                 self._graph = self._graph or job.traced(read)
-            return would_remove(job.request, job.inside, self._graph, job.loss, read, job.group)
+            return candidate_mask(job.request, job.inside, self._graph, job.loss, read, job.group)
 
-        reason = self.due or self.trigger.update(Look(job.inside, epoch, walk, mask))
-        require_same(reason, job.group, "whether to prune now")
+        reason = self.due or self.trigger.update(TriggerContext(job.inside, epoch, walk, mask))
+        check_same_value(reason, job.group, "whether to prune now")
         if reason is None:
             return None
         self.due = reason
-        with all_or_none(job.group):
+        with fail_together(job.group):
             read = read or job.read(batches)
-        event = carry_out(
+        event = run_pruning(
             job.request, job.model, job.loss, read, job.optimizer, reason, epoch, job.copies,
             before=self._before, group=job.group,
         )  # fmt: skip
-        self.due, self._done, self._before = None, True, Before()
+        self.due, self._done, self._before = None, True, DenseBaseline()
         self.close()
         return event
 
@@ -95,7 +95,7 @@ class Once:
 
     def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
         self._done = bool(state["done"])
-        self.due, self._before = state.get("due"), Before.of_state(state)
+        self.due, self._before = state.get("due"), DenseBaseline.of_state(state)
         if self._done:
             self.close()
         else:

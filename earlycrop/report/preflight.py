@@ -23,12 +23,12 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
-from earlycrop.graph.summary import summary
-from earlycrop.graph.text import text
+from earlycrop.graph.summary import summarize
+from earlycrop.graph.text import format_summary
 from earlycrop.tracing.trace import trace
 from earlycrop.utils.errors import TraceError
-from earlycrop.utils.torchvision_compat import load
-from earlycrop.utils.validation import require_network
+from earlycrop.utils.torchvision_compat import load_torchvision
+from earlycrop.utils.validation import check_network
 
 TORCHVISION = "torchvision"
 
@@ -99,10 +99,10 @@ def _report(request: Request, teller: _Teller) -> str:
             f"{why}. It was called with {_described(example)}: --input and --tokens change that"
         ) from error
     teller.tell("doing", "summing up")
-    found = summary(graph, {name: type(m).__name__ for name, m in model.named_modules()})
+    found = summarize(graph, {name: type(m).__name__ for name, m in model.named_modules()})
     if request.as_json:
         return json.dumps({"target": request.target, "example": _described(example), **asdict(found)}, indent=1)
-    return f"{request.target}, called with {_described(example)}\n" + text(found, request.width)
+    return f"{request.target}, called with {_described(example)}\n" + format_summary(found, request.width)
 
 
 def _built(request: Request) -> tuple[nn.Module, Any]:
@@ -127,7 +127,7 @@ def _built(request: Request) -> tuple[nn.Module, Any]:
             "what to call it with"
         )
     try:
-        require_network(found)
+        check_network(found)
     except ValueError as error:
         raise RequestError(f"'{request.target}': {error}") from error
     if request.inputs:
@@ -142,7 +142,7 @@ def _built(request: Request) -> tuple[nn.Module, Any]:
 
 def _torchvision(name: str) -> Any:
     try:
-        models = load("torchvision.models")
+        models = load_torchvision("torchvision.models")
     except Exception as error:  # compiled operators that do not fit this torch raise RuntimeError, and more
         raise RequestError(
             f"torchvision cannot be imported ({type(error).__name__}: {_first_line(error)}): install the one made for "

@@ -91,8 +91,8 @@ class Criterion:
     counts is a node's rank in its group of coupled layers, so that each of them loses the same share. data_free: the
     derivative is that of the synaptic flow, and not of the loss. additive: the effects of (w, g, a) and (w, 0, b) add
     up to that of (w, g, a + b), so that a node's Hg need never be held whole. gate: where a node's gate stands unless
-    told otherwise (see :class:`earlycrop.events.Request`): the columns that consume it, or, where a criterion's authors
-    mean filters, the rows that produce it.
+    told otherwise (see :class:`earlycrop.events.PruningRequest`): the columns that consume it, or, where a criterion's
+    authors mean filters, the rows that produce it.
     """
 
     effect: Effect | None

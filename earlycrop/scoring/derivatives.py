@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from earlycrop.utils.contexts import plain_kernels, set_mode, undisturbed
-from earlycrop.utils.distributed import Peers, all_or_none, averaged
+from earlycrop.utils.contexts import differentiable_kernels, preserve_state, set_scoring_mode
+from earlycrop.utils.distributed import ProcessGroup, all_reduce_mean, fail_together
 from earlycrop.utils.errors import FlowError
-from earlycrop.utils.modules import places, put
+from earlycrop.utils.modules import assign_tensor, tensor_owners
 from earlycrop.utils.types import Loss, Tensors
 
 
 @dataclass(frozen=True)
-class Flow:
+class Derivatives:
     """First and second derivatives of the summed loss, by parameter name.
 
     gradient: g = sum over batches of dL_b/dw, in the loss's unit per unit of w.
@@ -45,8 +45,8 @@ def flow(
     second: bool = True,
     direction: Mapping[str, Tensor] | None = None,
     batch_statistics: bool = False,
-    group: Peers = None,
-) -> Flow:
+    group: ProcessGroup = None,
+) -> Derivatives:
     """g and, if ``second``, Hg (or H times ``direction``) of ``loss`` summed over ``batches``.
 
     Parameters with ``requires_grad`` take part. Dropout is off; batch norm uses its running statistics, or the batch's
@@ -63,32 +63,34 @@ def flow(
         ValueError: there is no batch, or no parameter to differentiate.
         FlowError: the loss is not a finite scalar, a parameter is unused, or a derivative is not finite; it is named.
     """
-    with all_or_none(group):
+    with fail_together(group):
         batches = list(batches)
         if not batches:
             raise ValueError("no batch to score on: give at least one batch of training data")
-    with undisturbed(model), plain_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
-        set_mode(model, batch_statistics)
+    with preserve_state(model), differentiable_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
+        set_scoring_mode(model, batch_statistics)
         if second and len(batches) == 1:
-            with all_or_none(group, FlowError):
+            with fail_together(group, FlowError):
                 graph = _graph(model, loss, batches[0], leaves)
-            gradient = averaged(_detached(graph) if group is None else _copied(graph), group)
-            with all_or_none(group, FlowError):
-                _differentiate(_edges(graph), leaves, _checked(direction, leaves) if direction else gradient)
-            product = averaged(_taken(leaves, used=False), group)
-            return Flow(_finite(gradient, "gradient"), _finite(product, "Hessian product"))
-        with all_or_none(group, FlowError):
+            gradient = all_reduce_mean(_detach_values(graph) if group is None else _copy_values(graph), group)
+            with fail_together(group, FlowError):
+                _differentiate(_edges(graph), leaves, _check_direction(direction, leaves) if direction else gradient)
+            product = all_reduce_mean(_take_gradients(leaves, used=False), group)
+            return Derivatives(_check_finite(gradient, "gradient"), _check_finite(product, "Hessian product"))
+        with fail_together(group, FlowError):
             for batch in batches:
-                _scalar(loss(model, batch)).backward(inputs=list(leaves.values()))  # type: ignore[no-untyped-call]
-            taken = _taken(leaves, used=True)
-        gradient = _finite(averaged(taken, group), "gradient")
+                _check_scalar(loss(model, batch)).backward(inputs=list(leaves.values()))  # type: ignore[no-untyped-call]
+            taken = _take_gradients(leaves, used=True)
+        gradient = _check_finite(all_reduce_mean(taken, group), "gradient")
         if not second:
-            return Flow(gradient, None)
-        along = _checked(direction, leaves) if direction else gradient
-        with all_or_none(group, FlowError):
+            return Derivatives(gradient, None)
+        along = _check_direction(direction, leaves) if direction else gradient
+        with fail_together(group, FlowError):
             for batch in batches:
                 _differentiate(_edges(_graph(model, loss, batch, leaves, all_used=False)), leaves, along)
-        return Flow(gradient, _finite(averaged(_taken(leaves, used=False), group), "Hessian product"))
+        return Derivatives(
+            gradient, _check_finite(all_reduce_mean(_take_gradients(leaves, used=False), group), "Hessian product")
+        )
 
 
 def flow_by_parameter(
@@ -99,7 +101,7 @@ def flow_by_parameter(
     *,
     in_parts: bool = False,
     batch_statistics: bool = False,
-    group: Peers = None,
+    group: ProcessGroup = None,
 ) -> None:
     """Hand g and Hg of each parameter, by its name, to ``use``: what it makes of them can be much smaller.
 
@@ -115,16 +117,16 @@ def flow_by_parameter(
         for name, g in whole.gradient.items():
             use(name, g, (whole.product or {})[name])
         return
-    with undisturbed(model), plain_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
-        set_mode(model, batch_statistics)
+    with preserve_state(model), differentiable_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
+        set_scoring_mode(model, batch_statistics)
         gradient = _graph(model, loss, batches[0], leaves)
-        values = _finite(_detached(gradient), "gradient")
+        values = _check_finite(_detach_values(gradient), "gradient")
         waiting = dict(values)
 
         def arrived(name: str, product: Tensor) -> None:
             g = waiting.pop(name, None)
-            _finite({name: product}, "Hessian product")
-            use(name, zeros_without_memory(product) if g is None else g, product)
+            _check_finite({name: product}, "Hessian product")
+            use(name, memoryless_zeros(product) if g is None else g, product)
 
         def gathered(name: str, leaf: Tensor) -> None:
             if leaf.grad is not None:  # nothing of a leaf whose terms were all intercepted
@@ -139,7 +141,7 @@ def flow_by_parameter(
         del gradient
         _differentiate(edges, leaves, values)
         for name, g in dict(waiting).items():
-            arrived(name, zeros_without_memory(g))
+            arrived(name, memoryless_zeros(g))
 
 
 def _intercept(edges: Mapping[str, GradientEdge], leaves: Tensors, take: Callable[[str, Tensor], None]) -> None:
@@ -166,7 +168,7 @@ def _intercept(edges: Mapping[str, GradientEdge], leaves: Tensors, take: Callabl
             node.register_hook(partial(hook, mine))
 
 
-def zeros_without_memory(like: Tensor) -> Tensor:
+def memoryless_zeros(like: Tensor) -> Tensor:
     """Zeros of its shape, dtype and device that all share one number's memory."""
     return torch.zeros((), dtype=like.dtype, device=like.device).expand_as(like)
 
@@ -178,11 +180,11 @@ def _leaves(model: nn.Module) -> Iterator[Tensors]:
     if not real:
         raise ValueError("no parameter requires a gradient: there is nothing to score")
     leaves: Tensors = {name: nn.Parameter(p.detach()) for name, p in real.items()}
-    where = places(model)
+    where = tensor_owners(model)
     spots = {name: where[id(p)] for name, p in real.items()}
     try:
         for name, leaf in leaves.items():
-            put(spots[name], leaf)
+            assign_tensor(spots[name], leaf)
         yield leaves
     except RuntimeError as error:
         if "use_reentrant" not in str(error):
@@ -193,16 +195,16 @@ def _leaves(model: nn.Module) -> Iterator[Tensors]:
         ) from error
     finally:
         for name, p in real.items():
-            put(spots[name], p)
+            assign_tensor(spots[name], p)
 
 
 def _graph(model: nn.Module, loss: Loss, batch: Any, leaves: Tensors, all_used: bool = True) -> Tensors:
     """One batch's gradients, with the graph that they can be differentiated through."""
-    value = _scalar(loss(model, batch))
+    value = _check_scalar(loss(model, batch))
     got = torch.autograd.grad(value, list(leaves.values()), create_graph=True, allow_unused=True)
     gradient = {name: g for name, g in zip(leaves, got, strict=True) if g is not None}
     if all_used:
-        _require_used([name for name in leaves if name not in gradient])
+        _check_used([name for name in leaves if name not in gradient])
     return gradient
 
 
@@ -228,43 +230,44 @@ def _differentiate(edges: dict[str, GradientEdge], leaves: Tensors, along: Mappi
         ) from error
 
 
-def _taken(leaves: Tensors, used: bool) -> Tensors:
+def _take_gradients(leaves: Tensors, used: bool) -> Tensors:
     """Take what has gathered in ``.grad``; where nothing has, complain (``used``) or give zeros."""
     if used:
-        _require_used([name for name, leaf in leaves.items() if leaf.grad is None])
+        _check_used([name for name, leaf in leaves.items() if leaf.grad is None])
     taken = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
     for leaf in leaves.values():
         leaf.grad = None
     return {name: t.detach() for name, t in taken.items()}
 
 
-def _detached(gradient: Tensors) -> Tensors:
+def _detach_values(gradient: Tensors) -> Tensors:
     return {name: g.detach() for name, g in gradient.items()}
 
 
-def _copied(gradient: Tensors) -> Tensors:
+def _copy_values(gradient: Tensors) -> Tensors:
     """Their values, which may be changed: the graph keeps its own."""
     return {name: g.detach().clone() for name, g in gradient.items()}
 
 
-def _require_used(unused: list[str]) -> None:
+def _check_used(unused: list[str]) -> None:
     if unused:
         raise FlowError(
-            f"the loss does not depend on {_listed(unused)}: remove it from the model, or leave it out of the scoring "
+            f"the loss does not depend on {_list_names(unused)}: remove it from the model, or leave it out of the "
+            f"scoring "
             "with requires_grad_(False)"
         )
 
 
-def _finite(derivative: Tensors, kind: str) -> Tensors:
+def _check_finite(derivative: Tensors, kind: str) -> Tensors:
     bad = [name for name, t in derivative.items() if not bool(torch.isfinite(t).all())]
     if bad:
         raise FlowError(
-            f"the {kind} of {_listed(bad)} is not finite: check the loss and the batches for NaN or infinity"
+            f"the {kind} of {_list_names(bad)} is not finite: check the loss and the batches for NaN or infinity"
         )
     return derivative
 
 
-def _scalar(value: Any) -> Tensor:
+def _check_scalar(value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise FlowError(f"the loss must be a scalar tensor, and is {shape}: reduce it with .mean() or .sum()")
@@ -275,13 +278,13 @@ def _scalar(value: Any) -> Tensor:
     return value.reshape(())
 
 
-def _checked(direction: Mapping[str, Tensor], leaves: Tensors) -> Mapping[str, Tensor]:
+def _check_direction(direction: Mapping[str, Tensor], leaves: Tensors) -> Mapping[str, Tensor]:
     wrong = [n for n, leaf in leaves.items() if n not in direction or direction[n].shape != leaf.shape]
     if wrong:
-        raise ValueError(f"the direction must have a tensor of the parameter's shape for {_listed(wrong)}")
+        raise ValueError(f"the direction must have a tensor of the parameter's shape for {_list_names(wrong)}")
     return direction
 
 
-def _listed(names: list[str], most: int = 5) -> str:
+def _list_names(names: list[str], most: int = 5) -> str:
     quoted = ", ".join(f"'{n}'" for n in names[:most])
     return f"{quoted} and {len(names) - most} more" if len(names) > most else quoted

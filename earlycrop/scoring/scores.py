@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import Slot
+from earlycrop.graph.nodes import TensorAxis
 from earlycrop.graph.types import Reason, Role
 from earlycrop.scoring.criteria import Criterion, Effect, Gate, snip
-from earlycrop.scoring.derivatives import Flow, flow, flow_by_parameter, zeros_without_memory
+from earlycrop.scoring.derivatives import Derivatives, flow, flow_by_parameter, memoryless_zeros
 from earlycrop.scoring.synflow import synaptic_flow
-from earlycrop.utils.distributed import Peers, of_the_first
+from earlycrop.utils.distributed import ProcessGroup, broadcast_from_rank0
 from earlycrop.utils.errors import FlowError
-from earlycrop.utils.parameters import norm_scales, removable
+from earlycrop.utils.parameters import norm_scales, prunable_matrices
 from earlycrop.utils.types import Loss, Tensors
 
 
@@ -30,7 +30,7 @@ def weight_scores(
     loss: Loss,
     batches: Iterable[Any],
     batch_statistics: bool = False,
-    group: Peers = None,
+    group: ProcessGroup = None,
 ) -> Tensors:
     """A score for each entry of each weight matrix that can lose some; gates stand on single weights. ``group``:
     processes that score together, see :func:`earlycrop.scoring.derivatives.flow`.
@@ -38,22 +38,22 @@ def weight_scores(
     Raises:
         ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.scoring.derivatives.flow`.
     """
-    trained = {name: p.detach() for name, p in removable(model).items()}
+    trained = {name: p.detach() for name, p in prunable_matrices(model).items()}
     if criterion.effect is None:
-        return {name: of_the_first(torch.rand(p.shape, device=p.device), group) for name, p in trained.items()}
+        return {name: broadcast_from_rank0(torch.rand(p.shape, device=p.device), group) for name, p in trained.items()}
 
     def effects(read: Iterable[Any]) -> Tensors:
         derivatives = _derivatives(model, criterion, loss, read, batch_statistics, lambda wg: wg, group)
-        return {name: _real(criterion, effect, p, *_of(derivatives, name, p)) for name, p in trained.items()}
+        return {name: _real_effect(criterion, effect, p, *_entry(derivatives, name, p)) for name, p in trained.items()}
 
     effect = criterion.effect
     if not criterion.per_batch:
-        return {name: _scored(e, criterion, name) for name, e in effects(batches).items()}
+        return {name: _to_scores(e, criterion, name) for name, e in effects(batches).items()}
     total = {name: torch.zeros_like(p.abs()) for name, p in trained.items()}
     for batch in batches:
         for name, e in effects([batch]).items():
             total[name] += e.square()
-    return {name: _scored(t, criterion, name) for name, t in total.items()}
+    return {name: _to_scores(t, criterion, name) for name, t in total.items()}
 
 
 def node_scores(
@@ -64,7 +64,7 @@ def node_scores(
     batches: Iterable[Any],
     gate: Gate | None = None,
     batch_statistics: bool = False,
-    group: Peers = None,
+    group: ProcessGroup = None,
 ) -> Float[Tensor, "nodes"]:
     """A score for each node: the sum of its entries' effects, in float64 on the CPU.
 
@@ -80,16 +80,16 @@ def node_scores(
         ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.scoring.derivatives.flow`.
     """
     if criterion.effect is None:
-        return of_the_first(torch.rand(graph.count, dtype=torch.float64), group)
+        return broadcast_from_rank0(torch.rand(graph.count, dtype=torch.float64), group)
     gate = gate or criterion.gate
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     scored = parameters if criterion.order == 0 else _trained(model)
     scales = norm_scales(model) if criterion.norms else []
-    chosen = _of_norms(graph, scales) if scales else _gated(graph, gate, scored, norm_scales(model))
+    chosen = _norm_axes(graph, scales) if scales else _gated_axes(graph, gate, scored, norm_scales(model))
 
     def spread(effects: Tensors) -> Tensors:
         """Each entry's node's sum."""
-        sums = _sums(graph, chosen, effects)
+        sums = _sum_by_node(graph, chosen, effects)
         spread_ = {name: torch.zeros_like(t) for name, t in effects.items()}
         for slot, nodes in chosen:
             t = spread_.get(slot.tensor)
@@ -105,7 +105,9 @@ def node_scores(
             total = torch.zeros(graph.count, dtype=torch.float64)
 
             def add(name: str, g: Tensor, hg: Tensor) -> None:
-                total.add_(_sums(graph, chosen, {name: _real(criterion, effect, parameters[name], g, hg)}))
+                total.add_(
+                    _sum_by_node(graph, chosen, {name: _real_effect(criterion, effect, parameters[name], g, hg)})
+                )
 
             flow_by_parameter(
                 model, loss, read, add, in_parts=criterion.additive, batch_statistics=batch_statistics, group=group
@@ -113,8 +115,8 @@ def node_scores(
             return total
         derivatives = _derivatives(model, criterion, loss, read, batch_statistics, spread, group)
         numbers = ((name, p) for name, p in parameters.items() if p.is_floating_point() or p.is_complex())
-        effects = {name: _real(criterion, effect, p, *_of(derivatives, name, p)) for name, p in numbers}
-        return _sums(graph, chosen, effects)
+        effects = {name: _real_effect(criterion, effect, p, *_entry(derivatives, name, p)) for name, p in numbers}
+        return _sum_by_node(graph, chosen, effects)
 
     if criterion.per_batch:
         read = list(batches)
@@ -123,17 +125,17 @@ def node_scores(
             total += sums([batch]).square()
     else:
         total = sums(batches)
-    scores = _scored(total, criterion, "the nodes")
+    scores = _to_scores(total, criterion, "the nodes")
     return _ranks(graph, scores) if criterion.local else scores
 
 
-def node_sums(model: nn.Module, graph: Graph, effects: Tensors) -> Float[Tensor, "nodes"]:
+def norm_scale_sums(model: nn.Module, graph: Graph, effects: Tensors) -> Float[Tensor, "nodes"]:
     """For each node, the sum of the given effects of its batch norm scales."""
-    return _sums(graph, _of_norms(graph, norm_scales(model)), effects)
+    return _sum_by_node(graph, _norm_axes(graph, norm_scales(model)), effects)
 
 
-def _of_norms(graph: Graph, tensors: Container[str]) -> list[tuple[Slot, Tensor]]:
-    return [(s, torch.from_numpy(s.nodes)) for s in graph.slots if s.tensor in tensors]
+def _norm_axes(graph: Graph, tensors: Container[str]) -> list[tuple[TensorAxis, Tensor]]:
+    return [(s, torch.from_numpy(s.nodes)) for s in graph.axes if s.tensor in tensors]
 
 
 def _ranks(graph: Graph, scores: Tensor) -> Tensor:
@@ -146,7 +148,9 @@ def _ranks(graph: Graph, scores: Tensor) -> Tensor:
     return ranks
 
 
-def _gated(graph: Graph, gate: Gate, scored: Container[str], scales: Iterable[str] = ()) -> list[tuple[Slot, Tensor]]:
+def _gated_axes(
+    graph: Graph, gate: Gate, scored: Container[str], scales: Iterable[str] = ()
+) -> list[tuple[TensorAxis, Tensor]]:
     """The slots that gates stand on, each with the node of each index that is gated there, or -1.
 
     Only parameters in ``scored`` count: one that is not trained has no gradient, and would make its nodes worthless.
@@ -154,16 +158,16 @@ def _gated(graph: Graph, gate: Gate, scored: Container[str], scales: Iterable[st
     """
     if gate == "norms":
         affine = {name for scale in scales for name in (scale, scale.removesuffix("weight") + "bias")}
-        after = [(s, nodes) for s, nodes in _of_norms(graph, affine) if s.tensor in scored]
+        after = [(s, nodes) for s, nodes in _norm_axes(graph, affine) if s.tensor in scored]
         behind = np.append(np.zeros(graph.count, bool), False)  # the last entry serves -1
         for _, nodes in after:
             behind[nodes[nodes >= 0].numpy()] = True
         return after + [
             (s, torch.from_numpy(np.where(behind[nodes.numpy()], -1, nodes.numpy())))
-            for s, nodes in _gated(graph, "rows", scored)
+            for s, nodes in _gated_axes(graph, "rows", scored)
         ]
-    rows = [s for s in graph.slots if Role.ROW in s.role and s.tensor in scored]
-    columns = [s for s in graph.slots if Role.COLUMN in s.role and s.tensor in scored]
+    rows = [s for s in graph.axes if Role.ROW in s.role and s.tensor in scored]
+    columns = [s for s in graph.axes if Role.COLUMN in s.role and s.tensor in scored]
     has_column, has_row, several = (np.zeros(graph.count, bool) for _ in range(3))
     for slot in columns:
         has_column[slot.nodes[slot.nodes >= 0]] = True
@@ -181,23 +185,23 @@ def _trained(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def unscored(model: nn.Module, graph: Graph, criterion: Criterion) -> dict[int, Reason]:
+def unscorable_nodes(model: nn.Module, graph: Graph, criterion: Criterion) -> dict[int, Reason]:
     """The nodes that ``criterion`` cannot score: no parameter that produces or consumes them is trained, or, where the
     network has batch norms and only those count, none follows them.
     """
     if criterion.norms and (norms := norm_scales(model)):
-        behind = {i for s in graph.slots if s.tensor in norms for i in s.nodes.tolist()}
+        behind = {i for s in graph.axes if s.tensor in norms for i in s.nodes.tolist()}
         lacking = Reason("batch norm", "", "no batch norm follows it, and only the scales of those are compared")
         return {i: lacking for i in range(graph.count) if i not in behind}
     if criterion.order == 0:
         return {}
-    gated = _gated(graph, "rows", _trained(model))
+    gated = _gated_axes(graph, "rows", _trained(model))
     seen = {i for _, nodes in gated for i in nodes.tolist()}
     reason = Reason(f"{criterion.order}. derivative", "", "none of its parameters is trained, so it has no score")
     return {i: reason for i in range(graph.count) if i not in seen}
 
 
-def _sums(graph: Graph, chosen: Iterable[tuple[Slot, Tensor]], effects: Mapping[str, Tensor]) -> Tensor:
+def _sum_by_node(graph: Graph, chosen: Iterable[tuple[TensorAxis, Tensor]], effects: Mapping[str, Tensor]) -> Tensor:
     sums = torch.zeros(graph.count + 1, dtype=torch.float64)  # the last entry takes what has no node
     for slot, nodes in chosen:
         if slot.tensor in effects:
@@ -215,10 +219,10 @@ def _derivatives(
     batches: Iterable[Any],
     batch_statistics: bool,
     spread: Any,
-    group: Peers,
-) -> Flow:
+    group: ProcessGroup,
+) -> Derivatives:
     if criterion.order == 0:
-        return Flow({}, None)
+        return Derivatives({}, None)
     if criterion.data_free:
         return synaptic_flow(model, loss, batches)
     second = criterion.order == 2
@@ -227,12 +231,12 @@ def _derivatives(
     batches = list(batches)
     first = flow(model, loss, batches, second=False, batch_statistics=batch_statistics, group=group).gradient
     weights = {name: p.detach() for name, p in model.named_parameters() if name in first}
-    gates = spread({name: _real(criterion, snip, w, first[name], first[name]) for name, w in weights.items()})
+    gates = spread({name: _real_effect(criterion, snip, w, first[name], first[name]) for name, w in weights.items()})
     along = {name: w * gates[name] for name, w in weights.items()}
     return flow(model, loss, batches, direction=along, batch_statistics=batch_statistics, group=group)
 
 
-def _real(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, hg: Tensor) -> Tensor:
+def _real_effect(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, hg: Tensor) -> Tensor:
     """The effect of each entry. That of a complex one is of its real and its imaginary part together, on both of which
     a gate would stand; without a derivative, of its modulus.
     """
@@ -241,13 +245,13 @@ def _real(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, hg: Tensor
     return effect(*(torch.view_as_real(t.resolve_conj()) for t in (w, g, hg))).sum(-1)
 
 
-def _of(derivatives: Flow, name: str, p: Tensor) -> tuple[Tensor, Tensor]:
+def _entry(derivatives: Derivatives, name: str, p: Tensor) -> tuple[Tensor, Tensor]:
     """g and Hv of a parameter; zeros where they are not needed, or the parameter takes no part."""
-    zeros = zeros_without_memory(p)
+    zeros = memoryless_zeros(p)
     return derivatives.gradient.get(name, zeros), (derivatives.product or {}).get(name, zeros)
 
 
-def _scored(effect: Tensor, criterion: Criterion, what: str) -> Tensor:
+def _to_scores(effect: Tensor, criterion: Criterion, what: str) -> Tensor:
     if not bool(torch.isfinite(effect).all()):
         raise FlowError(f"the scores of {what} are not finite: the weights or the loss are too large or NaN")
     return effect if criterion.signed else effect.abs()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import Slot
-from earlycrop.graph.types import Field, Role
+from earlycrop.graph.nodes import TensorAxis
+from earlycrop.graph.types import ChannelLabels, Role
 
 Place = tuple[int, ...]
 
@@ -26,12 +26,12 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
     trace lost the channels (in an operation that it does not understand) the path is lost too.
     A row that is divided by its norm (in weight normalization) keeps its best weight: one of zeros would be 0 / 0.
     """
-    rows = {s.tensor: s for s in graph.slots if Role.ROW in s.role and s.tensor in scores}
-    columns: dict[str, list[Slot]] = {}
-    for s in graph.slots:
+    rows = {s.tensor: s for s in graph.axes if Role.ROW in s.role and s.tensor in scores}
+    columns: dict[str, list[TensorAxis]] = {}
+    for s in graph.axes:
         if Role.COLUMN in s.role and s.tensor in scores:
             columns.setdefault(s.tensor, []).append(s)
-    makers: dict[int, list[tuple[str, Field]]] = {}
+    makers: dict[int, list[tuple[str, ChannelLabels]]] = {}
     for name, row in rows.items():
         for channel, made in _by_class(row).items():
             makers.setdefault(channel, []).append((name, made))
@@ -42,7 +42,7 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
     for last in reversed(list(scores)):
         if bool(kept[last].any()):
             continue
-        todo = [(last, _best(scores[last], {}))]
+        todo = [(last, _best_index(scores[last], {}))]
         while todo:
             name, where = todo.pop()
             kept[name][where] = True
@@ -50,7 +50,7 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
             for slot in columns.get(name, [] if own is None else [own]):  # a depthwise convolution hands its own on
                 channel = int(slot.classes[where[slot.dim]])
                 for producer, made in makers.get(channel, []):
-                    made, whole = _producing(made, readers[id(slot)][channel], slot, own, where)
+                    made, whole = _producing_rows(made, readers[id(slot)][channel], slot, own, where)
                     key = producer, channel, made.tobytes()
                     if producer == name or key in seen:
                         continue
@@ -59,13 +59,13 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
                     for column in columns.get(producer, [])[:1]:
                         if producer in used:
                             allowed[column.dim] = np.array(sorted(used[producer]))
-                    best = _best(scores[producer], allowed)
+                    best = _best_index(scores[producer], allowed)
                     for column in columns.get(producer, [])[:1]:
                         used.setdefault(producer, set()).add(best[column.dim])
                     todo.append((producer, best))
                     for i in made if whole else ():
                         kept[producer][(*best[: row.dim], i, *best[row.dim + 1 :])] = True
-    for slot in graph.slots:
+    for slot in graph.axes:
         if Role.DIRECTION in slot.role and slot.tensor in scores:
             by_row = scores[slot.tensor].movedim(slot.dim, 0)
             places = torch.unravel_index(by_row.flatten(1).argmax(1), by_row.shape[1:])
@@ -74,14 +74,16 @@ def path_weights(graph: Graph, scores: Mapping[str, Tensor]) -> dict[str, Tensor
     return kept
 
 
-def _by_class(slot: Slot) -> dict[int, Field]:
+def _by_class(slot: TensorAxis) -> dict[int, ChannelLabels]:
     """The indices of each class."""
     order = np.argsort(slot.classes, kind="stable")
     classes, starts = np.unique(slot.classes[order], return_index=True)
     return dict(zip(classes.tolist(), np.split(order, starts[1:]), strict=True))
 
 
-def _producing(made: Field, read: Field, column: Slot, own: Slot | None, where: Place) -> tuple[Field, bool]:
+def _producing_rows(
+    made: ChannelLabels, read: ChannelLabels, column: TensorAxis, own: TensorAxis | None, where: Place
+) -> tuple[ChannelLabels, bool]:
     """Of the rows ``made`` of a producer, those that make what the consumer's weight at ``where`` reads, of which the
     best one has to stay; and whether all of them have to, in the column of the best one.
 
@@ -102,7 +104,7 @@ def _producing(made: Field, read: Field, column: Slot, own: Slot | None, where: 
     return made, False
 
 
-def _best(score: Tensor, allowed: Mapping[int, Field]) -> Place:
+def _best_index(score: Tensor, allowed: Mapping[int, ChannelLabels]) -> Place:
     """Where the largest score is, at the allowed indices of each dimension; of equals the last: lower ones go first."""
     for dim, indices in allowed.items():
         score = score.index_select(dim, torch.from_numpy(indices).to(score.device))

@@ -12,8 +12,8 @@ from numbers import Integral, Real
 from torch import nn
 
 from earlycrop.graph.types import layers_of
-from earlycrop.utils.parameters import matrices
-from earlycrop.utils.validation import described, plain, require
+from earlycrop.utils.parameters import weight_matrices
+from earlycrop.utils.validation import check_type, describe, to_python_number
 
 Amount = int | float
 """A number of a layer's outputs (or weights), or as a float a share of them, above 0 and at most 1."""
@@ -53,31 +53,31 @@ class Limits:
     def __post_init__(self) -> None:
         if isinstance(self.exclude, str):
             raise ValueError(f"exclude is a list of patterns, and is a string: write [{self.exclude!r}]")
-        require("exclude", self.exclude, Iterable, 'write ["layer1", "*.proj"]')
+        check_type("exclude", self.exclude, Iterable, 'write ["layer1", "*.proj"]')
         object.__setattr__(self, "exclude", tuple(self.exclude))
         for pattern in self.exclude:
-            require("a pattern of exclude", pattern, str, "give a layer's name, or a pattern of names")
+            check_type("a pattern of exclude", pattern, str, "give a layer's name, or a pattern of names")
         for option in ("floors", "ceilings"):
-            require(option, getattr(self, option), Mapping, 'write {"layer1": 0.25}, of a pattern and an amount')
-            amounts = {k: plain(v) if isinstance(v, Real) else v for k, v in getattr(self, option).items()}
+            check_type(option, getattr(self, option), Mapping, 'write {"layer1": 0.25}, of a pattern and an amount')
+            amounts = {k: to_python_number(v) if isinstance(v, Real) else v for k, v in getattr(self, option).items()}
             object.__setattr__(self, option, amounts)  # plain, for records
             for pattern, amount in amounts.items():
                 if not (0 < amount <= 1 if isinstance(amount, float) else isinstance(amount, int) and amount >= 1):
                     raise ValueError(
-                        f"{option}[{pattern!r}] is {described(amount)}: give a whole number of at least 1, or as a "
+                        f"{option}[{pattern!r}] is {describe(amount)}: give a whole number of at least 1, or as a "
                         "float a share of the layer, above 0 and at most 1"
                     )
         if not isinstance(self.multiple, Integral):
-            raise ValueError(f"multiple must be a whole number, and is {described(self.multiple)}: 1 rounds nothing")
+            raise ValueError(f"multiple must be a whole number, and is {describe(self.multiple)}: 1 rounds nothing")
         object.__setattr__(self, "multiple", int(self.multiple))
         if self.multiple < 1:
             raise ValueError(f"multiple must be at least 1, and is {self.multiple}: 1 rounds nothing")
 
     def require_known(self, model: nn.Module) -> None:
         """Raise ValueError for a pattern that matches no layer of the model."""
-        names = layers_of(matrices(model))
+        names = layers_of(weight_matrices(model))
         for pattern in (*self.exclude, *self.floors, *self.ceilings):
-            _matching(pattern, names)
+            _matching_layers(pattern, names)
 
     def resolved(self, names: Sequence[str], widths: Mapping[str, int], movable: Mapping[str, int]) -> Bounds:
         """The limits in numbers, for the layers ``names``.
@@ -91,7 +91,7 @@ class Limits:
         least: dict[str, int] = {}
         most: dict[str, int] = {}
         for pattern, amount in self.floors.items():
-            found = [n for n in _matching(pattern, names) if n in widths]
+            found = [n for n in _matching_layers(pattern, names) if n in widths]
             widest = max((widths[n] for n in found), default=0)
             if found and not isinstance(amount, float) and amount > widest:
                 raise ValueError(
@@ -99,17 +99,17 @@ class Limits:
                     "less, or for a share"
                 )
             for n in found:
-                least[n] = max(least.get(n, 0), _count(amount, widths[n], up=True))
+                least[n] = max(least.get(n, 0), _to_count(amount, widths[n], up=True))
         for pattern, amount in self.ceilings.items():
-            found = [n for n in _matching(pattern, names) if movable.get(n)]
+            found = [n for n in _matching_layers(pattern, names) if movable.get(n)]
             if not found:
                 raise ValueError(
                     f"ceilings[{pattern!r}] is on layers that can lose nothing: see Graph.report() for why"
                 )
             for n in found:
-                most[n] = min(most.get(n, widths[n]), _count(amount, widths[n], up=False))
+                most[n] = min(most.get(n, widths[n]), _to_count(amount, widths[n], up=False))
         for pattern in self.exclude:
-            least |= {n: widths[n] for n in _matching(pattern, names) if n in widths}
+            least |= {n: widths[n] for n in _matching_layers(pattern, names) if n in widths}
         return Bounds(dict(widths), least, most, self.multiple)
 
 
@@ -121,19 +121,19 @@ class Bounds:
     """
 
     widths: Mapping[str, int]
-    least: Mapping[str, int]
-    most: Mapping[str, int]
+    min_kept: Mapping[str, int]
+    max_kept: Mapping[str, int]
     multiple: int = 1
 
     def part(self, share: float) -> Bounds:
         """The bounds of a round that goes ``share`` of the way: ceilings come down in step with the target."""
-        most = {n: self.widths[n] - int((self.widths[n] - m) * share) for n, m in self.most.items()}
-        return replace(self, most=dict(self.most) if share >= 1 else most)
+        most = {n: self.widths[n] - int((self.widths[n] - m) * share) for n, m in self.max_kept.items()}
+        return replace(self, max_kept=dict(self.max_kept) if share >= 1 else most)
 
     def conflict(self, layer: str, held: int) -> ValueError:
         """What to raise where floors hold ``held`` of a layer and its ceiling is lower."""
         return ValueError(
-            f"of layer '{layer}' at most {self.most[layer]} of {self.widths[layer]} are to stay, and floors or "
+            f"of layer '{layer}' at most {self.max_kept[layer]} of {self.widths[layer]} are to stay, and floors or "
             f"exclude hold {held}: raise its ceiling, or lower what holds it"
         )
 
@@ -144,14 +144,14 @@ NO_BOUNDS = Bounds({}, {}, {})
 """Nothing but the target, in numbers."""
 
 
-def _count(amount: Amount, width: int, up: bool) -> int:
+def _to_count(amount: Amount, width: int, up: bool) -> int:
     if not isinstance(amount, float):
         return min(amount, width)
     share = Fraction(repr(float(amount))) * width  # as it is written in decimals
     return -int(-share // 1) if up else max(1, int(share))
 
 
-def _matching(pattern: str, names: Sequence[str]) -> list[str]:
+def _matching_layers(pattern: str, names: Sequence[str]) -> list[str]:
     found = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
     if not found:
         near = ", ".join(f"'{n}'" for n in get_close_matches(pattern, names, n=3, cutoff=0.0))

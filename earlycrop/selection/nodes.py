@@ -16,16 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import Removed, Work, layers_of, total
+from earlycrop.graph.types import CostTerm, NodeMask, layers_of, total_cost
 from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits
-from earlycrop.selection.ranking import Ranking, ranked
+from earlycrop.selection.ranking import Ranking, rank_nodes
 
 
 @dataclass(frozen=True)
-class Choice:
+class NodeChoice:
     """Which nodes go, what is left, and the layers where a floor or a multiple kept nodes that the ranking had go."""
 
-    removed: Removed
+    removed: NodeMask
     left: int
     floors: tuple[str, ...]
 
@@ -36,7 +36,7 @@ def choose_nodes(
     allowed: int,
     of: str = "weights",
     limits: Limits | Bounds = NO_BOUNDS,
-) -> Choice:
+) -> NodeChoice:
     """Remove the nodes of least score until what is left in ``of`` (anything but time) is at most ``allowed``.
 
     By bisection over the ranking; then the removed nodes come back, best first, as long as they fit. Where floors do
@@ -47,24 +47,24 @@ def choose_nodes(
         ValueError: see :func:`node_bounds`.
     """
     costs = graph.costs(of)
-    ranking = ranking_of(graph, scores, limits)
+    ranking = node_ranking(graph, scores, limits)
     low, high = 0, ranking.count
     while low < high:
         middle = (low + high) // 2
-        if total(costs, ranking.first(middle)) <= allowed:
+        if total_cost(costs, ranking.first(middle)) <= allowed:
             high = middle
         else:
             low = middle + 1
     removed = ranking.first(low)
-    reached = total(costs, removed) <= allowed
-    _return(costs, removed, ranking, low, allowed)
-    return Choice(removed, total(costs, removed), ranking.holding(low, reached))
+    reached = total_cost(costs, removed) <= allowed
+    _restore_fitting(costs, removed, ranking, low, allowed)
+    return NodeChoice(removed, total_cost(costs, removed), ranking.holding(low, reached))
 
 
-def ranking_of(graph: Graph, scores: Float[Tensor, "nodes"], limits: Limits | Bounds) -> Ranking:
+def node_ranking(graph: Graph, scores: Float[Tensor, "nodes"], limits: Limits | Bounds) -> Ranking:
     """The order in which nodes go by score, equal ones by index."""
     bounds = node_bounds(graph, limits) if isinstance(limits, Limits) else limits
-    return ranked(graph, np.argsort(scores.detach().cpu().double().numpy(), kind="stable"), bounds)
+    return rank_nodes(graph, np.argsort(scores.detach().cpu().double().numpy(), kind="stable"), bounds)
 
 
 def node_bounds(graph: Graph, limits: Limits) -> Bounds:
@@ -76,17 +76,17 @@ def node_bounds(graph: Graph, limits: Limits) -> Bounds:
     names = layers_of(n for n, shape in graph.shapes.items() if n in graph.parameters and len(shape) > 1)
     widths = {layer.name: layer.nodes.size for layer in graph.layers}
     bounds = limits.resolved(names, widths, {layer.name: int((layer.nodes >= 0).sum()) for layer in graph.layers})
-    if bounds.most:
+    if bounds.max_kept:
         order = np.arange(graph.count)  # how many must stay does not depend on which are the best
-        rankings = [ranked(graph, order, b) for b in (replace(bounds, most={}, multiple=1), NO_BOUNDS)]
-        fewest, anyway = (outputs_left(graph, r.first(r.count)) for r in rankings)
-        for name, most in bounds.most.items():
+        rankings = [rank_nodes(graph, order, b) for b in (replace(bounds, max_kept={}, multiple=1), NO_BOUNDS)]
+        fewest, anyway = (remaining_outputs(graph, r.first(r.count)) for r in rankings)
+        for name, most in bounds.max_kept.items():
             if fewest[name] > max(most, anyway[name]):
                 raise bounds.conflict(name, fewest[name])
     return bounds
 
 
-def outputs_left(graph: Graph, removed: Removed | None = None) -> dict[str, int]:
+def remaining_outputs(graph: Graph, removed: NodeMask | None = None) -> dict[str, int]:
     """How many of each layer's outputs are left."""
     kept = np.append(
         np.ones(graph.count, bool) if removed is None else ~removed, True
@@ -94,7 +94,7 @@ def outputs_left(graph: Graph, removed: Removed | None = None) -> dict[str, int]
     return {layer.name: int(kept[layer.nodes].sum()) for layer in graph.layers}
 
 
-def _return(costs: Iterable[Work], removed: Removed, ranking: Ranking, gone: int, allowed: int) -> None:
+def _restore_fitting(costs: Iterable[CostTerm], removed: NodeMask, ranking: Ranking, gone: int, allowed: int) -> None:
     """Take back, best first, every one of the first ``gone`` units that fits."""
     costs = tuple(costs)
     kept = np.append(~removed, True)

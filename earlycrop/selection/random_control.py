@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import Removed
+from earlycrop.graph.types import NodeMask
 
 
-def shuffled_nodes(graph: Graph, removed: Removed) -> Removed:
+def shuffle_nodes(graph: Graph, removed: NodeMask) -> NodeMask:
     """As many nodes of each group of coupled layers, at random."""
     shuffled = np.zeros_like(removed)
     for ids in graph.groups.values():
@@ -25,7 +25,7 @@ def shuffled_nodes(graph: Graph, removed: Removed) -> Removed:
     return shuffled
 
 
-def shuffled_weights(
+def shuffle_weights(
     removed: Mapping[str, Tensor], keep: Mapping[str, Tensor], alive: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
     """As many weights of each matrix, at random; what went before stays gone, and ``keep`` stays."""

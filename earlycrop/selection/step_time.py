@@ -17,31 +17,31 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import Removed, total
+from earlycrop.graph.types import NodeMask, total_cost
 from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits
-from earlycrop.selection.nodes import Choice, ranking_of
-from earlycrop.surgery.slicing import cut_module, keep_of
-from earlycrop.utils.contexts import undisturbed
-from earlycrop.utils.distributed import Peers, all_or_none, slowest
+from earlycrop.selection.nodes import NodeChoice, node_ranking
+from earlycrop.surgery.slicing import cut_module, kept_indices
+from earlycrop.utils.contexts import preserve_state
+from earlycrop.utils.distributed import ProcessGroup, all_reduce_max, fail_together
 from earlycrop.utils.types import Loss
-from earlycrop.utils.wrappers import unwrapped
+from earlycrop.utils.wrappers import unwrap
 
 WARMUP, PAIRS, PRECISION, SECONDS = 2, (7, 200), 0.01, 10.0
 """A measurement: steps that do not count, the least and the most pairs that do; it ends once the ratio of the medians
 has this relative standard error, or after so long."""
-PROBES, TOLERANCE = 9, 0.02
+MAX_PROBES, TOLERANCE = 9, 0.02
 """At most so many cuts are measured for a target; less than this share of the dense step is not fought for."""
 
 
 @dataclass(frozen=True)
-class Probe:
+class TimeProbe:
     """left: the step without these nodes, in microseconds (rounded up), where the dense step takes ``dense``."""
 
-    left: Callable[[Removed], int]
+    left: Callable[[NodeMask], int]
     dense: int
 
 
-class Clock:
+class StepTimer:
     """Measures a training step (forward and backward of the loss on one batch, no optimizer step) in microseconds.
 
     A copy of the model as it is now is the yardstick: a cut is measured on another copy, step by step in turn with it,
@@ -52,25 +52,25 @@ class Clock:
         ValueError: the loss fails on the copy in training mode.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, batch: Any, group: Peers = None) -> None:
-        self.now, self.loss, self.batch, self.group = unwrapped(model), loss, batch, group
-        self.model = _copied(self.now)
-        with all_or_none(group):
+    def __init__(self, model: nn.Module, loss: Loss, batch: Any, group: ProcessGroup = None) -> None:
+        self.now, self.loss, self.batch, self.group = unwrap(model), loss, batch, group
+        self.model = _copy_model(self.now)
+        with fail_together(group):
             times = self._times(self.model)
-        self.dense = slowest(ceil(1e6 * median(times[0])), group)
+        self.dense = all_reduce_max(ceil(1e6 * median(times[0])), group)
         """The dense step, in microseconds."""
 
-    def beside(self, graph: Graph) -> Probe:
+    def beside(self, graph: Graph) -> TimeProbe:
         """What measures cuts of the model as it is now, which ``graph`` is of."""
 
-        def left(removed: Removed) -> int:
-            with all_or_none(self.group):
-                small = _copied(self.now)
-                cut_module(small, keep_of(graph, removed), graph.sizes(removed))
+        def left(removed: NodeMask) -> int:
+            with fail_together(self.group):
+                small = _copy_model(self.now)
+                cut_module(small, kept_indices(graph, removed), graph.sizes(removed))
                 dense, times = self._times(self.model, small)
-            return slowest(ceil(self.dense * median(times) / median(dense)), self.group)
+            return all_reduce_max(ceil(self.dense * median(times) / median(dense)), self.group)
 
-        return Probe(left, self.dense)
+        return TimeProbe(left, self.dense)
 
     def _times(self, *models: nn.Module) -> list[list[float]]:
         """The seconds of each model's steps, taken in turn."""
@@ -79,7 +79,7 @@ class Clock:
         for done in range(-WARMUP, PAIRS[1]):
             if done == 0:
                 start = perf_counter()
-            if done >= PAIRS[0] and (perf_counter() - start > SECONDS or _error(times) <= PRECISION):
+            if done >= PAIRS[0] and (perf_counter() - start > SECONDS or _relative_error(times) <= PRECISION):
                 break
             for mine, model in zip(times, models, strict=True):
                 seconds = self._seconds(model)
@@ -89,9 +89,9 @@ class Clock:
 
     def _seconds(self, model: nn.Module) -> float:
         device = next(model.parameters()).device
-        with undisturbed(model), torch.inference_mode(False), torch.enable_grad():
+        with preserve_state(model), torch.inference_mode(False), torch.enable_grad():
             model.train()
-            _wait(device)
+            _synchronize(device)
             start = perf_counter()
             try:
                 self.loss(model, self.batch).backward()  # type: ignore[no-untyped-call]
@@ -100,7 +100,7 @@ class Clock:
                     f"the training step cannot be timed ({type(error).__name__}: {error}): see whether the loss can be "
                     "differentiated on the first batch, in training mode, by a copy of the model"
                 ) from error
-            _wait(device)
+            _synchronize(device)
             seconds = perf_counter() - start
         model.zero_grad(set_to_none=True)
         return seconds
@@ -110,9 +110,9 @@ def choose_nodes_in_time(
     graph: Graph,
     scores: Float[Tensor, "nodes"],
     allowed: int,
-    probe: Probe,
+    probe: TimeProbe,
     limits: Limits | Bounds = NO_BOUNDS,
-) -> Choice:
+) -> NodeChoice:
     """Remove the nodes of least score until a step takes at most ``allowed`` microseconds, as ``probe`` measures it.
 
     By bisection over the multiply-accumulates that the ranking leaves. What is chosen has been measured, and is at most
@@ -124,16 +124,16 @@ def choose_nodes_in_time(
     Raises:
         ValueError: see :func:`earlycrop.selection.nodes.node_bounds`.
     """
-    ranking = ranking_of(graph, scores, limits)
+    ranking = node_ranking(graph, scores, limits)
     costs = graph.costs("macs")
 
     def macs(n: int) -> int:
-        return total(costs, ranking.first(n))
+        return total_cost(costs, ranking.first(n))
 
     few, many = 0, ranking.count  # too few units, and enough
     left = probe.left(ranking.first(many))
     reached = left <= allowed
-    for _ in range(PROBES - 1):
+    for _ in range(MAX_PROBES - 1):
         goal = (macs(few) + macs(many)) // 2
         middle = few + bisect_left(range(few, many), -goal, key=lambda n: -macs(n))
         middle = min(max(middle, few + 1), many - 1)
@@ -145,10 +145,10 @@ def choose_nodes_in_time(
             many, left = middle, time
         else:
             few = middle
-    return Choice(ranking.first(many), left, ranking.holding(many, reached))
+    return NodeChoice(ranking.first(many), left, ranking.holding(many, reached))
 
 
-def _error(times: list[list[float]]) -> float:
+def _relative_error(times: list[list[float]]) -> float:
     """The relative standard error of the ratio of the medians, from the median absolute deviations.
 
     For normal samples of n it is sqrt(pi / 2 n) times 1.4826 of these, in quadrature; single bursts do not count.
@@ -158,7 +158,7 @@ def _error(times: list[list[float]]) -> float:
     return float(np.sqrt(np.pi / 2 * np.sum((1.4826 * apart) ** 2) / logs.shape[1]))
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _copy_model(model: nn.Module) -> nn.Module:
     """A copy without gradients."""
     with torch.inference_mode(False):
         copied = copy.deepcopy(model)
@@ -166,7 +166,7 @@ def _copied(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     """Until the device has done what was queued on it."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

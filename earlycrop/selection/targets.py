@@ -8,7 +8,7 @@ MEASURES = ("weights", "nodes", "macs", "bytes", "time")
 """What a sparsity can be a share of; time is that of a training step on this device."""
 
 
-def limit(dense: int, sparsity: float) -> int:
+def max_remaining(dense: int, sparsity: float) -> int:
     """How much may be left of ``dense``: floor((1 - sparsity) dense), with the sparsity as it is written in decimals.
 
     Raises:

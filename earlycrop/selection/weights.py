@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from earlycrop.graph.types import layer_of
 from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits
-from earlycrop.utils.parameters import matrices, removable
+from earlycrop.utils.parameters import prunable_matrices, weight_matrices
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def choose_weights(
     most that stay of a layer, all of its matrices together (see :func:`weight_bounds`).
     """
     device = next(iter(scores.values())).device
-    keep, forced = _bounded(scores, keep, alive, bounds)
+    keep, forced = _apply_bounds(scores, keep, alive, bounds)
     sizes = [s.numel() for s in scores.values()]
 
     def flat(parts: dict[str, Tensor]) -> Tensor:
@@ -73,17 +73,19 @@ def weight_bounds(model: nn.Module, limits: Limits) -> Bounds:
         ValueError: see :meth:`Limits.resolved`; or a ceiling is below a floor.
     """
     widths, movable = Counter[str](), Counter[str]()
-    for every, count in ((matrices(model), widths), (removable(model), movable)):
+    for every, count in ((weight_matrices(model), widths), (prunable_matrices(model), movable)):
         for name, p in every.items():
             count[layer_of(name)] += p.numel()
     bounds = limits.resolved(list(widths), widths, movable)
-    for name, most in bounds.most.items():
-        if bounds.least.get(name, 0) > most:
-            raise bounds.conflict(name, bounds.least[name])
+    for name, most in bounds.max_kept.items():
+        if bounds.min_kept.get(name, 0) > most:
+            raise bounds.conflict(name, bounds.min_kept[name])
     return bounds
 
 
-def weights_left(held: Mapping[str, Tensor], removed: Mapping[str, Bool[Tensor, "..."]]) -> dict[str, tuple[int, int]]:
+def remaining_weights(
+    held: Mapping[str, Tensor], removed: Mapping[str, Bool[Tensor, "..."]]
+) -> dict[str, tuple[int, int]]:
     """How many weights each layer has in the matrices ``held``, and how many are left of them."""
     before, gone = Counter[str](), Counter[str]()
     for name, p in held.items():
@@ -92,14 +94,14 @@ def weights_left(held: Mapping[str, Tensor], removed: Mapping[str, Bool[Tensor, 
     return {layer: (n, n - gone[layer]) for layer, n in before.items()}
 
 
-def _bounded(
+def _apply_bounds(
     scores: dict[str, Tensor], keep: dict[str, Tensor], alive: dict[str, Tensor] | None, bounds: Bounds
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """``keep`` with the best weights of each layer up to its floor, and what a ceiling has go in any case (by matrix;
     empty where there is no ceiling)."""
     keep = dict(keep)
-    forced = {n: torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()} if bounds.most else {}
-    for layer in {**bounds.least, **bounds.most}:
+    forced = {n: torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()} if bounds.max_kept else {}
+    for layer in {**bounds.min_kept, **bounds.max_kept}:
         mine = {n: s for n, s in scores.items() if layer_of(n) == layer}
         if not mine:
             continue
@@ -107,13 +109,13 @@ def _bounded(
         held = torch.cat([keep[n].reshape(-1) for n in mine])
         living = torch.ones_like(held) if alive is None else torch.cat([alive[n].reshape(-1) for n in mine])
         fixed = bounds.widths[layer] - score.numel()
-        least, most = bounds.least.get(layer, 0) - fixed, bounds.most.get(layer, bounds.widths[layer]) - fixed
+        least, most = bounds.min_kept.get(layer, 0) - fixed, bounds.max_kept.get(layer, bounds.widths[layer]) - fixed
         order = score.masked_fill(held, torch.inf).masked_fill(~living, -torch.inf).argsort(stable=True)  # worst first
         held[order[max(order.numel() - max(least, 0), 0) :]] = True
         going = order[(living & ~held)[order]][: max(int(living.sum()) - most, 0)]
         sizes = [s.numel() for s in mine.values()]
         keep |= {n: h.reshape(s.shape) for (n, s), h in zip(mine.items(), torch.split(held, sizes), strict=True)}
-        if layer in bounds.most:
+        if layer in bounds.max_kept:
             gone = torch.zeros_like(held).index_fill_(0, going, True)
             forced |= {n: g.reshape(s.shape) for (n, s), g in zip(mine.items(), torch.split(gone, sizes), strict=True)}
     return keep, forced

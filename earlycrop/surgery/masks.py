@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop.surgery.optimizers import require_its_optimizers
-from earlycrop.utils.modules import places
-from earlycrop.utils.parameters import hooked, listed, matrices
-from earlycrop.utils.parametrizations import zeroless
-from earlycrop.utils.wrappers import insides_of, shapes_of, unwrapped
+from earlycrop.surgery.optimizers import check_optimizers
+from earlycrop.utils.modules import tensor_owners
+from earlycrop.utils.parameters import flatten_optimizers, hookable_optimizers, weight_matrices
+from earlycrop.utils.parametrizations import parameters_without_zeros
+from earlycrop.utils.wrappers import tensor_shapes, unwrap, unwrap_ema_models
 
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integer type as wide as a floating one, by bytes; complex128 has none, and is filled."""
@@ -49,25 +49,25 @@ class Masks:
         optimizer: Optimizer | Sequence[Optimizer] | None = None,
         copies: nn.Module | Sequence[nn.Module] = (),
     ) -> None:
-        model = unwrapped(model)
+        model = unwrap(model)
         parameters = dict(model.named_parameters())
         for name, gone in removed.items():
             if name not in parameters or parameters[name].shape != gone.shape:
                 raise ValueError(
                     f"the mask of '{name}' fits no parameter of the model: prune the model that it was made for"
                 )
-        require_its_optimizers(model, optimizer)
-        copied = [dict(m.named_parameters()) for m in insides_of(copies, model, shapes_of(model))]
+        check_optimizers(model, optimizer)
+        copied = [dict(m.named_parameters()) for m in unwrap_ema_models(copies, model, tensor_shapes(model))]
         # all bits set where a weight stays: "and" with them is exact for any value, and several times faster than a
         # multiplication by booleans or a masked fill
-        self._bits = {name: _bits(parameters[name], gone) for name, gone in removed.items()}
-        where = places(model)
+        self._bits = {name: _mask_bits(parameters[name], gone) for name, gone in removed.items()}
+        where = tensor_owners(model)
         self._spots = [(owner, place, name) for name in removed for owner, place in where[id(parameters[name])]]
-        self._optimizers = hooked(optimizer)
+        self._optimizers = hookable_optimizers(optimizer)
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._pairs = self._found()
         self._averages = [(own[name], bits) for own in copied for name, bits in self._bits.items()]
-        self._loaded = _Loaded()
+        self._loaded = _LoadHook()
         self._handles: list[RemovableHandle] = []
         for owner in {id(owner): owner for owner, _, _ in self._spots}.values():
             self._handles.append(owner.register_load_state_dict_post_hook(self._loaded))  # type: ignore[no-untyped-call]
@@ -79,9 +79,9 @@ class Masks:
         """Masks of every weight matrix's entries that are exactly zero now, where those are zeros of the weight; those
         of whole numbers are left alone.
         """
-        model = unwrapped(model)
-        whole = zeroless(model)
-        real = {name: p for name, p in matrices(model).items() if p.is_floating_point() or p.is_complex()}
+        model = unwrap(model)
+        whole = parameters_without_zeros(model)
+        real = {name: p for name, p in weight_matrices(model).items() if p.is_floating_point() or p.is_complex()}
         return cls(model, {name: p.detach() == 0 for name, p in real.items() if id(p) not in whole}, optimizer)
 
     @property
@@ -97,7 +97,7 @@ class Masks:
             _zero(p, bits)
         for p, bits in self._pairs:
             _zero_gradient(bits, p)
-        for one in listed(optimizer):
+        for one in flatten_optimizers(optimizer):
             self._zero_state(one)
 
     def hold(self, module: nn.Module | None = None) -> None:
@@ -170,7 +170,7 @@ class Masks:
                     value.masked_fill_(bits == 0, 0)
 
 
-class _Loaded:
+class _LoadHook:
     """Has masks hold what a module has loaded. In a copy of the module it does nothing, unless they are copied, too."""
 
     masks: Masks | None = None
@@ -180,10 +180,10 @@ class _Loaded:
             self.masks.hold(module)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Loaded, ()
+        return _LoadHook, ()
 
 
-def _bits(p: Tensor, gone: Tensor) -> Tensor:
+def _mask_bits(p: Tensor, gone: Tensor) -> Tensor:
     return torch.where(gone.to(p.device), 0, -1).to(_INTEGER.get(p.element_size(), torch.int8))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from earlycrop.utils.modules import within_transform
+from earlycrop.utils.modules import is_functorch_tensor
 
 
 class Noise:
@@ -57,4 +57,4 @@ class Noise:
 def _plain(t: object) -> bool:
     if not isinstance(t, Tensor) or type(t) not in (Tensor, nn.Parameter):
         return False
-    return t.layout == torch.strided and not t.is_nested and not within_transform(t)
+    return t.layout == torch.strided and not t.is_nested and not is_functorch_tensor(t)

@@ -9,47 +9,49 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adafactor, Optimizer
 from torch.utils._pytree import tree_leaves
 
-from earlycrop.surgery.slicing import Keep, Swap, selected
+from earlycrop.surgery.slicing import KeptIndices, Swap, select_entries
 from earlycrop.utils.errors import SurgeryError
-from earlycrop.utils.modules import parameters
-from earlycrop.utils.parameters import listed
-from earlycrop.utils.validation import optimizers
+from earlycrop.utils.modules import parameters_by_name
+from earlycrop.utils.parameters import flatten_optimizers
+from earlycrop.utils.validation import as_optimizers
 
 States = dict[str, dict[str, Any]]
 """By parameter name, an optimizer's state after the cut."""
-_AFRESH = "clear its state first (optimizer.state.clear()), so that it starts afresh"
+_CLEAR_STATE = "clear its state first (optimizer.state.clear()), so that it starts afresh"
 
 
-def require_its_optimizers(module: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
+def check_optimizers(module: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
     """Raise ValueError where an optimizer trains nothing of the module, or what the module no longer has, and TypeError
     where it is none.
     """
-    mine = {id(p) for p in parameters(module).values()} if optimizer is not None else set()
-    for one in optimizers(optimizer):
-        if not any(id(p) in mine for o in listed(one) for group in o.param_groups for p in group["params"]):
+    mine = {id(p) for p in parameters_by_name(module).values()} if optimizer is not None else set()
+    for one in as_optimizers(optimizer):
+        if not any(id(p) in mine for o in flatten_optimizers(one) for group in o.param_groups for p in group["params"]):
             raise ValueError("the optimizer holds none of the model's parameters: give the one that trains this model")
 
 
-def small_states(optimizer: Optimizer, named: Mapping[str, Tensor], keep: Keep) -> States:
+def cut_states(optimizer: Optimizer, named: Mapping[str, Tensor], keep: KeptIndices) -> States:
     """The state of the parameters that are cut: tensors that run along their dimensions are cut the same way.
 
     Raises:
         SurgeryError: state that does not follow a parameter's shape, in 8 bits, or kept elsewhere than by parameter.
     """
-    _require_state_by_parameter(optimizer, {id(named[name]) for name in keep})
+    _check_state_by_parameter(optimizer, {id(named[name]) for name in keep})
     if isinstance(optimizer, LBFGS) and any(optimizer.state.values()):
         raise SurgeryError(
             "LBFGS keeps the curvature of all parameters at once, which is that of the network before the cut: "
-            + _AFRESH
+            + _CLEAR_STATE
         )
     states = {}
     for name, dims in keep.items():
         held = optimizer.state.get(named[name], {})
-        states[name] = {key: _small(optimizer, name, named[name], dims, key, value) for key, value in held.items()}
+        states[name] = {
+            key: _cut_state_entry(optimizer, name, named[name], dims, key, value) for key, value in held.items()
+        }
     return states
 
 
-def follow(optimizer: Optimizer, swap: Swap, states: States) -> None:
+def swap_parameters(optimizer: Optimizer, swap: Swap, states: States) -> None:
     """Hold the live parameters, in the same groups and places, with their state."""
     new_of = {id(old): new for old, new in swap.tensors.values()}
     for group in optimizer.param_groups:
@@ -62,7 +64,7 @@ def follow(optimizer: Optimizer, swap: Swap, states: States) -> None:
         optimizer._numel_cache = None
 
 
-def restoring(optimizer: Optimizer) -> Callable[[], None]:
+def snapshot_optimizer(optimizer: Optimizer) -> Callable[[], None]:
     """A function that puts groups and state back as they are now."""
     groups = [(group["params"], list(group["params"])) for group in optimizer.param_groups]
     state = dict(optimizer.state)
@@ -76,12 +78,16 @@ def restoring(optimizer: Optimizer) -> Callable[[], None]:
     return restore
 
 
-def _small(optimizer: Optimizer, name: str, old: Tensor, dims: Mapping[int, Tensor], key: str, value: Any) -> Any:
+def _cut_state_entry(
+    optimizer: Optimizer, name: str, old: Tensor, dims: Mapping[int, Tensor], key: str, value: Any
+) -> Any:
     """One entry of a parameter's state, as long as the parameter will be."""
     where = f"{type(optimizer).__name__} keeps '{key}' for '{name}'"
     if not isinstance(value, Tensor):
         if any(isinstance(t, Tensor) for t in tree_leaves(value)):
-            raise SurgeryError(f"{where} as a {type(value).__name__} of tensors, which a cut cannot follow: {_AFRESH}")
+            raise SurgeryError(
+                f"{where} as a {type(value).__name__} of tensors, which a cut cannot follow: {_CLEAR_STATE}"
+            )
         return value
     if value.numel() <= 1:
         return value
@@ -89,11 +95,11 @@ def _small(optimizer: Optimizer, name: str, old: Tensor, dims: Mapping[int, Tens
         kind = str(value.dtype).removeprefix("torch.") if type(value) is Tensor else type(value).__name__
         raise SurgeryError(
             f"{where} in {kind}: numbers of 8 bits or less share their scale with a block of others, and cannot be cut "
-            f"out of it: {_AFRESH}"
+            f"out of it: {_CLEAR_STATE}"
         )
     if value.ndim != old.ndim or any(n not in (1, m) for n, m in zip(value.shape, old.shape, strict=True)):
-        raise SurgeryError(f"{where} in a form that does not follow the parameter's shape: {_AFRESH}")
-    small = selected(value, dims)
+        raise SurgeryError(f"{where} in a form that does not follow the parameter's shape: {_CLEAR_STATE}")
+    small = select_entries(value, dims)
     if isinstance(optimizer, Adafactor):
         # means over a dimension that is cut: of the same sums, with zeros where entries go, over fewer entries
         for dim, index in dims.items():
@@ -102,7 +108,7 @@ def _small(optimizer: Optimizer, name: str, old: Tensor, dims: Mapping[int, Tens
     return small
 
 
-def _require_state_by_parameter(optimizer: Optimizer, gone: set[int]) -> None:
+def _check_state_by_parameter(optimizer: Optimizer, gone: set[int]) -> None:
     """Raise SurgeryError where tensors that are cut, or state of no parameter, are held beside groups and state."""
     mine = {id(group["params"]) for group in optimizer.param_groups}
 
@@ -126,5 +132,5 @@ def _require_state_by_parameter(optimizer: Optimizer, gone: set[int]) -> None:
     for owner, value in optimizer.state.items():
         if not isinstance(owner, Tensor) and any(isinstance(t, Tensor) and t.numel() > 1 for t in tree_leaves(value)):
             raise SurgeryError(
-                f"{name} keeps state by {owner!r} and not by parameter, which a cut cannot follow: {_AFRESH}"
+                f"{name} keeps state by {owner!r} and not by parameter, which a cut cannot follow: {_CLEAR_STATE}"
             )

@@ -17,17 +17,23 @@ from torch.optim import Optimizer
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
-from earlycrop.graph.types import Removed
-from earlycrop.saving import keep_loadable
-from earlycrop.surgery.certificate import ROUNDING, Apart, Expected, certified, expected_of
-from earlycrop.surgery.optimizers import follow, require_its_optimizers, restoring, small_states
-from earlycrop.surgery.slicing import Keep, cut_module, keep_of
-from earlycrop.utils.contexts import ordinary_tensors
-from earlycrop.utils.distributed import Peers, all_or_none, require_agreement
+from earlycrop.graph.types import NodeMask
+from earlycrop.saving import patch_save_pretrained
+from earlycrop.surgery.certificate import (
+    MAX_ROUNDING,
+    OutputMismatchError,
+    Reference,
+    compare_outputs,
+    reference_outputs,
+)
+from earlycrop.surgery.optimizers import check_optimizers, cut_states, snapshot_optimizer, swap_parameters
+from earlycrop.surgery.slicing import KeptIndices, cut_module, kept_indices
+from earlycrop.utils.contexts import outside_inference_mode
+from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_together
 from earlycrop.utils.errors import SurgeryError
-from earlycrop.utils.modules import tensors
-from earlycrop.utils.parameters import listed
-from earlycrop.utils.wrappers import group_of, insides_of, say_what_to_wrap, unwrapped
+from earlycrop.utils.modules import tensors_by_name
+from earlycrop.utils.parameters import flatten_optimizers
+from earlycrop.utils.wrappers import process_group_of, unwrap, unwrap_ema_models, warn_rewrap
 
 
 @dataclass(frozen=True)
@@ -80,82 +86,84 @@ def shrink(
         state that cannot be cut (in 8 bits, say), or the certificate failed. After these and any other error, model,
         copies and optimizers are as they were.
     """
-    cut = cut_in_all(model, graph, remove, optimizer, certify, copies, group_of(model))
+    cut = cut_in_all_processes(model, graph, remove, optimizer, certify, copies, process_group_of(model))
     if cut.nodes:
-        say_what_to_wrap(model, stacklevel=2)
+        warn_rewrap(model, stacklevel=2)
     return cut
 
 
-def cut_in_all(
+def cut_in_all_processes(
     model: nn.Module,
     graph: Graph,
     remove: Iterable[int],
     optimizer: Optimizer | Sequence[Optimizer] | None,
     certify: bool,
     copies: nn.Module | Sequence[nn.Module],
-    group: Peers,
+    group: ProcessGroup,
 ) -> Cut:
     """The same in all processes of ``group``, or, after an error in one of them, in none."""
-    network = unwrapped(model)
+    network = unwrap(model)
     removed = graph.mask(remove)
-    require_agreement([removed], group)
-    keep = keep_of(graph, removed)
-    named = tensors(network)
+    check_same_removal([removed], group)
+    keep = kept_indices(graph, removed)
+    named = tensors_by_name(network)
     if {name: tuple(t.shape) for name, t in named.items()} != graph.shapes:
         raise ValueError("the graph is not this model's, or the model was cut since: trace it again")
-    every = [network, *insides_of(copies, network, graph.shapes)]
+    every = [network, *unwrap_ema_models(copies, network, graph.shapes)]
     for module in every:
-        _require_whole(module, keep)
-    require_its_optimizers(network, optimizer)
+        _check_cuttable(module, keep)
+    check_optimizers(network, optimizer)
     before = graph.cost("weights")
     if not removed.any():
         return Cut(0, before, before, 0.0 if certify else None)
-    with ordinary_tensors(), ExitStack() as taken_back:
-        with all_or_none(group, SurgeryError):
-            difference, caveats = _cut_all(every, graph, removed, keep, listed(optimizer), certify, taken_back)
+    with outside_inference_mode(), ExitStack() as taken_back:
+        with fail_together(group, SurgeryError):
+            difference, caveats = _cut_all(
+                every, graph, removed, keep, flatten_optimizers(optimizer), certify, taken_back
+            )
         taken_back.pop_all()
     for module in every:
-        keep_loadable(module)
+        patch_save_pretrained(module)
     return Cut(int(removed.sum()), before, graph.cost("weights", removed), difference, caveats)
 
 
 def _cut_all(
-    every: list[nn.Module], graph: Graph, removed: Removed, keep: Keep, optimizers: list[Optimizer], certify: bool,
-    taken_back: ExitStack,
+    every: list[nn.Module], graph: Graph, removed: NodeMask, keep: KeptIndices, optimizers: list[Optimizer], certify:
+    bool, taken_back: ExitStack,
 ) -> tuple[float | None, tuple[str, ...]]:  # fmt: skip
     """Cut ``every`` module, the network first; what the certificate says. After an error all is as it was, and after
     ``taken_back`` has been left.
     """
     network, own = every[0], graph.sizes(removed)
-    states = [small_states(o, tensors(network), keep) for o in optimizers]
+    states = [cut_states(o, tensors_by_name(network), keep) for o in optimizers]
 
-    def carried_out(expected: Expected | None) -> tuple[float | None, tuple[str, ...]]:
+    def carried_out(expected: Reference | None) -> tuple[float | None, tuple[str, ...]]:
         with ExitStack() as here:
             swaps = []
             for module in every:
                 swaps.append(cut_module(module, keep, own))
                 here.callback(swaps[-1].undo)
-            found = (None, ()) if expected is None else certified(network, graph, expected)
+            found = (None, ()) if expected is None else compare_outputs(network, graph, expected)
             for o, state in zip(optimizers, states, strict=True):
-                here.callback(restoring(o))
-                follow(o, swaps[0], state)
+                here.callback(snapshot_optimizer(o))
+                swap_parameters(o, swaps[0], state)
             taken_back.push(here.pop_all())
         return found
 
     try:
-        return carried_out(expected_of(network, graph, removed) if certify else None)
-    except Apart as apart:
-        if apart.difference > ROUNDING:
+        return carried_out(reference_outputs(network, graph, removed) if certify else None)
+    except OutputMismatchError as apart:
+        if apart.difference > MAX_ROUNDING:
             raise
         try:
-            difference, caveats = carried_out(expected_of(network, graph, removed, torch.float64))
+            difference, caveats = carried_out(reference_outputs(network, graph, removed, torch.float64))
         except Exception:
             raise apart from None
         told = f"it was made in float64: in less, rounding makes a difference of {apart.difference:.2g}"
         return difference, (*caveats, told)
 
 
-def uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> dict[Group, str]:
+def find_uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> dict[Group, str]:
     """The coupled layers whose part of a cut fails its certificate by itself, with what it says; tried on copies."""
     wanted = set(remove)
     failing: dict[Group, str] = {}
@@ -174,9 +182,9 @@ def uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> dict[G
     return failing
 
 
-def _require_whole(module: nn.Module, keep: Keep) -> None:
+def _check_cuttable(module: nn.Module, keep: KeptIndices) -> None:
     """Raise ValueError where a cut would empty a tensor, or lose its hooks."""
-    named = tensors(module)
+    named = tensors_by_name(module)
     for name, dims in keep.items():
         emptied = [d for d, index in dims.items() if index.numel() == 0]
         if emptied:

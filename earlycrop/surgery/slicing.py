@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import Removed
-from earlycrop.utils.layer_sizes import OWN, sizes
-from earlycrop.utils.meta import hollow
-from earlycrop.utils.modules import places, put, tensors
-from earlycrop.utils.parametrizations import parametrized, weight_shape
+from earlycrop.graph.types import NodeMask
+from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, layer_sizes
+from earlycrop.utils.meta import meta_like
+from earlycrop.utils.modules import assign_tensor, tensor_owners, tensors_by_name
+from earlycrop.utils.parametrizations import parametrized_modules, weight_shape
 
-Keep = dict[str, dict[int, Tensor]]
+KeptIndices = dict[str, dict[int, Tensor]]
 """Tensor name -> dimension -> the indices that stay, where some go."""
 
 
-def keep_of(graph: Graph, removed: Removed) -> Keep:
+def kept_indices(graph: Graph, removed: NodeMask) -> KeptIndices:
     """The indices that stay when the nodes in ``removed`` go."""
     kept = np.append(~removed, True)
-    keep: Keep = {}
-    for slot in graph.slots:
+    keep: KeptIndices = {}
+    for slot in graph.axes:
         stay = kept[slot.nodes]
         if not stay.all():
             keep.setdefault(slot.tensor, {})[slot.dim] = torch.from_numpy(stay.nonzero()[0])
@@ -48,7 +48,7 @@ class Scratch:
         return torch.index_select(tensor, dim, index, out=self._held[key][:count].view(shape))
 
 
-def selected(tensor: Tensor, keep: Mapping[int, Tensor], scratch: Scratch | None = None) -> Tensor:
+def select_entries(tensor: Tensor, keep: Mapping[int, Tensor], scratch: Scratch | None = None) -> Tensor:
     """The entries of ``tensor`` that stay, in the same order in memory (channels last, say).
 
     Dimensions that are 1 wide broadcast, and stay whole.
@@ -84,72 +84,74 @@ class Swap:
             before = getattr(owner, attribute)
             if before != value:
                 self.sizes.append((owner, attribute, before))
-                _set(owner, attribute, value)
+                _set_attribute(owner, attribute, value)
 
     def undo(self) -> None:
         with ExitStack() as each:  # in reverse, and whatever another one raises
             for name, where in self.spots.items():
-                each.callback(put, where, self.tensors[name][0])
+                each.callback(assign_tensor, where, self.tensors[name][0])
             for owner, attribute, value in self.sizes:
-                each.callback(_set, owner, attribute, value)
+                each.callback(_set_attribute, owner, attribute, value)
 
 
-def _set(owner: nn.Module, attribute: str, value: int) -> None:
+def _set_attribute(owner: nn.Module, attribute: str, value: int) -> None:
     if attribute in vars(owner):  # as all of torch's own: past its long way of setting one
         vars(owner)[attribute] = value
     else:
         setattr(owner, attribute, value)
 
 
-def cut_module(module: nn.Module, keep: Keep, own: Mapping[tuple[str, str], int]) -> Swap:
+def cut_module(module: nn.Module, keep: KeptIndices, own: Mapping[tuple[str, str], int]) -> Swap:
     """Put smaller parameters and buffers in place, with their gradients. Sizes in attributes follow.
 
     ``own``: (module, attribute) -> size, for attributes of the modules' own.
     Where that fails, everything is put back.
     """
-    named, where, scratch = tensors(module), places(module), Scratch()
-    swap = Swap({name: (named[name], _smaller(named[name], dims, scratch)) for name, dims in keep.items()}, {}, [])
+    named, where, scratch = tensors_by_name(module), tensor_owners(module), Scratch()
+    swap = Swap({name: (named[name], _cut_tensor(named[name], dims, scratch)) for name, dims in keep.items()}, {}, [])
     owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in where[id(old)]}
-    owners |= {id(m): m for _, m in parametrized(module) if any(id(p) in owners for p in m.parametrizations.modules())}
-    rows = {key: _rows(owner) for key, owner in owners.items()}
+    owners |= {
+        id(m): m for _, m in parametrized_modules(module) if any(id(p) in owners for p in m.parametrizations.modules())
+    }
+    rows = {key: _row_count(owner) for key, owner in owners.items()}
     try:
         for name, (old, new) in swap.tensors.items():
             swap.spots[name] = where[id(old)]
-            put(swap.spots[name], new)
+            assign_tensor(swap.spots[name], new)
         for key, owner in owners.items():
-            swap.hold(owner, _groups(owner, rows[key]))
-            swap.hold(owner, sizes(owner))  # after the groups: in_channels are counted in them
+            swap.hold(owner, _group_sizes(owner, rows[key]))
+            swap.hold(owner, layer_sizes(owner))  # after the groups: in_channels are counted in them
         for (path, attribute), value in own.items():
             owner = module.get_submodule(path)
             swap.hold(owner, {attribute: value})
-            owner.__dict__.setdefault(OWN, set()).add(attribute)
+            owner.__dict__.setdefault(SIZES_ATTRIBUTE, set()).add(attribute)
     except BaseException:
         swap.undo()
         raise
     return swap
 
 
-def _smaller(old: Tensor, dims: Mapping[int, Tensor], scratch: Scratch) -> Tensor:
+def _cut_tensor(old: Tensor, dims: Mapping[int, Tensor], scratch: Scratch) -> Tensor:
     if old.is_meta and old.grad is None:
         shape = [dims[d].numel() if d in dims and n > 1 else n for d, n in enumerate(old.shape)]
-        return hollow(old, shape)
-    new = selected(old, dims, scratch)
+        return meta_like(old, shape)
+    new = select_entries(old, dims, scratch)
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
         new.__dict__.update(old.__dict__)
-        new.grad = None if old.grad is None else selected(old.grad, dims, scratch)
+        new.grad = None if old.grad is None else select_entries(old.grad, dims, scratch)
     return new
 
 
-def _rows(module: nn.Module) -> int:
+def _row_count(module: nn.Module) -> int:
     return next(iter(weight_shape(module)), 0)
 
 
-def _groups(module: nn.Module, rows: int) -> dict[str, int]:
+def _group_sizes(module: nn.Module, rows: int) -> dict[str, int]:
     """Groups go with their channels where a convolution is cut by whole groups (see ``_products._grouped``)."""
     match module:
         case nn.GroupNorm():
-            return {"num_groups": module.num_groups * _rows(module) // rows}
+            return {"num_groups": module.num_groups * _row_count(module) // rows}
         case nn.modules.conv._ConvNd() if module.groups > 1 and module.groups >= module.in_channels // module.groups:
-            return {"groups": module.groups * _rows(module) // rows}
+            return {"groups": module.groups * _row_count(module) // rows}
     return {}

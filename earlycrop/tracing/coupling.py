@@ -11,17 +11,22 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import Slot
-from earlycrop.graph.types import Field, Reason, Role, Work
-from earlycrop.tracing.labels import support
-from earlycrop.tracing.recorder import Watch, few
+from earlycrop.graph.nodes import TensorAxis
+from earlycrop.graph.types import ChannelLabels, CostTerm, Reason, Role
+from earlycrop.tracing.labels import varying_dims
+from earlycrop.tracing.recorder import ChannelRecorder, unique_labels
 
-Vectors = Mapping[str, list[Field | None]]
+Vectors = Mapping[str, list[ChannelLabels | None]]
 """Parameter or buffer name -> its channels along each dimension."""
 
 
-def solved(
-    watch: Watch, classes: Field, vectors: Vectors, held: Mapping[str, Tensor], parameters: frozenset[str], example: Any
+def build_graph(
+    watch: ChannelRecorder,
+    classes: ChannelLabels,
+    vectors: Vectors,
+    held: Mapping[str, Tensor],
+    parameters: frozenset[str],
+    example: Any,
 ) -> Graph:
     """The graph of a network with the tensors ``held``, of which ``parameters`` are parameters.
 
@@ -34,32 +39,32 @@ def solved(
     )
     count = int(nodes.max(initial=-1)) + 1
     inner = np.zeros(count + 1, bool)  # the last entry takes what is no node, -1
-    for labels in watch.inner:
+    for labels in watch.activation_products:
         inner[nodes[labels]] = True
 
-    def slot(name: str, dim: int, labels: Field) -> Slot:
+    def slot(name: str, dim: int, labels: ChannelLabels) -> TensorAxis:
         mine = classes[labels]
         role = Role(int(np.bitwise_or.reduce(roles[labels])))
         given = why[mine]
         told = tuple(reasons[i] for i in np.unique(given[given >= 0]).tolist()) if given.max() >= 0 else ()
-        return Slot(name, dim, nodes[labels], mine, role, told)
+        return TensorAxis(name, dim, nodes[labels], mine, role, told)
 
     return Graph(
         example=example,
         shapes={name: tuple(t.shape) for name, t in held.items()},
         itemsizes={name: t.element_size() for name, t in held.items()},
         parameters=parameters,
-        slots=tuple(slot(n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None),
+        axes=tuple(slot(n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None),
         count=count,
-        inner=inner[:-1],
+        activation_products=inner[:-1],
         returned=frozenset(
             np.isin(why, [i for i, r in enumerate(reasons) if r.why == Graph.OUTPUT]).nonzero()[0].tolist()
         ),
-        work=tuple(Work(w.constant, tuple(nodes[a] for a in w.axes), w.module) for w in watch.work),
+        cost_terms=tuple(CostTerm(w.constant, tuple(nodes[a] for a in w.axes), w.module) for w in watch.cost_terms),
     )
 
 
-def _roles(watch: Watch) -> Field:
+def _roles(watch: ChannelRecorder) -> ChannelLabels:
     """What each channel is for."""
     roles = np.zeros(watch.count, np.int64)
     for labels, role in watch.roles:
@@ -67,7 +72,7 @@ def _roles(watch: Watch) -> Field:
     return roles
 
 
-def _reasons(watch: Watch, classes: Field, vectors: Vectors) -> tuple[list[Reason], Field]:
+def _reasons(watch: ChannelRecorder, classes: ChannelLabels, vectors: Vectors) -> tuple[list[Reason], ChannelLabels]:
     """The reasons, and for each class the number of the one why it may not be cut, or -1.
 
     That is the first that was met, but rather that the class is the model's output.
@@ -86,16 +91,18 @@ def _reasons(watch: Watch, classes: Field, vectors: Vectors) -> tuple[list[Reaso
     return reasons, why
 
 
-def _consumed(watch: Watch, classes: Field, roles: Field) -> Field:
+def _consumed(watch: ChannelRecorder, classes: ChannelLabels, roles: ChannelLabels) -> ChannelLabels:
     """An entry a class: whether a weight's columns, or another activation, is multiplied with it."""
     consumed = np.zeros(classes.max(initial=-1) + 1, np.int64)
     consumed[classes[roles & Role.COLUMN > 0]] = 1
-    for labels in watch.inner:
+    for labels in watch.activation_products:
         consumed[classes[labels]] = 1
     return consumed
 
 
-def _produced(vectors: Vectors, parameters: frozenset[str], classes: Field, roles: Field) -> Field:
+def _produced(
+    vectors: Vectors, parameters: frozenset[str], classes: ChannelLabels, roles: ChannelLabels
+) -> ChannelLabels:
     """An entry a class: whether a parameter makes it; buffers come along, but never make a node."""
     produced = np.zeros(classes.max(initial=-1) + 1, np.int64)
     makes = (roles == 0) | (roles & Role.ROW > 0)
@@ -105,7 +112,7 @@ def _produced(vectors: Vectors, parameters: frozenset[str], classes: Field, role
     return produced
 
 
-def _numbers(classes: Field, free: Field) -> Field:
+def _numbers(classes: ChannelLabels, free: ChannelLabels) -> ChannelLabels:
     """For each channel, the number of its node, or -1; in the order of first channels, so that a graph is always the
     same. ``free``: an entry a class, whether it is a node.
     """
@@ -118,20 +125,20 @@ def _numbers(classes: Field, free: Field) -> Field:
     return number[classes]
 
 
-def classified(watch: Watch) -> Field:
+def coupled_classes(watch: ChannelRecorder) -> ChannelLabels:
     """For each channel number, which class of coupled channels it belongs to; adds joins and freezes on the way."""
     classes = np.arange(watch.count)
     solved = 0
     while True:
-        classes = _connected(classes, watch.joins[solved:])
+        classes = _merge_classes(classes, watch.joins[solved:])
         solved = len(watch.joins)
-        if _told_apart(watch, classes):
+        if _resolve_shared(watch, classes):
             continue
-        if not sum(_straightened(watch, classes, f) for f in watch.rectangles):
+        if not sum(_couple_all_but_longest(watch, classes, f) for f in watch.rectangles):
             return classes
 
 
-def multiplicity(watch: Watch, classes: Field) -> Field:
+def multiplicity(watch: ChannelRecorder, classes: ChannelLabels) -> ChannelLabels:
     """For each class, how many channels of it were treated as different ones in one place."""
     most = np.ones(classes.max(initial=-1) + 1, np.int64)
     for part in watch.parts:
@@ -140,7 +147,7 @@ def multiplicity(watch: Watch, classes: Field) -> Field:
     return most
 
 
-def _told_apart(watch: Watch, classes: Field) -> bool:
+def _resolve_shared(watch: ChannelRecorder, classes: ChannelLabels) -> bool:
     """Decide what is shared where that is clear, or else the first of it; whether something was joined.
 
     First of all that have a class in common: what happens to one does not change another that has none.
@@ -149,8 +156,8 @@ def _told_apart(watch: Watch, classes: Field) -> bool:
     met = np.zeros(classes.max(initial=-1) + 1, bool)
     for small, large, reason in watch.shared:
         now = classes[large]
-        if all((now == now.take([0], axis=d)).all() for d in support(small)):
-            watch.freezes.append((few(small), reason))
+        if all((now == now.take([0], axis=d)).all() for d in varying_dims(small)):
+            watch.freezes.append((unique_labels(small), reason))
             continue
         if met[now].any() or met[classes[small]].any():
             pending.append((small, large, reason))
@@ -162,7 +169,7 @@ def _told_apart(watch: Watch, classes: Field) -> bool:
     return joined
 
 
-def _connected(classes: Field, joins: list[tuple[Field, Field]]) -> Field:
+def _merge_classes(classes: ChannelLabels, joins: list[tuple[ChannelLabels, ChannelLabels]]) -> ChannelLabels:
     """The classes after these joins of channels."""
     a, b = (np.concatenate([np.zeros(0, np.int64), *(j[i] for j in joins)]) for i in (0, 1))
     count = classes.max(initial=-1) + 1
@@ -170,13 +177,13 @@ def _connected(classes: Field, joins: list[tuple[Field, Field]]) -> Field:
     return connected_components(graph, directed=False)[1].astype(np.int64)[classes]
 
 
-def _straightened(watch: Watch, classes: Field, field: Field) -> bool:
+def _couple_all_but_longest(watch: ChannelRecorder, classes: ChannelLabels, field: ChannelLabels) -> bool:
     """Where the classes vary along several dimensions of a field, couple along all but the longest; whether it did.
 
     After a cut the tensor must still be a rectangle.
     """
     now = classes[field]
-    varying = [d for d in support(now) if not (now == now.take([0], axis=d)).all()]
+    varying = [d for d in varying_dims(now) if not (now == now.take([0], axis=d)).all()]
     if len(varying) < 2:
         return False
     longest = max(varying, key=lambda d: now.shape[d])

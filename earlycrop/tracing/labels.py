@@ -11,36 +11,36 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from earlycrop.graph.types import Field
+from earlycrop.graph.types import ChannelLabels
 
 
-def support(field: Field) -> tuple[int, ...]:
+def varying_dims(field: ChannelLabels) -> tuple[int, ...]:
     """The dimensions that a field depends on."""
     return tuple(d for d, n in enumerate(field.shape) if n > 1)
 
 
-def along(vector: Field, dim: int, ndim: int) -> Field:
+def expand_labels(vector: ChannelLabels, dim: int, ndim: int) -> ChannelLabels:
     """A vector of channels as a field over dimension ``dim`` of ``ndim``."""
     shape = [1] * ndim
     shape[dim] = -1
     return vector.reshape(shape)
 
 
-def compressed(field: Field) -> Field:
+def compress(field: ChannelLabels) -> ChannelLabels:
     """The same field, 1 wide in each dimension along which it is constant."""
-    for d in support(field):
+    for d in varying_dims(field):
         first = field.take([0], axis=d)
         if (field == first).all():
             field = first
     return field
 
 
-def padded(field: Field, ndim: int) -> Field:
+def pad_front(field: ChannelLabels, ndim: int) -> ChannelLabels:
     """The field with dimensions of width 1 put in front, as broadcasting does."""
     return field.reshape((1,) * (ndim - field.ndim) + field.shape)
 
 
-def reshaped(field: Field, old: Sequence[int], new: Sequence[int]) -> Field:
+def reshape_labels(field: ChannelLabels, old: Sequence[int], new: Sequence[int]) -> ChannelLabels:
     """The field of a tensor of shape ``old`` after a view as ``new``.
 
     Runs of dimensions whose sizes multiply to the same number are reshaped on their own, and expanded only where the
@@ -54,7 +54,7 @@ def reshaped(field: Field, old: Sequence[int], new: Sequence[int]) -> Field:
         else:
             parts.append((tuple(old[i[0] : i[1]]), tuple(new[j[0] : j[1]])))
     wide = np.broadcast_to(field, [n for before, _ in parts for n in before])
-    return compressed(wide.reshape([n for _, after in parts for n in after]))
+    return compress(wide.reshape([n for _, after in parts for n in after]))
 
 
 def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:

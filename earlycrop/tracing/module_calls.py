@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.graph import Graph
-from earlycrop.tracing.recorder import Numbers, Watch
-from earlycrop.utils.contexts import attributes_kept, undisturbed
-from earlycrop.utils.modules import tensors_in, walk
+from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
+from earlycrop.utils.contexts import preserve_attributes, preserve_state
+from earlycrop.utils.modules import collect_tensors, list_modules
 
 Shapes = list[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ModuleCall:
     """One call of a module in the first run, to be repeated: what it was given, the shapes that it returned, and the
     plain numbers that it reckoned with.
     """
@@ -30,7 +30,7 @@ class Call:
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     shapes: Shapes
-    numbers: list[Numbers]
+    numbers: list[ScalarArgs]
 
     @property
     def repeatable(self) -> bool:
@@ -39,21 +39,21 @@ class Call:
         return all(isinstance(v, Tensor | bool | int | float | str | None | torch.dtype) for v in given)
 
 
-class Running:
+class ModuleCallRecorder:
     """Stands in the place of every forward of a network, a copy of the user's, for as long as that lives."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.calls: dict[str, Call] = {}
-        self._watch: Watch | None = None
+        self.calls: dict[str, ModuleCall] = {}
+        self._watch: ChannelRecorder | None = None
         self._keeping = False
-        for name, module in walk(network):
+        for name, module in list_modules(network):
             if type(module).forward is not nn.Module.forward or "forward" in vars(module):
                 module.__dict__["forward"] = self._announced(name, module.forward)
         network.register_forward_hook(self._returned)
 
     @contextmanager
-    def told(self, watch: Watch, keep_calls: bool = False) -> Iterator[None]:
+    def told(self, watch: ChannelRecorder, keep_calls: bool = False) -> Iterator[None]:
         """Meanwhile, the watch knows which modules run, and what the whole network returns is frozen.
 
         ``keep_calls``: fill ``calls``.
@@ -74,7 +74,7 @@ class Running:
             output = forward(*arguments, **options)  # where it fails, the stack says in which module
             del watch.stack[depth:]
             if self._keeping and name not in self.calls:
-                self.calls[name] = Call(arguments, options, shapes_of(output), watch.numbers[since:])
+                self.calls[name] = ModuleCall(arguments, options, output_shapes(output), watch.numbers[since:])
             return output
 
         announced.__wrapped__ = forward  # type: ignore[attr-defined]  # for those who ask for the signature
@@ -86,24 +86,24 @@ class Running:
 
 
 @contextmanager
-def in_training(network: nn.Module) -> Iterator[None]:
+def training_mode(network: nn.Module) -> Iterator[None]:
     """Meanwhile, a copy of the user's network is in training mode; what it keeps and counts there is forgotten, and no
     random state moves on.
     """
-    with attributes_kept(network), undisturbed(network):
+    with preserve_attributes(network), preserve_state(network):
         network.train()
         yield
 
 
-def freeze_outputs(watch: Watch, output: Any) -> None:
+def freeze_outputs(watch: ChannelRecorder, output: Any) -> None:
     """What a network returns keeps its size."""
     watch.operation = "return"
-    for t in tensors_in(output):
+    for t in collect_tensors(output):
         watch.freeze(watch.fields(t), Graph.OUTPUT)
 
 
-def shapes_of(output: Any) -> Shapes:
+def output_shapes(output: Any) -> Shapes:
     """The shapes of the tensors in what a module returned."""
     if isinstance(output, Tensor):
         return [tuple(output.shape)]
-    return [tuple(t.shape) for t in tensors_in(output)]
+    return [tuple(t.shape) for t in collect_tensors(output)]

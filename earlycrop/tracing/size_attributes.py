@@ -9,29 +9,29 @@ from math import inf
 from torch import nn
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import Follow
+from earlycrop.graph.nodes import SizeAttribute
 from earlycrop.tracing.trial_check import Fault
 from earlycrop.tracing.trial_cut import Trials
 
-MOST = 4
+MAX_ATTRIBUTES = 4
 """How many attributes may follow one group; those of several modules of one kind count once."""
 
 
-def mended(
-    graph: Graph, trials: Trials, ids: tuple[int, ...], home: str, follows: tuple[Follow, ...]
-) -> tuple[Follow, ...] | None:
+def find_size_attributes(
+    graph: Graph, trials: Trials, ids: tuple[int, ...], home: str, follows: tuple[SizeAttribute, ...]
+) -> tuple[SizeAttribute, ...] | None:
     """The attributes that have to follow the nodes ``ids``, so that a trial cut of them has no fault; None: there are
     none.
 
     One at a time: each that is taken brings the run past the operation where it failed.
     """
     remove = [ids[len(ids) // 2]]
-    chosen: tuple[Follow, ...] = ()
+    chosen: tuple[SizeAttribute, ...] = ()
     taken = 0
     faults = trials.faults(graph, remove, ids, home, follows)
-    while faults and taken < MOST:
+    while faults and taken < MAX_ATTRIBUTES:
         first = min(faults, key=lambda f: f.at)
-        best: tuple[float, tuple[Follow, ...], list[Fault]] = (first.at, (), faults)
+        best: tuple[float, tuple[SizeAttribute, ...], list[Fault]] = (first.at, (), faults)
         for several in _candidates(graph, trials, first.path, remove, follows + chosen):
             got = trials.faults(graph, remove, ids, home, (*follows, *chosen, *several))
             reached = min((f.at for f in got), default=inf)
@@ -47,8 +47,8 @@ def mended(
 
 
 def _candidates(
-    graph: Graph, trials: Trials, path: tuple[str, ...], remove: list[int], known: tuple[Follow, ...]
-) -> Iterator[tuple[Follow, ...]]:
+    graph: Graph, trials: Trials, path: tuple[str, ...], remove: list[int], known: tuple[SizeAttribute, ...]
+) -> Iterator[tuple[SizeAttribute, ...]]:
     """Integer attributes of the modules in ``path``, innermost first, that can go in proportion with what is removed.
 
     Nearest to the dimension's own width first: that, then its divisors and multiples. With each come those of the other
@@ -57,10 +57,10 @@ def _candidates(
     removed = graph.mask(remove)
     cut = [
         (s, s.nodes.size, int((s.nodes >= 0).sum() and removed[s.nodes[s.nodes >= 0]].sum()))
-        for s in graph.slots
+        for s in graph.axes
         if (s.nodes >= 0).any() and removed[s.nodes[s.nodes >= 0]].any()
     ]
-    taken = {(f.module, f.attribute) for f in (*graph.follows, *known)}
+    taken = {(f.module, f.attribute) for f in (*graph.size_attributes, *known)}
     for name in reversed(path):
         for attribute, value in list(vars(trials.copied.get_submodule(name)).items()):
             if type(value) is not int or value < 2 or (name, attribute) in taken:
@@ -75,13 +75,16 @@ def _candidates(
                 share = next(gone * value // n for t, n, gone in cut if t is s)
                 if share not in seen:
                     seen.add(share)
-                    first = Follow(name, attribute, value, s.tensor, s.dim)
-                    yield first, *_alike(first, trials.copied, {(t.tensor, t.dim) for t, _, _ in cut}, taken)
+                    first = SizeAttribute(name, attribute, value, s.tensor, s.dim)
+                    yield (
+                        first,
+                        *_of_similar_modules(first, trials.copied, {(t.tensor, t.dim) for t, _, _ in cut}, taken),
+                    )
 
 
-def _alike(
-    follow: Follow, copied: nn.Module, cut: set[tuple[str, int]], taken: set[tuple[str, str]]
-) -> Iterator[Follow]:
+def _of_similar_modules(
+    follow: SizeAttribute, copied: nn.Module, cut: set[tuple[str, int]], taken: set[tuple[str, str]]
+) -> Iterator[SizeAttribute]:
     """The same attribute of other modules of the same kind, where the same tensor of theirs is cut."""
     inside = follow.tensor.removeprefix(f"{follow.module}.")
     shared = inside == follow.tensor  # a tensor that is none of the module's own
@@ -95,13 +98,17 @@ def _alike(
             yield replace(follow, module=path, tensor=tensor)
 
 
-def elsewhere(inner: str, follows: tuple[Follow, ...], to: str, copied: nn.Module) -> tuple[Follow, ...] | None:
+def transfer_size_attributes(
+    inner: str, follows: tuple[SizeAttribute, ...], to: str, copied: nn.Module
+) -> tuple[SizeAttribute, ...] | None:
     """What follows a group of the module ``inner``, for the same group of the module ``to``; None if there is no such
     attribute.
     """
     found = []
     for f in follows:
-        module, tensor = (_moved(path.split("."), inner.split("."), to.split(".")) for path in (f.module, f.tensor))
+        module, tensor = (
+            _corresponding_path(path.split("."), inner.split("."), to.split(".")) for path in (f.module, f.tensor)
+        )
         try:
             value = vars(copied.get_submodule(module)).get(f.attribute)
         except AttributeError:
@@ -112,7 +119,7 @@ def elsewhere(inner: str, follows: tuple[Follow, ...], to: str, copied: nn.Modul
     return tuple(found)
 
 
-def _moved(path: list[str], inner: list[str], to: list[str]) -> str:
+def _corresponding_path(path: list[str], inner: list[str], to: list[str]) -> str:
     """The path that leads from ``to`` where ``path`` leads from ``inner``."""
     shared = 0
     while shared < min(len(path), len(inner)) and path[shared] == inner[shared]:

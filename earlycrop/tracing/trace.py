@@ -22,19 +22,19 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import Field
-from earlycrop.tracing.coupling import classified, multiplicity, solved
-from earlycrop.tracing.module_calls import Running, freeze_outputs, in_training
-from earlycrop.tracing.recorder import Numbers, Watch
+from earlycrop.graph.types import ChannelLabels
+from earlycrop.tracing.coupling import build_graph, coupled_classes, multiplicity
+from earlycrop.tracing.module_calls import ModuleCallRecorder, freeze_outputs, training_mode
+from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
-from earlycrop.tracing.trial_cut import Trials, Watcher
-from earlycrop.tracing.validate import settled
-from earlycrop.utils.contexts import plain_kernels, plain_random_states_kept
+from earlycrop.tracing.trial_cut import RecordingMode, Trials
+from earlycrop.tracing.validate import freeze_failing_nodes
+from earlycrop.utils.contexts import differentiable_kernels, preserve_python_random_states
 from earlycrop.utils.errors import TraceError
-from earlycrop.utils.meta import hollow, on_shapes
-from earlycrop.utils.modules import call, parameters, tensors, walk
-from earlycrop.utils.validation import require_network
-from earlycrop.utils.wrappers import unwrapped
+from earlycrop.utils.meta import meta_like, shapes_only
+from earlycrop.utils.modules import call_model, list_modules, parameters_by_name, tensors_by_name
+from earlycrop.utils.validation import check_network
+from earlycrop.utils.wrappers import unwrap
 
 _SIMPLE = frozenset({bool, int, float, str})
 _log = logging.getLogger(__name__)
@@ -53,26 +53,26 @@ def trace(model: nn.Module, example: Any) -> Graph:
         TraceError: the model cannot be copied, or fails on the example. ValueError: it is a script of torch.jit, comes
         from torch.export, is sharded, or has parameters without a shape. TypeError: it is no module.
     """
-    return traced_again(model, example, {})
+    return trace_after_cut(model, example, {})
 
 
-def traced_again(model: nn.Module, example: Any, together: Mapping[tuple[str, int], Field]) -> Graph:
+def trace_after_cut(model: nn.Module, example: Any, together: Mapping[tuple[str, int], ChannelLabels]) -> Graph:
     """The same after a cut. ``together``: by tensor and dimension, numbers that are equal for indices that could only
     go together before it. A trace may not see so any more: the channels of a layer's last head are those of any layer.
     """
     _log.debug("tracing")
-    with plain_random_states_kept(), _uncollected():
-        require_network(model)
-        model = unwrapped(model)
+    with preserve_python_random_states(), _gc_disabled():
+        check_network(model)
+        model = unwrap(model)
         try:
-            return _traced(model, example, together, real=False)
+            return _trace(model, example, together, real=False)
         except TraceError:  # a forward that looks at values (.item(), .numpy(), if mask.all()) needs real ones
             _log.debug("tracing on real values")
-            return _traced(model, example, together, real=True)
+            return _trace(model, example, together, real=True)
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def _gc_disabled() -> Iterator[None]:
     """Without Python's cyclic garbage collector: next to nothing that a trace makes is garbage before its end, and each
     look through all that torch has imported takes longer than the trace of a small network.
     """
@@ -86,14 +86,14 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _traced(model: nn.Module, example: Any, together: Mapping[tuple[str, int], Field], real: bool) -> Graph:
-    run = partial(call, example=example)
-    device = next((t.device for t in tensors(model).values()), torch.device("cpu"))
-    copied = _copied(model, real)
-    watch = Watch()
-    slots: dict[str, list[Field | None]] = {}
-    trained = parameters(copied)
-    held = tensors(copied)  # before the run, which may fill a buffer
+def _trace(model: nn.Module, example: Any, together: Mapping[tuple[str, int], ChannelLabels], real: bool) -> Graph:
+    run = partial(call_model, example=example)
+    device = next((t.device for t in tensors_by_name(model).values()), torch.device("cpu"))
+    copied = _copy_model(model, real)
+    watch = ChannelRecorder()
+    slots: dict[str, list[ChannelLabels | None]] = {}
+    trained = parameters_by_name(copied)
+    held = tensors_by_name(copied)  # before the run, which may fill a buffer
     for name, t in held.items():
         if t.is_floating_point() or t.is_complex():
             slots[name] = watch.enter(t, weight=name in trained)
@@ -103,22 +103,22 @@ def _traced(model: nn.Module, example: Any, together: Mapping[tuple[str, int], F
             _, first, which = np.unique(equal, return_index=True, return_inverse=True)
             watch.join(vector, vector[first[which]])
     _freeze_attention(watch, copied)
-    running = Running(copied)
-    with plain_kernels(model):
-        with running.told(watch, keep_calls=not real), on_shapes(Watcher(watch, device, real)):
-            _watch_evaluation(watch, copied, run)
+    running = ModuleCallRecorder(copied)
+    with differentiable_kernels(model):
+        with running.told(watch, keep_calls=not real), shapes_only(RecordingMode(watch, device, real)):
+            _record_evaluation(watch, copied, run)
             numbers = list(watch.numbers)
             if unused := [name for name, p in trained.items() if id(p) not in watch.seen]:
-                _watch_training(watch, copied, run, unused)
-        trained_numbers = None if real else _numbers_in_training(running, run, device)
-        classes = classified(watch)
-        graph = solved(watch, classes, slots, held, frozenset(trained), example)
+                _record_training(watch, copied, run, unused)
+        trained_numbers = None if real else _scalars_in_training(running, run, device)
+        classes = coupled_classes(watch)
+        graph = build_graph(watch, classes, slots, held, frozenset(trained), example)
         most = multiplicity(watch, classes)
         _log.debug("trying cuts")
-        return settled(graph, Trials(running, run, real, device, most, numbers, trained_numbers))
+        return freeze_failing_nodes(graph, Trials(running, run, real, device, most, numbers, trained_numbers))
 
 
-def _watch_evaluation(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any]) -> None:
+def _record_evaluation(watch: ChannelRecorder, copied: nn.Module, run: Callable[[nn.Module], Any]) -> None:
     try:
         output = run(copied)
     except Exception as error:
@@ -127,20 +127,22 @@ def _watch_evaluation(watch: Watch, copied: nn.Module, run: Callable[[nn.Module]
             "to see where"
         ) from error
     freeze_outputs(watch, output)
-    if not watch.seen & {id(p) for p in parameters(copied).values()}:
+    if not watch.seen & {id(p) for p in parameters_by_name(copied).values()}:
         raise TraceError(
             "the example multiplied nothing with a weight of the model: if it is a callable, does it run the model "
             "that it is given?"
         )
 
 
-def _watch_training(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], Any], unused: list[str]) -> None:
+def _record_training(
+    watch: ChannelRecorder, copied: nn.Module, run: Callable[[nn.Module], Any], unused: list[str]
+) -> None:
     """Watch a run in training mode as well: some parameters (an auxiliary head's) are used only then.
 
     Where it fails, those stay whole; which channels they would have used cannot be known.
     """
-    work = list(watch.work)  # a network's work is that of its evaluation
-    modes = [(m, m.training) for _, m in walk(copied)]
+    work = list(watch.cost_terms)  # a network's work is that of its evaluation
+    modes = [(m, m.training) for _, m in list_modules(copied)]
     try:
         watch.training = True
         copied.train()
@@ -151,20 +153,23 @@ def _watch_training(watch: Watch, copied: nn.Module, run: Callable[[nn.Module], 
         for name in unused:
             watch.freeze(watch.fields(copied.get_parameter(name)), why)
     finally:
-        watch.work[:] = work
+        watch.cost_terms[:] = work
         for m, training in modes:
             m.training = training
 
 
-def _numbers_in_training(
-    running: Running, run: Callable[[nn.Module], Any], device: torch.device
-) -> list[Numbers] | None:
+def _scalars_in_training(
+    running: ModuleCallRecorder, run: Callable[[nn.Module], Any], device: torch.device
+) -> list[ScalarArgs] | None:
     """The plain numbers that the network reckons with in training mode, or None where it does not run in that: it may
     want targets, more samples, or random numbers to decide by.
     """
-    watch = Watch()
+    watch = ChannelRecorder()
     try:
-        with in_training(running.network), on_shapes(Watcher(watch, device, real=False, look=table.reckon)):
+        with (
+            training_mode(running.network),
+            shapes_only(RecordingMode(watch, device, real=False, look=table.record_scalars)),
+        ):
             run(running.network)
     except Exception as error:  # whatever a forward raises
         _log.debug("not tried in training mode: %s", error)
@@ -172,16 +177,18 @@ def _numbers_in_training(
     return watch.numbers
 
 
-def _copied(model: nn.Module, real: bool) -> nn.Module:
+def _copy_model(model: nn.Module, real: bool) -> nn.Module:
     """A copy in evaluation mode. Unless it shall be ``real``, nothing of its weights' size is allocated.
 
     Buffers of whole numbers (tables of indices, masks) stay real: what they move can be followed.
     """
     memo: dict[int, Any] = {}
-    modules = [m for _, m in walk(model)]
+    modules = [m for _, m in list_modules(model)]
     try:
         if not real:
-            memo |= {id(t): hollow(t) for t in tensors(model).values() if t.is_floating_point() or t.is_complex()}
+            memo |= {
+                id(t): meta_like(t) for t in tensors_by_name(model).values() if t.is_floating_point() or t.is_complex()
+            }
         kinds = {kind: _plain(kind) for kind in {type(m) for m in modules}}
         plain = [m for m in modules if kinds[type(m)]]
         memo |= {id(m): type(m).__new__(type(m)) for m in plain}
@@ -197,7 +204,7 @@ def _copied(model: nn.Module, real: bool) -> nn.Module:
         unchanged = (k.train is nn.Module.train and k.eval is nn.Module.eval for k in kinds)
         if not all(kinds.values()) or not all(unchanged):
             return copied.eval()
-        for _, m in walk(copied):  # the same without torch's long way of setting an attribute
+        for _, m in list_modules(copied):  # the same without torch's long way of setting an attribute
             vars(m)["training"] = False
         return copied
     except Exception as error:
@@ -244,11 +251,11 @@ def _detach(values: tuple[Any, ...], memo: dict[int, Any]) -> None:
             memo.setdefault(id(t), t.detach())
 
 
-def _freeze_attention(watch: Watch, model: nn.Module) -> None:
+def _freeze_attention(watch: ChannelRecorder, model: nn.Module) -> None:
     """torch's own attention compares the width of its input, and of its projections, with ``embed_dim``."""
     watch.operation = "nn.MultiheadAttention"
     why = "it insists on embed_dim, and can lose neither heads nor width: project and attend with layers of your own"
-    for name, m in walk(model):
+    for name, m in list_modules(model):
         if isinstance(m, nn.MultiheadAttention):
             watch.stack = [name]
             whole = (m.in_proj_weight, m.q_proj_weight)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from earlycrop.graph.types import Field, Reason, Removed
-from earlycrop.tracing.recorder import PARTS, Numbers, Watch, few
+from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
+from earlycrop.tracing.recorder import PARTS, ChannelRecorder, ScalarArgs, unique_labels
 
-WRITTEN = "a size seems to be written into it: with some of its channels cut"
+HARD_CODED = "a size seems to be written into it: with some of its channels cut"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Fault:
     reason: Reason
 
 
-class Check(Watch):
+class TrialRecorder(ChannelRecorder):
     """Channels come with their classes; what would make two classes one, part one, or freeze one, is a fault.
 
     ``tested``: an entry a class, whether its group has lost nodes. ``alone``: whether a dimension has only this class
@@ -30,29 +30,31 @@ class Check(Watch):
     plain numbers that it reckoned with, None where those say nothing.
     """
 
-    def __init__(self, tested: Removed, alone: Removed, most: Field, expected: Sequence[Numbers | None]) -> None:
+    def __init__(
+        self, tested: NodeMask, alone: NodeMask, most: ChannelLabels, expected: Sequence[ScalarArgs | None]
+    ) -> None:
         super().__init__()
         self.tested = np.append(tested, False)  # the last entry serves channels of data, which have no class: -1
         self.firm = np.append(tested & ~alone, False)
-        self.most = most
+        self.multiplicity = most
         self.expected = expected
         self.reckons_otherwise = False
         """Whether one of the faults is a number that is not what was expected."""
         self.classes = np.zeros(0, np.int64)
         self.faults: list[Fault] = []
 
-    def of(self, channels: Field) -> Field:
+    def of(self, channels: ChannelLabels) -> ChannelLabels:
         """The classes of channels."""
         if self.classes.size < self.count:
             self.classes = np.append(self.classes, np.full(self.count - self.classes.size, -1))
         return self.classes[channels]
 
-    def told(self, several: Sequence[Field]) -> list[Field]:
+    def told(self, several: Sequence[ChannelLabels]) -> list[ChannelLabels]:
         """For each, new channels of these classes."""
         self.classes = np.concatenate([self.classes, *several])
         return [self.fresh(classes.size) for classes in several]
 
-    def join(self, a: Field, b: Field) -> None:
+    def join(self, a: ChannelLabels, b: ChannelLabels) -> None:
         if a is b:
             return
         first, second = self.of(a), self.of(b)
@@ -64,19 +66,19 @@ class Check(Watch):
         if (self.firm[first] | self.firm[second])[told].any():
             self._object("channels that were apart become one")
 
-    def freeze(self, fields: Sequence[Field | None], why: str) -> None:
+    def freeze(self, fields: Sequence[ChannelLabels | None], why: str) -> None:
         if any(f is not None and self.firm[self.of(f)].any() for f in fields):
             self._object(why)
 
-    def share(self, small: Field, large: Field) -> None:
+    def share(self, small: ChannelLabels, large: ChannelLabels) -> None:
         """Told apart in the first run."""
 
-    def apart(self, channels: Field) -> None:
-        known, times = np.unique(self.of(few(channels)), return_counts=True)
-        if (self.tested[known] & (times > self.most[known])).any():
+    def apart(self, channels: ChannelLabels) -> None:
+        known, times = np.unique(self.of(unique_labels(channels)), return_counts=True)
+        if (self.tested[known] & (times > self.multiplicity[known])).any():
             self._object("channels that were one are apart")
 
-    def reckoned(self, numbers: Numbers) -> None:
+    def reckoned(self, numbers: ScalarArgs) -> None:
         super().reckoned(numbers)
         place = len(self.numbers) - 1
         before = self.expected[place] if place < len(self.expected) else None
@@ -85,9 +87,9 @@ class Check(Watch):
             computed = f"it computes with {numbers[1]} instead of {before[1]}, which is taken from its own width"
             self._object("it is cut into parts of different sizes" if numbers[0] == PARTS else computed)
 
-    def same(self, a: Field, b: Field) -> bool:
+    def same(self, a: ChannelLabels, b: ChannelLabels) -> bool:
         return bool((self.of(a) == self.of(b)).all())
 
     def _object(self, why: str) -> None:
-        reason = Reason(self.operation, self.module, f"{WRITTEN}, {why}")
+        reason = Reason(self.operation, self.module, f"{HARD_CODED}, {why}")
         self.faults.append(Fault(self.done, tuple(self.stack), reason))

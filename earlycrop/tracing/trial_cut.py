@@ -19,30 +19,32 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import Follow, Group
-from earlycrop.graph.types import Field, Reason, Removed
-from earlycrop.surgery.slicing import cut_module, keep_of
-from earlycrop.tracing.labels import along
-from earlycrop.tracing.module_calls import Call, Running, in_training, shapes_of
-from earlycrop.tracing.recorder import Numbers, Watch
+from earlycrop.graph.nodes import Group, SizeAttribute
+from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
+from earlycrop.surgery.slicing import cut_module, kept_indices
+from earlycrop.tracing.labels import expand_labels
+from earlycrop.tracing.module_calls import ModuleCall, ModuleCallRecorder, output_shapes, training_mode
+from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
-from earlycrop.tracing.trial_check import Check, Fault
+from earlycrop.tracing.trial_check import Fault, TrialRecorder
 from earlycrop.utils.errors import SurgeryError
-from earlycrop.utils.meta import Weightless, on_shapes, tensors_among
-from earlycrop.utils.modules import tensors
+from earlycrop.utils.meta import MetaMode, shapes_only, tensor_arguments
+from earlycrop.utils.modules import tensors_by_name
 
 
-class Watcher(Weightless):  # type: ignore[no-untyped-call]
+class RecordingMode(MetaMode):  # type: ignore[no-untyped-call]
     """Shows every operation to the rules, or to another ``look``."""
 
-    def __init__(self, watch: Watch, device: torch.device, real: bool, look: Callable[..., None] = table.apply) -> None:
+    def __init__(
+        self, watch: ChannelRecorder, device: torch.device, real: bool, look: Callable[..., None] = table.apply
+    ) -> None:
         super().__init__(device, real)
         self.watch, self.look = watch, look
         watch.real = real
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs = tensors_among(args, kwargs)
+        inputs = tensor_arguments(args, kwargs)
         result = self.run(func, args, kwargs, inputs)
         self.watch.done += 1
         results = [result] if isinstance(result, Tensor) else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
@@ -54,17 +56,17 @@ class Watcher(Weightless):  # type: ignore[no-untyped-call]
 class Trials:
     """The copy of a network, and how to run it or one of its modules again."""
 
-    running: Running
+    running: ModuleCallRecorder
     run: Callable[[nn.Module], Any]
     real: bool
     device: torch.device
-    most: Field
-    numbers: list[Numbers]
+    multiplicity: ChannelLabels
+    numbers: list[ScalarArgs]
     """The plain numbers that the network reckons with."""
-    trained: list[Numbers] | None
+    trained: list[ScalarArgs] | None
     """Those in training mode, or None if it cannot be run in that on shapes."""
     sound: dict[str, bool] = field(default_factory=dict)
-    steady: dict[tuple[str, bool], list[Numbers | None]] = field(default_factory=dict)
+    steady: dict[tuple[str, bool], list[ScalarArgs | None]] = field(default_factory=dict)
     """By module ("" is the whole network), and whether in training mode, those of its plain numbers that it reckons
     with again when nothing is cut.
     """
@@ -76,12 +78,12 @@ class Trials:
         return self.running.network
 
     @property
-    def calls(self) -> dict[str, Call]:
+    def calls(self) -> dict[str, ModuleCall]:
         return self.running.calls
 
     def faults(
         self, graph: Graph, remove: Sequence[int], tested: Sequence[int], home: str = "",
-        follows: tuple[Follow, ...] = (),
+        follows: tuple[SizeAttribute, ...] = (),
     ) -> list[Fault]:  # fmt: skip
         """Cut ``remove`` out of the copy, run ``home`` (all of it by default), put it back; what is wrong, and concerns
         the nodes ``tested``.
@@ -92,27 +94,27 @@ class Trials:
         module = self.copied.get_submodule(home)
         removed = graph.mask(remove)
         inside = self._inside(graph, home)
-        inside = replace(inside, follows=inside.follows + _follows_inside(follows, home))
-        classes = np.zeros(self.most.size, bool)
+        inside = replace(inside, size_attributes=inside.size_attributes + _size_attributes_inside(follows, home))
+        classes = np.zeros(self.multiplicity.size, bool)
         classes[graph.classes[graph.mask(tested)]] = True
         kept = np.append(~removed, True)
         alone = np.zeros_like(classes)
-        for s in inside.slots:
+        for s in inside.axes:
             left = s.classes[kept[s.nodes]]
             if (left == left[0]).all():
                 alone[left[0]] = True
-        watch, training = Check(classes, alone, self.most, self._expected(home, False)), False
+        watch, training = TrialRecorder(classes, alone, self.multiplicity, self._expected(home, False)), False
         try:
-            swap = cut_module(module, keep_of(inside, removed), inside.sizes(removed))
+            swap = cut_module(module, kept_indices(inside, removed), inside.sizes(removed))
         except SurgeryError as refused:
             return [Fault(0, (home,), Reason("trial cut", home, str(refused)))]
         try:
-            _enter(watch, inside, module, removed)
+            _enter_labels(watch, inside, module, removed)
             found = self._found(watch, home, table.apply)
             if not found and not home and self.trained is not None:
-                watch, training = Check(classes, alone, self.most, self._expected(home, True)), True
-                with in_training(module):
-                    found = self._found(watch, home, table.reckon)
+                watch, training = TrialRecorder(classes, alone, self.multiplicity, self._expected(home, True)), True
+                with training_mode(module):
+                    found = self._found(watch, home, table.record_scalars)
         finally:
             swap.undo()
         if watch.reckons_otherwise and (home, training) not in self.steady:
@@ -120,23 +122,27 @@ class Trials:
             return self.faults(graph, remove, tested, home, follows)
         return found
 
-    def _found(self, watch: Check, home: str, look: Callable[..., None]) -> list[Fault]:
-        with self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real, look)):
+    def _found(self, watch: TrialRecorder, home: str, look: Callable[..., None]) -> list[Fault]:
+        with self.running.told(watch), shapes_only(RecordingMode(watch, self.device, self.real, look)):
             error = self._run(home, self.copied.get_submodule(home))
         if error is None:
             return watch.faults
         told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
         return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
 
-    def _expected(self, home: str, training: bool) -> Sequence[Numbers | None]:
+    def _expected(self, home: str, training: bool) -> Sequence[ScalarArgs | None]:
         first = self.trained if training else self.calls[home].numbers if home else self.numbers
         return self.steady.get((home, training), first or [])
 
-    def _repeated(self, home: str, training: bool) -> list[Numbers | None]:
+    def _repeated(self, home: str, training: bool) -> list[ScalarArgs | None]:
         """The plain numbers of the first run, None for those that differ from run to run (a loss may draw or count)."""
-        watch, first = Watch(), self._expected(home, training)
-        mode = in_training(self.copied) if training else nullcontext()
-        with mode, self.running.told(watch), on_shapes(Watcher(watch, self.device, self.real, table.reckon)):
+        watch, first = ChannelRecorder(), self._expected(home, training)
+        mode = training_mode(self.copied) if training else nullcontext()
+        with (
+            mode,
+            self.running.told(watch),
+            shapes_only(RecordingMode(watch, self.device, self.real, table.record_scalars)),
+        ):
             self._run(home, self.copied.get_submodule(home))
         again = [*watch.numbers, *[None] * len(first)]
         return [n if n == other else None for n, other in zip(first, again, strict=False)]
@@ -147,7 +153,7 @@ class Trials:
                 self.run(module)
                 return None
             call = self.calls[home]
-            shapes = shapes_of(module(*call.arguments, **call.options))
+            shapes = output_shapes(module(*call.arguments, **call.options))
         except Exception as error:  # whatever a forward raises when a size is not what it was
             return error
         if shapes != call.shapes:
@@ -155,11 +161,11 @@ class Trials:
         return None
 
     def local(
-        self, graph: Graph, group: Group, ids: tuple[int, ...], follows: tuple[Follow, ...]
+        self, graph: Graph, group: Group, ids: tuple[int, ...], follows: tuple[SizeAttribute, ...]
     ) -> tuple[str, list[Fault]]:
         """The innermost module that holds a group and can be run again by itself, and the faults of a cut there."""
-        common = around(group).split(".")
-        remove = some(graph, [ids])
+        common = common_module(group).split(".")
+        remove = sample_nodes(graph, [ids])
         for n in range(len(common), -1, -1):
             name = ".".join(common[:n])
             if not name or (name in self.calls and self.calls[name].repeatable):
@@ -172,7 +178,7 @@ class Trials:
         if not home:
             return graph
         if home not in self.insides or self.insides[home][0] is not graph:
-            self.insides[home] = graph, _part(graph, home)
+            self.insides[home] = graph, _subgraph(graph, home)
         return self.insides[home][1]
 
     def _sound(self, graph: Graph, home: str) -> bool:
@@ -181,14 +187,14 @@ class Trials:
         return self.sound[home]
 
 
-def _part(graph: Graph, home: str) -> Graph:
+def _subgraph(graph: Graph, home: str) -> Graph:
     """The part of the graph that concerns a module, with names as that module has them."""
     start = f"{home}."
-    slots = tuple(replace(s, tensor=s.tensor.removeprefix(start)) for s in graph.slots if s.tensor.startswith(start))
-    return replace(graph, slots=slots, follows=_follows_inside(graph.follows, home))
+    slots = tuple(replace(s, tensor=s.tensor.removeprefix(start)) for s in graph.axes if s.tensor.startswith(start))
+    return replace(graph, axes=slots, size_attributes=_size_attributes_inside(graph.size_attributes, home))
 
 
-def _follows_inside(follows: tuple[Follow, ...], home: str) -> tuple[Follow, ...]:
+def _size_attributes_inside(follows: tuple[SizeAttribute, ...], home: str) -> tuple[SizeAttribute, ...]:
     if not home:
         return follows
     start = f"{home}."
@@ -199,19 +205,19 @@ def _follows_inside(follows: tuple[Follow, ...], home: str) -> tuple[Follow, ...
     )
 
 
-def _enter(watch: Check, graph: Graph, module: nn.Module, removed: Removed) -> None:
+def _enter_labels(watch: TrialRecorder, graph: Graph, module: nn.Module, removed: NodeMask) -> None:
     """Give the small network's tensors channels of the classes that are left."""
     kept = np.append(~removed, True)
-    held = tensors(module)
-    fields: dict[str, list[Field]] = {name: [] for name in held}
-    slots = [s for s in graph.slots if s.tensor in held]
+    held = tensors_by_name(module)
+    fields: dict[str, list[ChannelLabels]] = {name: [] for name in held}
+    slots = [s for s in graph.axes if s.tensor in held]
     for s, channels in zip(slots, watch.told([s.classes[kept[s.nodes]] for s in slots]), strict=True):
-        fields[s.tensor].append(along(channels, s.dim, held[s.tensor].ndim))
+        fields[s.tensor].append(expand_labels(channels, s.dim, held[s.tensor].ndim))
     for name, t in held.items():
         watch.learn(t, fields[name], weight=isinstance(t, nn.Parameter))
 
 
-def around(group: Group) -> str:
+def common_module(group: Group) -> str:
     """The path of the innermost module that holds a group."""
     common: list[str] = []
     for parts in zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False):
@@ -221,7 +227,7 @@ def around(group: Group) -> str:
     return ".".join(common)
 
 
-def some(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:
+def sample_nodes(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:
     """About a third of the nodes of each group, no two neighbours alike, such that no tensor is emptied."""
     rng = np.random.default_rng(0)
     removed = graph.mask(())
@@ -230,7 +236,7 @@ def some(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:
         removed[rng.choice(ids, max(1, len(ids) // 3), replace=False)] = True
         touched |= dict.fromkeys((tensor, dim) for tensor, dim, _ in graph.nodes[ids[0]].owns)
     for key in touched:
-        nodes = graph.slot[key].nodes
+        nodes = graph.axis[key].nodes
         if nodes.min() >= 0 and removed[nodes].all():
             removed[nodes[0]] = False
     return removed.nonzero()[0].tolist()

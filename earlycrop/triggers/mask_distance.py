@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.scoring.criteria import CRITERIA
-from earlycrop.scoring.scores import node_scores, unscored
+from earlycrop.scoring.scores import node_scores, unscorable_nodes
 from earlycrop.selection.constraints import Limits
 from earlycrop.selection.nodes import choose_nodes, node_bounds
-from earlycrop.selection.targets import limit
+from earlycrop.selection.targets import max_remaining
 from earlycrop.tracing.trace import trace
-from earlycrop.utils.modules import parameters
+from earlycrop.utils.modules import parameters_by_name
 from earlycrop.utils.types import Loss
-from earlycrop.utils.wrappers import require_unchanged
+from earlycrop.utils.wrappers import check_unchanged
 
 
-class MaskChange:
+class MaskHistory:
     """The last few masks, and the largest share of entries in which two of them differ (normalised Hamming distance).
 
     Source: You et al. 2020, section 4: of 5 masks.
@@ -48,13 +48,13 @@ class MaskChange:
         self.last = [m.bool() for m in state]
 
 
-class NodeMasks:
+class NodeMaskTracker:
     """Early-Bird's mask distance of a model in training, whatever will prune it: of the nodes that go, to a sparsity in
     weights, by the scales of batch norms (where there are none, by the norm of the rows that produce a node).
     """
 
     def __init__(self, sparsity: float, limits: Limits) -> None:
-        self.sparsity, self.limits, self.change = sparsity, limits, MaskChange()
+        self.sparsity, self.limits, self.change = sparsity, limits, MaskHistory()
         self._graph: Graph | None = None
 
     def forget(self) -> None:
@@ -77,13 +77,13 @@ class NodeMasks:
             if batch is None:
                 raise ValueError("there is no batch to trace the model on: give at least one batch of training data")
             graph = trace(model, lambda m: loss(m, batch))
-            self._graph = graph.without(unscored(model, graph, criterion))
+            self._graph = graph.freeze(unscorable_nodes(model, graph, criterion))
             batches = chain([batch], rest)
         graph = self._graph
-        require_unchanged(parameters(model), graph.shapes)
+        check_unchanged(parameters_by_name(model), graph.shapes)
         if not graph.count:
             return None, batches
         scores = node_scores(model, graph, criterion, loss, [])
         bounds = node_bounds(graph, self.limits)
-        chosen = choose_nodes(graph, scores, limit(graph.cost("weights"), self.sparsity), "weights", bounds)
+        chosen = choose_nodes(graph, scores, max_remaining(graph.cost("weights"), self.sparsity), "weights", bounds)
         return self.change.update(torch.from_numpy(chosen.removed)), batches

@@ -10,16 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from earlycrop.utils.contexts import plain_kernels, undisturbed
+from earlycrop.utils.contexts import differentiable_kernels, preserve_state
 from earlycrop.utils.errors import FlowError
-from earlycrop.utils.modules import tensors_in
+from earlycrop.utils.modules import collect_tensors
 from earlycrop.utils.types import Loss
 
-ROWS = 64
+MAX_ROWS = 64
 """At most so many outputs (examples times outputs of each) of a probe batch are differentiated."""
 
 
-class KernelTurn:
+class NTKDistance:
     """Follows the kernel K_t = J_t J_t' of the model's outputs on one fixed probe batch, J their derivative by all
     trained parameters in evaluation mode, and tells 1 - <K_t, K_(t-1)> / (|K_t| |K_(t-1)|): 0 while training is linear.
 
@@ -34,7 +34,7 @@ class KernelTurn:
     """
 
     def __init__(self, model: nn.Module, loss: Loss, probe: Any) -> None:
-        self._given = _called_with(model, loss, probe)
+        self._given = _model_arguments(model, loss, probe)
         self._last: Tensor | None = None
 
     def update(self, model: nn.Module) -> float | None:
@@ -51,9 +51,9 @@ class KernelTurn:
         trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
-            return _first(functional_call(model, parameters, args, kwargs)).flatten()[:ROWS]
+            return _first_output(functional_call(model, parameters, args, kwargs)).flatten()[:MAX_ROWS]
 
-        with undisturbed(model), plain_kernels(model), torch.enable_grad():
+        with preserve_state(model), differentiable_kernels(model), torch.enable_grad():
             model.eval()
             rows = jacrev(outputs, chunk_size=1)(trained)
         first = next(iter(trained.values()))
@@ -73,29 +73,29 @@ class KernelTurn:
         self._last = state["last"]
 
 
-class _EnoughError(Exception):
+class _StopForward(Exception):
     """The model was called."""
 
 
-def _called_with(model: nn.Module, loss: Loss, probe: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _model_arguments(model: nn.Module, loss: Loss, probe: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         found.append((args, dict(kwargs)))
-        raise _EnoughError
+        raise _StopForward
 
     handle = model.register_forward_pre_hook(enter, with_kwargs=True)
     try:
         loss(model, probe)
-    except _EnoughError:
+    except _StopForward:
         return found[0]
     finally:
         handle.remove()
     raise FlowError("the loss does not call the model: there are no outputs to take a kernel of")
 
 
-def _first(output: Any) -> Tensor:
-    for t in tensors_in(output):
+def _first_output(output: Any) -> Tensor:
+    for t in collect_tensors(output):
         if t.is_floating_point():
             return t
     raise FlowError("the model returns no floating tensor to take a kernel of")

@@ -13,19 +13,19 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from earlycrop.triggers.mask_distance import MaskChange
-from earlycrop.triggers.weight_distance import DEFINITIONS, Walk
+from earlycrop.triggers.mask_distance import MaskHistory
+from earlycrop.triggers.weight_distance import DEFINITIONS, WeightDistance
 
 
 @dataclass(frozen=True)
-class Look:
+class TriggerContext:
     """What a trigger may look at: the model after ``epoch`` epochs (0: before the first), how its weights have moved
     (for triggers with ``walks``), and the mask that the method would prune with now (one dimension, true: removed).
     """
 
     model: nn.Module
     epoch: int
-    walk: Walk
+    walk: WeightDistance
     mask: Callable[[], Tensor]
 
 
@@ -39,7 +39,7 @@ class Trigger(Protocol):
     latest: int | None
     walks: bool
 
-    def update(self, look: Look) -> str | None:
+    def update(self, look: TriggerContext) -> str | None:
         """Why to prune now, or None."""
 
     def log(self) -> dict[str, float]:
@@ -62,7 +62,7 @@ class AtEpoch:
             raise ValueError(f"the epoch to prune after must be 0 or more, and is {epoch}")
         self.latest, self.why = epoch, why
 
-    def update(self, look: Look) -> str | None:
+    def update(self, look: TriggerContext) -> str | None:
         if look.epoch != self.latest:
             return None
         return "before training" if look.epoch == 0 else f"after epoch {look.epoch}, {self.why}"
@@ -77,7 +77,7 @@ class AtEpoch:
         del state  # it has none
 
 
-class _Watching:
+class _Windowed:
     """A trigger with an earliest and a latest epoch; epoch 1 is its yardstick at least."""
 
     def __init__(self, latest: int, earliest: int) -> None:
@@ -88,7 +88,7 @@ class _Watching:
                 f"the latest epoch to prune, {latest}, comes before the earliest, {self.earliest}: raise it"
             )
 
-    def late(self, look: Look, why: str) -> str | None:
+    def late(self, look: TriggerContext, why: str) -> str | None:
         """The reason at the latest epoch."""
         assert self.latest is not None
         return f"latest epoch {self.latest}: {why}" if look.epoch >= self.latest else None
@@ -103,7 +103,7 @@ class _Watching:
         del state  # what it looks at has
 
 
-class LazyRegime(_Watching):
+class LazyRegime(_Windowed):
     """Prune when the weights stop moving away from where they started: at the first epoch t >= ``earliest`` at which
     the chosen definition of the change is at most ``threshold``, and at epoch ``latest`` in any case.
 
@@ -123,14 +123,14 @@ class LazyRegime(_Watching):
         super().__init__(latest, earliest)
         self.threshold, self.definition = threshold, definition
 
-    def update(self, look: Look) -> str | None:
+    def update(self, look: TriggerContext) -> str | None:
         value = look.walk.values().get(self.definition, inf)
         if look.epoch >= self.earliest and value <= self.threshold:
             return f"lazy regime: {self.definition} change {value:.3g}, at most {self.threshold:.3g}"
         return self.late(look, f"the {self.definition} change stayed above {self.threshold:.3g}")
 
 
-class Knee(_Watching):
+class Knee(_Windowed):
     """Prune at the knee of the movement c_t = |d_t - d_(t-1)|, where d_t is the distance of the weights from their
     start: when it has fallen to at most half of its largest value, and c_t is more than half of c_(t-1).
 
@@ -143,7 +143,7 @@ class Knee(_Watching):
     def __init__(self, latest: int, earliest: int = 2) -> None:
         super().__init__(latest, earliest)
 
-    def update(self, look: Look) -> str | None:
+    def update(self, look: TriggerContext) -> str | None:
         values = look.walk.values()
         low, flat = values.get("level", inf), values.get("fall", 0.0)
         if look.epoch >= self.earliest and low <= 0.5 < flat:
@@ -151,7 +151,7 @@ class Knee(_Watching):
         return self.late(look, "the movement of the weights had no knee")
 
 
-class MaskDistance(_Watching):
+class MaskDistance(_Windowed):
     """Prune when the mask that would be pruned with has settled: those of the last ``masks`` epochs all differ from
     each other in less than the share ``below`` of their entries (the normalised Hamming distance).
 
@@ -162,10 +162,10 @@ class MaskDistance(_Watching):
 
     def __init__(self, latest: int, earliest: int = 2, below: float = 0.1, masks: int = 5) -> None:
         super().__init__(latest, earliest)
-        self.below, self.masks, self.change = below, masks, MaskChange(masks)
+        self.below, self.masks, self.change = below, masks, MaskHistory(masks)
         self._log: dict[str, float] = {}
 
-    def update(self, look: Look) -> str | None:
+    def update(self, look: TriggerContext) -> str | None:
         if look.epoch == 0:
             return None
         worst = self.change.update(look.mask())
@@ -248,7 +248,7 @@ TRIGGERS: dict[str, Callable[[float, int], Trigger]] = {
 """Name -> (sparsity, epochs) -> a trigger."""
 
 
-def named(name: str, sparsity: float, epochs: int) -> Trigger:
+def trigger_by_name(name: str, sparsity: float, epochs: int) -> Trigger:
     """The trigger of that name in ``TRIGGERS``; a whole number is the epoch to prune after.
 
     Raises:

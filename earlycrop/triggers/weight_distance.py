@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from earlycrop.utils.wrappers import require_unchanged
+from earlycrop.utils.wrappers import check_unchanged
 
 
 @dataclass
-class Distances:
+class DistanceHistory:
     """The distances of the weights w_t after epoch t from those before and after the first epoch.
 
     d: |w_t - w_0| for t = 0.. ; after_first: |w_t - w_1| / |w_1| for t = 1.. ; initial: |w_0|.
@@ -30,27 +30,27 @@ class Distances:
         return [abs(b - a) for a, b in zip(self.d, self.d[1:], strict=False)]
 
 
-def unsquared(x: Distances) -> float:
+def unsquared(x: DistanceHistory) -> float:
     """|d_t - d_(t-1)| / d_1. Eq. 12's bound holds for this one, so it is the default."""
     return _ratio(x.changes[-1], x.d[1])
 
 
-def squared(x: Distances) -> float:
+def squared(x: DistanceHistory) -> float:
     """|d_t^2 - d_(t-1)^2| / d_1^2: Rachwan et al. 2022, eq. 10 and 11 to the letter."""
     return _ratio(abs(x.d[-1] ** 2 - x.d[-2] ** 2), x.d[1] ** 2)
 
 
-def squared_current(x: Distances) -> float:
+def squared_current(x: DistanceHistory) -> float:
     """|d_t^2 - d_(t-1)^2| / d_t^2: the end of section 4.3."""
     return _ratio(abs(x.d[-1] ** 2 - x.d[-2] ** 2), x.d[-1] ** 2)
 
 
-def algorithm1(x: Distances) -> float:
+def algorithm1(x: DistanceHistory) -> float:
     """(d_t^2 - d_(t-1)^2) / |w_0|^2, with its sign: algorithm 1, lines 6 and 7."""
     return _ratio(x.d[-1] ** 2 - x.d[-2] ** 2, x.initial**2)
 
 
-def authors(x: Distances) -> float:
+def authors(x: DistanceHistory) -> float:
     """|e_t - e_(t-1)| / e_2 with e_t = |w_t - w_1| / |w_1|: the authors' code, unstructured."""
     e = x.after_first
     return _ratio(abs(e[-1] - e[-2]), e[1]) if len(e) > 1 else inf
@@ -65,12 +65,12 @@ DEFINITIONS = {f.__name__: f for f in (unsquared, squared, squared_current, algo
 """The five forms in which the paper and its code write the change that is compared with the threshold."""
 
 
-def fall(x: Distances) -> float:
+def fall(x: DistanceHistory) -> float:
     """c_t / c_(t-1): how much less the weights moved than in the epoch before."""
     return _ratio(x.changes[-1], x.changes[-2])
 
 
-def level(x: Distances) -> float:
+def level(x: DistanceHistory) -> float:
     """c_t / max over s <= t of c_s: how much less than in the epoch in which they moved most."""
     return _ratio(x.changes[-1], max(x.changes))
 
@@ -79,14 +79,14 @@ KNEE = {f.__name__: f for f in (fall, level)}
 """What the knee is told by."""
 
 
-class Walk:
+class WeightDistance:
     """Follows the weights of a model: all floating and complex parameters, no buffers. Keeps two copies of them.
 
     ``update`` is called before training and after every epoch.
     """
 
     def __init__(self) -> None:
-        self.seen = Distances()
+        self.seen = DistanceHistory()
         self._references: list[dict[str, Tensor]] = []  # the weights before and after the first epoch
 
     def update(self, model: nn.Module) -> None:
@@ -97,7 +97,7 @@ class Walk:
         """
         parameters = {name: p.detach() for name, p in model.named_parameters() if _moves(p)}
         for reference in self._references:
-            require_unchanged(parameters, {name: t.shape for name, t in reference.items()})
+            check_unchanged(parameters, {name: t.shape for name, t in reference.items()})
         if len(self._references) < 2:
             self._references.append({name: p.clone() for name, p in parameters.items()})
         self.seen.d.append(_distance(parameters, self._references[0]))
@@ -128,7 +128,7 @@ class Walk:
         return {"seen": seen, "references": [dict(r) for r in self._references]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.seen = Distances(**state["seen"])
+        self.seen = DistanceHistory(**state["seen"])
         self._references = [dict(r) for r in state["references"]]
 
 

@@ -14,26 +14,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from earlycrop.utils.modules import NORMS, places, put, tensors, walk
+from earlycrop.utils.modules import NORMS, assign_tensor, list_modules, tensor_owners, tensors_by_name
 
 _CONTAINERS = (list, dict, OrderedDict, set)
 
 
 @contextmanager
-def replaced(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
+def replace_tensors(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
     """For a while, hold ``new[name]`` in place of the parameter or buffer ``name``, wherever it is tied to."""
-    old = tensors(module)
-    where = places(module)
+    old = tensors_by_name(module)
+    where = tensor_owners(module)
     spots = {name: where[id(old[name])] for name in new}
     with ExitStack() as each:
         for name, tensor in new.items():
-            each.callback(put, spots[name], old[name])
-            put(spots[name], tensor)
+            each.callback(assign_tensor, spots[name], old[name])
+            assign_tensor(spots[name], tensor)
         yield
 
 
 @contextmanager
-def ordinary_tensors() -> Iterator[None]:
+def outside_inference_mode() -> Iterator[None]:
     """Out of inference mode, where that is on: a tensor that is made in it can never be trained."""
     grad = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(grad):  # leaving the mode alone enables gradients
@@ -41,7 +41,7 @@ def ordinary_tensors() -> Iterator[None]:
 
 
 @contextmanager
-def plain_random_states_kept() -> Iterator[None]:
+def preserve_python_random_states() -> Iterator[None]:
     """Restore the random states of numpy and Python on the way out."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
@@ -52,9 +52,9 @@ def plain_random_states_kept() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
+def preserve_state(module: nn.Module) -> Iterator[None]:
     """Restore training modes, buffers and the random states of torch, numpy and Python on the way out."""
-    with plain_random_states_kept():
+    with preserve_python_random_states():
         modes = [(m, m.training) for m in module.modules()]
         # a forward may write into a buffer or put another one in its place: keep the object and its values
         buffers = [
@@ -62,7 +62,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             for m in module.modules()
             for name, b in m._buffers.items()
         ]
-        devices = sorted({t.device.index or 0 for t in tensors(module).values() if t.device.type == "cuda"})
+        devices = sorted({t.device.index or 0 for t in tensors_by_name(module).values() if t.device.type == "cuda"})
         try:
             with torch.random.fork_rng(devices=devices):
                 yield
@@ -82,14 +82,14 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def attributes_kept(module: nn.Module) -> Iterator[None]:
+def preserve_attributes(module: nn.Module) -> Iterator[None]:
     """Restore plain attributes on the way out, and what is in their lists, dicts and sets.
 
     A forward may keep a state or an activation there, or register hooks and a note that it has.
 
     Parameters must be the same ones on the way in and out: an LSTM keeps a list of them.
     """
-    attributes = [(m, dict(vars(m))) for _, m in walk(module)]
+    attributes = [(m, dict(vars(m))) for _, m in list_modules(module)]
     containers = [(v, copy.copy(v)) for _, held in attributes for v in held.values() if type(v) in _CONTAINERS]
     try:
         yield
@@ -106,7 +106,7 @@ def attributes_kept(module: nn.Module) -> Iterator[None]:
                 value.update(before)
 
 
-def set_mode(module: nn.Module, batch_statistics: bool) -> None:
+def set_scoring_mode(module: nn.Module, batch_statistics: bool) -> None:
     """Dropout off; normalisation on the batch's own statistics if asked, on the running ones otherwise."""
     module.eval()
     if batch_statistics:
@@ -116,14 +116,14 @@ def set_mode(module: nn.Module, batch_statistics: bool) -> None:
 
 
 @contextmanager
-def plain_kernels(module: nn.Module) -> Iterator[None]:
+def differentiable_kernels(module: nn.Module) -> Iterator[None]:
     """Run operations in the form that has a second derivative and a simple trace, uncompiled and in full precision.
 
     Fused attention and the RNNs of cuDNN and oneDNN have no double backward; torch.compile's graphs and the sparse
     gradients of embeddings have none either.
     """
     cudnn, fastpath = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
-    modules = [m for _, m in walk(module)]
+    modules = [m for _, m in list_modules(module)]
     held = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

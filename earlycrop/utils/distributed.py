@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, distributed
 
-Peers: TypeAlias = Any
+ProcessGroup: TypeAlias = Any
 """A torch.distributed.ProcessGroup (which torch has only where it was built with it) of at least two processes; None
 for a process that trains alone.
 """
 
 
-def averaged(tensors: Mapping[str, Tensor], group: Peers) -> dict[str, Tensor]:
+def all_reduce_mean(tensors: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
     """The mean over the processes of each tensor, in its place. Their gradients, so averaged, are those of the mean of
     their losses, which is what DistributedDataParallel trains on.
     """
@@ -29,7 +29,7 @@ def averaged(tensors: Mapping[str, Tensor], group: Peers) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def of_the_first(t: Tensor, group: Peers) -> Tensor:
+def broadcast_from_rank0(t: Tensor, group: ProcessGroup) -> Tensor:
     """The first process's ``t``: of what is drawn at random there must be one."""
     if group is None:
         return t
@@ -41,33 +41,33 @@ def of_the_first(t: Tensor, group: Peers) -> Tensor:
     return held[0]
 
 
-def slowest(time: int, group: Peers) -> int:
+def all_reduce_max(time: int, group: ProcessGroup) -> int:
     """The largest of the times that the processes have measured: they must choose alike, and wait for the slowest in
     any case.
     """
-    return int(max(_gathered(time, group)))
+    return int(max(_all_gather(time, group)))
 
 
-def require_agreement(removed: Iterable[npt.ArrayLike], group: Peers) -> None:
+def check_same_removal(removed: Iterable[npt.ArrayLike], group: ProcessGroup) -> None:
     """Raise ValueError where the processes are about to remove different things. All of them must call this."""
     packed = b"" if group is None else b"".join(np.packbits(np.asarray(r)).tobytes() for r in removed)
-    if len(set(_gathered(sha256(packed).hexdigest(), group))) > 1:
+    if len(set(_all_gather(sha256(packed).hexdigest(), group))) > 1:
         raise ValueError(
             "the processes chose to remove different nodes or weights: see that they hold the same weights and masks, "
             "and that each gives as many batches to score on"
         )
 
 
-def require_same(told: str | None, group: Peers, what: str) -> None:
+def check_same_value(told: str | None, group: ProcessGroup, what: str) -> None:
     """Raise ValueError where the processes' sentences on ``what`` differ. All of them must call this."""
-    every = _gathered(told, group)
+    every = _all_gather(told, group)
     if len(set(every)) > 1:
         listed = "; ".join(f"process {i}: {each or 'nothing'}" for i, each in enumerate(every))
         raise ValueError(f"the processes that train this model disagree on {what}: {listed}")
 
 
 @contextmanager
-def all_or_none(group: Peers, kind: type[Exception] = ValueError) -> Iterator[None]:
+def fail_together(group: ProcessGroup, kind: type[Exception] = ValueError) -> Iterator[None]:
     """What fails here in one of the processes fails in all of them, which would else wait for that one for ever, or go
     on without it. All of them must come here, and nothing inside may wait for the others.
 
@@ -82,7 +82,7 @@ def all_or_none(group: Peers, kind: type[Exception] = ValueError) -> Iterator[No
         if group is None:
             raise
         failed = error
-    every = _gathered(None if failed is None else (f"{failed}", isinstance(failed, kind)), group)
+    every = _all_gather(None if failed is None else (f"{failed}", isinstance(failed, kind)), group)
     if failed is not None:
         raise failed
     for i, told in enumerate(every):
@@ -90,12 +90,12 @@ def all_or_none(group: Peers, kind: type[Exception] = ValueError) -> Iterator[No
             raise (kind if told[1] else ValueError)(f"process {i}, which trains this model too, has failed: {told[0]}")
 
 
-def of_any(told: Mapping[Any, str], group: Peers) -> dict[Any, str]:
+def merge_across_processes(told: Mapping[Any, str], group: ProcessGroup) -> dict[Any, str]:
     """What any of the processes tells; of several on the same, the first. All of them must call this."""
-    return {key: each for found in reversed(_gathered(dict(told), group)) for key, each in found.items()}
+    return {key: each for found in reversed(_all_gather(dict(told), group)) for key, each in found.items()}
 
 
-def _gathered(value: Any, group: Peers) -> list[Any]:
+def _all_gather(value: Any, group: ProcessGroup) -> list[Any]:
     """What each process has told."""
     if group is None:
         return [value]

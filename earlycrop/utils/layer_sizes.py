@@ -7,7 +7,7 @@ from torch import nn
 from earlycrop.utils.errors import SurgeryError
 from earlycrop.utils.parametrizations import weight_shape
 
-OWN = "_sizes_that_followed_a_cut"
+SIZES_ATTRIBUTE = "_sizes_that_followed_a_cut"
 """Where a module of the user's own notes its attributes that a cut has changed, so that they can be saved."""
 _SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("out_features", "in_features")),
@@ -21,12 +21,12 @@ _SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
 )
 
 
-def size_names(module: nn.Module) -> tuple[str, ...]:
+def size_attribute_names(module: nn.Module) -> tuple[str, ...]:
     """The attributes of torch's own modules that hold a size, whether or not ``sizes`` can tell it."""
     return next((names for kind, names in _SIZES if isinstance(module, kind)), ())
 
 
-def sizes(module: nn.Module) -> dict[str, int]:
+def layer_sizes(module: nn.Module) -> dict[str, int]:
     """The attributes of torch's own modules that hold a size, as the module's parameters have it now."""
     shape = weight_shape(module)
     match module:

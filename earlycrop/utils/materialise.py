@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from earlycrop.utils.contexts import ordinary_tensors
-from earlycrop.utils.validation import require_shapes
+from earlycrop.utils.contexts import outside_inference_mode
+from earlycrop.utils.validation import check_shapes_known
 
 INITIALISERS = ("reset_parameters", "_reset_parameters")
 """What torch's own modules call the method that initialises their parameters and buffers."""
@@ -29,8 +29,8 @@ def materialise(
         ValueError: a module has no ``reset_parameters``, and no ``initialise`` is given, or it is lazy and has not run;
         nothing was changed.
     """
-    require_shapes(model)
-    empty = [(path, module) for path, module in _inside_out(model, "", set()) if _on_meta(module)]
+    check_shapes_known(model)
+    empty = [(path, module) for path, module in _children_first(model, "", set()) if _has_meta_tensors(module)]
     if initialise is None:
         lacking = [f"'{path}' ({type(module).__name__})" for path, module in empty if _initialiser(module) is None]
         if lacking:
@@ -39,7 +39,7 @@ def materialise(
             )
     made: dict[int, Tensor] = {}
     kept: list[Tensor] = []  # so that no id is used again
-    with ordinary_tensors(), torch.no_grad():
+    with outside_inference_mode(), torch.no_grad():
         for _, module in empty:
             kept += _allocate(module, torch.device(device), made)
             fill = _initialiser(module) if initialise is None else partial(initialise, module)
@@ -48,7 +48,7 @@ def materialise(
     return model
 
 
-def require_values(model: nn.Module) -> None:
+def check_materialised(model: nn.Module) -> None:
     """Raise a ValueError if ``model`` has parameters or buffers on the meta device."""
     empty = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
     if empty:
@@ -56,16 +56,16 @@ def require_values(model: nn.Module) -> None:
         raise ValueError(f"'{empty[0]}'{more} have no values, on the meta device: call earlycrop.materialise first")
 
 
-def _inside_out(module: nn.Module, path: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+def _children_first(module: nn.Module, path: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     """``named_modules``, each after those inside it."""
     seen.add(module)
     for name, child in module.named_children():
         if child not in seen:
-            yield from _inside_out(child, f"{path}.{name}" if path else name, seen)
+            yield from _children_first(child, f"{path}.{name}" if path else name, seen)
     yield path, module
 
 
-def _on_meta(module: nn.Module) -> bool:
+def _has_meta_tensors(module: nn.Module) -> bool:
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     return any(t.is_meta for t in own)
 

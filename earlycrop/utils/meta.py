@@ -22,31 +22,31 @@ from earlycrop.utils.meta_shapes import META, SHORTCUTS
 aten: Any = torch.ops.aten
 
 
-class NeedsValues(RuntimeError):
+class NeedsValuesError(RuntimeError):
     """The forward reads a value that was never computed."""
 
 
-class _Within(threading.local):
+class _ThreadState(threading.local):
     """operation: whether torch's own code is at work on the meta device, and must not be told another."""
 
     operation = False
 
 
-_within = _Within()
+_thread_state = _ThreadState()
 
 
 @cache
-def _at(device: torch.device) -> tuple[type[Tensor], type[nn.Parameter]]:
+def _meta_classes(device: torch.device) -> tuple[type[Tensor], type[nn.Parameter]]:
     """Classes of tensors and parameters on the meta device that say that they are on ``device``, where the network is.
 
     Results of operations are given the class afterwards: nothing is called more often for it.
     """
-    told = property(lambda self: META if _within.operation else device)
+    told = property(lambda self: META if _thread_state.operation else device)
     body = {"__torch_function__": torch._C._disabled_torch_function_impl, "device": told}
     return type("Hollow", (Tensor,), body), type("HollowParameter", (nn.Parameter,), body)
 
 
-def hollow(t: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+def meta_like(t: Tensor, shape: Sequence[int] | None = None) -> Tensor:
     """A tensor without memory like ``t``, a parameter if it is one; of another ``shape``, contiguous, if given.
 
     It says that it is where ``t`` is.
@@ -57,11 +57,11 @@ def hollow(t: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META, requires_grad=trained)
     else:
         empty = torch.empty(t.shape if shape is None else shape, dtype=t.dtype, device=META, requires_grad=trained)
-    empty.__class__ = _at(t.device)[is_parameter]
+    empty.__class__ = _meta_classes(t.device)[is_parameter]
     return empty
 
 
-class Weightless(TorchDispatchMode):
+class MetaMode(TorchDispatchMode):
     """Operations that meet a tensor on the meta device are done there, whatever else they are given.
 
     Those on real tensors alone (a mask, indices, the batch before it enters the network) are done for real, so that a
@@ -73,7 +73,7 @@ class Weightless(TorchDispatchMode):
         """``real``: do everything for real, whatever it costs."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
-        self._disguise = _at(device)[0]
+        self._disguise = _meta_classes(device)[0]
         self._metas: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     @classmethod
@@ -82,17 +82,17 @@ class Weightless(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.run(func, args, kwargs or {}, tensors_among(args, kwargs or {}))
+        return self.run(func, args, kwargs or {}, tensor_arguments(args, kwargs or {}))
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Tensor]) -> Any:
         """What the operation gives; ``found``: the tensors among its arguments."""
         if self.real:
             return func(*args, **kwargs)
-        _within.operation = True
+        _thread_state.operation = True
         try:
             result = self._run(func, args, kwargs, found)
         finally:
-            _within.operation = False
+            _thread_state.operation = False
         if type(result) is Tensor:
             if result.is_meta:
                 result.__class__ = self._disguise
@@ -112,7 +112,7 @@ class Weightless(TorchDispatchMode):
                 kwargs = {**kwargs, "device": META}
             if not all(on_meta):
                 if func._schema.is_mutable and not on_meta[0]:
-                    raise NeedsValues("a real tensor is written to with what was never computed")
+                    raise NeedsValuesError("a real tensor is written to with what was never computed")
                 args, kwargs = self._on_meta(args), {k: self._on_meta(v) for k, v in kwargs.items()}
             if not kwargs and (shortcut := SHORTCUTS.get(func)) is not None:
                 known = shortcut(*args)
@@ -125,14 +125,14 @@ class Weightless(TorchDispatchMode):
             if value.is_meta:
                 return value
             if value not in self._metas:
-                self._metas[value] = hollow(value.detach())
+                self._metas[value] = meta_like(value.detach())
             return self._metas[value]
         if isinstance(value, list | tuple):
             return type(value)(self._on_meta(v) for v in value)
         return value
 
 
-def tensors_among(arguments: Sequence[Any], options: Mapping[str, Any]) -> list[Tensor]:
+def tensor_arguments(arguments: Sequence[Any], options: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that an operation is given, in lists too."""
     found: list[Tensor] = []
     _gather(arguments, found)
@@ -168,7 +168,7 @@ FLOATS = {aten.zeros, aten.ones, aten.empty, aten.rand, aten.randn, aten.empty_s
 
 
 @contextmanager
-def on_shapes(mode: Weightless) -> Iterator[None]:
+def shapes_only(mode: MetaMode) -> Iterator[None]:
     """Run under ``mode``, without gradients; random states stay as they are."""
     with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
         yield

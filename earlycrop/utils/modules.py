@@ -15,7 +15,7 @@ NORMS = (nn.modules.batchnorm._BatchNorm,)
 """Modules whose training mode means batch statistics and whose evaluation mode means running ones."""
 
 
-def walk(module: nn.Module) -> list[tuple[str, nn.Module]]:
+def list_modules(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Path and module of each in it, itself first: ``named_modules`` without a generator a level."""
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
@@ -32,10 +32,10 @@ def walk(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def places(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+def tensor_owners(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """Every (owner, attribute) that holds a parameter or buffer, by the tensor's id: a tied one has several."""
     found: dict[int, list[tuple[nn.Module, str]]] = {}
-    for _, owner in walk(module):
+    for _, owner in list_modules(module):
         for held in (owner._parameters, owner._buffers):
             for attribute, tensor in held.items():
                 if tensor is not None:
@@ -43,18 +43,18 @@ def places(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return found
 
 
-def tensors(module: nn.Module) -> dict[str, Tensor]:
+def tensors_by_name(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name; a tied one once, under its first name."""
-    modules = walk(module)
-    return _held(modules, "_parameters") | _held(modules, "_buffers")
+    modules = list_modules(module)
+    return _named_entries(modules, "_parameters") | _named_entries(modules, "_buffers")
 
 
-def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+def parameters_by_name(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters by name; a tied one once, under its first name."""
-    return _held(walk(module), "_parameters")
+    return _named_entries(list_modules(module), "_parameters")
 
 
-def _held(modules: list[tuple[str, nn.Module]], where: str) -> dict[str, Any]:
+def _named_entries(modules: list[tuple[str, nn.Module]], where: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     seen: set[int] = set()
     for path, owner in modules:
@@ -67,7 +67,7 @@ def _held(modules: list[tuple[str, nn.Module]], where: str) -> dict[str, Any]:
     return found
 
 
-def put(where: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
+def assign_tensor(where: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
     """Hold ``tensor`` at each of these places, where there is one like it.
 
     Lists that modules keep (``nn.LSTM``) follow in their own ``__setattr__``.
@@ -81,7 +81,7 @@ def put(where: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
             owner._buffers[attribute] = tensor
 
 
-def call(model: nn.Module, example: Any) -> Any:
+def call_model(model: nn.Module, example: Any) -> Any:
     """Run ``model`` on ``example``, given as a tensor, a tuple, a dict of keywords or a callable of the model."""
     if isinstance(example, tuple):
         return model(*example)
@@ -92,7 +92,7 @@ def call(model: nn.Module, example: Any) -> Any:
     return model(example)
 
 
-def tensors_in(output: Any) -> list[Tensor]:
+def collect_tensors(output: Any) -> list[Tensor]:
     """The tensors that a forward returned, in containers, dataclasses and distributions too.
 
     Any other object (a cache of keys and values, say) is taken for the network's own state, and not for an output.
@@ -112,7 +112,7 @@ def tensors_in(output: Any) -> list[Tensor]:
     return found
 
 
-def within_transform(t: Tensor) -> bool:
+def is_functorch_tensor(t: Tensor) -> bool:
     """Whether this stands for values inside torch.vmap or another of torch.func's: it means nothing outside."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(t))
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.utils.modules import NORMS, walk
-from earlycrop.utils.parametrizations import zeroless
-from earlycrop.utils.validation import optimizers
+from earlycrop.utils.modules import NORMS, list_modules
+from earlycrop.utils.parametrizations import parameters_without_zeros
+from earlycrop.utils.validation import as_optimizers
 
 
-def listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
+def flatten_optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
     """The optimizers given, each followed by those that it wraps (its attributes that are optimizers)."""
     found: list[Optimizer] = []
 
@@ -23,29 +23,35 @@ def listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]
                 if isinstance(inner, Optimizer):
                     add(inner)
 
-    for one in optimizers(optimizer):
+    for one in as_optimizers(optimizer):
         add(one)
     return found
 
 
-def hooked(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
+def hookable_optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
     """``listed``, without wrappers that take no hooks, as they forward all to the one inside without being set up as an
     optimizer themselves (accelerate's).
     """
-    return [one for one in listed(optimizer) if hasattr(one, "_optimizer_step_pre_hooks") or len(listed(one)) == 1]
+    return [
+        one
+        for one in flatten_optimizers(optimizer)
+        if hasattr(one, "_optimizer_step_pre_hooks") or len(flatten_optimizers(one)) == 1
+    ]
 
 
-def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+def weight_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weight matrices: parameters with two or more dimensions, trained or not."""
     return {name: p for name, p in model.named_parameters() if p.ndim > 1}
 
 
-def removable(model: nn.Module) -> dict[str, nn.Parameter]:
+def prunable_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weight matrices that can lose entries: those that are trained, and can hold zeros."""
-    whole = zeroless(model)
-    return {name: p for name, p in matrices(model).items() if p.requires_grad and id(p) not in whole}
+    whole = parameters_without_zeros(model)
+    return {name: p for name, p in weight_matrices(model).items() if p.requires_grad and id(p) not in whole}
 
 
 def norm_scales(model: nn.Module) -> list[str]:
     """The names of the scales of batch norms."""
-    return [f"{path}.weight" if path else "weight" for path, m in walk(model) if isinstance(m, NORMS) and m.affine]
+    return [
+        f"{path}.weight" if path else "weight" for path, m in list_modules(model) if isinstance(m, NORMS) and m.affine
+    ]

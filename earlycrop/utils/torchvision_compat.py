@@ -13,17 +13,17 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _library: torch.library.Library | None = None
 
 
-def load(part: str = "torchvision") -> ModuleType:
+def load_torchvision(part: str = "torchvision") -> ModuleType:
     """Import torchvision, a module of it, or a library that imports it where it is installed, as transformers does.
 
     Its import registers fake implementations for its operators ``nms`` and ``qnms``, and fails where their schemas were
     never declared; where they cannot be loaded, that is done first. Networks and data sets work without them.
     """
-    _declare()
+    _declare_operators()
     return importlib.import_module(part)
 
 
-def _declare() -> None:
+def _declare_operators() -> None:
     """Load the operators as torchvision does; where that fails, declare the schemas that its import asks for."""
     global _library
     found = importlib.util.find_spec("torchvision")

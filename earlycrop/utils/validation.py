@@ -12,51 +12,49 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from earlycrop.utils.modules import tensors, walk
+from earlycrop.utils.modules import list_modules, tensors_by_name
 
 
-def share(sparsity: object) -> float:
+def check_sparsity(sparsity: object) -> float:
     """The sparsity as a plain float: numpy's are as they are written in decimals, and can be kept in a checkpoint.
 
     Raises:
         TypeError: it is no number. ValueError: it is not between 0 and 1.
     """
     if not isinstance(sparsity, Real):
-        raise TypeError(
-            f"sparsity is {described(sparsity)}, and must be a number above 0 and below 1: 0.9 removes 90 %"
-        )
+        raise TypeError(f"sparsity is {describe(sparsity)}, and must be a number above 0 and below 1: 0.9 removes 90 %")
     if not 0 < float(sparsity) < 1:
         raise ValueError(f"sparsity must be above 0 and below 1, and is {sparsity}: it is the share that is removed")
-    return plain(sparsity)
+    return to_python_number(sparsity)
 
 
-def whole(name: str, value: object) -> int:
+def check_positive_int(name: str, value: object) -> int:
     """A count, of 1 or more, as a plain int.
 
     Raises:
         TypeError: it is no whole number. ValueError: it is below 1.
     """
     if not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, and is {described(value)}: give 1 or more")
+        raise TypeError(f"{name} must be a whole number, and is {describe(value)}: give 1 or more")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, and is {value}")
     return int(value)
 
 
-def plain(number: Real) -> int | float:
+def to_python_number(number: Real) -> int | float:
     """A number, one of numpy's say, as Python's own."""
     if isinstance(number, Integral):
         return int(number)
     return float(str(number)) if isinstance(number, np.floating) else float(number)
 
 
-def require(name: str, value: object, kind: Any, instead: str) -> None:
+def check_type(name: str, value: object, kind: Any, instead: str) -> None:
     """Raise TypeError where ``value`` is none of this ``kind``, a class; ``instead``: what to give."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} cannot be {described(value)}: {instead}")
+        raise TypeError(f"{name} cannot be {describe(value)}: {instead}")
 
 
-def optimizers(given: object) -> list[Optimizer]:
+def as_optimizers(given: object) -> list[Optimizer]:
     """The optimizer or optimizers, as a list.
 
     Raises:
@@ -66,7 +64,7 @@ def optimizers(given: object) -> list[Optimizer]:
         return []
     found: list[Any] = list(given) if isinstance(given, Sequence) else [given]
     for one in found:
-        require(
+        check_type(
             "the optimizer",
             one,
             Optimizer,
@@ -75,7 +73,7 @@ def optimizers(given: object) -> list[Optimizer]:
     return found
 
 
-def modules(copies: object) -> list[nn.Module]:
+def as_modules(copies: object) -> list[nn.Module]:
     """The copies of a model, as a list; a single one may be given as it is.
 
     Raises:
@@ -86,20 +84,20 @@ def modules(copies: object) -> list[nn.Module]:
     )  # a Sequential can be gone through, too
     found: list[Any] = list(copies) if isinstance(copies, Iterable) and not single else [copies]
     for one in found:
-        require("a copy", one, nn.Module, "give averages of the model's weights as modules, such as copies=[ema]")
+        check_type("a copy", one, nn.Module, "give averages of the model's weights as modules, such as copies=[ema]")
     return found
 
 
-def require_network(model: object) -> None:
+def check_network(model: object) -> None:
     """Raise where a model cannot be watched and cut, with what to give instead.
 
     Raises:
         TypeError: it is no module. ValueError: it, or a part of it, is a script of torch.jit, comes from torch.export,
         or has parameters without a shape.
     """
-    require("the model", model, nn.Module, "give a torch.nn.Module")
+    check_type("the model", model, nn.Module, "give a torch.nn.Module")
     assert isinstance(model, nn.Module)
-    for path, m in walk(model):
+    for path, m in list_modules(model):
         what = f"'{path}'" if path else "the model"
         if isinstance(m, torch.jit.ScriptModule):
             raise ValueError(
@@ -111,17 +109,17 @@ def require_network(model: object) -> None:
                 f"{what} comes from torch.export, which has fixed its mode and sizes: prune the module that was "
                 "exported, and export that afterwards"
             )
-    require_shapes(model)
+    check_shapes_known(model)
 
 
-def require_shapes(model: nn.Module) -> None:
+def check_shapes_known(model: nn.Module) -> None:
     """Raise ValueError where a parameter or buffer of a lazy module has no shape yet."""
-    for name, t in tensors(model).items():
+    for name, t in tensors_by_name(model).items():
         if is_lazy(t):
             raise ValueError(f"'{name}' has no shape yet: run the model on one batch first")
 
 
-def described(value: object) -> str:
+def describe(value: object) -> str:
     """A value in a sentence: itself, where that is short."""
     if isinstance(value, Real):
         return str(value)

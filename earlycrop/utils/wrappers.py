@@ -10,42 +10,42 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from earlycrop.utils.distributed import Peers
-from earlycrop.utils.modules import tensors, walk
-from earlycrop.utils.validation import modules
+from earlycrop.utils.distributed import ProcessGroup
+from earlycrop.utils.modules import list_modules, tensors_by_name
+from earlycrop.utils.validation import as_modules
 
 _STALE = DistributedDataParallel
 """It keeps the parameters that it was made with. Compiled code is compiled anew where a size has changed."""
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The network inside ``torch.compile``, ``DistributedDataParallel``, ``DataParallel`` or ``AveragedModel``.
 
     Raises:
         ValueError: its parameters are sharded over processes.
     """
-    for _, attribute in _around(model):
+    for _, attribute in _wrapper_chain(model):
         model = getattr(model, attribute)
     sharded = sys.modules.get("torch.distributed.tensor")
-    held = {} if sharded is None else tensors(model)
+    held = {} if sharded is None else tensors_by_name(model)
     for name, t in held.items():
         if isinstance(t, sharded.DTensor):  # type: ignore[union-attr]
             raise ValueError(f"'{name}' is sharded over processes (a DTensor): prune the model before fully_shard")
-    if any(type(m).__name__ == "FullyShardedDataParallel" for _, m in walk(model)):
+    if any(type(m).__name__ == "FullyShardedDataParallel" for _, m in list_modules(model)):
         raise ValueError(
             "the model's parameters are sharded by FullyShardedDataParallel: prune it before it is wrapped"
         )
     return model
 
 
-def stored(model: nn.Module) -> nn.Module:
+def unwrap_stateless(model: nn.Module) -> nn.Module:
     """The module whose parameters and buffers make the model, without wrappers that have none of their own."""
-    while (attribute := _inside(model)) and not isinstance(model, AveragedModel):
+    while (attribute := _wrapped_attribute(model)) and not isinstance(model, AveragedModel):
         model = getattr(model, attribute)
     return model
 
 
-def insides_of(
+def unwrap_ema_models(
     copies: nn.Module | Iterable[nn.Module], model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
 ) -> list[nn.Module]:
     """The networks in ``copies``, each itself or its attribute ``module``.
@@ -53,19 +53,19 @@ def insides_of(
     Raises:
         TypeError: one is no module. ValueError: one is not a copy of the model, or shares its parameters.
     """
-    mine = {id(t) for t in tensors(model).values()}
+    mine = {id(t) for t in tensors_by_name(model).values()}
     found = []
-    for i, given in enumerate(modules(copies)):
-        inside = unwrapped(given)
+    for i, given in enumerate(as_modules(copies)):
+        inside = unwrap(given)
         for candidate in (inside, getattr(inside, "module", None)):
-            if isinstance(candidate, nn.Module) and shapes_of(candidate) == shapes:
+            if isinstance(candidate, nn.Module) and tensor_shapes(candidate) == shapes:
                 break
         else:
             raise ValueError(
                 f"copies[{i}] ({type(given).__name__}) is no copy of the model: its parameters or buffers have other "
                 "names or shapes. Give a deep copy, or a wrapper that holds one as its .module"
             )
-        held = {id(t) for t in tensors(candidate).values()}
+        held = {id(t) for t in tensors_by_name(candidate).values()}
         if held & mine:
             raise ValueError(
                 f"copies[{i}] ({type(given).__name__}) shares tensors with the model or another copy: leave it out, or "
@@ -76,12 +76,12 @@ def insides_of(
     return found
 
 
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of parameters and buffers by name."""
-    return {name: tuple(t.shape) for name, t in tensors(model).items()}
+    return {name: tuple(t.shape) for name, t in tensors_by_name(model).items()}
 
 
-def require_unchanged(parameters: Mapping[str, Tensor], before: Mapping[str, Sequence[int]]) -> None:
+def check_unchanged(parameters: Mapping[str, Tensor], before: Mapping[str, Sequence[int]]) -> None:
     """Raise ValueError where parameters have not the shapes that they had at an earlier look at the model."""
     for name, p in parameters.items():
         if name not in before or tuple(before[name]) != tuple(p.shape):
@@ -92,46 +92,46 @@ def require_unchanged(parameters: Mapping[str, Tensor], before: Mapping[str, Seq
             )
 
 
-def say_what_to_wrap(model: nn.Module, stacklevel: int) -> None:
+def warn_rewrap(model: nn.Module, stacklevel: int) -> None:
     """Warn where something around the network holds parameters from before the cut, with the line to type."""
-    if told := what_to_wrap(model):
+    if told := rewrap_message(model):
         warnings.warn(told, stacklevel=stacklevel + 1)
 
 
-def what_to_wrap(model: nn.Module) -> str | None:
+def rewrap_message(model: nn.Module) -> str | None:
     """The sentence of that warning; None where nothing around the network holds its parameters."""
-    around = _around(model)
+    around = _wrapper_chain(model)
     while around and not isinstance(around[-1][0], _STALE):
         around.pop()
     if not around:
         return None
     line = "model" + "".join(f".{attribute}" for _, attribute in around)
     for wrapper, _ in reversed(around):
-        line = f"{_made_by(wrapper)}({line})"
+        line = f"{_constructor_name(wrapper)}({line})"
     return (
         f"the {_STALE.__name__} around the model still synchronises the parameters from before the cut: wrap what is "
         f"inside again, with the options that you gave it: model = {line}"
     )
 
 
-def group_of(model: nn.Module) -> Peers:
+def process_group_of(model: nn.Module) -> ProcessGroup:
     """The processes that DistributedDataParallel trains the model on, if those are several."""
-    for wrapper, _ in _around(model):
+    for wrapper, _ in _wrapper_chain(model):
         if isinstance(wrapper, DistributedDataParallel) and wrapper.process_group.size() > 1:
             return wrapper.process_group
     return None
 
 
-def _around(model: nn.Module) -> list[tuple[nn.Module, str]]:
+def _wrapper_chain(model: nn.Module) -> list[tuple[nn.Module, str]]:
     """The wrappers around the network, from the outside in, each with the attribute that holds what it wraps."""
     around = []
-    while attribute := _inside(model):
+    while attribute := _wrapped_attribute(model):
         around.append((model, attribute))
         model = getattr(model, attribute)
     return around
 
 
-def _inside(model: nn.Module) -> str | None:
+def _wrapped_attribute(model: nn.Module) -> str | None:
     """The attribute with the network that ``model`` wraps, or None."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")  # importing it takes seconds, and only it makes them
     if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
@@ -139,7 +139,7 @@ def _inside(model: nn.Module) -> str | None:
     return "module" if isinstance(model, DataParallel | DistributedDataParallel | AveragedModel) else None
 
 
-def _made_by(wrapper: nn.Module) -> str:
+def _constructor_name(wrapper: nn.Module) -> str:
     known = {DataParallel: "torch.nn.DataParallel", AveragedModel: "torch.optim.swa_utils.AveragedModel"}
     if isinstance(wrapper, _STALE):
         return "torch.nn.parallel.DistributedDataParallel"

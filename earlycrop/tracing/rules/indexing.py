@@ -8,32 +8,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earlycrop.graph.types import Field, Role
-from earlycrop.tracing.labels import along, support
-from earlycrop.tracing.recorder import Arguments, Options, Watch
+from earlycrop.graph.types import ChannelLabels, Role
+from earlycrop.tracing.labels import expand_labels, varying_dims
+from earlycrop.tracing.recorder import Arguments, ChannelRecorder, Options
 
-WHY = "it is looked up by index"
+INDEXED = "it is looked up by index"
 
 
-def embedding(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def embedding(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     weight, index = arguments[:2]
     rows, width = watch.vector(weight, 0), watch.vector(weight, 1)
     watch.freeze([rows], "its rows are looked up by index")
     watch.role(rows, Role.LOOKUP)
     watch.role(width, Role.ROW)
-    watch.learn(results[0], [] if width is None else [along(width, index.ndim, index.ndim + 1)])
+    watch.learn(results[0], [] if width is None else [expand_labels(width, index.ndim, index.ndim + 1)])
 
 
-def embedding_bag(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def embedding_bag(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     weight = arguments[0]
     rows, width = watch.vector(weight, 0), watch.vector(weight, 1)
     watch.freeze([rows], "its rows are looked up by index")
     watch.role(rows, Role.LOOKUP)
     watch.role(width, Role.ROW)
-    watch.learn(results[0], [] if width is None else [along(width, 1, 2)])
+    watch.learn(results[0], [] if width is None else [expand_labels(width, 1, 2)])
 
 
-def index(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def index(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     """``x[i, :, j]``: the indices' own dimensions stand where the first index stood, or in front if they are apart."""
     x, given = arguments[0], arguments[1]
     indices = [*given, *[None] * (x.ndim - len(given))]
@@ -47,34 +53,38 @@ def index(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
     place = {d: i if i < first else i + wide for i, d in enumerate(order)}
     fields = []
     for f in watch.fields(x):
-        if set(support(f)) & set(dims):
-            watch.freeze([f], WHY)
+        if set(varying_dims(f)) & set(dims):
+            watch.freeze([f], INDEXED)
             continue
         shape = [1] * results[0].ndim
-        for d in support(f):
+        for d in varying_dims(f):
             shape[place[d]] = f.shape[d]
         fields.append(f.reshape(shape))
     watch.learn(results[0], fields)
 
 
-def along_dim(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def along_dim(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     """``index_select(x, dim, index)``."""
     x, dim = arguments[0], arguments[1] % arguments[0].ndim
-    watch.learn(results[0], _beside(watch, x, dim))
+    watch.learn(results[0], _labels_without(watch, x, dim))
 
 
-def gather(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def gather(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     """An index that is not merely repeated along another dimension has one entry for each channel there."""
     x, dim, by = arguments[0], arguments[1] % arguments[0].ndim, arguments[2]
-    fields: list[Field] = []
-    for f in _beside(watch, x, dim):
-        if all(by.stride(d) == 0 and by.shape[d] == x.shape[d] for d in support(f)):
+    fields: list[ChannelLabels] = []
+    for f in _labels_without(watch, x, dim):
+        if all(by.stride(d) == 0 and by.shape[d] == x.shape[d] for d in varying_dims(f)):
             fields.append(f)
         else:
             watch.freeze([f], "it is gathered by indices of a fixed size")
     watch.learn(results[0], fields)
 
 
-def _beside(watch: Watch, x: Tensor, dim: int) -> list[Field]:
-    watch.freeze([f for f in watch.fields(x) if dim in support(f)], WHY)
-    return [f for f in watch.fields(x) if dim not in support(f)]
+def _labels_without(watch: ChannelRecorder, x: Tensor, dim: int) -> list[ChannelLabels]:
+    watch.freeze([f for f in watch.fields(x) if dim in varying_dims(f)], INDEXED)
+    return [f for f in watch.fields(x) if dim not in varying_dims(f)]

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from earlycrop.graph.types import Field, Role, Work
-from earlycrop.tracing.labels import along, support
-from earlycrop.tracing.recorder import Arguments, Options, Watch
+from earlycrop.graph.types import ChannelLabels, CostTerm, Role
+from earlycrop.tracing.labels import expand_labels, varying_dims
+from earlycrop.tracing.recorder import Arguments, ChannelRecorder, Options
 
 
-def _contract(watch: Watch, a: Any, a_vector: Field | None, b: Any, b_vector: Field | None) -> None:
+def _contract(
+    watch: ChannelRecorder, a: Any, a_vector: ChannelLabels | None, b: Any, b_vector: ChannelLabels | None
+) -> None:
     """Both run along the dimension that is summed over."""
     a_known, b_known = watch.known(a), watch.known(b)
     if a_known.weight:
@@ -23,7 +25,7 @@ def _contract(watch: Watch, a: Any, a_vector: Field | None, b: Any, b_vector: Fi
     if a_vector is not None and b_vector is not None:
         watch.join(a_vector, b_vector)
         if not (a_known.weight or b_known.weight):
-            watch.inner.append(a_vector)
+            watch.activation_products.append(a_vector)
             if not (a_known.vanishes or b_known.vanishes):
                 watch.freeze(
                     [a_vector], "a product of two activations is summed over it, which is not zero where it is masked"
@@ -32,57 +34,61 @@ def _contract(watch: Watch, a: Any, a_vector: Field | None, b: Any, b_vector: Fi
         watch.freeze([a_vector, b_vector], "it is multiplied with data of a fixed width, such as the network's input")
 
 
-def _matrix_product(watch: Watch, a: Tensor, b: Tensor) -> list[Field]:
+def _matrix_product(watch: ChannelRecorder, a: Tensor, b: Tensor) -> list[ChannelLabels]:
     a_inner, b_inner = watch.vector(a, 1), watch.vector(b, 0)
     a_rows, b_columns = watch.vector(a, 0, without=1), watch.vector(b, 1, without=0)
     _contract(watch, a, a_inner, b, b_inner)
     inner = b_inner if a_inner is None else a_inner
-    _work(watch, a.shape[0] * a.shape[1] * b.shape[1], (a_rows, inner, b_columns))
+    _count_cost(watch, a.shape[0] * a.shape[1] * b.shape[1], (a_rows, inner, b_columns))
     for t, vector in ((a, a_rows), (b, b_columns)):
         if watch.known(t).weight:
             watch.role(vector, Role.ROW)
-    return [along(v, d, 2) for d, v in enumerate((a_rows, b_columns)) if v is not None]
+    return [expand_labels(v, d, 2) for d, v in enumerate((a_rows, b_columns)) if v is not None]
 
 
-def _work(watch: Watch, total: int, vectors: Sequence[Field | None]) -> None:
+def _count_cost(watch: ChannelRecorder, total: int, vectors: Sequence[ChannelLabels | None]) -> None:
     axes = tuple(v for v in vectors if v is not None)
     for v in axes:
         total //= v.size
-    watch.work.append(Work(total, axes, watch.module))
+    watch.cost_terms.append(CostTerm(total, axes, watch.module))
 
 
-def mm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def mm(watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     watch.learn(results[0], _matrix_product(watch, arguments[0], arguments[1]))
 
 
-def mv(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def mv(watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
     """A matrix and a vector: every row is multiplied with it."""
     a, b = arguments[:2]
     a_inner, b_inner = watch.vector(a, 1), watch.vector(b, 0)
     rows = watch.vector(a, 0, without=1)
     _contract(watch, a, a_inner, b, b_inner)
-    _work(watch, a.shape[0] * a.shape[1], (rows, b_inner if a_inner is None else a_inner))
+    _count_cost(watch, a.shape[0] * a.shape[1], (rows, b_inner if a_inner is None else a_inner))
     if watch.known(a).weight:
         watch.role(rows, Role.ROW)
     watch.learn(results[0], [] if rows is None else [rows])
 
 
-def addmm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def addmm(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     bias, a, b = arguments[:3]
     watch.learn(results[0], _matrix_product(watch, a, b))
     _bias(watch, bias)
     watch.learn(results[0], watch.elementwise([bias, results[0]], 2))
 
 
-def _bias(watch: Watch, bias: Any) -> None:
+def _bias(watch: ChannelRecorder, bias: Any) -> None:
     if isinstance(bias, Tensor) and bias.ndim == 1 and watch.known(bias).weight:
         watch.role(watch.vector(bias, 0), Role.ROW)
 
 
-def _batched(watch: Watch, a: Tensor, b: Tensor) -> list[Field]:
+def _batched_product(watch: ChannelRecorder, a: Tensor, b: Tensor) -> list[ChannelLabels]:
     """A product for each index of the batch: channels that depend on that index go with it, whole (attention heads)."""
 
-    def sides(t: Tensor, inner: int, outer: int) -> tuple[Field | None, Field | None, Field | None]:
+    def sides(
+        t: Tensor, inner: int, outer: int
+    ) -> tuple[ChannelLabels | None, ChannelLabels | None, ChannelLabels | None]:
         batch = None
         for f in watch.fields(t):
             if f.shape[0] > 1:
@@ -91,8 +97,10 @@ def _batched(watch: Watch, a: Tensor, b: Tensor) -> list[Field]:
                 if batch is not None:
                     watch.join(batch, by_index[:, 0])
                 batch = by_index[:, 0] if batch is None else batch
-        only = {support(f): f.reshape(-1) for f in watch.fields(t) if f.shape[0] == 1 and len(support(f)) == 1}
-        bent = [f for f in watch.fields(t) if f.shape[0] == 1 and len(support(f)) > 1]
+        only = {
+            varying_dims(f): f.reshape(-1) for f in watch.fields(t) if f.shape[0] == 1 and len(varying_dims(f)) == 1
+        }
+        bent = [f for f in watch.fields(t) if f.shape[0] == 1 and len(varying_dims(f)) > 1]
         watch.freeze(bent, "its channels depend on several dimensions at once here")
         return batch, only.get((inner,)), only.get((outer,))
 
@@ -100,7 +108,7 @@ def _batched(watch: Watch, a: Tensor, b: Tensor) -> list[Field]:
     b_batch, b_inner, b_outer = sides(b, 1, 2)
     if a_batch is not None and b_batch is not None:
         watch.join(a_batch, b_batch)
-        watch.inner.append(a_batch)
+        watch.activation_products.append(a_batch)
         watch.apart(a_batch)
         watch.apart(b_batch)
     elif not watch.known(b if b_batch is None else a).uniform:
@@ -108,22 +116,28 @@ def _batched(watch: Watch, a: Tensor, b: Tensor) -> list[Field]:
     _contract(watch, a, a_inner, b, b_inner)
     batch = b_batch if a_batch is None else a_batch
     inner = b_inner if a_inner is None else a_inner
-    _work(watch, a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2], (batch, a_outer, inner, b_outer))
-    return [along(v, d, 3) for d, v in enumerate((batch, a_outer, b_outer)) if v is not None]
+    _count_cost(watch, a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2], (batch, a_outer, inner, b_outer))
+    return [expand_labels(v, d, 3) for d, v in enumerate((batch, a_outer, b_outer)) if v is not None]
 
 
-def bmm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    watch.learn(results[0], _batched(watch, arguments[0], arguments[1]))
+def bmm(watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    watch.learn(results[0], _batched_product(watch, arguments[0], arguments[1]))
 
 
-def baddbmm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    watch.learn(results[0], _batched(watch, arguments[1], arguments[2]))
+def baddbmm(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
+    watch.learn(results[0], _batched_product(watch, arguments[1], arguments[2]))
     watch.learn(results[0], watch.elementwise([arguments[0], results[0]], 3))
 
 
-def convolution(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def convolution(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     x, weight, bias, *_, transposed, _, groups = arguments[:9]
-    watch.freeze([f for f in watch.fields(x) if max(support(f)) > 1], "it runs along the dimensions that are convolved")
+    watch.freeze(
+        [f for f in watch.fields(x) if max(varying_dims(f)) > 1], "it runs along the dimensions that are convolved"
+    )
     rows, columns = watch.vector(weight, int(transposed)), watch.vector(weight, 1 - int(transposed))
     channels = watch.vector(x, 1)
     watch.freeze([watch.vector(weight, d) for d in range(2, weight.ndim)], "it is the extent of a kernel")
@@ -135,8 +149,8 @@ def convolution(watch: Watch, operation: Any, arguments: Arguments, options: Opt
     else:
         outputs, rows, columns = _grouped(watch, weight, groups, channels, rows, columns, transposed)
     positions = results[0].numel() // results[0].shape[1] if not transposed else x.numel() // x.shape[1]
-    _work(watch, positions * weight.numel(), (rows, columns))
-    watch.learn(results[0], [] if outputs is None else [along(outputs, 1, x.ndim)])
+    _count_cost(watch, positions * weight.numel(), (rows, columns))
+    watch.learn(results[0], [] if outputs is None else [expand_labels(outputs, 1, x.ndim)])
     if bias is not None:
         _bias(watch, bias)
         if outputs is None:
@@ -146,9 +160,9 @@ def convolution(watch: Watch, operation: Any, arguments: Arguments, options: Opt
 
 
 def _grouped(
-    watch: Watch, weight: Tensor, groups: int, channels: Field | None, rows: Field | None, columns: Field | None,
-    transposed: bool,
-) -> tuple[Field | None, Field | None, Field | None]:  # fmt: skip
+    watch: ChannelRecorder, weight: Tensor, groups: int, channels: ChannelLabels | None, rows: ChannelLabels | None,
+    columns: ChannelLabels | None, transposed: bool,
+) -> tuple[ChannelLabels | None, ChannelLabels | None, ChannelLabels | None]:  # fmt: skip
     """Nodes are whole groups, or positions within every group, whichever is finer.
 
     Gives the output channels, and the rows and columns of the weight that may be cut. A transposed weight has all input

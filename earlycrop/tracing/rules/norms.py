@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from earlycrop.graph.types import Field, Role
-from earlycrop.tracing.labels import along
-from earlycrop.tracing.recorder import Arguments, Options, Watch
+from earlycrop.graph.types import ChannelLabels, Role
+from earlycrop.tracing.labels import expand_labels
+from earlycrop.tracing.recorder import Arguments, ChannelRecorder, Options
 
 
-def batch_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def batch_norm(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     x = arguments[0]
     channels = watch.vector(x, 1)
     for t in arguments[1:5]:
@@ -19,10 +21,10 @@ def batch_norm(watch: Watch, operation: Any, arguments: Arguments, options: Opti
             _follow(watch, channels, t)
     rest = [f for f in watch.fields(x) if f.shape[1] == 1]
     watch.freeze(rest, "it is normalised over")
-    watch.learn(results[0], [] if channels is None else [along(channels, 1, x.ndim)])
+    watch.learn(results[0], [] if channels is None else [expand_labels(channels, 1, x.ndim)])
 
 
-def _follow(watch: Watch, channels: Field | None, t: Tensor) -> None:
+def _follow(watch: ChannelRecorder, channels: ChannelLabels | None, t: Tensor) -> None:
     """A vector with an entry a channel goes with the channels, or stays whole if they may not be cut."""
     vector = watch.vector(t, 0)
     if channels is not None and vector is not None:
@@ -31,7 +33,9 @@ def _follow(watch: Watch, channels: Field | None, t: Tensor) -> None:
         watch.freeze([channels, vector], "it is normalised along channels that may not be cut")
 
 
-def layer_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def layer_norm(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     x, shape = arguments[:2]
     first = x.ndim - len(shape)
     over = set(range(first, x.ndim))
@@ -41,7 +45,9 @@ def layer_norm(watch: Watch, operation: Any, arguments: Arguments, options: Opti
     watch.learn(results[0], through)
 
 
-def weight_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def weight_norm(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     """A matrix in polar form: its norm is taken over all dimensions but one."""
     v, g = arguments[:2]
     dim = arguments[2] if len(arguments) > 2 else 0
@@ -52,11 +58,15 @@ def weight_norm(watch: Watch, operation: Any, arguments: Arguments, options: Opt
         watch.join(rows, scales)
     watch.role(rows, Role.DIRECTION)
     watch.learn(
-        results[0], columns if rows is None else [along(rows, dim, v.ndim), *columns], weight=watch.known(v).weight
+        results[0],
+        columns if rows is None else [expand_labels(rows, dim, v.ndim), *columns],
+        weight=watch.known(v).weight,
     )
 
 
-def group_norm(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def group_norm(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     x, weight, bias, *_, groups = arguments[:7]
     channels = watch.vector(x, 1)
     if channels is not None:
@@ -66,4 +76,4 @@ def group_norm(watch: Watch, operation: Any, arguments: Arguments, options: Opti
     for t in (weight, bias):
         if isinstance(t, Tensor):
             _follow(watch, channels, t)
-    watch.learn(results[0], [] if channels is None else [along(channels, 1, x.ndim)])
+    watch.learn(results[0], [] if channels is None else [expand_labels(channels, 1, x.ndim)])

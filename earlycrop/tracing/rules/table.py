@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.types import NOT_UNDERSTOOD
-from earlycrop.tracing.recorder import PARTS, UNKNOWN, Arguments, Options, Watch
+from earlycrop.tracing.recorder import PARTS, UNKNOWN, Arguments, ChannelRecorder, Options
 from earlycrop.tracing.rules import indexing, matmul, norms, views
-from earlycrop.tracing.rules.zeros import vanishes
-from earlycrop.utils.meta import tensors_among
+from earlycrop.tracing.rules.zeros import is_zero_preserving
+from earlycrop.utils.meta import tensor_arguments
 
 aten: Any = torch.ops.aten
-Rule: TypeAlias = Callable[[Watch, Any, Arguments, Options, list[Tensor]], None]
+Rule: TypeAlias = Callable[[ChannelRecorder, Any, Arguments, Options, list[Tensor]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +46,25 @@ def _kind(operation: Any) -> _Kind:
     elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
     return _Kind(
         operation._schema.name.removeprefix("aten::"), packet, operation._schema.is_mutable, packet in FACTORIES,
-        elementwise, packet in views.MOVES, packet in views.PARTS, packet in CONTRACTIONS,
+        elementwise, packet in views.VIEWS, packet in views.SPLITS, packet in CONTRACTIONS,
         RULES.get(packet, _elementwise if elementwise else _unknown),
     )  # fmt: skip
 
 
 def apply(
-    watch: Watch, operation: Any, arguments: Arguments, options: Options, inputs: list[Tensor], results: list[Tensor]
+    watch: ChannelRecorder,
+    operation: Any,
+    arguments: Arguments,
+    options: Options,
+    inputs: list[Tensor],
+    results: list[Tensor],
 ) -> None:
     """Bring the watch up to date after ``operation`` gave ``results``; ``inputs``: the tensors among its arguments."""
-    reckon(watch, operation, arguments, options, inputs, results)
+    record_scalars(watch, operation, arguments, options, inputs, results)
     kind = _kind(operation)
     watch.seen.update(map(id, inputs))
     if kind.writes:
-        _written(watch, kind.packet, arguments)
+        _record_write(watch, kind.packet, arguments)
     if kind.makes:
         for result in results:  # zeros_like(x) is as wide as x
             watch.learn(result, watch.fields(arguments[0]) if arguments else (), uniform=True)
@@ -69,7 +74,7 @@ def apply(
             for result in results:
                 watch.learn(result, uniform=True)
         return
-    gone = vanishes(watch, kind.packet, arguments, inputs)
+    gone = is_zero_preserving(watch, kind.packet, arguments, inputs)
     try:
         kind.rule(watch, operation, arguments, options, results)
     except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
@@ -80,8 +85,13 @@ def apply(
             known.vanishes = gone
 
 
-def reckon(
-    watch: Watch, operation: Any, arguments: Arguments, options: Options, inputs: list[Tensor], results: list[Tensor]
+def record_scalars(
+    watch: ChannelRecorder,
+    operation: Any,
+    arguments: Arguments,
+    options: Options,
+    inputs: list[Tensor],
+    results: list[Tensor],
 ) -> None:
     """Tell the watch no more than the plain numbers that ``operation`` was given."""
     kind = _kind(operation)
@@ -92,10 +102,10 @@ def reckon(
         if numbers := tuple(_numbers(watch, arguments)):  # a copy for contiguity, say, comes and goes with the widths
             watch.reckoned((kind.name, numbers))
     elif kind.parts:
-        watch.reckoned((PARTS, tuple(views.shares(kind.packet, arguments, options, results))))
+        watch.reckoned((PARTS, tuple(views.split_shares(kind.packet, arguments, options, results))))
 
 
-def _numbers(watch: Watch, arguments: Arguments) -> Iterator[float]:
+def _numbers(watch: ChannelRecorder, arguments: Arguments) -> Iterator[float]:
     """The plain numbers among the arguments, tensors of a single one included where they are known."""
     for n in arguments:
         single = isinstance(n, Tensor) and n.ndim == 0 and not (watch.real or n.is_meta or n.is_complex())
@@ -103,7 +113,7 @@ def _numbers(watch: Watch, arguments: Arguments) -> Iterator[float]:
             yield float(n)
 
 
-def _written(watch: Watch, packet: Any, arguments: Arguments) -> None:
+def _record_write(watch: ChannelRecorder, packet: Any, arguments: Arguments) -> None:
     """What was written into is no longer the same everywhere, and nor is what it is a view of."""
     target = arguments[0] if arguments else None
     if not isinstance(target, Tensor) or (packet in (aten.fill_, aten.zero_) and target._base is None):
@@ -113,8 +123,10 @@ def _written(watch: Watch, packet: Any, arguments: Arguments) -> None:
             watch.learn(t, watch.fields(t))
 
 
-def _elementwise(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    operands = tensors_among(arguments, options)
+def _elementwise(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
+    operands = tensor_arguments(arguments, options)
     for result in results:
         fields = watch.elementwise(operands, result.ndim)
         if result._is_view() and any(result is t for t in operands) and len(fields) > len(watch.fields(result)):
@@ -123,7 +135,9 @@ def _elementwise(watch: Watch, operation: Any, arguments: Arguments, options: Op
         watch.learn(result, fields, weight=all(watch.known(t).weight for t in operands))
 
 
-def _unknown(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def _unknown(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     for t in tree_leaves((arguments, options)):
         watch.freeze(watch.fields(t), NOT_UNDERSTOOD)
     for result in results:
@@ -133,7 +147,9 @@ def _unknown(watch: Watch, operation: Any, arguments: Arguments, options: Option
 def _along_dims(why: str, dims_of: Callable[[Tensor, Arguments, Options], set[int]]) -> Rule:
     """A rule for operations that mix what lies along some dimensions: channels there are frozen, others go through."""
 
-    def rule(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+    def rule(
+        watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+    ) -> None:
         x = arguments[0]
         dims = dims_of(x, arguments, options)
         through = [g for f in watch.fields(x) if (g := watch.across(f, dims, why)) is not None]
@@ -145,7 +161,7 @@ def _along_dims(why: str, dims_of: Callable[[Tensor, Arguments, Options], set[in
     return rule
 
 
-def _reduced(position: int) -> Callable[[Tensor, Arguments, Options], set[int]]:
+def _reduced_dims(position: int) -> Callable[[Tensor, Arguments, Options], set[int]]:
     def dims(x: Tensor, arguments: Arguments, options: Options) -> set[int]:
         given = arguments[position] if len(arguments) > position else options.get("dim")
         given = [given] if isinstance(given, int) else given
@@ -154,22 +170,26 @@ def _reduced(position: int) -> Callable[[Tensor, Arguments, Options], set[int]]:
     return dims
 
 
-def _spatial(x: Tensor, arguments: Arguments, options: Options) -> set[int]:
+def _spatial_dims(x: Tensor, arguments: Arguments, options: Options) -> set[int]:
     return set(range(2, x.ndim))
 
 
-def _padded(x: Tensor, arguments: Arguments, options: Options) -> set[int]:
+def _padded_dims(x: Tensor, arguments: Arguments, options: Options) -> set[int]:
     return {x.ndim - 1 - i // 2 for i, n in enumerate(arguments[1]) if n}
 
 
-def _random(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def _random(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     """Other numbers are drawn for the channels that are left; in training that is dropout's business."""
     if not watch.training:
         watch.freeze(watch.fields(arguments[0]), "random numbers are drawn for it in evaluation too")
     _elementwise(watch, operation, arguments, options, results)
 
 
-def _copy(watch: Watch, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
+def _copy(
+    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
+) -> None:
     to, by = arguments[:2]
     if not to._is_view() and to.ndim == by.ndim:
         watch.learn(to, watch.elementwise([by], to.ndim))
@@ -177,16 +197,16 @@ def _copy(watch: Watch, operation: Any, arguments: Arguments, options: Options, 
         watch.freeze(watch.elementwise([to, by], to.ndim), "it is written into a part of another tensor")
 
 
-def _named(names: str) -> list[Any]:
+def _aten_operations(names: str) -> list[Any]:
     """The ATen operations of these names, those that this torch has."""
     return [getattr(aten, name) for name in names.split() if hasattr(aten, name)]
 
 
-FACTORIES = _named(
+FACTORIES = _aten_operations(
     "zeros ones full empty scalar_tensor zeros_like ones_like full_like empty_like "
     "new_zeros new_ones new_full new_empty"
 )
-ELEMENTWISE = _named(
+ELEMENTWISE = _aten_operations(
     "native_dropout hardtanh_ hardswish_ where prelu _prelu_kernel hardsigmoid floor_divide masked_fill"
 )
 _FAMILIES: list[tuple[str, Rule]] = [
@@ -218,16 +238,16 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("native_layer_norm", norms.layer_norm),
     ("native_group_norm", norms.group_norm),
     ("_weight_norm_interface", norms.weight_norm),
-    ("constant_pad_nd", _along_dims("it is padded along", _padded)),
-    ("linalg_vector_norm", _along_dims("its norm is taken over", _reduced(2))),
-    ("roll", _along_dims("it is rolled along, and what is left would be another order", _reduced(2))),
+    ("constant_pad_nd", _along_dims("it is padded along", _padded_dims)),
+    ("linalg_vector_norm", _along_dims("its norm is taken over", _reduced_dims(2))),
+    ("roll", _along_dims("it is rolled along, and what is left would be another order", _reduced_dims(2))),
     (
         "mean sum amax amin var std max min argmax any logsumexp",
-        _along_dims("it is summed, averaged or compared over", _reduced(1)),
+        _along_dims("it is summed, averaged or compared over", _reduced_dims(1)),
     ),
     (
         "_softmax _safe_softmax _log_softmax cumsum",
-        _along_dims("a softmax or running sum goes over it", _reduced(1)),
+        _along_dims("a softmax or running sum goes over it", _reduced_dims(1)),
     ),
     (
         "avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d "
@@ -236,13 +256,13 @@ _FAMILIES: list[tuple[str, Rule]] = [
         "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d "
         "_upsample_bicubic2d_aa upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d fractional_max_pool2d",
-        _along_dims("it runs along the dimensions that are pooled or resized", _spatial),
+        _along_dims("it runs along the dimensions that are pooled or resized", _spatial_dims),
     ),
 ]
-CONTRACTIONS = _named("mm mv addmm bmm baddbmm convolution")
+CONTRACTIONS = _aten_operations("mm mv addmm bmm baddbmm convolution")
 """Counted as work whatever is known of their operands."""
 RULES: dict[Any, Rule] = {
-    **dict.fromkeys(views.MOVES, views.move),
-    **dict.fromkeys(views.PARTS, views.part),
-    **{operation: rule for names, rule in _FAMILIES for operation in _named(names)},
+    **dict.fromkeys(views.VIEWS, views.view),
+    **dict.fromkeys(views.SPLITS, views.split),
+    **{operation: rule for names, rule in _FAMILIES for operation in _aten_operations(names)},
 }

@@ -11,32 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from earlycrop.tracing.recorder import Watch
+from earlycrop.tracing.recorder import ChannelRecorder
 from earlycrop.tracing.rules import views
 
 aten: Any = torch.ops.aten
 
 
-def _named(names: str) -> set[Any]:
+def _aten_operations(names: str) -> set[Any]:
     return {getattr(aten, name) for name in names.split() if hasattr(aten, name)}
 
 
-KEEP_ZERO = _named(
+KEEP_ZERO = _aten_operations(
     "bmm baddbmm embedding embedding_bag cat stack index index_select gather native_dropout "
     "relu relu_ leaky_relu leaky_relu_ prelu _prelu_kernel elu elu_ celu gelu gelu_ silu silu_ tanh tanh_ hardswish "
     "hardswish_ hardtanh hardtanh_ mish mish_ neg abs sin sqrt square sign relu6 softsign hardshrink softshrink "
     "mean sum amax amin avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
     "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d constant_pad_nd glu channel_shuffle "
     "_weight_norm_interface"
-) | {*views.MOVES, *views.PARTS}
-PRODUCTS_OF_MATRICES = _named("mm mv addmm")
-SUMS = _named("add add_ sub sub_")
-PRODUCTS = _named("mul mul_")
-QUOTIENTS = _named("div div_ masked_fill masked_fill_")
-NORMS = _named("native_batch_norm native_group_norm _native_batch_norm_legit _native_batch_norm_legit_no_training")
+) | {*views.VIEWS, *views.SPLITS}
+PRODUCTS_OF_MATRICES = _aten_operations("mm mv addmm")
+SUMS = _aten_operations("add add_ sub sub_")
+PRODUCTS = _aten_operations("mul mul_")
+QUOTIENTS = _aten_operations("div div_ masked_fill masked_fill_")
+NORMS = _aten_operations(
+    "native_batch_norm native_group_norm _native_batch_norm_legit _native_batch_norm_legit_no_training"
+)
 
 
-def vanishes(watch: Watch, packet: Any, arguments: tuple[Any, ...], tensors: list[Tensor]) -> bool:
+def is_zero_preserving(watch: ChannelRecorder, packet: Any, arguments: tuple[Any, ...], tensors: list[Tensor]) -> bool:
     """Whether the result of an operation on these ``tensors`` vanishes with its channels' parameters."""
     if packet in PRODUCTS_OF_MATRICES:
         return _of_matrices(watch, packet, arguments)
@@ -57,7 +59,7 @@ def vanishes(watch: Watch, packet: Any, arguments: tuple[Any, ...], tensors: lis
     return False
 
 
-def _of_matrices(watch: Watch, packet: Any, arguments: tuple[Any, ...]) -> bool:
+def _of_matrices(watch: ChannelRecorder, packet: Any, arguments: tuple[Any, ...]) -> bool:
     """What is summed over does not matter: a result's channels are those of the first one's rows and the second one's
     columns.
     """
