@@ -1,34 +1,45 @@
-"""What is asked of a pruning, and what took place."""
+"""What a user asks of a pruning, and what took place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from earlycrop.scoring.criteria import Criterion, Gate
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.targets import MEASURES, max_remaining
 from earlycrop.surgery.masks import Masks
 
-GATES = ("auto", "rows", "norms", "columns")
-STATISTICS = ("auto", "running", "batch")
+GateName = Literal["auto", "rows", "norms", "columns"]
+Statistics = Literal["auto", "running", "batch"]
+GATES: tuple[str, ...] = get_args(GateName)
+STATISTICS: tuple[str, ...] = get_args(Statistics)
+MOST_CHANGED = 5
+"""How many layers ``print(event)`` names."""
 
 
 @dataclass(frozen=True)
 class PruningRequest:
-    """What to prune: the sparsity of each round's end, in ``of``, by nodes or single weights, ranked by ``criterion``,
-    within ``limits``.
+    """What to prune.
 
-    gate: "rows" sums a node's score over the rows that produce it, the paper's definition; "norms" over the scales and
-    shifts of its batch norms; "columns" over the columns that consume it; "auto" is where the criterion has its gate.
-    statistics: batch norms use "running" ones or those of the "batch" while the scores are taken; "auto" takes the
-    batch's, but running ones with rows, before which a norm of the batch would divide the gate out, and for single
-    weights. shuffled: of each layer go as many as are chosen, but at random: a control that tells whether a method
-    chooses weights, or only how many of which layer.
+    Args:
+        criterion: Ranks the weights or nodes.
+        structured: Whether nodes are cut out, or single weights are zeroed.
+        targets: The sparsity after each round.
+        of: What the sparsity is a share of: ``"weights"``, ``"nodes"``, ``"macs"``, ``"bytes"`` or ``"time"``.
+        gate: Where the gate of a node stands. ``"rows"`` sums its score over the rows that produce it, which is the
+            paper's definition. ``"norms"`` sums over the scales and shifts of its batch norms, ``"columns"`` over the
+            columns that consume it. ``"auto"`` takes the criterion's own.
+        limits: Floors, ceilings, layers to leave alone, multiples.
+        shuffled: Remove as many units of each layer as were selected, but at random. This control tells whether a
+            method selects weights, or only how many of which layer.
+        statistics: What batch norms use while scores are computed: ``"running"`` statistics or those of the
+            ``"batch"``. ``"auto"`` takes the batch's, but running ones for single weights and for gates on rows: a
+            norm that uses the batch's statistics would divide such a gate out.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: A value is unknown or out of its range.
     """
 
     criterion: Criterion
@@ -46,7 +57,9 @@ class PruningRequest:
         if self.of not in MEASURES:
             raise ValueError(f"there is no measure '{self.of}': a sparsity can be a share of {', '.join(MEASURES)}")
         if self.of != "weights" and not self.structured:
-            raise ValueError(f"single weights have a sparsity of weights, not of {self.of}: take a structured method")
+            raise ValueError(
+                f"an unstructured method removes a share of the weights, not of the {self.of}: take a structured method"
+            )
         if self.limits.multiple > 1 and not self.structured:
             raise ValueError("multiple rounds channel counts, which single weights do not change: leave it at 1")
         if self.gate not in GATES:
@@ -55,7 +68,7 @@ class PruningRequest:
             raise ValueError(f"there are no statistics '{self.statistics}': take one of {', '.join(STATISTICS)}")
 
     @property
-    def where(self) -> Gate:
+    def gate_position(self) -> Gate:
         """Where gates stand."""
         match self.gate:
             case "rows" | "norms" | "columns":
@@ -63,23 +76,40 @@ class PruningRequest:
         return self.criterion.gate
 
     @property
-    def of_batch(self) -> bool:
+    def batch_statistics(self) -> bool:
         """Whether batch norms use the batch's statistics."""
-        return self.statistics == "batch" or (self.statistics == "auto" and self.structured and self.where != "rows")
+        if self.statistics == "auto":
+            return self.structured and self.gate_position != "rows"
+        return self.statistics == "batch"
 
 
 @dataclass(frozen=True)
 class Event:
-    """A pruning that took place.
+    """A pruning that took place. ``print(event)`` shows it in a few lines.
 
-    reason: why now. epoch: after how many epochs. of, asked, achieved: the sparsity in what was targeted. dense, left:
-    the same in units (weights, nodes, MACs of a run on the first batch, bytes, or microseconds of a training step on
-    it). weight_sparsity, node_sparsity: shares of the network's before. rounds: how many. floors: layers where a floor
-    (the last node or weight, one of the limits, or a multiple) kept what the ranking had go. whole: tensors of layers
-    whose cut could not be certified. difference: the worst certificate of the cuts, None where nothing was cut.
-    batches: how many the scores were computed on. seconds: what it took. limits: those asked for. layers: outputs (or
-    weights) of each layer before and after. notes: what else a reader must know, a sentence each. masks: what holds
-    removed weights at zero, after an unstructured pruning.
+    Attributes:
+        reason: Why the model was pruned at this time.
+        epoch: After how many epochs.
+        of: What the target is a share of.
+        asked: The sparsity that was asked for.
+        achieved: The sparsity that was achieved.
+        dense: The size before, in the unit of ``of``: weights, nodes, MACs of a run on the first batch, bytes, or
+            microseconds of a training step on that batch.
+        left: The size after.
+        costs: Weights, nodes and MACs before and after, by name.
+        weight_sparsity: The share of the weights that is gone.
+        node_sparsity: The share of the nodes that is gone.
+        rounds: How many rounds it took.
+        floors: Layers in which a floor, or a multiple, kept units that the ranking would have removed.
+        uncertified: Tensors of layers that were not cut, because their cut did not pass its certificate.
+        difference: The largest certificate of the cuts: ``max |small - masked| / max |masked|`` over the outputs. None
+            if nothing was cut.
+        batches: On how many batches the scores were computed.
+        seconds: How long it took.
+        limits: The limits that were asked for.
+        layers: Outputs (or weights) of each layer before and after.
+        notes: What else a reader must know, a sentence each.
+        masks: Holds the removed weights at zero after an unstructured pruning.
     """
 
     reason: str
@@ -89,11 +119,12 @@ class Event:
     achieved: float
     dense: int
     left: int
+    costs: Mapping[str, tuple[int, int]]
     weight_sparsity: float
     node_sparsity: float
     rounds: int
     floors: tuple[str, ...]
-    whole: tuple[str, ...]
+    uncertified: tuple[str, ...]
     difference: float | None
     batches: int
     seconds: float
@@ -102,17 +133,54 @@ class Event:
     notes: tuple[str, ...] = ()
     masks: Masks | None = field(default=None, repr=False, compare=False)
 
+    def __str__(self) -> str:
+        lines = [f"pruned {_when(self.epoch)} ({self.reason})"]
+        lines += [f"  {name:8} {_change(*counts)}" for name, counts in self.costs.items()]
+        if self.of not in self.costs:
+            lines.append(f"  {self.of:8} {_change(self.dense, self.left)}")
+        lines.append(f"  target   {self.asked:.2%} of the {self.of}, achieved {self.achieved:.2%}")
+        lines += [f"  {name}: {_change(*counts)}" for name, counts in self._most_changed()]
+        if self.uncertified:
+            lines.append(f"  not cut, as the certificate failed: {', '.join(self.uncertified)}")
+        if self.difference is not None:
+            lines.append(
+                f"  certificate: outputs differ by at most {self.difference:.1e} from the masked dense network"
+            )
+        lines.append(f"  {self.rounds} rounds on {self.batches} batches, {self.seconds:.1f} s")
+        return "\n".join(lines)
+
+    def _most_changed(self) -> list[tuple[str, tuple[int, int]]]:
+        changed = [(name, counts) for name, counts in self.layers.items() if counts[0] != counts[1]]
+        return sorted(changed, key=lambda item: item[1][1] / item[1][0])[:MOST_CHANGED]
+
     def record(self) -> dict[str, Any]:
-        """The event as plain numbers, strings, lists and dicts."""
+        """Return the event as plain numbers, strings, lists and dicts. ``uncertified`` is called ``whole`` there."""
         plain = asdict(replace(self, masks=None))
         del plain["masks"]
         plain["limits"]["exclude"] = list(self.limits.exclude)
-        plain["layers"] = {name: list(counts) for name, counts in self.layers.items()}
-        return {**plain, "floors": list(self.floors), "whole": list(self.whole), "notes": list(self.notes)}
+        for name in ("layers", "costs"):
+            plain[name] = {key: list(counts) for key, counts in plain[name].items()}
+        for name in ("floors", "uncertified", "notes"):
+            plain[name] = list(plain[name])
+        plain["whole"] = plain.pop("uncertified")
+        return plain
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any], masks: Masks | None) -> Event:
-        """The event that a record was made of."""
-        plain = {**record, **{name: tuple(record[name]) for name in ("floors", "whole", "notes")}}
-        layers = {name: (before, after) for name, (before, after) in record["layers"].items()}
-        return cls(**{**plain, "limits": Limits(**record["limits"]), "layers": layers, "masks": masks})
+    def from_record(cls, record: Mapping[str, Any], masks: Masks | None) -> Event:
+        """Return the event of a ``record()``, with these masks."""
+        fields = {**record, "uncertified": record["whole"], "limits": Limits(**record["limits"]), "masks": masks}
+        del fields["whole"]
+        for name in ("layers", "costs"):
+            fields[name] = {key: (before, after) for key, (before, after) in record[name].items()}
+        for name in ("floors", "uncertified", "notes"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+def _when(epoch: int) -> str:
+    return f"after epoch {epoch}" if epoch else "before the first epoch"
+
+
+def _change(before: int, after: int) -> str:
+    """Return two numbers and the change in per cent."""
+    return f"{before:,} -> {after:,}" + (f" ({after / before - 1:+.1%})" if before else "")

@@ -1,4 +1,4 @@
-"""The table of methods: each named method is one row made of the parts in the other files."""
+"""The table of methods: each method is a row made of a criterion, a schedule, a trigger and a procedure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal
 
-from earlycrop.procedures.base import Job, Procedure
+from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.gate_decorators import GateDecorators
 from earlycrop.procedures.lottery_ticket import LotteryTicket
 from earlycrop.procedures.once import TriggeredPruning
@@ -16,26 +16,57 @@ from earlycrop.selection.schedules import Schedule, exponential, halving, one_sh
 from earlycrop.triggers.triggers import Trigger, after, before, lazy_regime, mask_distance, never, trigger_by_name
 from earlycrop.utils.validation import check_type
 
+MethodName = Literal[
+    "dense",
+    "random-u",
+    "random-s",
+    "magnitude-u",
+    "magnitude-s",
+    "snip",
+    "snap",
+    "grasp",
+    "synflow",
+    "crop-u",
+    "crop-s",
+    "cropit-u",
+    "cropit-s",
+    "earlycrop-u",
+    "earlycrop-s",
+    "earlybird",
+    "gatedecorators",
+    "efficientconvnets",
+    "taylor",
+    "magnitude-after-u",
+    "magnitude-after-s",
+    "ltr",
+]
+"""The names in ``METHODS``."""
+
 
 @dataclass(frozen=True)
 class Method:
-    """criterion x units x schedule x trigger, and what training does around it. ``criterion`` None prunes nothing.
+    """A pruning method: criterion x units x schedule x trigger, and what training does around it.
 
-    procedure: once (when the trigger says so), rewind (lottery tickets) or tick-tock (gate decorators), which know
-    themselves when. penalty: the weight of an L1 penalty on batch norm scales: before the pruning, or in tocks.
+    Args:
+        criterion: What ranks the units. None prunes nothing.
+        structured: Whether nodes are cut, or single weights are zeroed.
+        schedule: ``(sparsity, rounds)`` -> the sparsity after each round.
+        trigger: ``(sparsity, epochs)`` -> the trigger that says when to prune.
+        procedure: ``"once"`` prunes when the trigger says so. ``"rewind"`` (lottery tickets) and ``"tick-tock"`` (gate
+            decorators) know themselves when to prune.
+        penalty: The weight of an L1 penalty on batch norm scales, before the pruning or in tocks.
     """
 
     criterion: Criterion | None
     structured: bool
     schedule: Schedule = one_shot
     trigger: Callable[[float, int], Trigger] = before
-    """(sparsity, epochs) -> a trigger."""
     procedure: Literal["once", "rewind", "tick-tock"] = "once"
     penalty: float = 0.0
 
     @property
     def iterative(self) -> bool:
-        """Whether the number of rounds means anything."""
+        """Whether the number of rounds matters."""
         return self.schedule is halving or self.procedure == "tick-tock"
 
 
@@ -43,7 +74,7 @@ _random, _magnitude, _snip, _grasp, _crop, _taylor, _synflow, _scale, _filters =
     CRITERIA[name]
     for name in ("random", "magnitude", "snip", "grasp", "crop", "taylor", "synflow", "norm-scale", "filter-norm")
 )
-METHODS: dict[str, Method] = {
+METHODS: dict[MethodName, Method] = {
     "dense": Method(None, False, trigger=never),
     "random-u": Method(_random, False),
     "random-s": Method(_random, True),
@@ -71,46 +102,56 @@ METHODS: dict[str, Method] = {
 weights, the others nodes."""
 
 
-def resolve_method(given: object) -> Method:
-    """The method, given itself or by its name.
+def resolve_method(method: object) -> Method:
+    """Return the method, given itself or by its name.
 
     Raises:
-        TypeError: it is neither. ValueError: there is none of that name.
+        TypeError: It is neither.
+        ValueError: There is no method of that name.
     """
-    known = ", ".join(METHODS)
-    if isinstance(given, str) and given not in METHODS:
-        raise ValueError(f"there is no method '{given}': take one of {known}")
-    method = METHODS[given] if isinstance(given, str) else given
-    check_type("the method", method, Method, f"take one of {known}, or make a Method")
+    names = ", ".join(METHODS)
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"there is no method '{method}': take one of {names}")
+        return dict[str, Method](METHODS)[method]
+    check_type("the method", method, Method, f"take one of {names}, or make a Method")
     assert isinstance(method, Method)
     return method
 
 
+def method_name(method: Method) -> str | None:
+    """Return the name of a method in the table, or None."""
+    return next((name for name, row in METHODS.items() if row == method), None)
+
+
 def make_procedure(
-    job: Job, method: Method, trigger: object, sparsity: float, rounds: int, rewind: float, penalty: float
+    plan: TrainingPlan, method: Method, trigger: object, sparsity: float, rounds: int, rewind: float, penalty: float
 ) -> Procedure:
-    """``trigger``: in place of the method's own, or None.
+    """Make the procedure of a method.
+
+    Args:
+        plan: What it is to do, and on what.
+        method: The method.
+        trigger: A trigger in place of the method's own: a ``Trigger``, a name, the number of an epoch, or None.
+        sparsity: The target, for triggers that depend on it.
+        rounds: The number of rounds of ``"tick-tock"``.
+        rewind: The share of the epochs that ``"rewind"`` rewinds to.
+        penalty: The weight of the L1 penalty.
 
     Raises:
-        TypeError: the trigger is none. ValueError: the method has none, or see the procedures.
+        TypeError: The trigger is none.
+        ValueError: The method has no trigger; or see the procedures.
     """
     if method.procedure != "once" and trigger is not None:
         raise ValueError("this method knows itself when to prune: leave its trigger out")
     if method.procedure == "rewind":
-        return LotteryTicket(job, rewind)
+        return LotteryTicket(plan, rewind)
     if method.procedure == "tick-tock":
-        return GateDecorators(job, rounds, penalty)
+        return GateDecorators(plan, rounds, penalty)
     if isinstance(trigger, str | Integral):
-        trigger = trigger_by_name(str(trigger), sparsity, job.epochs)
-    made = method.trigger(sparsity, job.epochs) if trigger is None else trigger
-    check_type("the trigger", made, Trigger, "give a name, the number of an epoch, or a Trigger")
-    assert isinstance(made, Trigger)
-    return TriggeredPruning(job, made, penalty)
-
-
-def method_and_trigger_names(method: Method, procedure: Procedure | None) -> dict[str, str | None]:
-    """What a state is told by: the name of the method, if it has one, and of the trigger's class."""
-    return {
-        "method": next((name for name, known in METHODS.items() if known == method), None),
-        "trigger": type(procedure.trigger).__name__ if isinstance(procedure, TriggeredPruning) else None,
-    }
+        trigger = trigger_by_name(str(trigger), sparsity, plan.epochs)
+    elif trigger is None:
+        trigger = method.trigger(sparsity, plan.epochs)
+    check_type("the trigger", trigger, Trigger, "give a name, the number of an epoch, or a Trigger")
+    assert isinstance(trigger, Trigger)
+    return TriggeredPruning(plan, trigger, penalty)

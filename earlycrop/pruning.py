@@ -1,9 +1,9 @@
-"""One pruning, start to end: score, choose and remove, in as many rounds as the schedule has."""
+"""One pruning, now: :func:`prune`, and what a :class:`earlycrop.Pruner` does when it is time."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,161 +12,222 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.events import Event, PruningRequest
+from earlycrop.context import PruningContext, check_loss
+from earlycrop.events import Event, GateName, PruningRequest, Statistics
 from earlycrop.graph.graph import Graph
-from earlycrop.rounds import DenseBaseline, cut_nodes, zero_weights
-from earlycrop.scoring.criteria import CRITERIA, Criterion
+from earlycrop.rounds import DenseBaseline, PruningResult, cut_nodes, zero_weights
+from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName
 from earlycrop.scoring.scores import node_scores, weight_scores
 from earlycrop.selection.connectivity import path_weights
-from earlycrop.selection.constraints import NO_LIMITS, Bounds, Limits
+from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.nodes import choose_nodes, node_bounds
 from earlycrop.selection.schedules import halving
-from earlycrop.selection.targets import max_remaining
+from earlycrop.selection.targets import Measure, max_remaining
 from earlycrop.selection.weights import choose_weights, weight_bounds
 from earlycrop.utils.contexts import outside_inference_mode
-from earlycrop.utils.distributed import ProcessGroup, fail_together
+from earlycrop.utils.distributed import fail_together
 from earlycrop.utils.materialise import check_materialised
 from earlycrop.utils.modules import collect_tensors
 from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.types import Loss, Tensors
-from earlycrop.utils.validation import (
-    as_modules,
-    as_optimizers,
-    check_network,
-    check_positive_int,
-    check_sparsity,
-    check_type,
-)
-from earlycrop.utils.wrappers import process_group_of, warn_rewrap
+from earlycrop.utils.validation import check_network, check_positive_int, check_sparsity, check_type
 
 
 def prune(
     model: nn.Module,
     loss: Loss,
     batches: Iterable[Any],
-    criterion: str | Criterion = "crop",
+    criterion: CriterionName | Criterion = "crop",
     sparsity: float = 0.9,
-    of: str = "weights",
+    of: Measure = "weights",
     structured: bool = True,
     rounds: int = 1,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
-    gate: str = "auto",
-    copies: nn.Module | Sequence[nn.Module] = (),
+    gate: GateName = "auto",
+    ema_models: nn.Module | Sequence[nn.Module] = (),
     limits: Limits = NO_LIMITS,
-    statistics: str = "auto",
+    statistics: Statistics = "auto",
 ) -> Event:
-    """Prune ``model`` in place, now: cut its nodes (``structured``), or zero its weights and hold them there.
+    """Prune a model in place, now.
 
-    ``loss(model, batch)`` gives a scalar; ``batches`` are training data, of which all are read. The target is met in
-    ``rounds`` steps (:func:`earlycrop.selection.schedules.halving`), with scores taken anew on what is left.
-    ``of="time"`` measures a training step on the first batch between cuts: up to 9 times a round, each time until it is
-    known to 1 %, but no longer than 10 s, or 9 steps of the dense model and of a cut one where those take longer.
-    ``gate`` and ``statistics``: see :class:`earlycrop.events.PruningRequest`. Give the ``optimizer``, or all of
-    several, that is to go on with the pruned model, and ``copies`` that average its weights. ``limits``: floors,
-    ceilings, layers to leave alone, multiples; where they do not allow the target, what they allow goes, with a
-    warning. A compiled or wrapped model is pruned inside, and ``loss`` is given what is inside (see
-    :func:`earlycrop.shrink`). Under DistributedDataParallel each process gives batches of its own, as many, and all
-    make the same cut: what is differentiated is averaged.
+    Structured pruning cuts nodes (neurons, channels, attention heads) out of the model. Unstructured pruning sets
+    single weights to zero and holds them there.
+
+    Args:
+        model: The model to prune. If it is compiled or wrapped (``DistributedDataParallel``, ...), the network inside
+            is pruned.
+        loss: A function ``(network, batch) -> scalar`` that calls the network it is given.
+        batches: Training data to compute the scores on. All batches are read.
+        criterion: A name in ``CRITERIA``, or a :class:`Criterion`.
+        sparsity: The share of ``of`` to remove, above 0 and below 1.
+        of: What the sparsity is a share of. ``"time"`` is that of a training step on the first batch. It is measured
+            between cuts: up to 9 times a round, each time until it is known to 1 %, or for 10 s, or for 9 steps where
+            those take longer.
+        structured: Whether to cut nodes, or to zero single weights.
+        rounds: In how many rounds the target is reached; see :func:`earlycrop.selection.schedules.halving`. Scores are
+            computed anew in each round.
+        optimizer: The optimizer, or all optimizers, that train the model. They continue with the pruned parameters.
+        gate: Where the gate of a node stands; see :class:`earlycrop.events.PruningRequest`.
+        ema_models: Averages of the model's weights, which are pruned at the same places.
+        limits: Floors, ceilings, layers to leave alone, multiples. If they do not permit the target, as much as they
+            permit is removed, and a warning says so.
+        statistics: What batch norms use while scores are computed; see :class:`earlycrop.events.PruningRequest`.
+
+    Returns:
+        What was removed, and at what cost. Under ``DistributedDataParallel`` each process calls this with as many
+        batches of its own; derivatives are averaged and all processes make the same cut.
 
     Raises:
-        TypeError: an argument is of another kind than it should be. ValueError: one is out of its range, there is no
-        batch, the first has no examples, or processes would remove different things.
-        FlowError, TraceError, SurgeryError: scoring, tracing or cutting failed; nodes that went in earlier rounds are
-        gone, and weights are zero, but not held there.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of its range, there is no batch, the first batch has no examples, or the
+            processes would remove different things.
+        FlowError, TraceError, SurgeryError: Scoring, tracing or cutting failed. Nodes that were cut in earlier rounds
+            are gone. Weights that were zeroed in earlier rounds are zero, but are not held at zero.
     """
     check_network(model)
-    sparsity, rounds, copies = check_sparsity(sparsity), check_positive_int("rounds", rounds), as_modules(copies)
-    as_optimizers(optimizer)
-    check_type("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
+    sparsity, rounds = check_sparsity(sparsity), check_positive_int("rounds", rounds)
+    check_loss(loss)
     check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
+    context = PruningContext.create(model, optimizer, loss, ema_models)
+    targets = halving(sparsity, rounds)
+    request = PruningRequest(resolve_criterion(criterion), structured, targets, of, gate, limits, statistics=statistics)
+    with outside_inference_mode():
+        return run_pruning(request, context, list(batches), "asked for", 0)
+
+
+def resolve_criterion(criterion: object) -> Criterion:
+    """Return the criterion, given itself or by its name.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: There is no criterion of that name.
+    """
+    names = ", ".join(CRITERIA)
     if isinstance(criterion, str):
         if criterion not in CRITERIA:
-            raise ValueError(f"there is no criterion '{criterion}': take one of {', '.join(CRITERIA)}")
-        criterion = CRITERIA[criterion]
-    check_type("the criterion", criterion, Criterion, f"give a Criterion, or one of {', '.join(CRITERIA)}")
-    request = PruningRequest(criterion, structured, halving(sparsity, rounds), of, gate, limits, statistics=statistics)
-    with outside_inference_mode():
-        return run_pruning(
-            request, model, loss, list(batches), optimizer, "asked for", 0, copies, group=process_group_of(model)
-        )
+            raise ValueError(f"there is no criterion '{criterion}': take one of {names}")
+        return dict[str, Criterion](CRITERIA)[criterion]
+    check_type("the criterion", criterion, Criterion, f"give a Criterion, or one of {names}")
+    assert isinstance(criterion, Criterion)
+    return criterion
 
 
 def run_pruning(
     request: PruningRequest,
-    model: nn.Module,
-    loss: Loss,
+    context: PruningContext,
     batches: list[Any],
-    optimizer: Optimizer | Sequence[Optimizer] | None,
     reason: str,
     epoch: int,
-    copies: Sequence[nn.Module] = (),
+    baseline: DenseBaseline | None = None,
     effects: Tensors | None = None,
-    before: DenseBaseline | None = None,
-    group: ProcessGroup = None,
 ) -> Event:
-    """Prune as requested; ``epoch`` says how long the model has been trained. ``group``: the processes that train it.
+    """Prune as requested, and warn of what could not be done.
 
-    Of nodes: ``effects`` of batch norm scales may stand in the place of the criterion's, and ``before`` is what the
-    network was before earlier prunings, or before this one, if it is taken up again after an error.
+    Args:
+        request: What to prune.
+        context: The network, and what goes on with it.
+        batches: Training data to compute the scores on.
+        reason: Why the network is pruned now.
+        epoch: For how many epochs it was trained.
+        baseline: What the network was before earlier prunings, or before this one if it is repeated after an error.
+        effects: Effects of the batch norm scales, to sum instead of those of the criterion.
     """
-    with fail_together(group):
+    with fail_together(context.group):
         if not batches:
             raise ValueError("there is no batch to score on: give at least one batch of training data")
         if _is_empty(batches[0]):
             raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
-        check_materialised(model)
+        check_materialised(context.network)
     start = perf_counter()
     if request.structured:
-        found = cut_nodes(request, model, loss, batches, optimizer, copies, effects, before or DenseBaseline(), group)
+        result = cut_nodes(request, context, batches, baseline or DenseBaseline(), effects)
     else:
-        found = zero_weights(request, model, loss, batches, optimizer, copies, group)
-    bounds: Bounds = found.pop("bounds")
+        result = zero_weights(request, context, batches)
     event = Event(
-        reason=reason, epoch=epoch, of=request.of, asked=request.targets[-1],
-        achieved=1 - found["left"] / found["dense"], rounds=len(request.targets), batches=len(batches),
-        seconds=perf_counter() - start, limits=request.limits, **found,
-    )  # fmt: skip
-    if event.left > max_remaining(event.dense, event.asked):
-        held = ", ".join(event.floors + event.whole)
-        warnings.warn(
-            f"asked to remove {event.asked:.2%} of the {event.of}, and {event.achieved:.2%} could go: more would empty "
-            f"a layer, break a limit or fail its certificate ({held or 'see Graph.report()'})",
-            stacklevel=3,
-        )
-    if above := [
-        f"{name} keeps {count}, not {bounds.max_kept[name]}"
-        for name, (_, count) in event.layers.items()
-        if count > bounds.max_kept.get(name, count)
-    ]:
-        warnings.warn(
-            f"ceilings were not reached: {', '.join(above)}; what is frozen, uncertified or fills a multiple stays",
-            stacklevel=3,
-        )
-    if request.structured:
-        warn_rewrap(model, stacklevel=3)
+        reason=reason,
+        epoch=epoch,
+        of=request.of,
+        asked=request.targets[-1],
+        achieved=1 - result.left / result.dense,
+        dense=result.dense,
+        left=result.left,
+        costs=result.costs,
+        weight_sparsity=result.sparsity("weights"),
+        node_sparsity=result.sparsity("nodes"),
+        rounds=len(request.targets),
+        floors=result.floors,
+        uncertified=result.uncertified,
+        difference=result.difference,
+        batches=len(batches),
+        seconds=perf_counter() - start,
+        limits=request.limits,
+        layers=result.layers,
+        notes=result.notes,
+        masks=result.masks,
+    )
+    _warn_missed_target(event)
+    _warn_missed_ceilings(result)
+    if request.structured and context.rewrap_warning is not None:
+        warnings.warn(context.rewrap_warning, stacklevel=3)
     return event
 
 
 def _is_empty(batch: Any) -> bool:
-    """Whether the batch has tensors, and none of them has an entry."""
-    found = collect_tensors(dict(batch) if isinstance(batch, Mapping) else batch)
-    return bool(found) and not any(t.numel() for t in found)
+    """Return whether the batch has tensors, and none of them has an entry."""
+    tensors = collect_tensors(dict(batch) if isinstance(batch, Mapping) else batch)
+    return bool(tensors) and not any(t.numel() for t in tensors)
+
+
+def _warn_missed_target(event: Event) -> None:
+    if event.left > max_remaining(event.dense, event.asked):
+        layers = ", ".join(event.floors + event.uncertified)
+        warnings.warn(
+            f"asked to remove {event.asked:.2%} of the {event.of}, and {event.achieved:.2%} could be removed: more "
+            f"would empty a layer, break a limit or fail its certificate ({layers or 'see Graph.report()'})",
+            stacklevel=4,
+        )
+
+
+def _warn_missed_ceilings(result: PruningResult) -> None:
+    ceilings = result.bounds.max_kept
+    missed = [
+        f"{name} keeps {left}, not {ceilings[name]}"
+        for name, (_, left) in result.layers.items()
+        if left > ceilings.get(name, left)
+    ]
+    if missed:
+        warnings.warn(
+            f"ceilings were not reached: {', '.join(missed)}. Channels that are frozen, uncertified, or needed for a "
+            "multiple stay",
+            stacklevel=4,
+        )
 
 
 def candidate_mask(
-    request: PruningRequest, model: nn.Module, graph: Graph, loss: Loss, batches: list[Any], group: ProcessGroup = None
+    request: PruningRequest, context: PruningContext, graph: Graph, batches: list[Any]
 ) -> Bool[Tensor, "units"]:
-    """The units that a pruning at the last target would remove now, in one round: nodes of ``graph``, or weights."""
+    """Return which units a pruning to the last target would remove now, in one round.
+
+    The units are the nodes of ``graph`` for a structured request, and the entries of all weight matrices otherwise.
+    """
+    network, target = context.network, request.targets[-1]
     if request.structured:
-        scores = node_scores(model, graph, request.criterion, loss, batches, request.where, request.of_batch, group)
-        allowed = max_remaining(graph.cost(request.of), request.targets[-1])
-        return torch.from_numpy(
-            choose_nodes(graph, scores, allowed, request.of, node_bounds(graph, request.limits)).removed
+        scores = node_scores(
+            network,
+            graph,
+            request.criterion,
+            context.loss,
+            batches,
+            request.gate_position,
+            request.batch_statistics,
+            context.group,
         )
-    weights = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
-    dense = sum(p.numel() for p in weight_matrices(model).values())
-    fixed = dense - sum(s.numel() for s in weights.values())
-    allowed = max_remaining(dense, request.targets[-1])
-    bounds = weight_bounds(model, request.limits)
-    choice = choose_weights(weights, allowed, path_weights(graph, weights), None, fixed, bounds)
-    return torch.cat([gone.flatten() for gone in choice.removed.values()])
+        allowed = max_remaining(graph.cost(request.of), target)
+        bounds = node_bounds(graph, request.limits)
+        return torch.from_numpy(choose_nodes(graph, scores, allowed, request.of, bounds).removed)
+    weights = weight_scores(network, request.criterion, context.loss, batches, request.batch_statistics, context.group)
+    dense = sum(p.numel() for p in weight_matrices(network).values())
+    fixed = dense - sum(scores.numel() for scores in weights.values())
+    keep, limits = path_weights(graph, weights), weight_bounds(network, request.limits)
+    choice = choose_weights(weights, max_remaining(dense, target), keep, None, fixed, limits)
+    return torch.cat([removed.flatten() for removed in choice.removed.values()])

@@ -1,21 +1,23 @@
-"""The rounds of a pruning: of each, the scores of what is left, what goes by them, and its removal."""
+"""Algorithm 1 of the paper: score, select, remove and prove, in rounds.
+
+Source: Rachwan et al. 2022, algorithm 1, lines 11 to 16.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from earlycrop.context import PruningContext
 from earlycrop.events import PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
-from earlycrop.graph.types import ChannelLabels, Reason
+from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
 from earlycrop.scoring.scores import node_scores, norm_scale_sums, unscorable_nodes, weight_scores
 from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.constraints import Bounds
@@ -23,12 +25,11 @@ from earlycrop.selection.nodes import NodeChoice, choose_nodes, node_bounds, rem
 from earlycrop.selection.random_control import shuffle_nodes, shuffle_weights
 from earlycrop.selection.step_time import StepTimer, choose_nodes_in_time
 from earlycrop.selection.targets import max_remaining
-from earlycrop.selection.weights import choose_weights, remaining_weights, weight_bounds
+from earlycrop.selection.weights import WeightChoice, choose_weights, remaining_weights, weight_bounds
 from earlycrop.surgery.masks import Masks
 from earlycrop.surgery.shrink import Cut, cut_in_all_processes, find_uncertified
 from earlycrop.tracing.trace import trace, trace_after_cut
 from earlycrop.utils.distributed import (
-    ProcessGroup,
     broadcast_from_rank0,
     check_same_removal,
     fail_together,
@@ -36,214 +37,302 @@ from earlycrop.utils.distributed import (
 )
 from earlycrop.utils.errors import FlowError, SurgeryError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices, weight_matrices
-from earlycrop.utils.types import Loss, Tensors
-from earlycrop.utils.wrappers import unwrap
+from earlycrop.utils.types import Tensors
 
-Choose = Callable[[int, Bounds, Graph, Tensor], NodeChoice]
-"""(how much may be left, bounds, graph, scores) -> which nodes go."""
-HOLDS_NO_ZEROS = "stays whole: a zero in it is none in the weight that its parametrization makes of it"
+Select = Callable[[Graph, Tensor], NodeChoice]
+"""(graph, scores) -> the nodes to remove in this round."""
+
+
+@dataclass(frozen=True)
+class PruningResult:
+    """What the rounds of a pruning did; the fields mean what they mean in :class:`earlycrop.Event`."""
+
+    dense: int
+    left: int
+    costs: Mapping[str, tuple[int, int]]
+    floors: tuple[str, ...]
+    layers: Mapping[str, tuple[int, int]]
+    notes: tuple[str, ...]
+    bounds: Bounds
+    uncertified: tuple[str, ...] = ()
+    difference: float | None = None
+    masks: Masks | None = None
+
+    def sparsity(self, name: str) -> float:
+        """Return the share of the weights, nodes or MACs that is gone."""
+        before, after = self.costs[name]
+        return 1 - after / before if before else 0.0
 
 
 @dataclass
 class DenseBaseline:
-    """What a network was before its first round of nodes was cut: what targets and limits are shares of. It outlives a
-    round that fails, as the nodes of the rounds before it are gone.
+    """What a network was before its first round: the whole of which targets and limits are shares.
+
+    It outlives a round that fails, as the nodes of the rounds before it are gone.
+
+    Attributes:
+        costs: Weights, nodes, MACs, and what the target is a share of.
+        layers: How many outputs each layer had.
+        bounds: The limits in numbers.
+        coupling: Which indices could only be removed together at the last cut, among those that it left; see
+            :func:`earlycrop.tracing.trace.trace_after_cut`.
     """
 
-    dense: dict[str, int] = field(default_factory=dict)
-    """What it cost in weights, nodes and what the target is of."""
+    costs: dict[str, int] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
-    """How many outputs each layer had."""
     bounds: Bounds | None = None
     coupling: dict[tuple[str, int], ChannelLabels] = field(default_factory=dict)
-    """What could only go together at the last cut, of what that left; see
-    :func:`earlycrop.tracing.trace.trace_after_cut`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs, as :func:`earlycrop.save_state` takes it."""
+        """Return what a checkpoint needs, as :func:`earlycrop.save_state` takes it."""
         return {
-            "dense": dict(self.dense), "layers": dict(self.layers),
+            "costs": dict(self.costs),
+            "layers": dict(self.layers),
             "bounds": None if self.bounds is None else asdict(self.bounds),
             "coupling": [[*key, torch.from_numpy(classes)] for key, classes in self.coupling.items()],
-        }  # fmt: skip
+        }
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> DenseBaseline:
-        """From a ``state_dict``; an earlier version's has the costs alone, or nothing."""
-        bounds = state.get("bounds")
+    def from_state_dict(cls, state: Mapping[str, Any]) -> DenseBaseline:
+        """Return the baseline of a ``state_dict()``."""
         return cls(
-            dict(state.get("dense") or {}), dict(state.get("layers") or {}), bounds and Bounds(**bounds),
-            {(name, dim): classes.cpu().numpy() for name, dim, classes in state.get("coupling") or []},
-        )  # fmt: skip
+            dict(state["costs"]),
+            dict(state["layers"]),
+            state["bounds"] and Bounds(**state["bounds"]),
+            {(name, dim): classes.cpu().numpy() for name, dim, classes in state["coupling"]},
+        )
 
-    def single(self, graph: Graph) -> int:
-        """How many layers have come down to a single output, which has no place among the nodes of a new trace."""
+    def collapsed_layers(self, graph: Graph) -> int:
+        """Return how many layers have a single output left, which a new trace does not count as a node."""
         return len(self.layers.keys() - {layer.name for layer in graph.layers})
 
 
 def cut_nodes(
     request: PruningRequest,
-    model: nn.Module,
-    loss: Loss,
+    context: PruningContext,
     batches: list[Any],
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    copies: Sequence[nn.Module],
-    effects: Tensors | None,
-    before: DenseBaseline,
-    group: ProcessGroup,
-) -> dict[str, Any]:
-    """Rounds of trace, score, choose and shrink. Layers whose cut cannot be certified stay whole. ``before`` is filled
-    where it is empty.
+    baseline: DenseBaseline,
+    effects: Tensors | None = None,
+) -> PruningResult:
+    """Cut nodes, in rounds of trace, score, select and shrink. Fill ``baseline`` where it is empty.
+
+    Args:
+        request: What to cut.
+        context: The network, and what goes on with it.
+        batches: Training data.
+        baseline: What the network was before earlier prunings, or before earlier rounds of this one.
+        effects: Effects of the batch norm scales, to sum instead of those of the criterion.
+
+    Raises:
+        ValueError: No node can be removed.
+        FlowError, TraceError, SurgeryError: Scoring, tracing or cutting failed.
     """
-    model = unwrap(model)
-    whole: dict[Group, Reason] = {}
-
-    def traced() -> Graph:
-        graph = trace_after_cut(model, lambda m: loss(m, batches[0]), before.coupling)
-        graph = graph.freeze(unscorable_nodes(model, graph, request.criterion))
-        return graph.freeze({i: whole[g] for g, ids in graph.groups.items() if g in whole for i in ids})
-
-    with fail_together(group):
-        graph = traced()
+    rounds = _NodeRounds(request, context, batches, baseline, effects)
+    with fail_together(context.group):
+        graph = rounds.trace()
         if not graph.count:
             raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
-    bounds = before.bounds or node_bounds(graph, request.limits)
-    cost, choose = _cost_and_chooser(request.of, model, loss, batches[0], graph, group)
-    dense = {**{of: graph.cost(of) for of in ("weights", "nodes")}, request.of: cost, **before.dense}
-    layers = before.layers or remaining_outputs(graph)
-    floors: set[str] = set()
-    difference = 0.0
-    for done, sparsity in enumerate(request.targets):
-        if done:
-            with fail_together(group):
-                graph = traced()
-        single = before.single(graph)
-        allowed, within = max_remaining(dense[request.of], sparsity), bounds.part(sparsity / request.targets[-1])
-        allowed -= single if request.of == "nodes" else 0
-        if effects is not None:
-            scores = norm_scale_sums(model, graph, effects)
-        else:
-            scores = node_scores(model, graph, request.criterion, loss, batches, request.where, request.of_batch, group)
-        if not done:
+    rounds.start(graph)
+    for number, sparsity in enumerate(request.targets):
+        if number:
+            with fail_together(context.group):
+                graph = rounds.trace()
+        scores = rounds.score(graph)
+        if not number:
             _check_some_score([scores])
-        chosen = partial(choose, allowed, within)
-        graph, choice, cut, failing = _cut_certified(request, model, graph, scores, chosen, optimizer, copies, group)
-        whole |= failing
-        before.dense, before.layers, before.bounds = dense, layers, bounds  # only now: until then it is what it was
-        before.coupling = graph.coupling_after(choice.removed)
-        floors |= set(choice.floors)
-        difference = max(difference, cut.difference or 0.0)
-    left = {"weights": graph.cost("weights", choice.removed), "nodes": graph.cost("nodes", choice.removed) + single}
-    shares = {of: 1 - left[of] / dense[of] if dense[of] else 0.0 for of in left}
-    after = remaining_outputs(graph, choice.removed)
-    return {
-        "dense": dense[request.of], "left": left.get(request.of, choice.left), "difference": difference,
-        "floors": tuple(sorted(floors)),
-        "weight_sparsity": shares["weights"], "node_sparsity": shares["nodes"], "bounds": bounds,
-        "whole": tuple(sorted({tensor for group in whole for tensor, _ in group})),
-        "layers": {name: (n, after.get(name, 1)) for name, n in layers.items()},
-        "notes": _notes(request, model),
-    }  # fmt: skip
+        graph, removed = rounds.remove(graph, scores, sparsity)
+    return rounds.result(graph, removed)
 
 
-def _cut_certified(
-    request: PruningRequest,
-    model: nn.Module,
-    graph: Graph,
-    scores: Tensor,
-    choose: Callable[[Graph, Tensor], NodeChoice],
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    copies: Sequence[nn.Module],
-    group: ProcessGroup,
-) -> tuple[Graph, NodeChoice, Cut, dict[Group, Reason]]:
-    """Cut what is chosen, anew without the layers whose cut fails its certificate: the graph that was chosen from at
-    last, the choice, the cut, and the groups that failed.
+class _NodeRounds:
+    """One structured pruning: what its rounds have in common, and what they found."""
+
+    def __init__(
+        self,
+        request: PruningRequest,
+        context: PruningContext,
+        batches: list[Any],
+        baseline: DenseBaseline,
+        effects: Tensors | None,
+    ) -> None:
+        self.request, self.context, self.batches = request, context, batches
+        self.baseline, self.effects = baseline, effects
+        self.uncertified: dict[Group, Reason] = {}
+        self.floors: set[str] = set()
+        self.difference = 0.0
+        self.left = 0
+
+    def trace(self) -> Graph:
+        """Trace the network as it is now, and freeze what cannot be scored, or was not certified before."""
+        network = self.context.network
+        graph = trace_after_cut(network, lambda m: self.context.loss(m, self.batches[0]), self.baseline.coupling)
+        graph = graph.freeze(unscorable_nodes(network, graph, self.request.criterion))
+        return graph.freeze(
+            {i: self.uncertified[g] for g, ids in graph.groups.items() if g in self.uncertified for i in ids}
+        )
+
+    def start(self, graph: Graph) -> None:
+        """Note what the network is before the first round."""
+        request, baseline = self.request, self.baseline
+        self.bounds = baseline.bounds or node_bounds(graph, request.limits)
+        self.timer = None
+        costs = {name: graph.cost(name) for name in ("weights", "nodes", "macs")}
+        if request.of == "time":
+            self.timer = StepTimer(self.context.network, self.context.loss, self.batches[0], self.context.group)
+            costs["time"] = self.timer.dense
+        else:
+            costs[request.of] = graph.cost(request.of)
+        self.costs = {**costs, **baseline.costs}
+        self.layers = baseline.layers or remaining_outputs(graph)
+
+    def score(self, graph: Graph) -> Tensor:
+        """Score the nodes that are left."""
+        request, context = self.request, self.context
+        if self.effects is not None:
+            return norm_scale_sums(context.network, graph, self.effects)
+        return node_scores(
+            context.network,
+            graph,
+            request.criterion,
+            context.loss,
+            self.batches,
+            request.gate_position,
+            request.batch_statistics,
+            context.group,
+        )
+
+    def remove(self, graph: Graph, scores: Tensor, sparsity: float) -> tuple[Graph, NodeMask]:
+        """Select the nodes of this round and cut them. Return the graph that they were selected from, and the nodes."""
+        graph, choice, cut = self._cut_certified(graph, scores, self._selector(graph, sparsity))
+        baseline = self.baseline  # filled only now: until the first cut the network is what it was
+        baseline.costs, baseline.layers, baseline.bounds = self.costs, self.layers, self.bounds
+        baseline.coupling = graph.coupling_after(choice.removed)
+        self.floors |= set(choice.floors)
+        self.difference = max(self.difference, cut.difference or 0.0)
+        self.left = choice.left
+        return graph, choice.removed
+
+    def _selector(self, graph: Graph, sparsity: float) -> Select:
+        """Return what selects the nodes of a round that ends at this sparsity."""
+        of, targets = self.request.of, self.request.targets
+        bounds = self.bounds.part(sparsity / targets[-1])
+        allowed = max_remaining(self.costs[of], sparsity)
+        if of == "nodes":
+            allowed -= self.baseline.collapsed_layers(graph)
+        if self.timer is None:
+            return lambda graph, scores: choose_nodes(graph, scores, allowed, of, bounds)
+        timer = self.timer
+        return lambda graph, scores: choose_nodes_in_time(graph, scores, allowed, timer.beside(graph), bounds)
+
+    def _cut_certified(self, graph: Graph, scores: Tensor, select: Select) -> tuple[Graph, NodeChoice, Cut]:
+        """Cut what is selected. Where layers fail their certificate, freeze them and select again."""
+        context = self.context
+        while True:
+            choice = self._shuffled(graph, select(graph, scores))
+            remove = choice.removed.nonzero()[0].tolist()
+            try:
+                cut = cut_in_all_processes(
+                    context.network, graph, remove, context.optimizers, True, context.ema_models, context.group
+                )
+                return graph, choice, cut
+            except SurgeryError:
+                with fail_together(context.group):
+                    failures = find_uncertified(context.network, graph, remove)
+                failures = merge_across_processes(failures, context.group)  # each has another batch to prove it on
+                if not failures:
+                    raise
+                reasons = {group: Reason("certificate", "", message) for group, message in failures.items()}
+                frozen = {i: reasons[group] for group in reasons for i in graph.groups[group]}
+                self.uncertified |= reasons
+                scores, graph = scores[torch.from_numpy(~graph.mask(frozen))], graph.freeze(frozen)
+
+    def _shuffled(self, graph: Graph, choice: NodeChoice) -> NodeChoice:
+        """Return the choice, or as many nodes of each layer at random where the request says so."""
+        if not self.request.shuffled:
+            return choice
+        drawn = torch.from_numpy(shuffle_nodes(graph, choice.removed))
+        return replace(choice, removed=broadcast_from_rank0(drawn, self.context.group).numpy())
+
+    def result(self, graph: Graph, removed: NodeMask) -> PruningResult:
+        """Return what the rounds did; ``graph``, ``removed``: those of the last one."""
+        of = self.request.of
+        left = {name: graph.cost(name, removed) for name in ("weights", "nodes", "macs")}
+        left["nodes"] += self.baseline.collapsed_layers(graph)
+        outputs = remaining_outputs(graph, removed)
+        return PruningResult(
+            dense=self.costs[of],
+            left=left.get(of, self.left),
+            costs={name: (self.costs[name], after) for name, after in left.items()},
+            floors=tuple(sorted(self.floors)),
+            layers={name: (count, outputs.get(name, 1)) for name, count in self.layers.items()},
+            notes=_notes(self.request, self.context.network),
+            bounds=self.bounds,
+            uncertified=tuple(sorted({tensor for group in self.uncertified for tensor, _ in group})),
+            difference=self.difference,
+        )
+
+
+def zero_weights(request: PruningRequest, context: PruningContext, batches: list[Any]) -> PruningResult:
+    """Zero single weights and hold them at zero, in rounds of score, select and mask.
+
+    Raises:
+        ValueError: No weight can be removed.
+        FlowError, TraceError: Scoring or tracing failed.
     """
-    whole: dict[Group, Reason] = {}
-    while True:
-        choice = choose(graph, scores)
-        if request.shuffled:
-            drawn = torch.from_numpy(shuffle_nodes(graph, choice.removed))
-            choice = replace(choice, removed=broadcast_from_rank0(drawn, group).numpy())
-        remove = choice.removed.nonzero()[0].tolist()
-        try:
-            cut = cut_in_all_processes(model, graph, remove, optimizer, True, copies, group)
-            return graph, choice, cut, whole
-        except SurgeryError:
-            with fail_together(group):
-                own = find_uncertified(model, graph, remove)
-            failing = merge_across_processes(own, group)  # each has another batch to prove it on
-            if not failing:
-                raise
-            found = {g: Reason("certificate", "", told) for g, told in failing.items()}
-            reasons = {i: found[g] for g in found for i in graph.groups[g]}
-            whole |= found
-            scores, graph = scores[torch.from_numpy(~graph.mask(reasons))], graph.freeze(reasons)
-
-
-def _cost_and_chooser(
-    of: str, model: nn.Module, loss: Loss, batch: Any, graph: Graph, group: ProcessGroup
-) -> tuple[int, Choose]:
-    """What the network as it is now costs in ``of``, and what chooses the nodes for a target in it."""
-    if of != "time":
-        return graph.cost(of), lambda allowed, within, graph, scores: choose_nodes(graph, scores, allowed, of, within)
-    clock = StepTimer(model, loss, batch, group)
-    return clock.dense, lambda allowed, within, graph, scores: choose_nodes_in_time(
-        graph, scores, allowed, clock.beside(graph), within
-    )
-
-
-def zero_weights(
-    request: PruningRequest,
-    model: nn.Module,
-    loss: Loss,
-    batches: list[Any],
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    copies: Sequence[nn.Module],
-    group: ProcessGroup,
-) -> dict[str, Any]:
-    """Rounds of score, choose and mask; what the event says of them."""
-    model = unwrap(model)
-    every, free, bounds = weight_matrices(model), prunable_matrices(model), weight_bounds(model, request.limits)
-    if not free:
+    network = context.network
+    matrices, prunable = weight_matrices(network), prunable_matrices(network)
+    bounds = weight_bounds(network, request.limits)
+    if not prunable:
         raise ValueError("the model has no trained weight matrix that can hold zeros: there is nothing to prune")
-    whole = [f"'{n}' {HOLDS_NO_ZEROS}" for n, p in every.items() if p.requires_grad and n not in free]
-    dense = sum(p.numel() for p in every.values())
-    fixed = dense - sum(p.numel() for p in free.values())
+    dense = sum(p.numel() for p in matrices.values())
+    fixed = dense - sum(p.numel() for p in prunable.values())
     floors: set[str] = set()
-    with fail_together(group):
-        graph = trace(model, lambda m: loss(m, batches[0]))
-    left, alive, keep = dense, None, None
-    with ExitStack() as held:  # of a round that fails nothing is held: its zeros may grow back
+    with fail_together(context.group):
+        graph = trace(network, lambda m: context.loss(m, batches[0]))
+    alive, keep = None, None
+    with ExitStack() as release:  # if a round fails, nothing is held: its zeros may grow back
         for sparsity in request.targets:
-            scores = weight_scores(model, request.criterion, loss, batches, request.of_batch, group)
+            scores = weight_scores(
+                network, request.criterion, context.loss, batches, request.batch_statistics, context.group
+            )
             if keep is None:  # of the first round: what a later one would choose may be gone
                 _check_some_score(scores.values())
                 keep = path_weights(graph, scores)
-            within = bounds.part(sparsity / request.targets[-1])
-            choice = choose_weights(scores, max_remaining(dense, sparsity), keep, alive, fixed, within)
+            part = bounds.part(sparsity / request.targets[-1])
+            choice = choose_weights(scores, max_remaining(dense, sparsity), keep, alive, fixed, part)
             if request.shuffled:
-                drawn = shuffle_weights(choice.removed, keep, alive)
-                choice = replace(
-                    choice, removed={name: broadcast_from_rank0(gone, group) for name, gone in drawn.items()}
-                )
+                choice = _shuffle_choice(choice, keep, alive, context)
             floors |= set(choice.floors)
-            left, alive = choice.left, {name: ~gone for name, gone in choice.removed.items()}
-            check_same_removal([gone.cpu().numpy() for gone in choice.removed.values()], group)
-            held.close()
-            masks = Masks(model, choice.removed, optimizer, copies)
-            held.callback(masks.release)
-        held.pop_all()
-    return {
-        "dense": dense, "left": left, "floors": tuple(sorted(floors)), "whole": (), "difference": None,
-        "weight_sparsity": 1 - left / dense, "node_sparsity": 0.0, "masks": masks, "bounds": bounds,
-        "layers": remaining_weights(every, choice.removed), "notes": (*_notes(request, model), *whole),
-    }  # fmt: skip
+            alive = {name: ~gone for name, gone in choice.removed.items()}
+            check_same_removal([gone.cpu().numpy() for gone in choice.removed.values()], context.group)
+            release.close()
+            masks = Masks(network, choice.removed, context.optimizers, context.ema_models)
+            release.callback(masks.release)
+        release.pop_all()
+    unchanged = {name: (graph.cost(name), graph.cost(name)) for name in ("nodes", "macs")}
+    return PruningResult(
+        dense=dense,
+        left=choice.left,
+        costs={"weights": (dense, choice.left), **unchanged},
+        floors=tuple(sorted(floors)),
+        layers=remaining_weights(matrices, choice.removed),
+        notes=(*_notes(request, network), *_notes_on_zeros(network)),
+        bounds=bounds,
+        masks=masks,
+    )
+
+
+def _shuffle_choice(
+    choice: WeightChoice, keep: Mapping[str, Tensor], alive: Mapping[str, Tensor] | None, context: PruningContext
+) -> WeightChoice:
+    """Return as many weights of each matrix, at random, the same in all processes."""
+    drawn = shuffle_weights(choice.removed, keep, alive)
+    return replace(choice, removed={name: broadcast_from_rank0(gone, context.group) for name, gone in drawn.items()})
 
 
 def _check_some_score(scores: Iterable[Tensor]) -> None:
-    """Raise FlowError where every score is zero: whatever went, it would be by chance."""
-    if not any(bool(each.any()) for each in scores):
+    """Raise FlowError where every score is zero: whatever was removed, it would be by chance."""
+    if not any(bool(score.any()) for score in scores):
         raise FlowError(
             "every score is zero, so nothing tells what to keep: either the loss is constant on these batches, or a "
             "layer of zeros (such as a head that starts at zero) keeps all others from having an effect. Train an "
@@ -251,10 +340,20 @@ def _check_some_score(scores: Iterable[Tensor]) -> None:
         )
 
 
-def _notes(request: PruningRequest, model: nn.Module) -> tuple[str, ...]:
+def _notes(request: PruningRequest, network: nn.Module) -> tuple[str, ...]:
     notes = []
-    if request.criterion.norms and not norm_scales(model):
+    if request.criterion.norms and not norm_scales(network):
         notes.append("the network has no batch norm: the norm of the rows that produce a node stood for its scale")
     if request.shuffled:
         notes.append("a control: as many as were chosen went of each layer, at random")
     return tuple(notes)
+
+
+def _notes_on_zeros(network: nn.Module) -> tuple[str, ...]:
+    """Return a note for each trained matrix that cannot hold zeros."""
+    prunable = prunable_matrices(network)
+    return tuple(
+        f"'{name}' was not pruned: its parametrization does not turn a zero in it into a zero of the weight"
+        for name, p in weight_matrices(network).items()
+        if p.requires_grad and name not in prunable
+    )

@@ -2,81 +2,106 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
-
+from earlycrop.context import PruningContext
 from earlycrop.events import Event, PruningRequest
 from earlycrop.graph.graph import Graph
+from earlycrop.surgery.masks import Masks
 from earlycrop.tracing.trace import trace
 from earlycrop.triggers.weight_distance import WeightDistance
-from earlycrop.utils.distributed import ProcessGroup
-from earlycrop.utils.types import Loss
-from earlycrop.utils.wrappers import unwrap
 
 
-@dataclass
-class Job:
-    """What a procedure works on; ``companions``: what is rewound beside model and optimizer (schedulers, say);
-    ``group``: the processes that train the model.
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a procedure is to do, and on what.
+
+    Args:
+        context: The network, and what goes on with it.
+        request: What to prune.
+        epochs: For how many epochs the network is trained.
+        score_batches: How many batches the scores are computed on; None for all.
+        rewind_with: What is rewound together with the network, such as schedulers.
     """
 
-    model: nn.Module
-    optimizer: Optimizer | Sequence[Optimizer]
-    loss: Loss
+    context: PruningContext
     request: PruningRequest
     epochs: int
     score_batches: int | None
-    copies: Sequence[nn.Module]
-    companions: Sequence[Any]
-    group: ProcessGroup = None
-
-    @property
-    def inside(self) -> nn.Module:
-        return unwrap(self.model)
+    rewind_with: Sequence[Any] = ()
 
     def read(self, batches: Iterable[Any]) -> list[Any]:
-        """The batches to score on."""
+        """Read the batches to score on."""
         return list(islice(batches, self.score_batches))
 
-    def traced(self, batches: list[Any]) -> Graph:
-        """The graph of the model as it is now.
+    def trace(self, batches: list[Any]) -> Graph:
+        """Trace the network as it is now.
 
         Raises:
-            ValueError: there is no batch.
+            ValueError: There is no batch.
         """
         if not batches:
             raise ValueError("there is no batch to score on: give at least one batch of training data")
-        return trace(self.inside, lambda m: self.loss(m, batches[0]))
+        return trace(self.context.network, lambda m: self.context.loss(m, batches[0]))
 
 
-@runtime_checkable
-class Procedure(Protocol):
-    """total: how many epochs are trained in all."""
+class Procedure(ABC):
+    """How a method goes about its pruning: asked before training and after every epoch, it prunes when it is time.
 
-    total: int
+    Attributes:
+        plan: What to do, and on what.
+        total_epochs: How many epochs are trained in all.
+    """
+
+    uses_weight_distance = False
+    """Whether it looks at how far the weights have moved."""
+    trigger_name: str | None = None
+    """The name of its trigger's class, if it has one."""
+    pending_reason: str | None = None
+    """Why the network is to be pruned, where a pruning has failed and is to be repeated."""
+    can_branch = False
+    """Whether what it does depends on nothing before the epoch in which it prunes."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+        self.total_epochs = plan.epochs
+
+    @abstractmethod
+    def step(self, epoch: int, distance: WeightDistance, batches: Iterable[Any]) -> Event | None:
+        """Prune if it is time, and return what was done. May be called again after an error."""
+
+    @abstractmethod
+    def finished(self) -> bool:
+        """Return whether nothing is left to do."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load a ``state_dict()``; the network has its sizes of then."""
 
     def position(self, epoch: int) -> int:
-        """How many epochs of the model's training are behind it after ``epoch`` epochs: fewer after a rewind."""
-
-    def step(self, job: Job, epoch: int, walk: WeightDistance, batches: Iterable[Any]) -> Event | None:
-        """Prune if it is time; what was done, or None. It may be asked again after an error."""
-
-    def finished(self) -> bool:
-        """Whether it has nothing left to do."""
+        """Return how many epochs of training the network has behind it after ``epoch`` epochs: fewer after a rewind."""
+        return epoch
 
     def log(self) -> dict[str, float]:
-        """What it measured at the last step."""
+        """Return what was measured at the last step."""
+        return {}
 
+    def has_hooks(self) -> bool:
+        """Return whether hooks are registered that a copy would lack."""
+        return False
+
+    def set_masks(self, masks: Masks) -> None:
+        """Replace the masks of the last event by these, which were made from a checkpoint."""
+        del masks
+
+    @abstractmethod
     def close(self) -> None:
-        """Take off every hook."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
-
-    def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
-        """Take up a state from ``state_dict``; the model has its shape of then."""
+        """Remove all hooks but those of masks."""

@@ -1,10 +1,10 @@
-"""Gate decorators: ticks, in which gates gather their scores, and tocks, in which everything learns."""
+"""Gate decorators: ticks, in which the gates collect their scores, in turn with tocks, in which everything learns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from earlycrop.events import Event
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import layer_of
-from earlycrop.procedures.base import Job
+from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.gradient_hooks import before_optimizer_step
 from earlycrop.procedures.l1_penalty import NormScaleL1
 from earlycrop.pruning import run_pruning
@@ -21,139 +21,149 @@ from earlycrop.rounds import DenseBaseline
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.parameters import norm_scales, weight_matrices
 
+Phase = Literal["dense", "tick", "tock", "tune"]
 
-class GateDecorators:
-    """Gate decorators: after some dense training, in turn a tick (an epoch in which only the gates and the output
-    layers learn, and the gates' scores are gathered, by which a part of the nodes is then cut) and a tock (an epoch of
-    all, with an L1 penalty on the gates); the rest is fine-tuning.
 
-    The gates are the batch norms' scales phi, as the authors start theirs; their score is the sum over the steps of a
-    tick of |phi dL/dphi|, ranked over the whole network. Source: You et al. 2019, sections 3.2 to 3.4. Deviation:
-    ticks and tocks are an epoch each, and there are ``rounds`` of them, or as many as the budget holds.
+class GateDecorators(Procedure):
+    """Train dense, then tick and tock in turn, then fine-tune.
+
+    In a tick only the gates and the output layers learn. The gates' scores are collected, and a part of the nodes is
+    cut by them. In a tock everything learns, with an L1 penalty on the gates.
+
+    The gates are the batch norms' scales phi, as the authors initialise theirs. The score of a gate is the sum over the
+    steps of a tick of |phi dL/dphi|, ranked over the whole network.
+
+    Args:
+        plan: What to prune.
+        rounds: How many ticks there are, at most: as many as the epochs hold.
+        penalty: The weight of the L1 penalty in tocks; 0 for none.
 
     Raises:
-        ValueError: the network has no batch norm, there are too few epochs, or the target is one in time.
+        ValueError: The network has no batch norm, there are too few epochs, or the target is one in time.
+
+    Source: You et al. 2019, sections 3.2 to 3.4. Deviation: ticks and tocks are an epoch each.
     """
 
-    def __init__(self, job: Job, rounds: int, penalty: float) -> None:
-        if not norm_scales(job.inside):
+    def __init__(self, plan: TrainingPlan, rounds: int, penalty: float) -> None:
+        super().__init__(plan)
+        epochs = plan.epochs
+        if not norm_scales(plan.context.network):
             raise ValueError(
                 "gatedecorators puts its gates on the scales of batch norms, and this network has none: take another "
                 "method, such as taylor"
             )
-        self._model = job.inside
-        self.tail = max(1, job.epochs // 4)
-        self.rounds = min(rounds, (job.epochs - self.tail - 1) // 2)
+        tune = max(1, epochs // 4)
+        self.rounds = min(rounds, (epochs - tune - 1) // 2)
         if self.rounds < 1:
-            raise ValueError(f"gatedecorators needs at least 4 epochs, and there are {job.epochs}")
-        if job.request.of == "time":
+            raise ValueError(f"gatedecorators needs at least 4 epochs, and there are {epochs}")
+        if plan.request.of == "time":
             raise ValueError("gatedecorators cuts many times, and cannot meet a target in time: give another measure")
-        target = job.request.targets[-1]
+        target = plan.request.targets[-1]
         self.targets = [target * i / self.rounds for i in range(1, self.rounds)] + [target]
-        self.total, self.weight = job.epochs, penalty
-        self.start = job.epochs - self.tail - 2 * self.rounds
+        self.dense_epochs = epochs - tune - 2 * self.rounds
+        self.penalty_weight = penalty
         self._round = 0
+        self._baseline = DenseBaseline()
         self._frozen: list[str] = []
-        self._before = DenseBaseline()
-        self._gathered: dict[str, Tensor] = {}
+        self._scores: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._penalty: NormScaleL1 | None = None
 
-    def phase(self, epoch: int) -> str:
-        """What the ``epoch``-th epoch is (from 1): dense, tick, tock or tune."""
-        i = epoch - self.start - 1
+    def phase(self, epoch: int) -> Phase:
+        """Return what the ``epoch``-th epoch is, counted from 1."""
+        i = epoch - self.dense_epochs - 1
         if i < 0:
             return "dense"
-        return ("tick", "tock")[i % 2] if i < 2 * self.rounds else "tune"
+        if i >= 2 * self.rounds:
+            return "tune"
+        return "tock" if i % 2 else "tick"
 
-    def position(self, epoch: int) -> int:
-        return epoch
-
-    def step(self, job: Job, epoch: int, walk: WeightDistance, batches: Iterable[Any]) -> Event | None:
+    def step(self, epoch: int, distance: WeightDistance, batches: Iterable[Any]) -> Event | None:
         read: list[Any] = []
         event = None
-        if epoch and self.phase(epoch) == "tick" and self._round == (epoch - self.start - 1) // 2:
-            read = job.read(batches)
+        if epoch and self.phase(epoch) == "tick" and self._round == (epoch - self.dense_epochs - 1) // 2:
+            read = self.plan.read(batches)
             reason = f"tick {self._round + 1} of {self.rounds}"
-            request = replace(job.request, targets=[self.targets[self._round]], gate="rows")
-            event = run_pruning(
-                request, job.model, job.loss, read, job.optimizer, reason, epoch, job.copies, self._gathered,
-                self._before, job.group,
-            )  # fmt: skip
+            request = replace(self.plan.request, targets=[self.targets[self._round]], gate="rows")
+            event = run_pruning(request, self.plan.context, read, reason, epoch, self._baseline, self._scores)
             self._round += 1
             if self._round == self.rounds:
-                self._before = DenseBaseline()
+                self._baseline = DenseBaseline()
         self.close()
-        if epoch < self.total:
-            self._enter(job, self.phase(epoch + 1), batches, read)
+        if epoch < self.total_epochs:
+            self._enter(self.phase(epoch + 1), batches, read)
         return event
 
-    def _enter(self, job: Job, phase: str, batches: Iterable[Any], read: list[Any]) -> None:
-        """Set up for an epoch."""
+    def _enter(self, phase: Phase, batches: Iterable[Any], read: list[Any]) -> None:
+        """Set up for an epoch; ``read``: the batches that were read already."""
+        network, optimizers = self.plan.context.network, self.plan.context.optimizers
         if phase == "tick":
-            graph = job.traced(read or job.read(batches))
-            outputs = tuple(f"{name}." for name in _output_layers(job.inside, graph))
-            learn = set(norm_scales(job.inside))
-            self._freeze(
-                job, [n for n, p in job.inside.named_parameters() if p.requires_grad and n not in learn
-                      and not n.startswith(outputs)]
-            )  # fmt: skip
-        elif phase == "tock" and self.weight:
-            self._penalty = NormScaleL1(job.inside, job.optimizer, self.weight)
+            graph = self.plan.trace(read or self.plan.read(batches))
+            outputs = tuple(f"{name}." for name in _output_layers(network, graph))
+            gates = set(norm_scales(network))
+            trained = [name for name, p in network.named_parameters() if p.requires_grad]
+            self._freeze([name for name in trained if name not in gates and not name.startswith(outputs)])
+        elif phase == "tock" and self.penalty_weight:
+            self._penalty = NormScaleL1(network, optimizers, self.penalty_weight)
 
-    def _freeze(self, job: Job, names: list[str]) -> None:
-        model = self._model
+    def _freeze(self, names: list[str]) -> None:
+        """Stop the training of these parameters, and collect the gates' scores from now on."""
+        network = self.plan.context.network
         self._frozen = names
         for name in names:
-            p = model.get_parameter(name)
+            p = network.get_parameter(name)
             p.requires_grad_(False)
             p.grad = None
+        self._handles = before_optimizer_step(self.plan.context.optimizers, self._collect_scores)
 
-        def gather(stepped: set[int], scale: Tensor | None) -> None:
-            for name in norm_scales(model):
-                p = model.get_parameter(name)
-                if id(p) in stepped and p.grad is not None:
-                    score = (p.detach() * p.grad).abs()
-                    if scale is not None:
-                        score = score / scale.to(score.device)
-                    self._gathered[name] = self._gathered.get(name, torch.zeros_like(score)) + score
-
-        self._handles = before_optimizer_step(job.optimizer, gather)
+    def _collect_scores(self, stepped: set[int], scale: Tensor | None) -> None:
+        network = self.plan.context.network
+        for name in norm_scales(network):
+            p = network.get_parameter(name)
+            if id(p) in stepped and p.grad is not None:
+                score = (p.detach() * p.grad).abs()
+                if scale is not None:
+                    score = score / scale.to(score.device)
+                self._scores[name] = self._scores.get(name, torch.zeros_like(score)) + score
 
     def finished(self) -> bool:
         return self._round == self.rounds and not self._frozen and self._penalty is None
 
-    def log(self) -> dict[str, float]:
-        return {}
+    def has_hooks(self) -> bool:
+        return not self.finished()
 
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
         for name in self._frozen:
-            self._model.get_parameter(name).requires_grad_(True)
+            self.plan.context.network.get_parameter(name).requires_grad_(True)
         if self._penalty is not None:
             self._penalty.release()
-        self._handles, self._frozen, self._penalty, self._gathered = [], [], None, {}
+        self._handles, self._frozen, self._penalty, self._scores = [], [], None, {}
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "round": self._round, "frozen": list(self._frozen), "penalty": self._penalty is not None,
-            "gathered": dict(self._gathered), **self._before.state_dict(),
-        }  # fmt: skip
+            "round": self._round,
+            "frozen": list(self._frozen),
+            "penalty": self._penalty is not None,
+            "scores": dict(self._scores),
+            "baseline": self._baseline.state_dict(),
+        }
 
-    def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.close()
-        self._round, self._before = int(state["round"]), DenseBaseline.of_state(state)
+        network, optimizers = self.plan.context.network, self.plan.context.optimizers
+        self._round, self._baseline = int(state["round"]), DenseBaseline.from_state_dict(state["baseline"])
         if state["frozen"]:
-            self._freeze(job, list(state["frozen"]))
-            gathered = state.get("gathered", {})  # of a tick whose cut has failed
-            self._gathered = {n: t.to(self._model.get_parameter(n).device) for n, t in gathered.items()}
+            self._freeze(list(state["frozen"]))
+            # not empty where the cut at the end of a tick has failed
+            self._scores = {name: t.to(network.get_parameter(name).device) for name, t in state["scores"].items()}
         if state["penalty"]:
-            self._penalty = NormScaleL1(job.inside, job.optimizer, self.weight)
+            self._penalty = NormScaleL1(network, optimizers, self.penalty_weight)
 
 
-def _output_layers(model: nn.Module, graph: Graph) -> set[str]:
-    """The output layers, and those of a single output, which has no nodes by which to tell."""
-    known = {layer.name: bool(layer.returned.any()) for layer in graph.layers}
-    single = {layer_of(name) for name, p in weight_matrices(model).items() if 1 in p.shape[:2]} - known.keys()
-    return {name for name, returned in known.items() if returned} | single
+def _output_layers(network: nn.Module, graph: Graph) -> set[str]:
+    """Return the layers whose outputs the network returns, and those of a single output, which have no nodes."""
+    returned = {layer.name: bool(layer.returned.any()) for layer in graph.layers}
+    single = {layer_of(name) for name, p in weight_matrices(network).items() if 1 in p.shape[:2]} - returned.keys()
+    return {name for name, is_output in returned.items() if is_output} | single

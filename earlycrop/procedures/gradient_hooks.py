@@ -1,9 +1,7 @@
-"""When the gradients that an optimizer's step goes by are there."""
+"""Run a function when the gradients that an optimizer's step uses are complete."""
 
 from __future__ import annotations
 
-import sys
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,74 +14,84 @@ from torch.utils.hooks import RemovableHandle
 from earlycrop.utils.parameters import flatten_optimizers, hookable_optimizers
 
 Action = Callable[[set[int], Tensor | None], None]
-"""Is given the ids of the parameters, and what their gradients are multiplied by, if they are."""
+"""(ids of the parameters that are stepped, the factor that their gradients are multiplied by or None) -> None."""
 
 
-def before_optimizer_step(optimizer: Optimizer | Sequence[Optimizer], act: Action) -> list[RemovableHandle]:
-    """Have ``act(ids, scale)`` called, outside of autograd, whenever the parameters of one of the optimizers have the
-    gradients that its step goes by; the handles that end that.
+def before_optimizer_step(optimizer: Optimizer | Sequence[Optimizer], action: Action) -> list[RemovableHandle]:
+    """Call ``action(ids, scale)``, without autograd, whenever the gradients for a step of an optimizer are complete.
 
-    That is before the step; or, where the step is given a closure, after each run of that, as it makes them anew.
-    Parameters that are held by an optimizer and by another that it wraps are those of the latter's steps: whatever it
-    does before, those are what moves them.
-    ``scale``: the loss scale of a ``GradScaler`` that leaves unscaling to the step (of a fused optimizer), or None. A
-    step that will be left out, as it overflowed, has no gradients to go by.
+    That is before the step. If the step is given a closure, it is after each call of the closure, which computes the
+    gradients anew. Parameters that an optimizer shares with one that it wraps belong to the steps of the wrapped one.
+    A step that is skipped because its gradients overflowed does not call the action.
+
+    Args:
+        optimizer: One optimizer or several.
+        action: Is given the ids of the parameters, and the loss scale of a ``GradScaler`` that leaves unscaling to the
+            step (of a fused optimizer), or None.
+
+    Returns:
+        The handles that remove the hooks.
     """
-    return [one.register_step_pre_hook(_BeforeStep(act)) for one in hookable_optimizers(optimizer)]
-
-
-class _Given(dict[str, Any]):
-    """The keywords of a step: some function that is running holds them for as long as it runs."""
+    handles = []
+    for one in hookable_optimizers(optimizer):
+        hook = _BeforeStep(action)
+        handles += [one.register_step_pre_hook(hook), one.register_step_post_hook(hook.after)]
+    return handles
 
 
 class _BeforeStep:
-    """The hook of one optimizer. A step that calls that of its base class has it called twice: it acts on the first."""
+    """The hook of one optimizer.
 
-    def __init__(self, act: Action) -> None:
-        self.act = act
-        self._running: weakref.ref[_Given] | None = None
+    torch runs the hooks twice where the step of a class calls that of its base class. The inner run is ignored: it
+    comes before the outer step has ended, and finds the gradient that the action has seen. A step that failed never
+    ends, but the next one has other gradients.
+    """
+
+    def __init__(self, action: Action) -> None:
+        self.action = action
+        self._running = False
+        self._gradient: Tensor | None = None
 
     def __call__(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """``args`` begin with the optimizer itself, and a closure comes next, or by its name."""
-        if self._running is not None and _held_by_a_caller(self._running()):
+        """``args`` begin with the optimizer itself; a closure is the next of them, or given by its name."""
+        if self._running and _one_gradient(optimizer) is self._gradient:
             return None
-        given = _Given(kwargs)
-        self._running = weakref.ref(given)
-        closure = given.get("closure", args[1] if len(args) > 1 else None)
+        self._running, self._gradient = True, _one_gradient(optimizer)
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
             if not getattr(optimizer, "found_inf", False):
-                with torch.no_grad():
-                    self.act(_own_parameter_ids(optimizer), _scale(optimizer, given.get("grad_scaler")))
-            return args, given
+                self._act(optimizer, _loss_scale(optimizer, kwargs.get("grad_scaler")))
+            return None
 
-        def and_act() -> Any:
+        def closure_and_action() -> Any:
             loss = closure()
-            with torch.no_grad():
-                self.act(_own_parameter_ids(optimizer), None)  # a scaler takes no closure
+            self._act(optimizer, None)  # a GradScaler takes no closure
+            self._gradient = _one_gradient(optimizer)
             return loss
 
-        if "closure" in given:
-            given["closure"] = and_act
-            return args, given
-        return (args[0], and_act, *args[2:]), given
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": closure_and_action}
+        return (args[0], closure_and_action, *args[2:]), kwargs
+
+    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Note that the step has ended."""
+        self._running, self._gradient = False, None
+
+    def _act(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        with torch.no_grad():
+            self.action(_own_parameter_ids(optimizer), scale)
 
 
-def _held_by_a_caller(given: _Given | None) -> bool:
-    """Whether a step of these keywords is running. That they are there is not enough: the traceback of a step that has
-    failed keeps them, and a notebook keeps that.
-    """
-    frame = None if given is None else sys._getframe(1)
-    while frame is not None:
-        if any(value is given for value in frame.f_locals.values()):
-            return True
-        frame = frame.f_back
-    return False
+def _one_gradient(optimizer: Optimizer) -> Tensor | None:
+    """Return the smallest gradient: it is kept during a step."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return min(gradients, key=Tensor.numel, default=None)
 
 
 def _own_parameter_ids(optimizer: Optimizer) -> set[int]:
-    """The ids of the parameters that it holds and no optimizer that it wraps does."""
+    """Return the ids of the parameters that it holds and no optimizer that it wraps does."""
     one, *wrapped = flatten_optimizers(optimizer)
     return _parameter_ids(one) - {i for inner in wrapped for i in _parameter_ids(inner)}
 
@@ -92,8 +100,8 @@ def _parameter_ids(optimizer: Optimizer) -> set[int]:
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
-def _scale(optimizer: Optimizer, scaler: Any) -> Tensor | None:
-    """A ``GradScaler`` leaves its scale at the optimizer, or, in its older form, is given to the step itself."""
+def _loss_scale(optimizer: Optimizer, scaler: Any) -> Tensor | None:
+    """Return the scale that a ``GradScaler`` has left at the optimizer, or, in its older form, gives to the step."""
     scale: Tensor | None = getattr(optimizer, "grad_scale", None)
     if scaler is not None and scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY:
         scale = scaler._get_scale_async()

@@ -1,4 +1,4 @@
-"""The L1 penalty on batch norm scales, which makes nodes worthless before they are cut (Liu et al. 2017)."""
+"""The L1 penalty on batch norm scales, which makes nodes worthless before they are cut."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from earlycrop.utils.parameters import norm_scales
 
 
 class NormScaleL1:
-    """The gradient of ``weight`` times the L1 norm of all batch norm scales, added to that of every optimizer step.
+    """Add the gradient of ``weight * sum |gamma|`` over all batch norm scales gamma to that of every optimizer step.
 
-    Where a step is given a closure, the gradient is added after each run of it; the loss that it returns stays its own.
-    An optimizer that wraps another (Lookahead, SAM) has it at the other one's step, once: SAM climbs by the gradient of
-    the loss alone, and its descent, which is the other one's step, is penalised at the weights that it goes from.
+    If a step is given a closure, the gradient is added after each call of it; the loss that it returns does not change.
+    An optimizer that wraps another one (Lookahead, SAM) is penalised once, at the step of the other one: SAM climbs by
+    the gradient of the loss alone, and descends by that of the loss and the penalty.
+
+    Args:
+        model: The model with the batch norms.
+        optimizer: All optimizers that train it.
+        weight: The weight of the penalty.
+
+    Source: Liu et al. 2017, eq. 1.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], weight: float) -> None:
@@ -24,7 +31,7 @@ class NormScaleL1:
         self._handles = before_optimizer_step(optimizer, self._add)
 
     def release(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -1,7 +1,4 @@
-"""How a method goes about its pruning while the model is trained; here: once, when a trigger says so.
-
-A procedure is asked before training and after every epoch, and prunes when its time has come.
-"""
+"""The procedure of most methods: one pruning, when a trigger says so."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from torch import Tensor
 
 from earlycrop.events import Event
 from earlycrop.graph.graph import Graph
-from earlycrop.procedures.base import Job
+from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.l1_penalty import NormScaleL1
 from earlycrop.pruning import candidate_mask, run_pruning
 from earlycrop.rounds import DenseBaseline
@@ -23,56 +20,57 @@ from earlycrop.utils.modules import parameters_by_name
 from earlycrop.utils.wrappers import check_unchanged
 
 
-class TriggeredPruning:
-    """One pruning, in as many rounds as its targets, when the trigger says so."""
+class TriggeredPruning(Procedure):
+    """Prune once, in as many rounds as the request has targets, when the trigger says so.
 
-    def __init__(self, job: Job, trigger: Trigger, penalty: float) -> None:
-        self.total, self.trigger = job.epochs, trigger
-        if trigger.latest is not None and trigger.latest > job.epochs:
+    Args:
+        plan: What to prune.
+        trigger: Says when.
+        penalty: The weight of an L1 penalty on batch norm scales before the pruning; 0 for none.
+
+    Raises:
+        ValueError: The trigger may wait for longer than the network is trained.
+    """
+
+    def __init__(self, plan: TrainingPlan, trigger: Trigger, penalty: float) -> None:
+        super().__init__(plan)
+        self.trigger = trigger
+        if trigger.latest is not None and trigger.latest > plan.epochs:
             raise ValueError(
-                f"the trigger may wait until epoch {trigger.latest}, and there are {job.epochs}: let it fire earlier, "
+                f"the trigger may wait until epoch {trigger.latest}, and there are {plan.epochs}: let it fire earlier, "
                 "or train longer"
             )
-        self._penalty = NormScaleL1(job.inside, job.optimizer, penalty) if penalty else None
-        self.due: str | None = None
-        """Why a pruning is due that has failed."""
-        self._before = DenseBaseline()
-        self._done = False
+        context = plan.context
+        self._penalty = NormScaleL1(context.network, context.optimizers, penalty) if penalty else None
+        self._baseline = DenseBaseline()
         self._graph: Graph | None = None
+        self._done = False
+        self.uses_weight_distance = trigger.walks
+        self.trigger_name = type(trigger).__name__
+        self.can_branch = isinstance(trigger, AtEpoch) and self._penalty is None
 
-    @property
-    def at_a_given_epoch(self) -> bool:
-        """Whether nothing of this depends on the epochs before."""
-        return isinstance(self.trigger, AtEpoch) and self._penalty is None
-
-    def position(self, epoch: int) -> int:
-        return epoch
-
-    def step(self, job: Job, epoch: int, walk: WeightDistance, batches: Iterable[Any]) -> Event | None:
+    def step(self, epoch: int, distance: WeightDistance, batches: Iterable[Any]) -> Event | None:
         if self._done:
             return None
-        read: list[Any] = []
+        context, read = self.plan.context, list[Any]()
 
         def mask() -> Tensor:
-            with fail_together(job.group):
+            with fail_together(context.group):
                 if self._graph is not None:
-                    check_unchanged(parameters_by_name(job.inside), self._graph.shapes)
-                read.extend(job.read(batches))
-                self._graph = self._graph or job.traced(read)
-            return candidate_mask(job.request, job.inside, self._graph, job.loss, read, job.group)
+                    check_unchanged(parameters_by_name(context.network), self._graph.shapes)
+                read.extend(self.plan.read(batches))
+                self._graph = self._graph or self.plan.trace(read)
+            return candidate_mask(self.plan.request, context, self._graph, read)
 
-        reason = self.due or self.trigger.update(TriggerContext(job.inside, epoch, walk, mask))
-        check_same_value(reason, job.group, "whether to prune now")
+        reason = self.pending_reason or self.trigger.update(TriggerContext(context.network, epoch, distance, mask))
+        check_same_value(reason, context.group, "whether to prune now")
         if reason is None:
             return None
-        self.due = reason
-        with fail_together(job.group):
-            read = read or job.read(batches)
-        event = run_pruning(
-            job.request, job.model, job.loss, read, job.optimizer, reason, epoch, job.copies,
-            before=self._before, group=job.group,
-        )  # fmt: skip
-        self.due, self._done, self._before = None, True, DenseBaseline()
+        self.pending_reason = reason
+        with fail_together(context.group):
+            read = read or self.plan.read(batches)
+        event = run_pruning(self.plan.request, context, read, reason, epoch, self._baseline)
+        self.pending_reason, self._done, self._baseline = None, True, DenseBaseline()
         self.close()
         return event
 
@@ -82,6 +80,9 @@ class TriggeredPruning:
     def log(self) -> dict[str, float]:
         return self.trigger.log()
 
+    def has_hooks(self) -> bool:
+        return self._penalty is not None and not self._done
+
     def close(self) -> None:
         self._graph = None
         if self._penalty is not None:
@@ -89,13 +90,15 @@ class TriggeredPruning:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "done": self._done, "trigger": None if self._done else self.trigger.state_dict(),
-            "due": self.due, **self._before.state_dict(),
-        }  # fmt: skip
+            "done": self._done,
+            "trigger": None if self._done else self.trigger.state_dict(),
+            "pending_reason": self.pending_reason,
+            "baseline": self._baseline.state_dict(),
+        }
 
-    def load_state_dict(self, job: Job, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._done = bool(state["done"])
-        self.due, self._before = state.get("due"), DenseBaseline.of_state(state)
+        self.pending_reason, self._baseline = state["pending_reason"], DenseBaseline.from_state_dict(state["baseline"])
         if self._done:
             self.close()
         else:

@@ -108,7 +108,22 @@ class Criterion:
     gate: Literal["rows", "columns"] = "columns"
 
 
-CRITERIA: dict[str, Criterion] = {
+CriterionName = Literal[
+    "magnitude",
+    "random",
+    "snip",
+    "grasp",
+    "crop",
+    "crop-flow",
+    "crop-gate",
+    "taylor",
+    "synflow",
+    "norm-scale",
+    "filter-norm",
+]
+"""The names in ``CRITERIA``."""
+
+CRITERIA: dict[CriterionName, Criterion] = {
     "magnitude": Criterion(magnitude, 0, gate="rows"),
     "random": Criterion(None, 0),
     "snip": Criterion(snip, 1),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Literal, get_args
 
-MEASURES = ("weights", "nodes", "macs", "bytes", "time")
+Measure = Literal["weights", "nodes", "macs", "bytes", "time"]
+MEASURES: tuple[str, ...] = get_args(Measure)
 """What a sparsity can be a share of; time is that of a training step on this device."""
 
 

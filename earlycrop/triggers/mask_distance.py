@@ -54,7 +54,7 @@ class NodeMaskTracker:
     """
 
     def __init__(self, sparsity: float, limits: Limits) -> None:
-        self.sparsity, self.limits, self.change = sparsity, limits, MaskHistory()
+        self.sparsity, self.limits, self.history = sparsity, limits, MaskHistory()
         self._graph: Graph | None = None
 
     def forget(self) -> None:
@@ -86,4 +86,4 @@ class NodeMaskTracker:
         scores = node_scores(model, graph, criterion, loss, [])
         bounds = node_bounds(graph, self.limits)
         chosen = choose_nodes(graph, scores, max_remaining(graph.cost("weights"), self.sparsity), "weights", bounds)
-        return self.change.update(torch.from_numpy(chosen.removed)), batches
+        return self.history.update(torch.from_numpy(chosen.removed)), batches

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -237,7 +237,10 @@ def window(epochs: int) -> tuple[int, int]:
     return max(2, ceil(epochs / 20)), max(2, ceil(epochs / 4))
 
 
-TRIGGERS: dict[str, Callable[[float, int], Trigger]] = {
+TriggerName = Literal["before", "lazy-regime", "knee", "mask-distance", "after", "never"]
+"""The names in ``TRIGGERS``."""
+
+TRIGGERS: dict[TriggerName, Callable[[float, int], Trigger]] = {
     "before": before,
     "lazy-regime": lazy_regime,
     "knee": knee,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 
-class SurgeryError(RuntimeError):
+class EarlyCropError(RuntimeError):
+    """The base class of the errors of this library."""
+
+
+class SurgeryError(EarlyCropError):
     """The cut was not made, or was taken back: model, copies and optimizers are as they were."""
 
 
-class FlowError(RuntimeError):
+class FlowError(EarlyCropError):
     """The loss has no usable derivative at some parameter."""
 
 
-class SavingError(RuntimeError):
+class SavingError(EarlyCropError):
     """A file is missing, broken, or not what it should be; nothing was changed."""
 
 
-class TraceError(RuntimeError):
+class TraceError(EarlyCropError):
     """The network could not be run on the example."""
