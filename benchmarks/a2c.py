@@ -2,7 +2,7 @@
 
 The same network, environments, rollout length, and number of torch threads; evaluation, logging and set-up are not
 timed. Rows of two workers are of our agents in two processes; the peer steps its environments in the one that learns,
-as it does by default. Needs ``pip install stable-baselines3``. Run as ``python -m benchmarks.a2c``.
+as it does by default. Needs stable-baselines3 (``pip install '.[bench]'``).
 """
 
 from __future__ import annotations
@@ -11,25 +11,19 @@ import importlib
 import time
 from dataclasses import dataclass, replace
 from itertools import islice, product
-from typing import Any
+from typing import Literal
 
 import torch
-import tyro
-from rich.console import Console
-from rich.table import Table
-from stable_baselines3 import A2C
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor, nn
 
-from tasks._a2c_options import A2COptions
+from benchmarks.command_line import BenchmarkOptions, fail, require_installed, run
+from benchmarks.results import Results
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is measured."""
+class Options(BenchmarkOptions):
+    """What to measure."""
 
-    tasks: tuple[str, ...] = ("cartpole", "acrobot", "lunarlander")
+    tasks: tuple[Literal["cartpole", "acrobot", "lunarlander"], ...] = ("cartpole", "acrobot", "lunarlander")
     """What is played, in its default preset's network and number of agents."""
     rollouts: tuple[int, ...] = (5, 16, 32)
     """Steps between two updates, a row each; 5 is stable-baselines3's default."""
@@ -43,23 +37,21 @@ class Options:
     """Torch's threads."""
     towers: bool = False
     """Whether the peer has its own MlpPolicy, a tower of these widths for the actor and one for the critic."""
+    tool: Literal["both", "ours"] = "both"
+    """Whether stable-baselines3 is measured, too."""
 
 
-class Trunk(BaseFeaturesExtractor):
-    """Our trunk as theirs: their own shared layers are gone since version 1.8."""
+QUICK = Options(tasks=("cartpole",), rollouts=(5,), steps=500, repeats=1, workers=(1,))
 
-    def __init__(self, space: Any, trunk: nn.Module, width: int) -> None:
-        super().__init__(space, width)
-        self.trunk = trunk
 
-    def forward(self, observations: Tensor) -> Tensor:
-        """The trunk's output."""
-        features: Tensor = self.trunk(observations)
-        return features
+def agents(name: str) -> int:
+    """Environments of the task's default preset."""
+    count: int = importlib.import_module(f"tasks.{name}").PRESETS["default"]().agents
+    return count
 
 
 def ours(name: str, rollout: int, steps: int, workers: int) -> float:
-    """Steps per second of our training loop's inside."""
+    """Environment steps per second of the inside of our training loop."""
     module = importlib.import_module(f"tasks.{name}")
     options = replace(module.PRESETS["default"](), rollout=rollout, steps=2 * steps, epochs=1, workers=workers)
     task = module.make(options)
@@ -75,61 +67,57 @@ def ours(name: str, rollout: int, steps: int, workers: int) -> float:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), task.clip)
             optimizer.step()
 
-    updates = steps // (rollout * options.agents)
     train(5)
     before = task.log()["steps"]
     start = time.perf_counter()
-    train(updates)
-    return (task.log()["steps"] - before) / (time.perf_counter() - start)
+    train(steps // (rollout * options.agents))
+    played: int = task.log()["steps"] - before
+    return played / (time.perf_counter() - start)
 
 
-def peer(name: str, rollout: int, steps: int, towers: bool) -> float:
-    """Steps per second of stable-baselines3's ``learn``, on the vectorised environment that it makes by default."""
-    module = importlib.import_module(f"tasks.{name}")
-    options: A2COptions = module.PRESETS["default"]()
-    network = module.make(options).model()
-    shared = {
-        "net_arch": [],
-        "features_extractor_class": Trunk,
-        "features_extractor_kwargs": {"trunk": network.get_submodule("trunk"), "width": options.widths[-1]},
-    }
-    model = A2C(
-        "MlpPolicy",
-        make_vec_env(options.environment, n_envs=options.agents, seed=0),
-        n_steps=rollout,
-        gae_lambda=options.gae,
-        ent_coef=options.entropy,
-        use_rms_prop=False,
-        device="cpu",
-        policy_kwargs={"net_arch": list(options.widths)} if towers else shared,
-    )
-    count = sum(p.numel() for p in network.parameters())
-    if not towers and sum(p.numel() for p in model.policy.parameters()) != count:
-        raise ValueError(f"stable-baselines3's network has not our {count} parameters, so the two cannot be compared.")
-    model.learn(5 * rollout * options.agents)
-    start = time.perf_counter()
-    model.learn(steps)
-    return model.num_timesteps / (time.perf_counter() - start)
-
-
-def main() -> None:
-    """Measure and print."""
-    options = tyro.cli(Options)
-    torch.set_num_threads(options.threads)
-    table = Table("task", "steps a rollout", "workers", "ours (steps/s)", "stable-baselines3 (steps/s)", "ratio")
+def check(options: Options) -> None:
+    """Exit with one sentence where the options cannot be measured."""
+    if options.tool == "both":
+        require_installed("stable_baselines3", "stable-baselines3", "measure ours alone with --tool ours")
     for name, rollout in product(options.tasks, options.rollouts):
-        repeats = [
-            [
-                peer(name, rollout, options.steps, options.towers),
-                *(ours(name, rollout, options.steps, workers) for workers in options.workers),
-            ]
-            for _ in range(options.repeats)
-        ]
-        theirs, *best = (max(column) for column in zip(*repeats, strict=True))
-        for workers, rate in zip(options.workers, best, strict=True):
-            table.add_row(name, str(rollout), str(workers), f"{rate:,.0f}", f"{theirs:,.0f}", f"{rate / theirs:.1f}")
-    Console().print(table)
+        count = agents(name)
+        if options.steps < rollout * count:
+            fail(f"--steps {options.steps} is less than one update of {name}: {rollout} steps of {count} agents")
+        if max(options.workers) > count:
+            fail(f"--workers {max(options.workers)} is more than the {count} agents of {name}")
+
+
+def measure(name: str, rollout: int, options: Options) -> tuple[float | None, list[float]]:
+    """Environment steps per second of the peer, where it is measured, and of ours with each number of workers."""
+    peer, rates = [], []
+    for _ in range(options.repeats):
+        if options.tool == "both":
+            from benchmarks.stable_baselines import steps_per_second
+
+            peer.append(steps_per_second(name, rollout, options.steps, options.towers))
+        rates.append([ours(name, rollout, options.steps, workers) for workers in options.workers])
+    return max(peer, default=None), [max(column) for column in zip(*rates, strict=True)]
+
+
+def main(options: Options) -> None:
+    """Measure and print."""
+    check(options)
+    torch.set_num_threads(options.threads)
+    keys = ["task", "rollout", "workers", "peer_network"]
+    figures = ["ours_steps_per_second", "peer_steps_per_second", "ratio", "steps", "repeats"]
+    packages = ["gymnasium", "stable-baselines3"] if options.tool == "both" else ["gymnasium"]
+    results = Results("a2c", options, keys, figures, packages)
+    for name, rollout in product(options.tasks, options.rollouts):
+        peer, rates = measure(name, rollout, options)
+        for workers, rate in zip(options.workers, rates, strict=True):
+            row: dict[str, object] = {"task": name, "rollout": rollout, "workers": workers}
+            row |= {"ours_steps_per_second": rate, "steps": options.steps, "repeats": options.repeats}
+            if peer is not None:
+                row |= {"peer_network": "towers" if options.towers else "trunk"}
+                row |= {"peer_steps_per_second": peer, "ratio": rate / peer}
+            results.add(row)
+    results.print()
 
 
 if __name__ == "__main__":
-    main()
+    run("a2c", main, Options(), QUICK, __doc__)

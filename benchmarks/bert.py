@@ -1,24 +1,24 @@
 """What half of the heads and half of the feed-forward neurons of a BERT save, as ratios in one process.
 
 The encoder's layers alone, dense beside pruned, on the same hidden states: a training step (forward, backward, AdamW)
-and inference; and the whole model's training step beside them, with its embeddings, that nothing is cut from. Weights
-and texts are random: their sizes are what counts. Half of every layer goes, so what is ideal is 2.
-
-Run as ``python -m benchmarks.bert``; OMP_NUM_THREADS sets how many cores it takes.
+and inference; and the complete model's training step beside them, with its embeddings, that nothing is cut from.
+Weights and texts are random: their sizes are what counts. Half of every layer goes, so what is ideal is 2.
+OMP_NUM_THREADS sets how many cores are used.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.core import in_turn
+from benchmarks.command_line import BenchmarkOptions, fail, require_known, run
+from benchmarks.results import Results
+from benchmarks.timing import REPEATS, in_turn
 from earlycrop import Limits, prune
 from tasks._torchvision import load
 
@@ -27,102 +27,111 @@ SIZES: dict[str, dict[str, int]] = {
     "MiniLM-L6-H384": {
         "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
     },
-    "bert-base, 4 layers": {"num_hidden_layers": 4},
+    "bert-base-4-layers": {"num_hidden_layers": 4},
+    "tiny": {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 100,
+    },
 }  # fmt: skip
-"""What is not as in BERT base; of its own 12 layers, all alike, 4 do."""
-BATCH, LENGTH = 16, 64
+"""Where a network differs from BERT base; of its 12 layers, all alike, 4 are enough."""
 HALF = Limits(ceilings={"*.query": 0.5, "*.intermediate.dense": 0.5}, exclude=["*embed*"])
+LONGEST = 512
+"""Tokens that BERT has positions for."""
 GOAL = 1.6
+"""Speed-up of the layers."""
 
 
-@dataclass(frozen=True)
-class Speedup:
-    """Dense time over pruned time."""
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """What to measure."""
 
-    training: float
-    inference: float
-    whole: float
-    """Of the whole model's training step."""
-    heads: tuple[int, int]
-    neurons: tuple[int, int]
-    """Of a layer, before and after."""
+    networks: tuple[str, ...] = ("MiniLM-L6-H384", "bert-base-4-layers")
+    """Networks, a row each: MiniLM-L6-H384, bert-base-4-layers or tiny."""
+    batch: int = 16
+    """Texts in a batch."""
+    length: int = 64
+    """Tokens in a text."""
+    repeats: int = REPEATS
+    """Timings of each; the median counts."""
+
+
+QUICK = Options(networks=("tiny",), batch=2, length=8, repeats=1)
 
 
 def model_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The loss that the model returns."""
     loss: Tensor = model(**batch).loss
     return loss
 
 
-def network(sizes: dict[str, int]) -> nn.Module:
+def network(name: str) -> Any:
     """A BERT with random weights, without dropout."""
     torch.manual_seed(0)
-    drop = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = transformers.BertConfig(**sizes, **drop)
-    module: nn.Module = transformers.BertForSequenceClassification(config)
-    return module
+    config = transformers.BertConfig(**SIZES[name], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return transformers.BertForSequenceClassification(config)
 
 
-def texts(width: int) -> tuple[dict[str, Tensor], Tensor]:
-    """A batch for the whole model, and hidden states for its layers."""
-    ids = torch.randint(1000, 30000, (BATCH, LENGTH))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(BATCH) % 2}
-    return batch, torch.randn(BATCH, LENGTH, width)
-
-
-def training_step(module: nn.Module, loss: Any) -> Any:
+def training_step(module: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Callable[[], None]:
+    """A function that takes a step of AdamW."""
     optimizer = torch.optim.AdamW(module.parameters(), 1e-4, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss(module).backward()
+        loss(module).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
 
 
-def measured(sizes: dict[str, int]) -> Speedup:
-    """Both networks in turn, each kind of run on its own."""
-    dense = network(sizes)
-    batch, hidden = texts(dense.config.hidden_size)
+def measure(name: str, options: Options) -> dict[str, object]:
+    """A row: heads and neurons of a layer, before and after, and the time of the dense over that of the pruned one."""
+    dense = network(name)
+    ids = torch.randint(dense.config.vocab_size, (options.batch, options.length))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(options.batch) % 2}
+    hidden = torch.randn(options.batch, options.length, dense.config.hidden_size)
     small = copy.deepcopy(dense)
     event = prune(small, model_loss, [batch], "magnitude", 0.01, of="nodes", limits=HALF)
-    both = (dense, small)
 
     def layers(encoder: nn.Module) -> Tensor:
-        out: Tensor = encoder(hidden)[0]
-        return out.square().mean()
+        output: Tensor = encoder(hidden)[0]
+        return output.square().mean()
 
-    def inference(encoder: nn.Module) -> Any:
-        def run() -> None:
-            with torch.no_grad():
-                layers(encoder)
+    def inference(encoder: nn.Module) -> Callable[[], Tensor]:
+        return torch.no_grad()(lambda: layers(encoder))
 
-        return run
+    def speedup(runs: list[Callable[[], Any]]) -> float:
+        before, after = in_turn(*runs, repeats=options.repeats)
+        return before / after
 
-    encoders = [model.bert.encoder for model in both]
-    ratios = []
-    for runs in (
-        [training_step(e, layers) for e in encoders],
-        [inference(e) for e in encoders],
-        [training_step(m, lambda m: model_loss(m, batch)) for m in both],
-    ):
-        before, after = in_turn(*runs)
-        ratios.append(before / after)
-    told = {name.rpartition(".0.")[2]: event.layers[name] for name in event.layers if ".layer.0." in name}
-    return Speedup(*ratios, told["attention.self.query"], told["intermediate.dense"])
+    models, encoders = (dense, small), (dense.bert.encoder, small.bert.encoder)
+    sizes = {key.rpartition(".0.")[2]: size for key, size in event.layers.items() if ".layer.0." in key}
+    (heads, heads_left), (neurons, neurons_left) = sizes["attention.self.query"], sizes["intermediate.dense"]
+    return {
+        "network": name,
+        "heads": heads,
+        "heads_left": heads_left,
+        "neurons": neurons,
+        "neurons_left": neurons_left,
+        "layers_training_speedup": speedup([training_step(e, layers) for e in encoders]),
+        "layers_inference_speedup": speedup([inference(e) for e in encoders]),
+        "model_training_speedup": speedup([training_step(m, lambda m: model_loss(m, batch)) for m in models]),
+        "layers_goal": f"at least {GOAL}",
+    }
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measure and print."""
-    table = Table("network", "heads", "neurons", "layers, training", "layers, inference", "whole, training")
-    for name, sizes in SIZES.items():
-        found = measured(sizes)
-        sizes_told = (f"{before} to {after}" for before, after in (found.heads, found.neurons))
-        table.add_row(name, *sizes_told, *(f"{r:.2f}x" for r in (found.training, found.inference, found.whole)))
-    console = Console()
-    console.print(table)
-    console.print(f"goal: at least {GOAL}x of the layers, in training and inference")
+    require_known("--networks", options.networks, list(SIZES))
+    if options.length > LONGEST:
+        fail(f"--length must be at most {LONGEST}, the positions that a BERT knows, and is {options.length}")
+    figures = [
+        "heads", "heads_left", "neurons", "neurons_left", "layers_training_speedup", "layers_inference_speedup",
+        "model_training_speedup", "layers_goal",
+    ]  # fmt: skip
+    results = Results("bert", options, ["network"], figures, ["transformers"])
+    for name in options.networks:
+        results.add(measure(name, options))
+    results.print()
 
 
 if __name__ == "__main__":
-    main()
+    run("bert", main, Options(), QUICK, __doc__)

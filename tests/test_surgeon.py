@@ -210,6 +210,79 @@ def test_bad_calls_are_refused() -> None:
         shrink(model, graph, [0])
 
 
+def indices() -> dict[str, Any]:
+    """Nodes 0, 5 and 7, or every third, in each form; made anew, as iterators serve once."""
+    return {
+        "list": [0, 5, 7],
+        "set": {0, 5, 7},
+        "range": range(0, 10, 3),
+        "iterator": iter([0, 5, 7]),
+        "keys": {0: "", 5: "", 7: ""},
+        "numpy array": np.array([0, 5, 7]),
+        "numpy array of bytes": np.array([0, 5, 7], np.uint8),
+        "numpy integers": list(np.array([0, 5, 7])),
+        "tensor": torch.tensor([0, 5, 7]),
+        "tensor of int32": torch.tensor([0, 5, 7], dtype=torch.int32),
+        "scalar tensors": list(torch.tensor([0, 5, 7])),
+    }
+
+
+@pytest.mark.parametrize("name", list(indices()))
+def test_any_iterable_of_indices_says_what_to_remove(name: str) -> None:
+    model, x = build("mlp")
+    graph = trace(model, x)
+    expected = [0, 3, 6, 9] if name == "range" else [0, 5, 7]
+    weight = model[0].weight.detach().clone()
+    cut = shrink(model, graph, indices()[name])
+    assert cut.nodes == len(expected)
+    kept = [i for i in range(len(weight)) if i not in expected]
+    torch.testing.assert_close(model[0].weight.detach(), weight[kept], rtol=0, atol=0)
+
+
+def test_an_empty_collection_removes_nothing() -> None:
+    model, x = build("mlp")
+    graph = trace(model, x)
+    for remove in ([], (), np.array([]), np.array([], bool), torch.tensor([])):
+        assert not graph.mask(remove).any()
+
+
+def test_a_mask_is_not_taken_for_indices() -> None:
+    model, x = build("mlp")
+    graph = trace(model, x)
+    mask = np.zeros(graph.count, bool)
+    mask[[0, 5, 7]] = True
+    tensor = torch.from_numpy(mask)
+    for given in (mask, tensor, mask.tolist(), iter(mask), list(tensor)):
+        with pytest.raises(ValueError, match=r"a mask of booleans: give the indices of the nodes, .*mask.nonzero"):
+            shrink(model, graph, given)
+    assert shrink(model, graph, mask.nonzero()[0]).nodes == 3
+    model, x = build("mlp")
+    assert shrink(model, trace(model, x), tensor.nonzero().flatten()).nodes == 3
+
+
+def no_indices() -> dict[str, Any]:
+    """What cannot be taken for the indices of nodes; made anew, as iterators serve once."""
+    return {
+        "numpy floats": np.array([0.0, 5.0]),
+        "floats in a tensor": torch.tensor([0.0, 5.0]),
+        "a float": iter([0, 5.0]),
+        "text": iter(["5"]),
+        "numpy column": np.array([[0], [5]]),
+        "column in a tensor": torch.tensor([[0], [5]]),
+        "numpy scalar": np.array(5),
+        "scalar tensor": torch.tensor(5),
+        "what numpy's nonzero returns": iter(np.array([0, 1]).nonzero()),
+    }
+
+
+@pytest.mark.parametrize("name", list(no_indices()))
+def test_what_is_no_integer_is_not_taken_for_an_index(name: str) -> None:
+    model, x = build("mlp")
+    graph = trace(model, x)
+    with pytest.raises(ValueError, match="remove must be one-dimensional and hold the indices of nodes as integers"):
+        graph.mask(no_indices()[name])
+
+
 def test_removing_nothing_changes_nothing() -> None:
     model, x = build("mlp")
     before = list(model.parameters())

@@ -6,12 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any, ClassVar
+from operator import index
+from typing import Any, ClassVar, SupportsIndex, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from earlycrop.graph.nodes import Group, Nodes, SizeAttribute, TensorAxis
 from earlycrop.graph.types import ChannelLabels, CostTerm, Layer, NodeMask, Reason, Role, total_cost
+
+NodeIndices: TypeAlias = Iterable[SupportsIndex] | npt.NDArray[Any] | Tensor
+"""Integers, each the index of a node: any iterable, a numpy array or a tensor."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +147,14 @@ class Graph:
                 now[f.module, f.attribute] = whole
         return now
 
-    def mask(self, remove: Iterable[int]) -> NodeMask:
-        """An entry a node, true where it is in ``remove``.
+    def mask(self, remove: NodeIndices) -> NodeMask:
+        """An entry a node, true where it is in ``remove``: an iterable, array or tensor of node indices.
 
         Raises:
-            ValueError: a number is no node of this graph.
+            ValueError: ``remove`` is a mask of booleans, has an entry that is no integer, or one that is no node of
+                this graph.
         """
-        indices = np.arange(self.count) if remove == range(self.count) else np.fromiter(map(int, remove), np.int64)
+        indices = _as_indices(remove)
         if indices.size and (indices.min() < 0 or indices.max() >= self.count):
             bad = int(indices[(indices < 0) | (indices >= self.count)][0])
             raise ValueError(f"there is no node {bad}: this graph has nodes 0 to {self.count - 1}")
@@ -179,3 +187,28 @@ class Graph:
         from earlycrop.graph.text import format_summary
 
         return format_summary(summarize(self), width)
+
+
+def _as_indices(remove: NodeIndices) -> npt.NDArray[np.int64]:
+    """Convert node indices to an array.
+
+    Raises:
+        ValueError: ``remove`` is a mask of booleans, or has an entry that is no integer.
+    """
+    if isinstance(remove, range):
+        return np.arange(remove.start, remove.stop, remove.step)
+    entries = remove.tolist() if isinstance(remove, (np.ndarray, Tensor)) else list(remove)
+    if not isinstance(entries, list):  # of an array without dimensions
+        entries = [[entries]]
+    one_of_each_type = dict(zip(map(type, entries), entries, strict=True)).values()
+    if any(isinstance(e, (bool, np.bool_)) or getattr(e, "dtype", None) == torch.bool for e in one_of_each_type):
+        raise ValueError(
+            "remove is a mask of booleans: give the indices of the nodes, for instance mask.nonzero()[0] of a numpy "
+            "array or mask.nonzero().flatten() of a tensor"
+        )
+    try:
+        return np.fromiter(map(index, entries), np.int64)
+    except TypeError:
+        raise ValueError(
+            "remove must be one-dimensional and hold the indices of nodes as integers, for instance [0, 5, 7]"
+        ) from None

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.graph.graph import Graph
+from earlycrop.graph.graph import Graph, NodeIndices
 from earlycrop.graph.nodes import Group
 from earlycrop.graph.types import NodeMask
 from earlycrop.saving import patch_save_pretrained
@@ -55,15 +55,16 @@ class Cut:
 def shrink(
     model: nn.Module,
     graph: Graph,
-    remove: Iterable[int],
+    remove: NodeIndices,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     certify: bool = True,
     copies: nn.Module | Sequence[nn.Module] = (),
 ) -> Cut:
     """Remove nodes from ``model`` in place, with their entries in buffers, gradients and the optimizers' state.
 
-    ``remove``: indices into ``graph.nodes``, of a graph traced on the model as it is now. Tied weights stay tied, and
-    the sizes that torch's modules keep as attributes follow. ``optimizer``: all that train the model, one or several.
+    ``remove``: indices into ``graph.nodes``, in any iterable, numpy array or tensor of integers, of a graph traced on
+    the model as it is now. Tied weights stay tied, and the sizes that torch's modules keep as attributes follow.
+    ``optimizer``: all that train the model, one or several.
     ``copies``: modules that hold the same network with other values (a ``torch.optim.swa_utils.AveragedModel``), cut at
     the same places. Where the model is compiled or wrapped (``DistributedDataParallel``, ...), the network inside is
     cut, and a warning says what must be wrapped again.
@@ -95,7 +96,7 @@ def shrink(
 def cut_in_all_processes(
     model: nn.Module,
     graph: Graph,
-    remove: Iterable[int],
+    remove: NodeIndices,
     optimizer: Optimizer | Sequence[Optimizer] | None,
     certify: bool,
     copies: nn.Module | Sequence[nn.Module],

@@ -1,0 +1,30 @@
+"""Seconds of several functions, measured in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+REPEATS = 7
+
+
+def in_turn(*functions: Callable[[], object], repeats: int = REPEATS, warm_up: int = 1) -> list[float]:
+    """Measure the functions, called one after the other, so that a drift of the machine's speed meets all of them.
+
+    Args:
+        functions: What to call.
+        repeats: Timed calls of each.
+        warm_up: Calls of each before them that are not timed.
+
+    Returns:
+        The median of each one's seconds.
+    """
+    seconds: list[list[float]] = [[] for _ in functions]
+    for round_ in range(warm_up + repeats):
+        for times, function in zip(seconds, functions, strict=True):
+            start = time.perf_counter()
+            function()
+            if round_ >= warm_up:
+                times.append(time.perf_counter() - start)
+    return [median(times) for times in seconds]
