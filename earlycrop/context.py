@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -39,10 +39,10 @@ class PruningContext:
     @classmethod
     def create(
         cls,
-        model: nn.Module,
-        optimizer: Optimizer | Sequence[Optimizer] | None,
+        model: object,
+        optimizer: object,
         loss: Loss,
-        ema_models: nn.Module | Sequence[nn.Module],
+        ema_models: object,
         group: ProcessGroup = None,
     ) -> PruningContext:
         """Check what a user gives, and unwrap the model.
@@ -52,6 +52,7 @@ class PruningContext:
             ValueError: The model cannot be traced or has no values, or an optimizer or an average is not the model's.
         """
         check_network(model)
+        assert isinstance(model, nn.Module)
         check_materialised(model)
         network, optimizers, averages = unwrap(model), as_optimizers(optimizer), as_modules(ema_models)
         check_optimizers(network, optimizers)

@@ -268,7 +268,7 @@ class Pruner:
                 optimizer.state.clear()
 
     def log(self) -> dict[str, float]:
-        """Return what was measured at the last ``step``: distances until the first pruning, and the trigger's values."""
+        """Return what was measured at the last ``step``: distances until the first pruning, and the trigger's own."""
         return dict(self._log)
 
     def close(self) -> None:

@@ -77,10 +77,12 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
     return earlycrop.Pruner(
         model, optimizer, task.loss, method, options.sparsity,
         epochs=options.epochs, of=options.of, rounds=options.rounds, score_batches=None, limits=limits,
-        trigger=options.trigger or None, shuffled=options.shuffled, rewind=options.rewind,
-        optimizer_state=options.optimizer_state, watch=options.watch, gate=options.gate, statistics=options.statistics,
-        probe=next(iter(task.scoring_batches(model, 0))) if options.kernel else None,
-        group=_ranks.group(),
+        trigger=options.trigger or None,
+        options=earlycrop.PrunerOptions(
+            gate=options.gate, statistics=options.statistics, shuffled=options.shuffled, rewind=options.rewind,
+            optimizer_state=options.optimizer_state, log_triggers=options.watch,
+            ntk_probe=next(iter(task.scoring_batches(model, 0))) if options.kernel else None, group=_ranks.group(),
+        ),
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "a function as model": ({"model": lambda x: x}, "the model cannot be a function: give a torch.nn.Module"),
     "parameters": ({"optimizer": network().parameters()}, "the optimizer cannot be a generator: give the torch.optim"),
     "None among optimizers": ({"optimizer": [None]}, "the optimizer cannot be None: give the torch.optim.Optimizer"),
-    "a number as copies": ({"copies": 3}, r"a copy cannot be 3: give averages .*, such as copies=\[ema\]"),
+    "a number as copies": ({"ema_models": 3}, r"a copy cannot be 3: give averages .*, such as copies=\[ema\]"),
 }
 
 
@@ -152,7 +152,7 @@ def test_limits_of_another_kind_are_refused() -> None:
 def test_a_single_copy_needs_no_list(method: str) -> None:
     model = network()
     ema = AveragedModel(model)
-    event = Pruner(model, sgd(model), loss, method, 0.5, epochs=3, copies=ema).step(data())
+    event = Pruner(model, sgd(model), loss, method, 0.5, epochs=3, ema_models=ema).step(data())
     assert event is not None
     for p, q in zip(model.parameters(), ema.module.parameters(), strict=True):
         assert torch.equal(p, q)

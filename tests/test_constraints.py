@@ -335,7 +335,9 @@ def test_a_single_output_that_is_left_is_counted() -> None:
 
 def test_what_the_limits_do_not_allow_is_said() -> None:
     model, x = mlp()
-    with pytest.warns(UserWarning, match=r"asked to remove 90.00% of the weights, and 36.94% could go.* \(0, 2\)$"):
+    with pytest.warns(
+        UserWarning, match=r"asked to remove 90.00% of the weights, and 36.94% could be removed.* \(0, 2\)$"
+    ):
         event = prune(model, loss, [x], "magnitude", 0.9, limits=Limits(exclude=["0", "4"], floors={"2": 1}))
     assert event.layers == {"0": (24, 24), "2": (12, 1), "4": (3, 3)}
     assert event.achieved < event.asked

@@ -101,7 +101,7 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def test_a_pruner_takes_averages_with_it_and_goes_on_from_a_checkpoint(method: str, tmp_path: Any) -> None:
     def start(model: nn.Module, ema: nn.Module) -> tuple[Any, ...]:
         optimizer = torch.optim.Adam(model.parameters(), 0.01)
-        return model, ema, optimizer, Pruner(model, optimizer, loss, method, 0.5, epochs=6, copies=[ema])
+        return model, ema, optimizer, Pruner(model, optimizer, loss, method, 0.5, epochs=6, ema_models=[ema])
 
     def epochs(run: tuple[Any, ...], n: int) -> None:
         model, ema, optimizer, pruner = run
@@ -148,7 +148,7 @@ def test_a_pruner_takes_averages_with_it_and_goes_on_from_a_checkpoint(method: s
 def test_prune_takes_averages_with_it() -> None:
     model = build("mlp", torch.float32)[0]
     ema = swa_utils.AveragedModel(model)
-    prune(model, loss, data(), sparsity=0.5, rounds=3, copies=[ema])
+    prune(model, loss, data(), sparsity=0.5, rounds=3, ema_models=[ema])
     assert [p.shape for p in ema.parameters()] == [p.shape for p in model.parameters()]
     ema.update_parameters(model)
     torch.testing.assert_close(ema(data()[0][0]), model(data()[0][0]))
@@ -160,8 +160,8 @@ def test_another_models_average_is_refused_at_once(structured: bool) -> None:
     other = swa_utils.AveragedModel(nn.Linear(6, 3))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for call in (
-        lambda: Pruner(model, optimizer, loss, epochs=6, copies=[other]),
-        lambda: prune(model, loss, data(), structured=structured, copies=[other]),
+        lambda: Pruner(model, optimizer, loss, epochs=6, ema_models=[other]),
+        lambda: prune(model, loss, data(), structured=structured, ema_models=[other]),
     ):
         with pytest.raises(ValueError, match=r"copies\[0\] \(AveragedModel\) is no copy of the model"):
             call()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import SGD
 
-from earlycrop import Pruner
+from earlycrop import Pruner, PrunerOptions
 from earlycrop.procedures.gate_decorators import GateDecorators
 from earlycrop.procedures.l1_penalty import NormScaleL1
 from tests.test_pruner import data, loss, network
@@ -47,7 +47,7 @@ def trained(step: Step, method: str = "earlybird", penalty: float = 0.5, kind: A
     torch.manual_seed(0)
     model: Any = network()
     optimizer = kind(model.parameters(), 0.05, momentum=0.9)
-    pruner = Pruner(model, optimizer, loss, method, 0.5, epochs=4, penalty=penalty)
+    pruner = Pruner(model, optimizer, loss, method, 0.5, epochs=4, options=PrunerOptions(penalty=penalty))
     pruner.step(data())
     for epoch in range(2):
         for batch in data():
@@ -61,7 +61,7 @@ def gathered(step: Step, kind: Any = SGD) -> dict[str, Tensor]:
     procedure = trained(step, "gatedecorators", kind=kind)[1]._procedure
     assert isinstance(procedure, GateDecorators)
     assert procedure.phase(2) == "tick"
-    return procedure._gathered
+    return procedure._scores
 
 
 def require_same(step: Step, kind: Any = SGD, rtol: float = 0) -> None:
@@ -81,7 +81,7 @@ def test_a_closure_s_gradients_are_penalised_and_gathered_like_those_before_a_st
 def test_each_run_of_a_closure_is_penalised_once() -> None:
     model: Any = network().eval()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
-    pruner = Pruner(model, optimizer, loss, "earlybird", 0.5, epochs=4, penalty=0.5)
+    pruner = Pruner(model, optimizer, loss, "earlybird", 0.5, epochs=4, options=PrunerOptions(penalty=0.5))
     pruner.step(data())
     seen = []
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import earlycrop
-from earlycrop import METHODS, Masks, Pruner, SurgeryError, TraceError, prune, shrink, trace
+from earlycrop import METHODS, Masks, Pruner, PrunerOptions, SurgeryError, TraceError, prune, shrink, trace
 from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.targets import max_remaining
 from earlycrop.surgery.certificate import run_outputs
@@ -151,7 +151,9 @@ def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(
         return loss(m, batch)
 
     limits = earlycrop.Limits(floors={"0": 0.25})
-    pruner = Pruner(model, optimizer, failing, method, 0.8, epochs=3, limits=limits, watch=resumed)
+    pruner = Pruner(
+        model, optimizer, failing, method, 0.8, epochs=3, limits=limits, options=PrunerOptions(log_triggers=resumed)
+    )
     with pytest.raises(RuntimeError, match="out of memory"):
         pruner.step(data())
     assert not all(bool(p.all()) for p in model.parameters()) or sum(p.numel() for p in model.parameters()) < dense
@@ -159,7 +161,9 @@ def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(
     if resumed:
         state = earlycrop.load_state(earlycrop.save_state(pruner.state_dict(), tmp_path / "state"))
         model, optimizer = copy.deepcopy((model, optimizer))
-        pruner = Pruner(model, optimizer, failing, method, 0.8, epochs=3, limits=limits, watch=True)
+        pruner = Pruner(
+            model, optimizer, failing, method, 0.8, epochs=3, limits=limits, options=PrunerOptions(log_triggers=True)
+        )
         pruner.load_state_dict(state)
     event = pruner.step(data())
     assert event is not None
@@ -395,7 +399,7 @@ def test_a_pruner_steps_in_inference_mode_and_without_gradients() -> None:
         torch.manual_seed(0)
         model, batches = mlp(), data()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        pruner = Pruner(model, optimizer, loss, "taylor", 0.5, epochs=4, watch=True)
+        pruner = Pruner(model, optimizer, loss, "taylor", 0.5, epochs=4, options=PrunerOptions(log_triggers=True))
         for _ in range(5):
             with context():
                 before = torch.is_grad_enabled()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from earlycrop import FlowError, Pruner
+from earlycrop import FlowError, Pruner, PrunerOptions
 from earlycrop.triggers.ntk import MAX_ROWS, NTKDistance
 
 
@@ -89,7 +89,7 @@ def test_a_pruner_logs_it_until_it_prunes() -> None:
     def fit(m: nn.Module, x: Tensor) -> Tensor:
         return functional.mse_loss(m(x), x[:, :3])
 
-    pruner = Pruner(model, optimizer, fit, "taylor", 0.5, epochs=4, probe=data[0][:2])
+    pruner = Pruner(model, optimizer, fit, "taylor", 0.5, epochs=4, options=PrunerOptions(ntk_probe=data[0][:2]))
     pruner.step(data)
     turns = []
     for _ in range(4):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import swa_utils
 
 import earlycrop
-from earlycrop import METHODS, Limits, Pruner, prune
+from earlycrop import METHODS, Limits, Pruner, PrunerOptions, prune
 from earlycrop.procedures.gate_decorators import GateDecorators
 from earlycrop.procedures.lottery_ticket import LotteryTicket
+from tests.pruner_arguments import with_options
 from tests.test_pruner import EPOCHS, data, loss, network, train_epoch, weights_left
 
 
@@ -27,16 +28,25 @@ def flat() -> nn.Module:
 def started(method: str, sparsity: float = 0.5, **options: Any) -> tuple[Any, torch.optim.Optimizer, Pruner]:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    pruner = Pruner(model, optimizer, loss, method, sparsity, **{"epochs": EPOCHS, **options})
+    pruner = Pruner(model, optimizer, loss, method, sparsity, **with_options(**{"epochs": EPOCHS, **options}))
     return model, optimizer, pruner
 
 
-def test_rewinding_puts_back_parameters_buffers_optimizer_copies_and_companions() -> None:
+def test_rewinding_puts_back_parameters_buffers_optimizer_averages_and_schedulers() -> None:
     model, batches = network(), data()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     ema = swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
-    pruner = Pruner(model, optimizer, loss, "ltr", 0.5, epochs=4, rewind=0.25, companions=[scheduler], copies=[ema])
+    pruner = Pruner(
+        model,
+        optimizer,
+        loss,
+        "ltr",
+        0.5,
+        epochs=4,
+        ema_models=[ema],
+        options=PrunerOptions(rewind=0.25, rewind_with=[scheduler]),
+    )
     # 20 % of what is left each time: .2, .36, .488, and then exactly what was asked for
     assert pruner.total_epochs == 4 + 4 * 3
     pruner.step(batches)
@@ -289,7 +299,7 @@ def test_optimizers_start_afresh_after_a_pruning_if_asked() -> None:
 
 def test_watching_measures_all_that_triggers_look_at_whatever_prunes() -> None:
     for method in ("dense", "efficientconvnets"):
-        model, optimizer, pruner = started(method, watch=True)
+        model, optimizer, pruner = started(method, log_triggers=True)
         pruner.step(data())
         logs = []
         for _ in range(EPOCHS):
@@ -304,7 +314,7 @@ def test_the_watched_mask_distance_is_early_bird_s() -> None:
     """Whatever will prune, and whether or not the run was interrupted."""
     logs = []
     both: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("earlybird", {"penalty": 0.0, "watch": False}), ("efficientconvnets", {"watch": True})
+        ("earlybird", {"penalty": 0.0, "log_triggers": False}), ("efficientconvnets", {"log_triggers": True})
     )  # fmt: skip
     for method, more in both:
         options = {**more, "epochs": 20}
@@ -375,4 +385,4 @@ def test_rewound_positions_end_where_a_training_ends() -> None:
     _, _, pruner = started("ltr", 0.9, rewind=0.5)
     procedure = pruner._procedure
     assert isinstance(procedure, LotteryTicket)
-    assert procedure.position(procedure.total) == EPOCHS
+    assert procedure.position(procedure.total_epochs) == EPOCHS

@@ -13,10 +13,11 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 import earlycrop
-from earlycrop import CRITERIA, Pruner, flow, trace
+from earlycrop import CRITERIA, Pruner, PrunerOptions, flow, trace
 from earlycrop.scoring.derivatives import flow_by_parameter
 from earlycrop.scoring.scores import node_scores
 from earlycrop.surgery import shrink
+from tests.pruner_arguments import with_options
 
 PROCESSES = 2
 METHODS = (
@@ -49,7 +50,7 @@ def trained(method: str, rank: int | None, **more: Any) -> tuple[dict[str, Tenso
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     run: nn.Module = model if rank is None else DistributedDataParallel(model)
     torch.manual_seed(0 if rank is None else rank)  # what is drawn at random is the first process's
-    pruner = Pruner(run, optimizer, loss, method, 0.5, epochs=4, **more)
+    pruner = Pruner(run, optimizer, loss, method, 0.5, **with_options(epochs=4, **more))
     events = []
     for epoch in range(-1, pruner.total_epochs):
         if epoch >= 0:
@@ -105,7 +106,9 @@ def failing(rank: int) -> list[tuple[str, str, int]]:
     def tried(scored: list[Any], certified: Any = shrink.certified) -> None:
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        pruner = Pruner(model, optimizer, loss, "crop-s", 0.5, epochs=4, group=distributed.group.WORLD)
+        pruner = Pruner(
+            model, optimizer, loss, "crop-s", 0.5, epochs=4, options=PrunerOptions(group=distributed.group.WORLD)
+        )
         kind, told = "", ""
         with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
             warnings.simplefilter("ignore")

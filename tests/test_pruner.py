@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import earlycrop
-from earlycrop import CRITERIA, METHODS, Event, Pruner, prune
+from earlycrop import CRITERIA, METHODS, Event, Pruner, PrunerOptions, prune
 from earlycrop.methods import Method
 from earlycrop.selection.schedules import linear
 from earlycrop.selection.targets import max_remaining
@@ -249,7 +249,7 @@ def test_the_trigger_is_logged_every_epoch_until_it_fires() -> None:
         ({"sparsity": 1.0}, "sparsity must be above 0 and below 1, and is 1.0"),
         ({"sparsity": 95.0}, "sparsity must be above 0 and below 1"),
         ({"of": "flops"}, "there is no measure 'flops': a sparsity can be a share of weights, nodes, macs, bytes"),
-        ({"method": "snip", "of": "nodes"}, "single weights have a sparsity of weights, not of nodes"),
+        ({"method": "snip", "of": "nodes"}, "an unstructured method removes a share of the weights, not of the nodes"),
         ({"epochs": 0}, "epochs must be at least 1, and is 0"),
         ({"epochs": 2}, "early pruning needs at least 3 epochs"),
         ({"rounds": 0}, "rounds must be at least 1"),
@@ -287,7 +287,9 @@ def test_frozen_matrices_count_and_stay() -> None:
 
 def test_an_impossible_target_is_reported() -> None:
     model = network()
-    with pytest.warns(UserWarning, match=r"asked to remove 99.90% of the weights, and 9\d.\d\d% could go: .* \(0, 3\)"):
+    with pytest.warns(
+        UserWarning, match=r"asked to remove 99.90% of the weights, and 9\d.\d\d% could be removed: .* \(0, 3\)"
+    ):
         event = prune(model, loss, data(), sparsity=0.999)
     assert event.left > max_remaining(event.dense, 0.999)
     assert event.achieved < event.asked
@@ -297,13 +299,13 @@ def test_an_impossible_target_is_reported() -> None:
 def test_copies_of_the_dense_weights_and_a_batch_are_let_go_of_after_a_cut() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    pruner = Pruner(model, optimizer, loss, "earlycrop-s", 0.8, epochs=EPOCHS, watch=True)
+    pruner = Pruner(model, optimizer, loss, "earlycrop-s", 0.8, epochs=EPOCHS, options=PrunerOptions(log_triggers=True))
     batches = data()
     pruner.step(batches)
     train_epoch(model, optimizer, batches)
     pruner.step(batches)
-    assert pruner._walk is not None
-    held = [weakref.ref(t) for reference in pruner._walk._references for t in reference.values()]
+    assert pruner._distance is not None
+    held = [weakref.ref(t) for reference in pruner._distance._references for t in reference.values()]
     held.append(weakref.ref(batches[0][0]))
     while pruner.event is None:
         train_epoch(model, optimizer, batches)

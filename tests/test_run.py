@@ -177,7 +177,7 @@ def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         (["--floors", "actor", "1.5"], "floors['actor'] is 1.5"),
         (["--multiple", "0"], "multiple must be at least 1, and is 0"),
         (["--method", "snip", "--multiple", "8"], "multiple rounds channel counts"),
-        (["--method", "snip", "--of", "nodes"], "single weights have a sparsity of weights"),
+        (["--method", "snip", "--of", "nodes"], "an unstructured method removes a share of the weights"),
         (["--epochs", "2"], "early pruning needs at least 3 epochs"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--agents", "0"], "agents must be at least 1"),
