@@ -1,6 +1,6 @@
 """Algorithm 1 of the paper: score, select, remove and prove, in rounds.
 
-Source: Rachwan et al. 2022, algorithm 1, lines 11 to 16.
+Source: Rachwan et al. 2022, algorithm 1, lines 12 to 17.
 """
 
 from __future__ import annotations
