@@ -39,7 +39,7 @@ def format_summary(summary: Summary, width: int | None = None) -> str:
 
 def _layer_lines(summary: Summary, width: int | None) -> list[str]:
     """Return the table with a line for each module. A name that is too long has a line of its own."""
-    rows = [("layer", ("kind", "removable", "params", "MACs", "params", "MACs"))]
+    rows: list[tuple[str, tuple[str, ...]]] = [("layer", ("kind", "removable", "params", "MACs", "params", "MACs"))]
     rows += [(row.layer or "(model itself)", _layer_cells(row, summary)) for row in summary.rows]
     if summary.other_parameters:
         rows.append(("norms and others", ("", "", format_count(summary.other_parameters), "", "", "")))
