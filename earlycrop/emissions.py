@@ -1,4 +1,4 @@
-"""Energy and CO2 of a training, by codecarbon (the extra ``emissions``), without a network."""
+"""Energy and CO2 emissions of a training, measured by codecarbon (the extra ``emissions``) without network access."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-METERS = ("intel_rapl", "intel_power_gadget", "windows_emi")
-"""Ways in which codecarbon reads a processor's power from a meter."""
+MEASURED_MODES = ("intel_rapl", "intel_power_gadget", "windows_emi")
+"""The ways in which codecarbon reads the power of a processor from a meter."""
 T = TypeVar("T")
 
 
-class Spent(NamedTuple):
-    """What a training has spent."""
+class EmissionsReading(NamedTuple):
+    """The energy and emissions of a training so far."""
 
     kwh: float
     """Electricity, in kWh."""
     grams: float
-    """CO2 and what does as much to the climate, in g, by the mix of the country's electricity."""
+    """Emissions in g of CO2 equivalents, by the country's mix of electricity."""
     measured: bool
-    """Whether the power of the processor, and of a GPU that trains, was read from meters; else it is estimated, from
-    the processor's load and rated power. That of memory is always estimated, from its size."""
+    """Whether the power of the processor, and of a GPU that trains, was read from meters. Otherwise it is estimated
+    from the processor's load and rated power. The power of memory is always estimated, from its size."""
 
 
-class Emissions:
-    """``with Emissions("DEU", device) as emissions: ...`` counts what this process, its children, and the GPU that it
-    trains on spend until :meth:`so_far` is asked. Others on the same GPU, or on a processor with a meter, count too.
+class EmissionsMeter:
+    """Measures the energy and emissions of this process, of its children, and of the GPU that it trains on.
 
-    Whatever fails in measuring is told in one warning and stops nothing.
+    It measures while it is entered: ``with EmissionsMeter("DEU", device) as meter: ...; meter.so_far()``. Other
+    programs count as well if they use the same GPU, or a processor with a meter. A failure gives one warning, and the
+    training continues.
 
-    country: ISO 3166 code of three letters. device: that of the training; a GPU counts only if it is this.
+    Source: codecarbon's ``OfflineEmissionsTracker``, which the paper uses as well (section 5.1). Deviation: the
+    processes of the training are measured, not all of the machine.
+
+    Args:
+        country: ISO 3166 code of three letters.
+        device: Device of the training. No other GPU is measured.
 
     Raises:
-        ValueError: codecarbon is not installed, or knows no such country.
-
-    Source: codecarbon's ``OfflineEmissionsTracker``; the paper's emissions (section 5.1) are codecarbon's, too.
-    Deviation: of the training's processes rather than of the whole machine.
+        ValueError: codecarbon is not installed, or does not know the country.
     """
 
     def __init__(self, country: str, device: torch.device | None = None) -> None:
@@ -49,55 +52,65 @@ class Emissions:
             from codecarbon.input import DataSource
         except ImportError:
             raise ValueError(
-                "emissions are measured by codecarbon, which is not here: pip install 'earlycrop[emissions]'"
+                "emissions are measured by codecarbon, which is not installed: pip install 'earlycrop[emissions]'"
             ) from None
         if country not in DataSource().get_global_energy_mix_data():  # type: ignore[no-untyped-call]
-            raise ValueError(f"codecarbon knows no country '{country}': take an ISO code of three letters, such as DEU")
-        self.country, self._kind = country, OfflineEmissionsTracker
+            raise ValueError(f"codecarbon knows no country '{country}': use an ISO code of three letters, such as DEU")
+        self.country, self._tracker_class = country, OfflineEmissionsTracker
         self._device = torch.device("cpu") if device is None else device
         self._tracker: Any = None
-        self._told = _Told()
+        self._output = _TotalsOutput()
 
-    def __enter__(self) -> "Emissions":
-        self._tracker = self._tried(self._begin)
+    def __enter__(self) -> "EmissionsMeter":
+        self._tracker = self._warn_on_failure(self._start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._tracker is not None:
-            self._tried(self._tracker.stop)
+            self._warn_on_failure(self._tracker.stop)
             self._tracker = None
 
-    def so_far(self) -> Spent | None:
-        """What was spent since it began; None where that cannot be told."""
-        return None if self._tracker is None else self._tried(self._read)
+    def so_far(self) -> EmissionsReading | None:
+        """Return the energy and emissions since the meter was entered.
 
-    def _begin(self) -> Any:
-        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it speaks before it has read its log_level
+        Returns:
+            The reading, or None if the measurement has failed or has ended.
+        """
+        return None if self._tracker is None else self._warn_on_failure(self._read)
+
+    def _start(self) -> Any:
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it logs before it reads its log_level
         gpus = [f"GPU-{torch.cuda.get_device_properties(self._device).uuid}"] if self._device.type == "cuda" else []
-        tracker = self._kind(
-            country_iso_code=self.country, tracking_mode="process", gpu_ids=gpus, allow_multiple_runs=True,
-            output_methods=[], log_level="critical", output_handlers=[self._told],
-        )  # fmt: skip
+        tracker = self._tracker_class(
+            country_iso_code=self.country,
+            tracking_mode="process",
+            gpu_ids=gpus,
+            allow_multiple_runs=True,
+            output_methods=[],
+            log_level="critical",
+            output_handlers=[self._output],
+        )
         tracker.start()
         if gpus and not any(type(part).__name__ == "GPU" and part.gpu_ids for part in tracker._hardware):
             tracker.stop()
-            raise RuntimeError("it does not see the GPU that trains")
+            raise RuntimeError("it does not see the GPU of the training")
         return tracker
 
-    def _read(self) -> Spent:
-        self._told.total = None
+    def _read(self) -> EmissionsReading:
+        self._output.total = None
         self._tracker.flush()
-        total = self._told.total
+        total = self._output.total
         if total is None:
-            raise RuntimeError("it tells nothing")
-        return Spent(total.energy_consumed, 1000 * total.emissions, _metered(self._tracker))
+            raise RuntimeError("it returns no totals")
+        return EmissionsReading(total.energy_consumed, 1000 * total.emissions, _is_measured(self._tracker))
 
-    def _tried(self, what: Callable[[], T]) -> T | None:
+    def _warn_on_failure(self, action: Callable[[], T]) -> T | None:
+        """Call a function of the tracker. An error ends the measurement with a warning."""
         try:
-            return what()
-        except Exception as error:  # whatever it is: a training is worth more than knowing what it has emitted
+            return action()
+        except Exception as error:  # any error: the training is worth more than its emissions
             with suppress(Exception):
                 self._tracker.stop()
             self._tracker = None
@@ -105,8 +118,8 @@ class Emissions:
             return None
 
 
-class _Told:
-    """An output of codecarbon's tracker, which keeps what it was told last."""
+class _TotalsOutput:
+    """An output of codecarbon's tracker that keeps the last totals."""
 
     total: Any = None
 
@@ -114,17 +127,17 @@ class _Told:
         self.total = total
 
     def live_out(self, total: Any, delta: Any) -> None:
-        """It is asked, and needs not be told."""
+        """Do nothing: the totals are read with flush()."""
 
     def task_out(self, data: Any, experiment_name: str) -> None:
-        """There are no tasks."""
+        """Do nothing: the tracker has no tasks."""
 
     def exit(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
-def _metered(tracker: Any) -> bool:
-    """Whether everything but memory has a meter. Where the tracker does not say so, it is estimated."""
+def _is_measured(tracker: Any) -> bool:
+    """Whether everything but memory has a meter. A tracker that does not say so estimates."""
     parts = [part for part in getattr(tracker, "_hardware", []) if type(part).__name__ != "RAM"]
     modes = [getattr(part, "_mode", None) for part in parts if type(part).__name__ == "CPU"]
-    return bool(parts) and all(mode in METERS for mode in modes)
+    return bool(parts) and all(mode in MEASURED_MODES for mode in modes)

@@ -1,4 +1,4 @@
-"""What a network costs: sparsity, multiply-accumulates, bytes on disk, time of a training step, memory."""
+"""The cost of a network: sparsity, multiply-accumulates, bytes on disk, time of a training step, memory."""
 
 from __future__ import annotations
 
@@ -26,65 +26,108 @@ from earlycrop.utils.wrappers import unwrap
 
 
 def weight_counts(model: nn.Module) -> tuple[int, int]:
-    """Entries of the weight matrices that are not zero, and all of them."""
-    held = weight_matrices(model).values()
-    return sum(int(p.detach().count_nonzero()) for p in held), sum(p.numel() for p in held)
+    """Count the entries of the weight matrices.
+
+    Args:
+        model: The network.
+
+    Returns:
+        The number of entries that are not zero, and the number of all entries.
+    """
+    matrices = weight_matrices(model).values()
+    return sum(int(p.detach().count_nonzero()) for p in matrices), sum(p.numel() for p in matrices)
 
 
 def weight_sparsity(model: nn.Module, dense: nn.Module) -> float:
-    """Share of the entries of ``dense``'s weight matrices that are zero or gone in ``model``."""
+    """Return the share of the dense network's weights that are zero or removed.
+
+    Args:
+        model: The pruned network.
+        dense: The network before pruning.
+
+    Returns:
+        The share, from 0 to 1.
+    """
     return 1 - weight_counts(model)[0] / weight_counts(dense)[1]
 
 
 def node_sparsity(pruned: Graph, dense: Graph) -> float:
-    """Share of layer outputs that are gone, the model's output layers excluded. A unit of an LSTM counts once.
+    """Return the share of layer outputs that are removed, without the model's output layers.
 
-    A layer keeps one at least, and where it is the only one it is not traced.
+    A unit of an LSTM counts once. A layer with a single output is not traced, and counts as one.
+
+    Args:
+        pruned: Graph of the pruned network.
+        dense: Graph of the network before pruning.
+
+    Returns:
+        The share, from 0 to 1.
     """
-    before, after = _nodes(dense), _nodes(pruned)
-    every = before.total()
-    return 1 - sum(max(after[name], 1) for name, count in before.items() if count) / every if every else 0.0
+    before, after = _count_outputs(dense), _count_outputs(pruned)
+    total = before.total()
+    return 1 - sum(max(after[name], 1) for name, count in before.items() if count) / total if total else 0.0
 
 
-def _nodes(graph: Graph) -> Counter[str]:
-    """Layer -> its outputs that are not the model's."""
+def _count_outputs(graph: Graph) -> Counter[str]:
+    """Count the outputs of each layer that the model does not return."""
     counts: Counter[str] = Counter()
-    for work in graph.costs("nodes"):
-        counts[work.module] += sum(len(axis) for axis in work.axes)
+    for term in graph.costs("nodes"):
+        counts[term.module] += sum(len(axis) for axis in term.axes)
     return counts
 
 
 def parameters(model: nn.Module) -> int:
-    """Entries of all parameters, a tied one once."""
+    """Count the entries of all parameters.
+
+    Args:
+        model: The network.
+
+    Returns:
+        The number of entries. A tied parameter counts once.
+    """
     return sum(p.numel() for p in model.parameters())
 
 
 def macs(model: nn.Module, example: Any) -> int:
-    """Multiply-accumulates of matrix products and convolutions for one sample of ``example`` (see :func:`trace`).
+    """Count the multiply-accumulates of matrix products and convolutions for one sample.
 
-    A sample is an index of the first dimension of the first tensor that the model is called with. Zeros count like any
-    other weight: a masked network does the work of the dense one.
+    A sample is an index of the first dimension of the first tensor that the model is called with. Zeros count like
+    other weights: a masked network has the cost of the dense one.
+
+    Args:
+        model: The network.
+        example: What the network is called with, see :func:`earlycrop.trace`.
+
+    Returns:
+        The number of multiply-accumulates.
     """
-    samples: list[int] = []
+    batch_sizes: list[int] = []
     model = unwrap(model)
 
-    def look(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        samples.extend(t.shape[0] for t in tree_leaves((arguments, keywords)) if isinstance(t, Tensor) and t.ndim)
+    def record_batch_size(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        batch_sizes.extend(t.shape[0] for t in tree_leaves((arguments, keywords)) if isinstance(t, Tensor) and t.ndim)
 
-    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    handle = model.register_forward_pre_hook(record_batch_size, with_kwargs=True)
     try:
         graph = trace(model, example)
     finally:
         handle.remove()
-    return round(graph.cost("macs") / samples[0])
+    return round(graph.cost("macs") / batch_sizes[0])
 
 
 def csr_bytes(model: nn.Module) -> int:
-    """The paper's estimate of the bytes on disk in CSR form: the sum over weight matrices of 34 bits for each entry
-    that is not zero and 2 (min(m, n) + 1) bits for the row pointers, m rows and n columns (all but the first
-    dimension).
+    """Estimate the bytes on disk in CSR form.
 
-    Source: Rachwan et al. 2022, appendix D, as their code computes it. Deviation: there the bits are reported as bytes.
+    A weight matrix of m rows and n columns (all dimensions but the first) takes 34 bits for each entry that is not
+    zero, and 2 (min(m, n) + 1) bits for the row pointers.
+
+    Source: Rachwan et al. 2022, appendix D, as their code computes it. Deviation: their code reports the bits as bytes.
+
+    Args:
+        model: The network.
+
+    Returns:
+        The number of bytes.
     """
     bits = 0
     for p in weight_matrices(model).values():
@@ -94,13 +137,21 @@ def csr_bytes(model: nn.Module) -> int:
 
 
 def milliseconds(
-    step: Callable[[], object], device: torch.device, repeats: int = 50, warmup: int = 3, most_seconds: float = 20.0
+    step: Callable[[], object], device: torch.device, repeats: int = 50, warmup: int = 3, max_seconds: float = 20.0
 ) -> float:
-    """The median time of ``step`` in milliseconds, with what it queued on a GPU.
+    """Measure the time of a step, with the work that it queues on a GPU.
 
-    After ``most_seconds`` no other repeat begins, if one has been timed.
+    Args:
+        step: The function to time.
+        device: The device that it runs on.
+        repeats: Number of timed calls.
+        warmup: Number of calls before the timed ones.
+        max_seconds: Start no call after this time, once a call has been timed.
+
+    Returns:
+        The median in milliseconds.
     """
-    return milliseconds_in_turn([step], device, repeats, warmup, most_seconds)[0]
+    return milliseconds_in_turn([step], device, repeats, warmup, max_seconds)[0]
 
 
 def milliseconds_in_turn(
@@ -108,19 +159,31 @@ def milliseconds_in_turn(
     device: torch.device,
     repeats: int = 50,
     warmup: int = 3,
-    most_seconds: float = 20.0,
+    max_seconds: float = 20.0,
 ) -> list[float]:
-    """The same of several, which are called one after the other, so that what else the machine does meets all of them
-    alike: their ratios can be trusted where each time alone cannot. ``most_seconds`` are for each.
+    """Measure the times of several steps that are called in turn.
+
+    Other load on the machine affects all steps alike, so that the ratios of the times can be trusted where a single
+    time cannot.
+
+    Args:
+        steps: The functions to time.
+        device: The device that they run on.
+        repeats: Number of timed calls of each step.
+        warmup: Number of calls of each step before the timed ones.
+        max_seconds: Start no call after this time for each step, once each step has been timed.
+
+    Returns:
+        The median of each step in milliseconds.
     """
     times: list[list[float]] = []
-    begin, most = perf_counter(), most_seconds * len(steps)
-    while len(times) <= warmup or (len(times) < warmup + repeats and perf_counter() - begin < most):
-        times.append([_seconds(step, device) for step in steps])
-    return [1000 * median(mine) for mine in zip(*times[warmup:], strict=True)]
+    start, limit = perf_counter(), max_seconds * len(steps)
+    while len(times) <= warmup or (len(times) < warmup + repeats and perf_counter() - start < limit):
+        times.append([_time_step(step, device) for step in steps])
+    return [1000 * median(seconds) for seconds in zip(*times[warmup:], strict=True)]
 
 
-def _seconds(step: Callable[[], object], device: torch.device) -> float:
+def _time_step(step: Callable[[], object], device: torch.device) -> float:
     start = perf_counter()
     step()
     if device.type == "cuda":
@@ -129,24 +192,38 @@ def _seconds(step: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory so far: allocated on a GPU since the last reset, or the process's resident set on the CPU."""
+    """Return the peak memory of the process.
+
+    Args:
+        device: The device.
+
+    Returns:
+        On a GPU, the most bytes allocated since the last reset. On the CPU, the largest resident set.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")  # Linux counts what started a process to the process in getrusage, but not here
+    status = Path("/proc/self/status")  # on Linux, getrusage includes the memory of the process that started this one
     if status.exists():
-        told = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM")), None)
-        if told is not None:
-            return 1024 * int(told.split()[1])
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return 1024 * int(line.split()[1])
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def step_memory_bytes(step: Callable[[], object], device: torch.device) -> int:
-    """The most memory while ``step`` runs: what is allocated on a GPU, or the process's resident set on the CPU.
+    """Measure the peak memory of a step.
 
-    The peak is begun anew before it on a GPU and, where the kernel lets it be, on Linux, which ends what
-    :func:`peak_memory_bytes` has seen until now; elsewhere it is the process's so far. What the C library keeps of
-    freed memory is given back first, or a small network would be told to need what a large one before it did.
+    The peak is reset before the step: on a GPU always, on the CPU where the Linux kernel allows it. Elsewhere the
+    result is the peak of the process so far. Freed memory that the C library keeps is returned to the system first;
+    otherwise it would count for a network that is measured after a larger one.
+
+    Args:
+        step: The function to measure.
+        device: The device that it runs on.
+
+    Returns:
+        The number of bytes, see :func:`peak_memory_bytes`.
     """
     gc.collect()
     if device.type == "cuda":
@@ -155,8 +232,8 @@ def step_memory_bytes(step: Callable[[], object], device: torch.device) -> int:
     else:
         with suppress(OSError, AttributeError, TypeError):  # not the GNU C library
             ctypes.CDLL(None).malloc_trim(0)
-        with suppress(OSError):  # not Linux, or a kernel without it
-            Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: sets the peak resident set to the present one
+        with suppress(OSError):  # not Linux, or a kernel without this file
+            Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: reset the peak resident set size
     step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)

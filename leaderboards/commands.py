@@ -13,7 +13,7 @@ from typing import Literal
 from rich.console import Console
 from tyro.conf import Positional
 
-from earlycrop.emissions import Emissions
+from earlycrop.emissions import EmissionsMeter
 from leaderboards import beside, cluster, page, readme, traces
 from leaderboards.boards import alone, display, refuse_loss, tabulate
 from leaderboards.check import problems, uncommitted
@@ -206,7 +206,7 @@ class Sweep(Shows):
         if self.where == "local" and (self.address, self.gpus) != ("auto", 0):
             raise ValueError("--address and --gpus are of a Ray cluster: add --where ray, or leave them out.")
         if self.country:
-            Emissions(self.country)  # complains now rather than in every run
+            EmissionsMeter(self.country)  # complains now rather than in every run
         refuse_loss(self.study, self.seeds, self.data, self.out)
         if self.where == "ray":
             with cluster.connected(self.address, self.gpus) as ray:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from earlycrop import METHODS, TRIGGERS
-from earlycrop.emissions import Emissions
+from earlycrop.emissions import EmissionsMeter
 from earlycrop.selection.targets import MEASURES
 from earlycrop.triggers.triggers import before
 from tasks import Task, _branch, _ranks
@@ -104,7 +104,7 @@ def check(options: Options) -> None:
     if options.seed >= 2**64:
         raise ValueError(f"--seed must be below 2**64, and is {options.seed}")
     if options.country:
-        Emissions(options.country)
+        EmissionsMeter(options.country)
     at_once = options.trigger in ("before", "0") or (not options.trigger and METHODS[options.method].trigger is before)
     if options.prune_on and not at_once:
         raise ValueError(f"--prune-on is for what is pruned before training, and {options.method} is not: take crop-s")

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 import earlycrop
 from earlycrop import measure
-from earlycrop.emissions import Spent
+from earlycrop.emissions import EmissionsReading
 from tasks import Task, _ranks
 from tasks._evaluating import location
 from tasks._options import VARIANTS, Options
@@ -30,7 +30,7 @@ def living(model: nn.Module) -> int:
 
 def outcome(
     name: str, task: Task, options: Options, store: Store, model: nn.Module, optimizer: Optimizer,
-    pruner: earlycrop.Pruner, seconds: float, spent: Spent | None, value: float,
+    pruner: earlycrop.Pruner, seconds: float, spent: EmissionsReading | None, value: float,
 ) -> Result:  # fmt: skip
     """Write the final model, whose metric has this ``value``, and measure it beside the dense one."""
     file = earlycrop.save(model, store.folder)

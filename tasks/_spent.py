@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 
-from earlycrop.emissions import Emissions, Spent
+from earlycrop.emissions import EmissionsMeter, EmissionsReading
 from tasks import _ranks
 
 
@@ -18,12 +18,12 @@ class Meter:
     Energy is that from when it is entered, models' building and validation included.
 
     Raises:
-        ValueError: it cannot be measured by that country; see :class:`earlycrop.emissions.Emissions`.
+        ValueError: it cannot be measured by that country; see :class:`earlycrop.emissions.EmissionsMeter`.
     """
 
     def __init__(self, country: str, device: torch.device) -> None:
-        self._country, self._emissions = country, Emissions(country, device) if country else None
-        self._before: Spent | None = Spent(0.0, 0.0, True)
+        self._country, self._emissions = country, EmissionsMeter(country, device) if country else None
+        self._before: EmissionsReading | None = EmissionsReading(0.0, 0.0, True)
 
     def __enter__(self) -> Self:
         if self._emissions is not None:
@@ -41,14 +41,14 @@ class Meter:
         if spent is None or spent.get("country") != self._country:
             self._before = None
         else:
-            self._before = Spent(*(spent[name] for name in Spent._fields))
+            self._before = EmissionsReading(*(spent[name] for name in EmissionsReading._fields))
 
     def state(self) -> dict[str, Any] | None:
         """``so_far``, for a checkpoint."""
         spent = self.so_far()
         return None if spent is None else {**spent._asdict(), "country": self._country}
 
-    def so_far(self) -> Spent | None:
+    def so_far(self) -> EmissionsReading | None:
         """What the run has spent; None where it is not measured, or a part of it was not."""
         if self._emissions is None:
             return None
@@ -56,4 +56,4 @@ class Meter:
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             return None
-        return Spent(sum(p.kwh for p in known), sum(p.grams for p in known), all(p.measured for p in known))
+        return EmissionsReading(sum(p.kwh for p in known), sum(p.grams for p in known), all(p.measured for p in known))

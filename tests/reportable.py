@@ -1,10 +1,9 @@
-"""Networks for ``python -m earlycrop.report tests.reportable:NAME``, sound and not."""
+"""Networks for ``python -m earlycrop.report tests.reportable:NAME``, with and without errors."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,8 @@ NUMBER = 3
 
 
 def mlp(hidden: int = 10, name: str = "") -> nn.Module:
-    print("a line of the network's own on standard output")
+    print("a line that the network prints")
+    os.write(1, b"a line that native code prints\n")
     assert name in ("", "a word")
     return nn.Sequential(nn.Linear(6, hidden), nn.ReLU(), nn.Linear(hidden, 8), nn.ReLU(), nn.Linear(8, 3))
 
@@ -75,24 +75,33 @@ def leaves() -> nn.Module:
     sys.exit("goodbye")
 
 
-def dies() -> nn.Module:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return nn.Identity()
+class Leaves(nn.Module):
+    """Exits in its forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sys.exit("goodbye")
 
 
-def hangs(note: str) -> nn.Module:
-    """Never returns, never gives another thread a turn, and has started a process of its own."""
+def _start_process(note: str) -> None:
+    """Start a process, and write its number and that of this process to a file."""
     other = subprocess.Popen(["sleep", "600"])
     Path(note).write_text(f"{os.getpid()} {other.pid}")
+
+
+def hangs(note: str = "") -> nn.Module:
+    """Never returns, and gives no other thread a turn."""
+    if note:
+        _start_process(note)
     re.match(r"(a+)+$", "a" * 60 + "b")
     return nn.Identity()
 
 
 class Waits(nn.Module):
-    """Waits in its forward."""
+    """Starts a process, and waits in its forward."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: str) -> None:
         super().__init__()
+        _start_process(note)
         self.one, self.two = nn.Linear(6, 4), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Any:

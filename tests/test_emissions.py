@@ -1,4 +1,4 @@
-"""Energy and emissions by the real codecarbon: what it tells, and what becomes of a run where it fails or resumes."""
+"""Energy and emissions by the real codecarbon, and runs where it fails or that are resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from codecarbon import OfflineEmissionsTracker
 
 import earlycrop
-from earlycrop.emissions import Emissions, Spent
+from earlycrop.emissions import EmissionsMeter, EmissionsReading
 from tasks import _cli, cartpole
 from tests.runs import TINY, command, folder, until
 
@@ -30,16 +30,16 @@ def test_work_takes_energy_and_the_country_decides_what_that_emits(
     monkeypatch.chdir(tmp_path)
     spent = {}
     for country in ("DEU", "FRA"):
-        with Emissions(country) as emissions:
+        with EmissionsMeter(country) as meter:
             busy(0.3)
-            first = emissions.so_far()
+            first = meter.so_far()
             busy(0.3)
-            spent[country] = emissions.so_far()
+            spent[country] = meter.so_far()
         assert first is not None
         assert 0 < first.kwh < spent[country].kwh
         assert 0 < first.grams < spent[country].grams
         assert spent[country].kwh < 1e-3
-        assert emissions.so_far() is None  # it is over
+        assert meter.so_far() is None  # it is over
     grams = {country: s.grams / s.kwh for country, s in spent.items()}
     assert 200 < grams["DEU"] < 700  # g per kWh
     assert grams["FRA"] < grams["DEU"] / 3
@@ -48,11 +48,11 @@ def test_work_takes_energy_and_the_country_decides_what_that_emits(
 
 def test_a_country_that_is_none_and_a_missing_codecarbon_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for country in ("GER", "de", "Germany"):
-        with pytest.raises(ValueError, match=f"codecarbon knows no country '{country}': take an ISO code of three"):
-            Emissions(country)
+        with pytest.raises(ValueError, match=f"codecarbon knows no country '{country}': use an ISO code of three"):
+            EmissionsMeter(country)
     monkeypatch.setitem(sys.modules, "codecarbon", None)
     with pytest.raises(ValueError, match=r"pip install 'earlycrop\[emissions\]'"):
-        Emissions("DEU")
+        EmissionsMeter("DEU")
 
 
 @pytest.mark.parametrize("method", ["start", "flush"])
@@ -61,12 +61,12 @@ def test_a_failure_is_one_warning_and_no_number(method: str, monkeypatch: pytest
         raise OSError("no sensor")
 
     monkeypatch.setattr(OfflineEmissionsTracker, method, fails)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with Emissions("DEU") as emissions:
-            assert emissions.so_far() is None
-            assert emissions.so_far() is None
-    (warning,) = [w for w in told if "codecarbon" in str(w.message)]
+        with EmissionsMeter("DEU") as meter:
+            assert meter.so_far() is None
+            assert meter.so_far() is None
+    (warning,) = [w for w in caught if "codecarbon" in str(w.message)]
     assert "emissions are not measured: codecarbon failed (OSError('no sensor'))" in str(warning.message)
 
 
@@ -101,7 +101,7 @@ def test_a_resumed_run_has_spent_what_it_had_before(tmp_path: Path) -> None:
     checkpoint = _state(tmp_path)
     assert checkpoint["epoch"] == 4
     assert checkpoint["spent"].pop("country") == "DEU"
-    before = Spent(**checkpoint["spent"])
+    before = EmissionsReading(**checkpoint["spent"])
     assert before.kwh > 0
     result, _ = until(99, "cartpole", options, tmp_path)
     assert result.energy_kwh is not None

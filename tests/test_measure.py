@@ -61,9 +61,9 @@ def test_time_is_the_median_and_memory_is_positive() -> None:
     assert len(calls) == 7
     assert 0 < milliseconds < 1000
     before = measure.peak_memory_bytes(torch.device("cpu"))
-    held = torch.ones(50_000_000)
+    block = torch.ones(50_000_000)
     assert measure.peak_memory_bytes(torch.device("cpu")) >= before
-    assert measure.peak_memory_bytes(torch.device("cpu")) > held.numel() * 4
+    assert measure.peak_memory_bytes(torch.device("cpu")) > block.numel() * 4
 
 
 def test_memory_of_a_step_is_what_it_takes_and_not_what_was_taken_before() -> None:

@@ -1,4 +1,4 @@
-"""The preflight: figures that real cuts confirm, reasons and what would help, and an end whatever the network does."""
+"""The report: costs that real cuts confirm, reasons and hints, and the command with its errors and its time limit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import ast
 import copy
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,64 +30,58 @@ from tests.networks import CASES, build
 ROOT = Path(earlycrop.__file__).parent.parent
 
 
-def start(*arguments: str, path: Path | None = None, **options: Any) -> subprocess.Popen[str]:
+def start(*arguments: str, path: Path | None = None) -> subprocess.Popen[str]:
+    """Start the command. ``path`` is the first place to import modules from."""
     environment = {**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
     if path is not None:
         environment["PYTHONPATH"] = os.pathsep.join([str(path), str(ROOT)])
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    line = [sys.executable, "-m", "earlycrop.report", *arguments]
-    return subprocess.Popen(line, text=True, cwd=ROOT, env=environment, **options)
+    command = [sys.executable, "-m", "earlycrop.report", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe)
 
 
-Ran = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ran:
-    """The command as this process runs it, and in its own what builds the network: exit code, output, error output.
-
-    With ``path``, which comes first where modules are looked for.
-    """
-    monkeypatch.chdir(ROOT)
-    for name, value in (("COLUMNS", "80"), ("OMP_NUM_THREADS", "1")):
-        monkeypatch.setenv(name, value)
-
-    def run(*arguments: str, path: Path | None = None) -> tuple[int, str, str]:
-        if path is not None:
-            monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path), str(ROOT)]))
-        code = __main__.main(arguments)
-        return code, *capfd.readouterr()
-
-    return run
+def run(*arguments: str, path: Path | None = None) -> tuple[int, str, str]:
+    """Run the command in a process: exit code, standard output, standard error."""
+    process = start(*arguments, path=path)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
 
 
 def sentence(err: str) -> str:
-    """The one line that is an error, where there is no traceback."""
+    """Return the one line that is an error; there is no traceback."""
     assert "Traceback" not in err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     return line
 
 
-# --- figures
+# --- the summary and its text
 
 
-def test_figures_by_hand() -> None:
-    """6 - 10 - 8 - 3, on five samples: what stays of each hidden layer is one node."""
+def test_a_graph_prints_its_report() -> None:
+    model, example = build("mlp")
+    graph = trace(model, example)
+    assert str(graph) == graph.report() == format_summary(summarize(graph))
+    assert repr(graph) == "Graph(nodes=18, weights=164, layers=3)"
+    assert type(replace(graph, count=graph.count)) is type(graph) is earlycrop.Graph
+
+
+def test_costs_by_hand() -> None:
+    """6 - 10 - 8 - 3, on five samples: one node of each hidden layer is kept."""
     model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
-    found = summarize(trace(model, torch.zeros(5, 6)), {"0": "Linear"})
-    assert (found.nodes, found.weights, found.parameters, found.macs) == (18, 164, 185, 5 * 164)
-    first, second, last = found.rows
+    summary = summarize(trace(model, torch.zeros(5, 6)), {"0": "Linear"})
+    assert (summary.nodes, summary.weights, summary.parameters, summary.macs) == (18, 164, 185, 5 * 164)
+    first, second, last = summary.rows
     assert (first.kind, first.outputs, first.removable, first.parameters, first.macs) == ("Linear", 10, 10, 70, 300)
     assert (first.saves_parameters, first.saves_macs) == (9 * (6 + 1) + 9 * 8, 5 * 9 * (6 + 8))
     assert (second.saves_parameters, second.saves_macs) == (7 * (10 + 1) + 7 * 3, 5 * 7 * (10 + 3))
     assert (last.outputs, last.removable, last.saves_parameters) == (3, 0, 0)
-    half, most, all_ = found.cuts
-    assert (all_.asked, all_.weights, all_.parameters, all_.macs) == (None, 6 + 1 + 3, 15, 50)
-    assert (half.asked, most.asked) == (0.5, 0.9)
+    half, ninety, all_ = summary.cuts
+    assert (all_.target, all_.weights, all_.parameters, all_.macs) == (None, 6 + 1 + 3, 15, 50)
+    assert (half.target, ninety.target) == (0.5, 0.9)
     assert 82 - 18 < half.weights <= 82  # one node more than needed at most: 18 weights
     assert half.macs == 5 * half.weights
-    assert all_.weights <= most.weights <= 16
-    (region,) = found.frozen
+    assert all_.weights <= ninety.weights <= 16
+    (region,) = summary.frozen
     assert (region.why, region.layers, region.outputs) == ("the model returns it", ("4",), 3)
 
 
@@ -96,17 +89,17 @@ def test_figures_by_hand() -> None:
 def test_what_a_layer_saves_is_what_its_cut_saves(name: str) -> None:
     model, example = build(name)
     graph = trace(model, example)
-    found = summarize(graph)
+    summary = summarize(graph)
     size = sum(p.numel() for p in model.parameters())
-    assert size == found.parameters == found.rest_parameters + sum(row.parameters for row in found.rows)
-    assert _macs(model, example) == found.macs == sum(row.macs for row in found.rows)
-    kept = {int(slot.nodes.min()) for slot in graph.axes if (slot.nodes >= 0).all()}
+    assert size == summary.parameters == summary.other_parameters + sum(row.parameters for row in summary.rows)
+    assert _macs(model, example) == summary.macs == sum(row.macs for row in summary.rows)
+    kept = {int(axis.nodes.min()) for axis in graph.axes if (axis.nodes >= 0).all()}
     nodes = {layer.name: set(layer.nodes[layer.nodes >= 0].tolist()) for layer in graph.layers}
-    for row in found.rows:
+    for row in summary.rows:
         small = copy.deepcopy(model)
         shrink(small, graph, nodes.get(row.layer, set()) - kept)
         assert size - sum(p.numel() for p in small.parameters()) == row.saves_parameters
-        assert found.macs - _macs(small, example) == row.saves_macs
+        assert summary.macs - _macs(small, example) == row.saves_macs
 
 
 def _macs(model: nn.Module, example: Any) -> int:
@@ -115,18 +108,18 @@ def _macs(model: nn.Module, example: Any) -> int:
     return counter.get_total_flops() // 2
 
 
-def test_numbers_for_people() -> None:
-    told = {0: "0", 864: "864", 999: "999", 1000: "1.00k", 9994: "9.99k", 9996: "10.0k", 99_949: "99.9k"}
-    told |= {99_951: "100k", 999_499: "999k", 999_500: "1.00M", 25_557_032: "25.6M", 4_089_184_256: "4.09G"}
-    assert {n: format_count(n) for n in told} == told
+def test_counts_are_formatted_with_three_digits() -> None:
+    texts = {0: "0", 864: "864", 999: "999", 1000: "1.00k", 9994: "9.99k", 9996: "10.0k", 99_949: "99.9k"}
+    texts |= {99_951: "100k", 999_499: "999k", 999_500: "1.00M", 25_557_032: "25.6M", 4_089_184_256: "4.09G"}
+    assert {n: format_count(n) for n in texts} == texts
 
 
 def test_a_long_name_has_a_line_to_itself() -> None:
     model = nn.Sequential()
     model.add_module("a_name_as_long_as_" * 4 + "this", nn.Linear(6, 10))
     model.add_module("last", nn.Linear(10, 3))
-    found = summarize(trace(model, torch.zeros(1, 6)))
-    narrow, wide = format_summary(found, 80).splitlines(), format_summary(found).splitlines()
+    summary = summarize(trace(model, torch.zeros(1, 6)))
+    narrow, wide = format_summary(summary, 80).splitlines(), format_summary(summary).splitlines()
     assert max(map(len, narrow)) <= 80
     after = narrow[narrow.index("a_name_as_long_as_" * 4 + "this") + 1]
     assert after.split() == ["10/10", "70", "60", "87.4%", "90.0%"]  # 9 (6 + 1) + 9 x 3 of 103, 81 of 90
@@ -155,232 +148,209 @@ def test_equal_reasons_are_one_region() -> None:
                 x = x + layer(x)
             return self.last(x)
 
-    told = trace(Normed(), torch.zeros(2, 3)).report()
-    assert told.count("it is normalised over") == 1
-    assert "6 layers, 24 outputs: layers.0.1 and" not in told
-    assert "6 layers, 24 outputs: layers.0.3 and 5 more" in told
-    assert "would help: nothing in place: mean and variance" in told
+    report = trace(Normed(), torch.zeros(2, 3)).report()
+    assert report.count("it is normalised over") == 1
+    assert "6 layers, 24 outputs: layers.0.1 and" not in report
+    assert "6 layers, 24 outputs: layers.0.3 and 5 more" in report
+    assert "hint: no change helps: mean and variance" in report
 
 
-def test_advice_is_for_reasons_that_are_given() -> None:
-    sources = [p for p in Path(earlycrop.__file__).parent.glob("*.py") if p.name != "_summary.py"]
-    given = {
+def test_hints_are_for_reasons_that_the_tracer_gives() -> None:
+    sources = [p for p in Path(earlycrop.__file__).parent.rglob("*.py") if p.name != "summary.py"]
+    strings = {
         node.value
         for path in sources
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     for reason in set(HELP) - {UNUSED}:
-        assert any(g.startswith(reason) for g in given), reason
+        assert any(string.startswith(reason) for string in strings), reason
 
 
 # --- the command
 
 
 def test_text_for_a_pair() -> None:
-    process = start("tests.reportable:pair")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0
+    code, out, err = run("tests.reportable:pair")
+    assert code == 0
     assert out.splitlines()[0] == "tests.reportable:pair, called with float32 of 5 x 6"
-    assert "18 nodes can be removed; 164 weights, 185 parameters, 820 MACs on the example." in out
+    totals = "18 nodes can be removed. The network has 164 weights, 185 parameters and 820 MACs on the example."
+    assert totals in " ".join(out.split())
     assert ["0", "Linear", "10/10", "70", "300", "73.0%", "76.8%"] in [line.split() for line in out.splitlines()]
     assert max(map(len, out.splitlines())) <= 80
-    assert "a line of the network's own" in err
-    doing = [line.split()[2:] for line in err.splitlines() if " s  " in line]
-    # what takes long is said again every ten seconds
-    changes = [words for words, before in zip(doing, [None, *doing], strict=False) if words != before]
-    assert changes == [["starting"], ["building"], ["tracing"], ["trying", "cuts"], ["summing", "up"]]
+    assert "a line that the network prints" in err
+    assert "a line that native code prints" in err
+    steps = [line.partition(" s  ")[2] for line in err.splitlines() if " s  " in line]
+    assert steps[:3] == ["importing", "building", "tracing"]
+    assert steps[-1] == "summarizing"
 
 
-def test_json_with_arguments_and_an_input(ran: Ran) -> None:
+def test_json_with_arguments_and_an_input(capfd: pytest.CaptureFixture[str]) -> None:
     more = ["--with", "hidden=12", "--with", "name=a word", "--input", "2,6", "--json"]
-    code, out, _ = ran("tests.reportable:mlp", *more)
-    told = json.loads(out)
-    assert code == 0
-    assert (told["nodes"], told["weights"], told["macs"]) == (20, 6 * 12 + 12 * 8 + 24, 2 * (6 * 12 + 12 * 8 + 24))
-    assert told["rows"][0] == {
+    assert __main__.main(["tests.reportable:mlp", *more]) == 0
+    summary = json.loads(capfd.readouterr().out)
+    weights = 6 * 12 + 12 * 8 + 24
+    assert (summary["nodes"], summary["weights"], summary["macs"]) == (20, weights, 2 * weights)
+    assert summary["rows"][0] == {
         "layer": "0", "kind": "Linear", "outputs": 12, "removable": 12, "parameters": 84, "macs": 144,
         "saves_parameters": 11 * (7 + 8), "saves_macs": 2 * 11 * (6 + 8),
     }  # fmt: skip
-    assert told["frozen"][0]["layers"] == ["4"]
-    assert [cut["asked"] for cut in told["cuts"]] == [0.5, 0.9, None]
+    assert summary["frozen"][0]["layers"] == ["4"]
+    assert [cut["target"] for cut in summary["cuts"]] == [0.5, 0.9, None]
 
 
-@pytest.mark.slow
-def test_tokens_and_several_inputs(ran: Ran) -> None:
-    code, out, _ = ran("tests.reportable:words", "--tokens", "2,7")
-    assert code == 0
-    assert "called with int64 of 2 x 7" in out
-    code, out, _ = ran("tests.reportable:Two", "--tokens", "2,7", "--input", "2,7,6")
-    assert code == 0
-    assert "called with int64 of 2 x 7, float32 of 2 x 7 x 6" in out
+def test_tokens_and_several_inputs(capfd: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["tests.reportable:words", "--tokens", "2,7"]) == 0
+    assert "called with int64 of 2 x 7" in capfd.readouterr().out
+    assert __main__.main(["tests.reportable:Two", "--tokens", "2,7", "--input", "2,7,6"]) == 0
+    assert "called with int64 of 2 x 7, float32 of 2 x 7 x 6" in capfd.readouterr().out
 
 
-def test_attention_of_torch_says_why_no_head_goes(ran: Ran) -> None:
-    code, out, _ = ran("tests.reportable:attention")
-    assert code == 0
+def test_attention_of_torch_says_why_no_head_goes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["tests.reportable:attention"]) == 0
+    out = capfd.readouterr().out
     assert "it insists on embed_dim, and can lose neither heads nor width" in " ".join(out.split())
     assert any(line.split()[-5:-2] == ["16/16", "144", "1.28k"] for line in out.splitlines())  # its feed-forward
 
 
-def test_a_torchvision_model_by_name(tmp_path: Path, ran: Ran) -> None:
-    code, out, _ = ran("torchvision:squeezenet1_1", "--json", path=tmp_path)
-    told = json.loads(out)
+def test_a_torchvision_model_by_name(tmp_path: Path) -> None:
+    code, out, _ = run("torchvision:squeezenet1_1", "--json", path=tmp_path)
+    summary = json.loads(out)
     published = load("torchvision.models").SqueezeNet1_1_Weights.IMAGENET1K_V1.meta
     assert code == 0
-    assert told["example"] == "float32 of 1 x 3 x 224 x 224"
-    assert told["parameters"] == published["num_params"]
-    assert round(told["macs"] / 1e9, 3) == published["_ops"]
-    code, _, err = ran("torchvision:resnet5O", path=tmp_path)
+    assert summary["example"] == "float32 of 1 x 3 x 224 x 224"
+    assert summary["parameters"] == published["num_params"]
+    assert round(summary["macs"] / 1e9, 3) == published["_ops"]
+    code, _, err = run("torchvision:resnet5O", path=tmp_path)
     assert code == 2
     assert "torchvision has no model 'resnet5O'" in sentence(err)
 
 
 @pytest.mark.slow
-def test_a_backbone_is_not_downloaded(tmp_path: Path, ran: Ran) -> None:
-    """Its weights would be, into this folder, if they were asked for."""
+def test_a_backbone_is_not_downloaded(tmp_path: Path) -> None:
+    """A download of its weights would create this folder."""
     (tmp_path / "sitecustomize.py").write_text(f"import os\nos.environ['TORCH_HOME'] = {str(tmp_path / 'home')!r}\n")
-    code, out, _ = ran("torchvision:lraspp_mobilenet_v3_large", "--with", "num_classes=5", path=tmp_path)
+    code, out, _ = run("torchvision:lraspp_mobilenet_v3_large", "--with", "num_classes=5", path=tmp_path)
     assert code == 0
     assert "the model returns it" in out
     assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.slow
-def test_a_torchvision_network_by_callable(ran: Ran) -> None:
-    code, out, _ = ran("tests.reportable:swin", "--json")
-    told = json.loads(out)
-    assert code == 0
-    assert told["parameters"] == 28_288_354
-    assert {row["layer"]: row for row in told["rows"]}["features.7.1.mlp.0"]["removable"] == 3072
+def test_a_torchvision_network_by_callable(capfd: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["tests.reportable:swin", "--json"]) == 0
+    summary = json.loads(capfd.readouterr().out)
+    assert summary["parameters"] == 28_288_354
+    assert {row["layer"]: row for row in summary["rows"]}["features.7.1.mlp.0"]["removable"] == 3072
 
 
-# --- what goes wrong
+# --- errors
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["resnet18"], "'resnet18' names no network: give torchvision:NAME or package.module:callable"),
-        (["a:b", "--input", "1,x"], "'1,x' is no shape: give positive whole numbers, such as 1,3,224,224"),
-        (["a:b", "--tokens", "0,3"], "'0,3' is no shape"),
+        (["a:b", "--input", "1,x"], "'1,x' is not a shape: give positive integers, such as 1,3,224,224"),
+        (["a:b", "--tokens", "0,3"], "'0,3' is not a shape"),
         (["a:b", "--with", "hidden"], "'hidden' is not KEY=VALUE"),
-        (["a:b", "--seconds", "-1"], "'-1' is no time: give a number of seconds above 0"),
-        (["a:b", "--seconds", "inf"], "'inf' is no time"),
+        (["a:b", "--seconds", "-1"], "'-1' is not a time: give a number of seconds above 0"),
+        (["a:b", "--seconds", "inf"], "'inf' is not a time"),
+        (["a:b", "--seconds", "nan"], "'nan' is not a time"),
         (["a:b", "--no-such-option"], "unrecognized arguments: --no-such-option"),
         ([], "the following arguments are required: NETWORK"),
+        (["no_such_package.models:net"], "there is no module 'no_such_package': run the command where"),
+        (["tests.broken_import:net"], "'import tests.broken_import' fails (ModuleNotFoundError: No module named 'no_"),
+        (["tests.reportable:no_such"], "'tests.reportable' has no 'no_such'"),
+        (["tests.reportable:NUMBER"], "'tests.reportable:NUMBER' is of type int: name a callable or a module"),
+        (["tests.reportable:fails"], "cannot be built: called with (), it raises KeyError: 'no such key'. Set its"),
+        (["tests.reportable:leaves"], "it raises SystemExit: goodbye"),
+        (["tests.reportable:mlp", "--with", "widht=3"], "called with (widht=3), it raises TypeError"),
+        (
+            ["tests.reportable:no_module"],
+            "'tests.reportable:no_module' returns a str: it must return a torch.nn.Module",
+        ),
+        (
+            ["tests.reportable:lazy"],
+            "'tests.reportable:lazy': '0.weight' has no shape yet: run the model on one batch first",
+        ),
+        (["tests.reportable:ready"], "give --input 1,3,224,224 for floats of that shape, --tokens 1,16 for integers"),
+        (["tests.reportable:ready", "--input", "1,5"], "fails on the example"),
+        (["tests.reportable:Leaves", "--input", "1,5"], "the model exits (SystemExit('goodbye'))"),
     ],
 )
-def test_a_command_that_is_wrong(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_input_is_one_sentence(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(arguments) == 2
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == ""
-    assert told in sentence(err)
+    assert message in sentence(err)
 
 
-WRONG: list[Any] = [
-    (["no_such_package.models:net"], "there is no module 'no_such_package': run this where"),
-    (["tests.reportable:no_such"], "'tests.reportable' has no 'no_such'"),
-    (["tests.reportable:fails"], "cannot be built: called with () it raises KeyError: 'no such key'. --with"),
-    (["tests.reportable:leaves"], "it raises SystemExit: goodbye"),
-    (
-        ["tests.reportable:lazy"],
-        "'tests.reportable:lazy': '0.weight' has no shape yet: run the model on one batch first",
-    ),
-    (["tests.reportable:ready", "--input", "1,5"], "fails on the example"),
-]
-WRONG_TOO: list[Any] = [
-    (["tests.broken_import:net"], "'import tests.broken_import' fails (ModuleNotFoundError: No module named 'no_"),
-    (["tests.reportable:NUMBER"], "is a int, and not something to call"),
-    (
-        ["tests.reportable:script"],
-        "'tests.reportable:script': the model is a script of torch.jit, and cannot be watched",
-    ),
-    (["tests.reportable:no_module"], "'tests.reportable:no_module' gives a str: it must give a torch.nn.Module"),
-    (["tests.reportable:mlp", "--with", "widht=3"], "called with (widht=3) it raises TypeError"),
-    (["tests.reportable:ready"], "Give --input 1,3,224,224 for floats of that shape, --tokens 1,16 for integers"),
-]
-"""Of the same parts of the code, each in a process of its own."""
+def test_a_wrong_network_ends_the_process_with_a_code() -> None:
+    code, out, err = run("tests.reportable:script")
+    assert (code, out) == (2, "")
+    assert "'tests.reportable:script': the model is a script of torch.jit, and cannot be watched" in sentence(err)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"), [*WRONG, *(pytest.param(*case, marks=pytest.mark.slow) for case in WRONG_TOO)]
-)
-def test_a_network_that_is_wrong(arguments: list[str], told: str, ran: Ran) -> None:
-    code, out, err = ran(*arguments)
-    assert code == 2
-    assert out == ""
-    assert told in sentence(err)
-
-
-def test_a_torchvision_that_cannot_be_imported(tmp_path: Path, ran: Ran) -> None:
+def test_a_torchvision_that_cannot_be_imported(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator does not exist')\n")
-    code, _, err = ran("torchvision:resnet18", path=tmp_path)
+    code, _, err = run("torchvision:resnet18", path=tmp_path)
     assert code == 2
     assert "torchvision cannot be imported (RuntimeError: operator does not exist): install" in sentence(err)
-
-
-def test_a_process_that_dies(ran: Ran) -> None:
-    code, out, err = ran("tests.reportable:dies")
-    assert code == 1
-    assert out == ""
-    assert "the process was ended by signal 9 while building: is there enough memory" in sentence(err)
 
 
 # --- time
 
 
-def _alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody has asked about is not alive."""
+def _is_running(pid: int) -> bool:
+    """Whether a process runs. A zombie has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-@pytest.mark.slow
-def test_time_up_ends_all_that_was_started(tmp_path: Path, ran: Ran) -> None:
-    """The network holds the interpreter for good, and has started a process."""
-    note = tmp_path / "note"
+def _pids(note: Path) -> list[int]:
+    return [int(pid) for pid in note.read_text().split()] if note.exists() else []
+
+
+def test_time_up_while_importing(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(600)\n")
     begin = time.monotonic()
-    code, out, err = ran("tests.reportable:hangs", "--with", f"note={note}", "--seconds", "20")
-    assert 20 <= time.monotonic() - begin < 60
+    code, out, err = run("endless:net", "--seconds", "1.5", path=tmp_path)
+    assert 1.5 <= time.monotonic() - begin < 120
     assert (code, out) == (3, "")
-    assert "stopped after 20 s, while building: give it more by --seconds" in sentence(err)
-    started = [int(pid) for pid in note.read_text().split()]
-    assert len(started) == 2
-    assert not any(map(_alive, started))
+    assert "stopped after 1.5 s, in the step 'importing': allow more with --seconds" in sentence(err)
 
 
-def test_control_c_ends_it(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_time_up_while_running_ends_all_that_was_started(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    code, out, err = run("tests.reportable:Waits", "--with", f"note={note}", "--input", "1,6", "--seconds", "20")
+    assert (code, out) == (3, "")
+    assert "stopped after 20 s, in the step 'tracing': allow more with --seconds" in sentence(err)
+    assert len(_pids(note)) == 2
+    assert not any(map(_is_running, _pids(note)))
+
+
+@pytest.mark.slow
+def test_time_up_while_native_code_holds_the_interpreter() -> None:
+    """The timer gets no turn; faulthandler ends the process after the grace."""
+    code, out, err = run("tests.reportable:hangs", "--seconds", "5")
+    assert (code, out) == (1, "")
+    assert "Timeout (0:00:10)!" in err
+    assert "reportable.py" in err
+
+
+def test_control_c_ends_all_that_was_started(tmp_path: Path) -> None:
     note = tmp_path / "note"
     process = start("tests.reportable:hangs", "--with", f"note={note}")
-    while not (note.exists() and len(note.read_text().split()) == 2):
+    while len(_pids(note)) < 2:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "stopped"
-    assert not any(_alive(int(pid)) for pid in note.read_text().split())
-
-
-@pytest.mark.slow
-def test_the_line_on_a_terminal_counts_seconds() -> None:
-    ours, theirs = pty.openpty()
-    process = start("tests.reportable:Waits", "--input", "1,6", "--seconds", "15", stderr=theirs)
-    os.close(theirs)
-    told = b""
-    try:
-        while part := os.read(ours, 4096):
-            told += part
-    except OSError:  # how a terminal says that nobody holds its other end
-        pass
-    finally:
-        os.close(ours)
-    process.communicate(timeout=30)
-    assert process.returncode == 3
-    assert told.count(b"\r\x1b[K") > 20
-    assert b"s  tracing" in told
-    assert b"stopped after 15 s, while tracing" in told
+    assert not any(map(_is_running, _pids(note)))

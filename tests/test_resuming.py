@@ -221,5 +221,5 @@ def test_a_model_that_holds_its_pruner_is_copied_with_it() -> None:
 def test_a_pruner_whose_hooks_a_copy_would_lack_is_not_copied(method: str) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
     pruner = pruner_of(method, model)
-    with pytest.raises(TypeError, match="has hooks that a copy would lack: copy model and optimizer, and give a new"):
+    with pytest.raises(TypeError, match="has hooks that a copy would lack: copy model and optimizer, and load this"):
         copy.deepcopy((model, pruner.optimizer, pruner))

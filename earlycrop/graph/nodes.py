@@ -1,4 +1,4 @@
-"""Slots and nodes: the dimensions of a network's tensors, and the entries of them that can only be removed together."""
+"""Nodes: entries of a network's tensors that can only be removed together, and the axes that they lie along."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias, overload
 
 import numpy as np
 
-from earlycrop.graph.types import ChannelLabels, Reason, Role
+from earlycrop.graph.types import ChannelLabels, Reason, Role, layer_of
 
 Group: TypeAlias = tuple[tuple[str, int], ...]
 """The (tensor, dimension) pairs that a node has entries in."""
@@ -18,8 +18,13 @@ Group: TypeAlias = tuple[tuple[str, int], ...]
 class TensorAxis:
     """One dimension of one parameter or buffer.
 
-    nodes: for each index along it, the node that owns it, or -1. classes: for each index, a number that is equal where
-    indices are coupled, nodes or not. reasons: why the indices without a node have none.
+    Attributes:
+        tensor: Name of the parameter or buffer.
+        dim: The dimension.
+        nodes: For each index along the dimension, the node that owns it, or -1.
+        classes: For each index, its class. Coupled indices have the same class, whether they are nodes or not.
+        role: What the channels are for.
+        reasons: Why the indices without a node have none.
     """
 
     tensor: str
@@ -31,12 +36,19 @@ class TensorAxis:
 
     @property
     def layer(self) -> str:
-        return self.tensor.rpartition(".")[0] or self.tensor
+        """The module that holds the tensor."""
+        return layer_of(self.tensor)
 
 
 @dataclass(frozen=True)
 class Node:
-    """Entries that can only be removed together: for each (parameter or buffer, dimension), the indices along it."""
+    """Entries that can only be removed together.
+
+    Attributes:
+        index: Number of the node in its graph.
+        layer: The module that produces it.
+        owns: The (tensor, dimension, indices along the dimension) that are removed with the node.
+    """
 
     index: int
     layer: str
@@ -45,7 +57,15 @@ class Node:
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """An integer attribute of a module that goes in proportion with the width of a tensor's dimension."""
+    """An integer attribute of a module that is proportional to the size of a tensor's dimension.
+
+    Attributes:
+        module: Path of the module.
+        attribute: Name of the attribute.
+        value: Its value before a cut.
+        tensor: Name of the parameter or buffer.
+        dim: The dimension.
+    """
 
     module: str
     attribute: str
@@ -55,14 +75,19 @@ class SizeAttribute:
 
 
 class Nodes(Sequence[Node]):
-    """Every node, each made when it is asked for: a large network has hundreds of thousands."""
+    """All nodes of a graph. A node is made when it is indexed: a large network has hundreds of thousands.
 
-    def __init__(self, slots: Sequence[TensorAxis], count: int) -> None:
-        self._slots = slots
-        ids = np.concatenate([np.zeros(0, np.int64), *(s.nodes for s in slots)])
-        self._order = np.argsort(ids, kind="stable")
-        self._starts = np.searchsorted(ids[self._order], np.arange(count + 1))
-        self._firsts = np.cumsum([0, *(s.nodes.size for s in slots)])
+    Args:
+        axes: The axes of the network's tensors.
+        count: Number of nodes.
+    """
+
+    def __init__(self, axes: Sequence[TensorAxis], count: int) -> None:
+        self._axes = axes
+        nodes = np.concatenate([np.zeros(0, np.int64), *(axis.nodes for axis in axes)])
+        self._order = np.argsort(nodes, kind="stable")
+        self._starts = np.searchsorted(nodes[self._order], np.arange(count + 1))
+        self._offsets = np.cumsum([0, *(axis.nodes.size for axis in axes)])
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -76,28 +101,28 @@ class Nodes(Sequence[Node]):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]
         entries = self._order[self._starts[i] : self._starts[i + 1]]
-        which = np.searchsorted(self._firsts, entries, side="right") - 1
+        axis_of_entry = np.searchsorted(self._offsets, entries, side="right") - 1
         owns = []
         layer = None
-        for k in dict.fromkeys(which.tolist()):
-            slot = self._slots[k]
-            owns.append((slot.tensor, slot.dim, tuple((entries[which == k] - self._firsts[k]).tolist())))
-            if layer is None and Role.ROW in slot.role:
-                layer = slot.layer
+        for k in dict.fromkeys(axis_of_entry.tolist()):
+            axis = self._axes[k]
+            owns.append((axis.tensor, axis.dim, tuple((entries[axis_of_entry == k] - self._offsets[k]).tolist())))
+            if layer is None and Role.ROW in axis.role:
+                layer = axis.layer
         return Node(i, layer or owns[0][0], tuple(owns))
 
     def groups(self) -> dict[Group, tuple[int, ...]]:
-        """The nodes that own entries along the same dimensions of the same tensors, by those dimensions."""
-        tags = np.random.default_rng(0).integers(2**64, size=len(self._slots), dtype=np.uint64)
-        group = np.zeros(len(self) + 1, np.uint64)  # the last entry takes what is no node, -1
-        for slot, tag in zip(self._slots, tags, strict=True):  # equal for the same slots, else with a chance of 2^-64
-            group[slot.nodes] ^= tag
+        """Return the nodes by the dimensions that they own entries along; coupled layers share a group."""
+        tags = np.random.default_rng(0).integers(2**64, size=len(self._axes), dtype=np.uint64)
+        group = np.zeros(len(self) + 1, np.uint64)  # the last entry serves -1, which is no node
+        for axis, tag in zip(self._axes, tags, strict=True):  # different axes collide with a probability of 2^-64
+            group[axis.nodes] ^= tag
         group = group[:-1]
         firsts = np.sort(np.unique(group, return_index=True)[1]).tolist()
         order = np.argsort(group, kind="stable")
         ends = np.searchsorted(group[order], group[firsts], side="right").tolist()
         begins = np.searchsorted(group[order], group[firsts]).tolist()
         return {
-            tuple((tensor, dim) for tensor, dim, _ in self[first].owns): tuple(order[a:b].tolist())
-            for first, a, b in zip(firsts, begins, ends, strict=True)
+            tuple((tensor, dim) for tensor, dim, _ in self[first].owns): tuple(order[begin:end].tolist())
+            for first, begin, end in zip(firsts, begins, ends, strict=True)
         }

@@ -1,210 +1,253 @@
-"""What could be removed from a network, before anything is: ``python -m earlycrop.report torchvision:resnet50``.
+"""Print what could be removed from a network, before pruning it: ``python -m earlycrop.report torchvision:resnet50``.
 
-The network is a torchvision model's name, or ``package.module:callable``, where the callable gives a module, or a pair
-of a module and what to call it with. Its removable outputs, their parameters and multiply-accumulates, what a cut would
-leave, and every frozen region with its reason go to standard output; what is being done, to standard error. The work is
-done in a process of its own, which is ended when the time is up.
+The report goes to standard output; progress and what the network's own code prints go to standard error.
 
-Exits with 0; with 2 and one sentence where the network cannot be built or run; with 3 when the time was up; with 1
-where the process died; with 130 on Ctrl-C.
+Exit codes: 0; 2 with one sentence if the network cannot be built or run; 3 if the time is up; 130 on Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import faulthandler
 import json
-import math
+import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
-from queue import Empty, SimpleQueue
+from pathlib import Path
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from earlycrop.report.preflight import Request
+import torch
+from torch import Tensor
 
-TICK = 0.2
-"""Seconds between two looks at the clock."""
-BAD_INPUT, DIED, TIME_UP, STOPPED = 2, 1, 3, 130
+from earlycrop.graph.summary import summarize
+from earlycrop.graph.text import format_summary
+from earlycrop.report.network import InputError, build_network, describe_example
+from earlycrop.tracing.trace import trace
+from earlycrop.utils.errors import TraceError
+
+BAD_INPUT, TIME_UP, STOPPED = 2, 3, 130
 """Exit codes."""
-
-
-class _Failure(Exception):
-    """The end without a report: a sentence and an exit code."""
-
-    def __init__(self, sentence: str, code: int) -> None:
-        super().__init__(sentence)
-        self.code = code
+GRACE = 5.0
+"""Seconds after the time is up until a process is ended that native code keeps from ending itself."""
+_log = logging.getLogger("earlycrop.report")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in a sentence, as every other error here."""
+    """Raises an error of one sentence, where argparse prints its usage and exits."""
 
     def error(self, message: str) -> NoReturn:
-        raise _Failure(f"{message}; python -m earlycrop.report --help tells more", BAD_INPUT)
+        raise InputError(f"{message}; see python -m earlycrop.report --help")
+
+
+class _ProgressHandler(logging.StreamHandler[TextIO]):
+    """Writes log messages with the seconds since its start, and keeps the last one."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.start = perf_counter()
+        self.step = "starting"
+
+    def format(self, record: logging.LogRecord) -> str:
+        self.step = record.getMessage()
+        return f"{perf_counter() - self.start:5.1f} s  {self.step}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a report; the exit code."""
+    """Print a report.
+
+    Args:
+        arguments: The command line. None is that of the process.
+
+    Returns:
+        The exit code.
+    """
     try:
-        print(_answer(_request(arguments)))
-    except _Failure as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        return failure.code
+        options = _parse_arguments(arguments)
+        with _progress_to_stderr() as progress, _time_limit(options.seconds, progress), _stdout_to_stderr():
+            report = _make_report(options)
+        print(report)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
+        _kill_children()
         print("stopped", file=sys.stderr)
         return STOPPED
     return 0
 
 
-def _request(arguments: Sequence[str] | None) -> Request:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m earlycrop.report",
-        description="What could be removed from a network, per layer, and what cannot and why.",
+        description="Print what could be removed from a network, layer by layer, and what cannot be removed and why.",
         allow_abbrev=False,
     )
-    parser.add_argument("target", metavar="NETWORK", help="torchvision:NAME, or package.module:callable")
     parser.add_argument(
-        "--with", dest="keywords", metavar="KEY=VALUE", action="append", default=[], type=_keyword,
-        help="an argument of the callable, a Python literal or else a string; may be repeated",
-    )  # fmt: skip
+        "target", metavar="NETWORK", type=_parse_target, help="torchvision:NAME, or package.module:callable"
+    )
     parser.add_argument(
-        "--input", dest="inputs", metavar="1,3,224,224", action="append", type=lambda s: ("input", _shape(s)),
-        help="call the model with floats of this shape; repeated for its next argument",
-    )  # fmt: skip
+        "--with",
+        dest="keywords",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=_parse_keyword,
+        help="an argument of the callable, as a Python literal or a string; may be repeated",
+    )
     parser.add_argument(
-        "--tokens", dest="inputs", metavar="1,16", action="append", type=lambda s: ("tokens", _shape(s)),
+        "--input",
+        dest="inputs",
+        metavar="1,3,224,224",
+        action="append",
+        default=[],
+        type=lambda text: torch.rand(_parse_shape(text)),
+        help="call the network with floats of this shape; repeat it for the next argument",
+    )
+    parser.add_argument(
+        "--tokens",
+        dest="inputs",
+        metavar="1,16",
+        action="append",
+        type=lambda text: torch.zeros(_parse_shape(text), dtype=torch.long),
         help="the same with integers, all zero",
-    )  # fmt: skip
-    parser.add_argument("--seconds", type=_seconds, default=60.0, help="stop after this long (default 60)")
+    )
+    parser.add_argument("--seconds", type=_parse_seconds, default=60.0, help="stop after this time (default: 60)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    options = parser.parse_args(arguments)
-    place, _, name = options.target.partition(":")
+    return parser.parse_args(arguments)
+
+
+def _parse_target(text: str) -> str:
+    place, _, name = text.partition(":")
     if not place or not name:
-        raise _Failure(
-            f"'{options.target}' names no network: give torchvision:NAME or package.module:callable", BAD_INPUT
-        )
-    return Request(
-        target=options.target, keywords=dict(options.keywords), inputs=options.inputs or [], as_json=options.json,
-        width=shutil.get_terminal_size().columns, seconds=options.seconds,
-    )  # fmt: skip
+        raise argparse.ArgumentTypeError(f"'{text}' names no network: give torchvision:NAME or package.module:callable")
+    return text
 
 
-def _keyword(argument: str) -> tuple[str, str]:
-    key, equals, value = argument.partition("=")
+def _parse_keyword(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"'{argument}' is not KEY=VALUE")
-    return key, value
-
-
-def _shape(argument: str) -> list[int]:
+        raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE")
     try:
-        shape = [int(n) for n in argument.split(",")]
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _parse_shape(text: str) -> list[int]:
+    try:
+        shape = [int(size) for size in text.split(",")]
     except ValueError:
         shape = [0]
     if min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"'{argument}' is no shape: give positive whole numbers, such as 1,3,224,224")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a shape: give positive integers, such as 1,3,224,224")
     return shape
 
 
-def _seconds(argument: str) -> float:
+def _parse_seconds(text: str) -> float:
     try:
-        seconds = float(argument)
+        seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise argparse.ArgumentTypeError(f"'{argument}' is no time: give a number of seconds above 0")
+    if not 0 < seconds < threading.TIMEOUT_MAX - GRACE:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time: give a number of seconds above 0")
     return seconds
 
 
-def _answer(request: Request) -> str:
-    """What the other process reports, within the time."""
-    start = perf_counter()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "earlycrop.report.preflight", json.dumps(asdict(request))],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    told: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-    threading.Thread(target=_listen, args=(child, told), daemon=True).start()
-    line = _Line()
+def _make_report(options: argparse.Namespace) -> str:
+    inputs: tuple[Tensor, ...] = tuple(options.inputs)
+    model, example = build_network(options.target, dict(options.keywords), inputs)
+    description = describe_example(example)
     try:
-        while True:
-            elapsed = perf_counter() - start
-            line.show(elapsed)
-            if elapsed >= request.seconds:
-                raise _Failure(
-                    f"stopped after {request.seconds:g} s, while {line.doing}: give it more by --seconds, or a smaller "
-                    "--input",
-                    TIME_UP,
-                )
-            try:
-                message = told.get(timeout=min(TICK, request.seconds - elapsed))
-            except Empty:
-                continue
-            if message is None:
-                raise _Failure(_death(child.poll(), line.doing), DIED)
-            if "error" in message:
-                raise _Failure(message["error"], BAD_INPUT)
-            if "report" in message:
-                return str(message["report"])
-            line.doing = message["doing"]
+        graph = trace(model, example)
+    except (TraceError, SystemExit) as error:
+        message = " ".join(str(error).split()) if isinstance(error, TraceError) else f"the model exits ({error!r})"
+        raise InputError(
+            f"{message}. It was called with {description}: change that with --input or --tokens"
+        ) from error
+    _log.debug("summarizing")
+    summary = summarize(graph, {name: type(module).__name__ for name, module in model.named_modules()})
+    if options.json:
+        return json.dumps({"target": options.target, "example": description, **asdict(summary)}, indent=1)
+    text = format_summary(summary, shutil.get_terminal_size().columns)
+    return f"{options.target}, called with {description}\n{text}"
+
+
+@contextmanager
+def _progress_to_stderr() -> Iterator[_ProgressHandler]:
+    """Write what the library logs to standard error."""
+    progress = _ProgressHandler()
+    logger = logging.getLogger("earlycrop")
+    before = logger.level, logger.propagate
+    logger.addHandler(progress)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield progress
     finally:
-        line.clear()
-        _end(child)
+        logger.removeHandler(progress)
+        logger.level, logger.propagate = before
 
 
-def _listen(child: subprocess.Popen[str], told: SimpleQueue[dict[str, Any] | None]) -> None:
-    assert child.stdout is not None
-    with child.stdout:
-        for message in child.stdout:
-            told.put(json.loads(message))
-    child.wait()
-    told.put(None)
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what the network prints to standard error, that of native code and of other processes included."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
-def _end(child: subprocess.Popen[str]) -> None:
-    """End the process and all that it started."""
-    if hasattr(os, "killpg"):
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # it has ended by itself
-            child.kill()
-    else:
-        child.kill()
-    child.wait()
+@contextmanager
+def _time_limit(seconds: float, progress: _ProgressHandler) -> Iterator[None]:
+    """End the process after some time.
 
-
-def _death(code: int | None, doing: str) -> str:
-    if code is not None and code < 0:
-        return f"the process was ended by signal {-code} while {doing}: is there enough memory for this network?"
-    return f"the process ended with code {code} while {doing}; what it said is above"
-
-
-class _Line:
-    """A line on standard error: the seconds, and what is being done. Where that is no terminal, one a change and every
-    ten seconds.
+    A timer does it with a sentence. Native code that never releases the interpreter's lock keeps the timer from
+    running; faulthandler then ends the process with a traceback and exit code 1.
     """
+    timer = threading.Timer(seconds, _end_process, (seconds, progress))
+    timer.daemon = True
+    timer.start()
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        faulthandler.cancel_dump_traceback_later()
 
-    def __init__(self) -> None:
-        self.doing = "starting"
-        self.shown, self.next = "", 0.0
-        self.terminal = sys.stderr.isatty()
 
-    def show(self, elapsed: float) -> None:
-        if self.terminal:
-            print(f"\r\033[K{elapsed:5.1f} s  {self.doing}", end="", file=sys.stderr, flush=True)
-        elif self.doing != self.shown or elapsed >= self.next:
-            print(f"{elapsed:5.1f} s  {self.doing}", file=sys.stderr, flush=True)
-            self.shown, self.next = self.doing, elapsed + 10
+def _end_process(seconds: float, progress: _ProgressHandler) -> None:
+    sentence = (
+        f"error: stopped after {seconds:g} s, in the step '{progress.step}': allow more with --seconds, or give a "
+        "smaller --input\n"
+    )
+    try:
+        _kill_children()
+        os.write(2, sentence.encode())
+    finally:
+        os._exit(TIME_UP)
 
-    def clear(self) -> None:
-        if self.terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+def _kill_children(pid: str = "self") -> None:
+    """Kill the processes that a process has started, on systems that list them (Linux)."""
+    with suppress(OSError):  # the process or one of its threads has ended
+        for listing in list(Path(f"/proc/{pid}/task").glob("*/children")):
+            for child in listing.read_text().split():
+                _kill_children(child)
+                os.kill(int(child), signal.SIGKILL)
 
 
 if __name__ == "__main__":

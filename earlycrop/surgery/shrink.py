@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.graph.graph import Graph, NodeIndices
+from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
-from earlycrop.graph.types import NodeMask
+from earlycrop.graph.types import NodeIndices, NodeMask
 from earlycrop.saving import patch_save_pretrained
 from earlycrop.surgery.certificate import (
     MAX_ROUNDING,
