@@ -32,8 +32,8 @@ HELP = {
     "all its channels can only go together": "nothing: without them the layer is empty",
     "it is gathered by indices of a fixed size": "indices made from the tensor's own size",
     "random numbers are drawn for it in evaluation too": "draw them in training only",
-    "a size seems to be written into it": SIZES,
-    "a size is written into it": SIZES,
+    "a size seems to be hard-coded in it": SIZES,
+    "a size is hard-coded in it": SIZES,
     NOT_UNDERSTOOD: "the same in operations on whole channels: linear, convolution, elementwise, view, permute, sum",
     UNUSED: "nothing: it does not matter to what the model returns",
 }
