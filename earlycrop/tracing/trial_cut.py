@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group, SizeAttribute
@@ -55,8 +54,7 @@ class RecordingMode(MetaMode):  # type: ignore[no-untyped-call]
         inputs = tensor_arguments(args, kwargs)
         result = self.run(func, args, kwargs, inputs)
         self.recorder.operation_count += 1
-        results = [result] if isinstance(result, Tensor) else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        self.rule(self.recorder, Op(func, args, kwargs, inputs, results))
+        self.rule(self.recorder, Op(func, args, kwargs, inputs, tensor_arguments((result,), {})))
         return result
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from earlycrop.utils.meta_shapes import META, SHORTCUTS
@@ -105,7 +104,7 @@ class MetaMode(TorchDispatchMode):
             if result.is_meta:
                 result.__class__ = self._meta_class
         elif not isinstance(result, Tensor):
-            for t in tree_leaves(result):
+            for t in tensor_arguments((result,), {}):
                 if type(t) is Tensor and t.is_meta:
                     t.__class__ = self._meta_class
         return result
