@@ -52,12 +52,12 @@ def written(x: Tensor, net: Any) -> Tensor:
 
 FROZEN: dict[str, tuple[Callable[[Tensor, Any], Tensor], str]] = {
     "a roll along channels": (lambda x, n: n.b(n.a(x).roll(1, -1)), "it is rolled along"),
-    "heads": (lambda x, n: attention(x, n, 2), "a size seems to be written into it"),
+    "heads": (lambda x, n: attention(x, n, 2), "a size seems to be hard-coded in it"),
     "slices": (lambda x, n: n.b(torch.cat([n.a(x)[..., :4].tanh(), n.a(x)[..., 4:]], -1)), "parts of different sizes"),
     "a small slice": (written, "parts of different sizes"),
     "groups of a norm": (
         lambda x, n: n.b(functional.group_norm(n.a(x).mT, 2).mT),
-        "channels that were one are apart",
+        "channels that were coupled are separate",
     ),
     "a masked key is not zero": (linear_attention, "a product of two activations is summed over it"),
     "nor is a shifted one": (shifted_attention, "a product of two activations is summed over it"),
@@ -100,8 +100,8 @@ class InTraining(nn.Module):
 
 
 TRAINING: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
-    "noise of a size": (lambda n, h: h * torch.randn(len(h), 8), "a size is written into it"),
-    "a mask of a size": (lambda n, h: h * h.new_empty(8).bernoulli_(0.5), "a size is written into it"),
+    "noise of a size": (lambda n, h: h * torch.randn(len(h), 8), "a size is hard-coded in it"),
+    "a mask of a size": (lambda n, h: h * h.new_empty(8).bernoulli_(0.5), "a size is hard-coded in it"),
     "a slice": (lambda n, h: torch.cat([h[:, :2].sin(), h[:, 2:]], 1), "it is cut into parts of different sizes"),
     "a scale": (lambda n, h: h / h.shape[1], "taken from its own width"),
 }

@@ -305,7 +305,7 @@ def test_a_loss_that_is_not_a_number_is_told_as_such() -> None:
 
 def test_a_loss_that_runs_another_model_is_told_so() -> None:
     other = mlp()
-    with pytest.raises(TraceError, match="does it run the model that it is given"):
+    with pytest.raises(TraceError, match="let it run the model that it is given"):
         trace(mlp(), lambda model: other(torch.randn(2, 6)))
 
 

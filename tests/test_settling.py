@@ -43,15 +43,15 @@ class Stack(nn.Module):
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The modules that trial cuts were made in, in order."""
-    found: list[str] = []
-    faults = Trials.faults
+    roots: list[str] = []
+    check_cut = Trials.check_cut
 
-    def noting(self: Trials, graph: Any, remove: Any, tested: Any, home: str = "", follows: Any = ()) -> Any:
-        found.append(home)
-        return faults(self, graph, remove, tested, home, follows)
+    def record_root(self: Trials, graph: Any, remove: Any, tested: Any, root: str = "", attributes: Any = ()) -> Any:
+        roots.append(root)
+        return check_cut(self, graph, remove, tested, root, attributes)
 
-    monkeypatch.setattr(Trials, "faults", noting)
-    return found
+    monkeypatch.setattr(Trials, "check_cut", record_root)
+    return roots
 
 
 def cut(*kept: str) -> tuple[nn.Module, int]:

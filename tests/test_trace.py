@@ -117,7 +117,7 @@ def test_reasons_name_the_operation_and_the_module() -> None:
     assert "32 nodes can be removed" in report
     assert "the model returns it" in report
     fixed = trace(*build("fixed-size")).report()
-    assert "a size is written into it: shape '[5, 4, 3]' is invalid" in fixed
+    assert "a size is hard-coded in it: shape '[5, 4, 3]' is invalid" in fixed
 
     class Sorted(nn.Module):
         def __init__(self) -> None:

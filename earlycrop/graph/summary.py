@@ -32,8 +32,8 @@ HELP = {
     "all its channels can only go together": "no change helps: without these channels the layer is empty",
     "it is gathered by indices of a fixed size": "compute the indices from the size of the tensor",
     "random numbers are drawn for it in evaluation too": "draw them in training mode only",
-    "a size seems to be written into it": HARD_CODED_HELP,
-    "a size is written into it": HARD_CODED_HELP,
+    "a size seems to be hard-coded in it": HARD_CODED_HELP,
+    "a size is hard-coded in it": HARD_CODED_HELP,
     NOT_UNDERSTOOD: "use operations on all of a channel: linear, convolution, elementwise, view, permute, sum",
     UNUSED: "no change is needed: these outputs do not affect what the model returns",
 }

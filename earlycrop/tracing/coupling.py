@@ -1,4 +1,4 @@
-"""From what a run showed to a graph: classes of coupled channels, which of them are nodes, and why others are not."""
+"""Work out the graph from what a run has recorded: classes of coupled channels, and which of these are nodes."""
 
 from __future__ import annotations
 
@@ -16,180 +16,221 @@ from earlycrop.graph.types import ChannelLabels, CostTerm, Reason, Role
 from earlycrop.tracing.labels import varying_dims
 from earlycrop.tracing.recorder import ChannelRecorder, unique_labels
 
-Vectors = Mapping[str, list[ChannelLabels | None]]
-"""Parameter or buffer name -> its channels along each dimension."""
+AxisChannels = Mapping[str, list[ChannelLabels | None]]
+"""Parameter or buffer name -> the channels along each of its dimensions."""
 
 
 def build_graph(
-    watch: ChannelRecorder,
+    recorder: ChannelRecorder,
     classes: ChannelLabels,
-    vectors: Vectors,
-    held: Mapping[str, Tensor],
+    channels: AxisChannels,
+    tensors: Mapping[str, Tensor],
     parameters: frozenset[str],
     example: Any,
 ) -> Graph:
-    """The graph of a network with the tensors ``held``, of which ``parameters`` are parameters.
+    """Build the graph of a network.
 
-    ``classes``: for each channel number, its class.
+    A class of coupled channels is a node if a parameter produces it, a weight or a product of activations consumes it,
+    and nothing freezes it.
+
+    Args:
+        recorder: The recorder of the run.
+        classes: The class of each channel, from :func:`coupled_classes`.
+        channels: The channels of the parameters and buffers.
+        tensors: The parameters and buffers by name.
+        parameters: Which of the tensors are parameters.
+        example: What the network was run on.
+
+    Returns:
+        The graph before trial cuts.
     """
-    roles = _roles(watch)
-    reasons, why = _reasons(watch, classes, vectors)
-    nodes = _numbers(
-        classes, _consumed(watch, classes, roles) & _produced(vectors, parameters, classes, roles) & (why < 0)
-    )
+    roles = _combine_roles(recorder)
+    reasons, reason_of_class = _find_reasons(recorder, classes, channels)
+    produced = _find_produced(channels, parameters, classes, roles)
+    is_node = _find_consumed(recorder, classes, roles) & produced & (reason_of_class < 0)
+    nodes = _number_nodes(classes, is_node)
     count = int(nodes.max(initial=-1)) + 1
-    inner = np.zeros(count + 1, bool)  # the last entry takes what is no node, -1
-    for labels in watch.activation_products:
-        inner[nodes[labels]] = True
+    in_products = np.zeros(count + 1, bool)  # the last entry is for channels without a node: -1
+    for labels in recorder.activation_products:
+        in_products[nodes[labels]] = True
 
-    def slot(name: str, dim: int, labels: ChannelLabels) -> TensorAxis:
-        mine = classes[labels]
+    def make_axis(name: str, dim: int, labels: ChannelLabels) -> TensorAxis:
         role = Role(int(np.bitwise_or.reduce(roles[labels])))
-        given = why[mine]
-        told = tuple(reasons[i] for i in np.unique(given[given >= 0]).tolist()) if given.max() >= 0 else ()
-        return TensorAxis(name, dim, nodes[labels], mine, role, told)
+        numbers = reason_of_class[classes[labels]]
+        numbers = numbers[numbers >= 0]
+        axis_reasons = tuple(reasons[i] for i in np.unique(numbers).tolist()) if numbers.size else ()
+        return TensorAxis(name, dim, nodes[labels], classes[labels], role, axis_reasons)
 
+    returned = np.isin(reason_of_class, [i for i, r in enumerate(reasons) if r.why == Graph.OUTPUT])
     return Graph(
         example=example,
-        shapes={name: tuple(t.shape) for name, t in held.items()},
-        itemsizes={name: t.element_size() for name, t in held.items()},
+        shapes={name: tuple(t.shape) for name, t in tensors.items()},
+        itemsizes={name: t.element_size() for name, t in tensors.items()},
         parameters=parameters,
-        axes=tuple(slot(n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None),
+        axes=tuple(make_axis(*axis) for axis in _list_axes(channels)),
         count=count,
-        activation_products=inner[:-1],
-        returned=frozenset(
-            np.isin(why, [i for i, r in enumerate(reasons) if r.why == Graph.OUTPUT]).nonzero()[0].tolist()
+        activation_products=in_products[:-1],
+        returned=frozenset(returned.nonzero()[0].tolist()),
+        cost_terms=tuple(
+            CostTerm(term.constant, tuple(nodes[axis] for axis in term.axes), term.module)
+            for term in recorder.cost_terms
         ),
-        cost_terms=tuple(CostTerm(w.constant, tuple(nodes[a] for a in w.axes), w.module) for w in watch.cost_terms),
     )
 
 
-def _roles(watch: ChannelRecorder) -> ChannelLabels:
-    """What each channel is for."""
-    roles = np.zeros(watch.count, np.int64)
-    for labels, role in watch.roles:
+def _list_axes(channels: AxisChannels) -> list[tuple[str, int, ChannelLabels]]:
+    """Return tensor, dimension and channels of each dimension that has channels."""
+    return [(name, d, v) for name, vectors in channels.items() for d, v in enumerate(vectors) if v is not None]
+
+
+def _combine_roles(recorder: ChannelRecorder) -> ChannelLabels:
+    """Return the roles of each channel."""
+    roles = np.zeros(recorder.channel_count, np.int64)
+    for labels, role in recorder.roles:
         roles[labels] |= role
     return roles
 
 
-def _reasons(watch: ChannelRecorder, classes: ChannelLabels, vectors: Vectors) -> tuple[list[Reason], ChannelLabels]:
-    """The reasons, and for each class the number of the one why it may not be cut, or -1.
+def _find_reasons(
+    recorder: ChannelRecorder, classes: ChannelLabels, channels: AxisChannels
+) -> tuple[list[Reason], ChannelLabels]:
+    """Return all reasons, and for each class the number of the reason why it may not be cut, or -1.
 
-    That is the first that was met, but rather that the class is the model's output.
+    Of several reasons the first one counts, but that the model returns the class comes before all others.
     """
-    reasons = list(dict.fromkeys(reason for _, reason in watch.freezes))
+    reasons = list(dict.fromkeys(reason for _, reason in recorder.freezes))
     number = {reason: i for i, reason in enumerate(reasons)}
-    why = np.full(classes.max(initial=-1) + 1, -1)
-    for labels, reason in watch.freezes:
-        mine = classes[labels]
-        why[mine if reason.why == Graph.OUTPUT else mine[why[mine] < 0]] = number[reason]
-    for name, dim, labels in ((n, d, v) for n, vs in vectors.items() for d, v in enumerate(vs) if v is not None):
+    reason_of_class = np.full(classes.max(initial=-1) + 1, -1)
+    for labels, reason in recorder.freezes:
+        frozen = classes[labels]
+        if reason.why != Graph.OUTPUT:
+            frozen = frozen[reason_of_class[frozen] < 0]
+        reason_of_class[frozen] = number[reason]
+    for name, dim, labels in _list_axes(channels):
         first = classes[labels[0]]
-        if why[first] < 0 and labels.size > 1 and classes[labels[-1]] == first and (classes[labels] == first).all():
-            why[first] = len(reasons)
+        if reason_of_class[first] < 0 and labels.size > 1 and (classes[labels] == first).all():
+            reason_of_class[first] = len(reasons)
             reasons.append(Reason(f"dimension {dim} of {name}", "", "all its channels can only go together"))
-    return reasons, why
+    return reasons, reason_of_class
 
 
-def _consumed(watch: ChannelRecorder, classes: ChannelLabels, roles: ChannelLabels) -> ChannelLabels:
-    """An entry a class: whether a weight's columns, or another activation, is multiplied with it."""
+def _find_consumed(recorder: ChannelRecorder, classes: ChannelLabels, roles: ChannelLabels) -> ChannelLabels:
+    """Return for each class whether the columns of a weight or another activation are multiplied with it."""
     consumed = np.zeros(classes.max(initial=-1) + 1, np.int64)
     consumed[classes[roles & Role.COLUMN > 0]] = 1
-    for labels in watch.activation_products:
+    for labels in recorder.activation_products:
         consumed[classes[labels]] = 1
     return consumed
 
 
-def _produced(
-    vectors: Vectors, parameters: frozenset[str], classes: ChannelLabels, roles: ChannelLabels
+def _find_produced(
+    channels: AxisChannels, parameters: frozenset[str], classes: ChannelLabels, roles: ChannelLabels
 ) -> ChannelLabels:
-    """An entry a class: whether a parameter makes it; buffers come along, but never make a node."""
+    """Return for each class whether a parameter produces it; a buffer never does."""
     produced = np.zeros(classes.max(initial=-1) + 1, np.int64)
-    makes = (roles == 0) | (roles & Role.ROW > 0)
-    every = [v for name in parameters & set(vectors) for v in vectors[name] if v is not None]
-    labels = np.concatenate([np.zeros(0, np.int64), *every])
-    produced[classes[labels[makes[labels]]]] = 1
+    produces = (roles == 0) | (roles & Role.ROW > 0)
+    for name, _, labels in _list_axes(channels):
+        if name in parameters:
+            produced[classes[labels[produces[labels]]]] = 1
     return produced
 
 
-def _numbers(classes: ChannelLabels, free: ChannelLabels) -> ChannelLabels:
-    """For each channel, the number of its node, or -1; in the order of first channels, so that a graph is always the
-    same. ``free``: an entry a class, whether it is a node.
+def _number_nodes(classes: ChannelLabels, is_node: ChannelLabels) -> ChannelLabels:
+    """Return for each channel the number of its node, or -1.
+
+    Nodes are numbered in the order of their first channels, so that equal networks have equal graphs. ``is_node`` has
+    an entry a class.
     """
-    first = np.full(free.size, classes.size)
+    first = np.full(is_node.size, classes.size)
     np.minimum.at(first, classes, np.arange(classes.size))
     order = np.argsort(first, kind="stable")
-    order = order[free[order] > 0]
-    number = np.full(free.size, -1)
+    order = order[is_node[order] > 0]
+    number = np.full(is_node.size, -1)
     number[order] = np.arange(order.size)
     return number[classes]
 
 
-def coupled_classes(watch: ChannelRecorder) -> ChannelLabels:
-    """For each channel number, which class of coupled channels it belongs to; adds joins and freezes on the way."""
-    classes = np.arange(watch.count)
-    solved = 0
+def coupled_classes(recorder: ChannelRecorder) -> ChannelLabels:
+    """Find the classes of coupled channels, and add the joins and freezes that follow from them to the recorder.
+
+    Args:
+        recorder: The recorder of the run.
+
+    Returns:
+        The class of each channel.
+    """
+    classes = np.arange(recorder.channel_count)
+    merged = 0
     while True:
-        classes = _merge_classes(classes, watch.joins[solved:])
-        solved = len(watch.joins)
-        if _resolve_shared(watch, classes):
+        classes = _merge_classes(classes, recorder.joins[merged:])
+        merged = len(recorder.joins)
+        if _resolve_broadcasts(recorder, classes):
             continue
-        if not sum(_couple_all_but_longest(watch, classes, f) for f in watch.rectangles):
+        if not sum(_couple_all_but_longest(recorder, classes, labels) for labels in recorder.multi_dim):
             return classes
 
 
-def multiplicity(watch: ChannelRecorder, classes: ChannelLabels) -> ChannelLabels:
-    """For each class, how many channels of it were treated as different ones in one place."""
-    most = np.ones(classes.max(initial=-1) + 1, np.int64)
-    for part in watch.parts:
-        which, times = np.unique(classes[part], return_counts=True)
-        most[which] = np.maximum(most[which], times)
-    return most
+def multiplicity(recorder: ChannelRecorder, classes: ChannelLabels) -> ChannelLabels:
+    """Count for each class how many of its channels some operation treated as different ones.
+
+    Args:
+        recorder: The recorder of the run.
+        classes: The class of each channel.
+
+    Returns:
+        An entry a class, 1 or more.
+    """
+    largest = np.ones(classes.max(initial=-1) + 1, np.int64)
+    for channels in recorder.distinct_sets:
+        present, counts = np.unique(classes[channels], return_counts=True)
+        largest[present] = np.maximum(largest[present], counts)
+    return largest
 
 
-def _resolve_shared(watch: ChannelRecorder, classes: ChannelLabels) -> bool:
-    """Decide what is shared where that is clear, or else the first of it; whether something was joined.
+def _resolve_broadcasts(recorder: ChannelRecorder, classes: ChannelLabels) -> bool:
+    """Decide the pending broadcasts, and return whether channels were joined.
 
-    First of all that have a class in common: what happens to one does not change another that has none.
+    Channels are frozen where the larger ones can only be cut as a whole, and joined otherwise. Of broadcasts with a
+    class in common only the first is joined at a time, as that may decide the others.
     """
     pending, joined = [], False
-    met = np.zeros(classes.max(initial=-1) + 1, bool)
-    for small, large, reason in watch.shared:
-        now = classes[large]
-        if all((now == now.take([0], axis=d)).all() for d in varying_dims(small)):
-            watch.freezes.append((unique_labels(small), reason))
+    touched = np.zeros(classes.max(initial=-1) + 1, bool)
+    for small, large, reason in recorder.pending_broadcasts:
+        large_classes = classes[large]
+        if all((large_classes == large_classes.take([0], axis=d)).all() for d in varying_dims(small)):
+            recorder.freezes.append((unique_labels(small), reason))
             continue
-        if met[now].any() or met[classes[small]].any():
+        if touched[large_classes].any() or touched[classes[small]].any():
             pending.append((small, large, reason))
         else:
-            watch.join(small, large)
+            recorder.join(small, large)
             joined = True
-        met[now] = met[classes[small]] = True
-    watch.shared = pending
+        touched[large_classes] = touched[classes[small]] = True
+    recorder.pending_broadcasts = pending
     return joined
 
 
 def _merge_classes(classes: ChannelLabels, joins: list[tuple[ChannelLabels, ChannelLabels]]) -> ChannelLabels:
-    """The classes after these joins of channels."""
-    a, b = (np.concatenate([np.zeros(0, np.int64), *(j[i] for j in joins)]) for i in (0, 1))
+    """Return the classes after these joins."""
+    a, b = (np.concatenate([np.zeros(0, np.int64), *(join[i] for join in joins)]) for i in (0, 1))
     count = classes.max(initial=-1) + 1
     graph = coo_array((np.ones(a.size, np.int8), (classes[a], classes[b])), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)[classes]
 
 
-def _couple_all_but_longest(watch: ChannelRecorder, classes: ChannelLabels, field: ChannelLabels) -> bool:
-    """Where the classes vary along several dimensions of a field, couple along all but the longest; whether it did.
+def _couple_all_but_longest(recorder: ChannelRecorder, classes: ChannelLabels, labels: ChannelLabels) -> bool:
+    """Couple labels whose classes vary along several dimensions along all of these but the longest.
 
-    After a cut the tensor must still be a rectangle.
+    Otherwise a cut would leave a tensor that is no rectangle. Returns whether something was coupled.
     """
-    now = classes[field]
-    varying = [d for d in varying_dims(now) if not (now == now.take([0], axis=d)).all()]
+    current = classes[labels]
+    varying = [d for d in varying_dims(current) if not (current == current.take([0], axis=d)).all()]
     if len(varying) < 2:
         return False
-    longest = max(varying, key=lambda d: now.shape[d])
-    base = field
+    longest = max(varying, key=lambda d: current.shape[d])
+    first = labels
     for d in varying:
         if d != longest:
-            base = base.take([0], axis=d)
-    watch.join(field, base)
+            first = first.take([0], axis=d)
+    recorder.join(labels, first)
     return True

@@ -1,8 +1,8 @@
-"""Fields: integer arrays that say which channel each position of a tensor belongs to.
+"""Channel labels: integer arrays that say which channel each position of a tensor belongs to.
 
-A field has the tensor's number of dimensions and is 1 wide where the channel does not depend on the position, so that
-it broadcasts to the tensor and stays small. Equal numbers are the same channel. Movements of a tensor are done on its
-fields.
+An array of labels has as many dimensions as the tensor. It is 1 wide where the channel does not depend on the position,
+so that it broadcasts to the tensor and stays small. Equal labels are the same channel. An operation that moves the
+entries of a tensor moves its labels in the same way.
 """
 
 from __future__ import annotations
@@ -14,51 +14,84 @@ import numpy as np
 from earlycrop.graph.types import ChannelLabels
 
 
-def varying_dims(field: ChannelLabels) -> tuple[int, ...]:
-    """The dimensions that a field depends on."""
-    return tuple(d for d, n in enumerate(field.shape) if n > 1)
+def varying_dims(labels: ChannelLabels) -> tuple[int, ...]:
+    """Return the dimensions that the labels depend on.
+
+    Args:
+        labels: Labels of a tensor.
+    """
+    return tuple(d for d, n in enumerate(labels.shape) if n > 1)
 
 
 def expand_labels(vector: ChannelLabels, dim: int, ndim: int) -> ChannelLabels:
-    """A vector of channels as a field over dimension ``dim`` of ``ndim``."""
+    """Return labels that depend on one dimension of a tensor.
+
+    Args:
+        vector: The channel of each index along ``dim``.
+        dim: The dimension.
+        ndim: How many dimensions the tensor has.
+
+    Returns:
+        An array of ``ndim`` dimensions, 1 wide in all but ``dim``.
+    """
     shape = [1] * ndim
     shape[dim] = -1
     return vector.reshape(shape)
 
 
-def compress(field: ChannelLabels) -> ChannelLabels:
-    """The same field, 1 wide in each dimension along which it is constant."""
-    for d in varying_dims(field):
-        first = field.take([0], axis=d)
-        if (field == first).all():
-            field = first
-    return field
+def compress(labels: ChannelLabels) -> ChannelLabels:
+    """Return the same labels, 1 wide in each dimension along which they are constant.
+
+    Args:
+        labels: Labels of a tensor.
+    """
+    for d in varying_dims(labels):
+        first = labels.take([0], axis=d)
+        if (labels == first).all():
+            labels = first
+    return labels
 
 
-def pad_front(field: ChannelLabels, ndim: int) -> ChannelLabels:
-    """The field with dimensions of width 1 put in front, as broadcasting does."""
-    return field.reshape((1,) * (ndim - field.ndim) + field.shape)
+def pad_front(labels: ChannelLabels, ndim: int) -> ChannelLabels:
+    """Put dimensions of width 1 in front, as broadcasting does.
+
+    Args:
+        labels: Labels of a tensor.
+        ndim: How many dimensions the result has.
+    """
+    return labels.reshape((1,) * (ndim - labels.ndim) + labels.shape)
 
 
-def reshape_labels(field: ChannelLabels, old: Sequence[int], new: Sequence[int]) -> ChannelLabels:
-    """The field of a tensor of shape ``old`` after a view as ``new``.
+def reshape_labels(labels: ChannelLabels, old: Sequence[int], new: Sequence[int]) -> ChannelLabels:
+    """Return the labels of a tensor after a view.
 
-    Runs of dimensions whose sizes multiply to the same number are reshaped on their own, and expanded only where the
-    field depends on them.
+    Runs of dimensions whose sizes multiply to the same number are reshaped one by one. A run is expanded only where the
+    labels depend on it.
+
+    Args:
+        labels: Labels of the tensor before the view.
+        old: The shape of the tensor before the view.
+        new: Its shape after the view.
+
+    Returns:
+        Labels of a tensor of the shape ``new``.
     """
     parts = []
-    for i, j in _runs(old, new):
-        span = field.shape[i[0] : i[1]]
-        if all(n == 1 for n in span):
-            parts.append((span, (1,) * (j[1] - j[0])))
+    for (i, i_end), (j, j_end) in _split_into_runs(old, new):
+        widths = labels.shape[i:i_end]
+        if all(n == 1 for n in widths):
+            parts.append((widths, (1,) * (j_end - j)))
         else:
-            parts.append((tuple(old[i[0] : i[1]]), tuple(new[j[0] : j[1]])))
-    wide = np.broadcast_to(field, [n for before, _ in parts for n in before])
+            parts.append((tuple(old[i:i_end]), tuple(new[j:j_end])))
+    wide = np.broadcast_to(labels, [n for before, _ in parts for n in before])
     return compress(wide.reshape([n for _, after in parts for n in after]))
 
 
-def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Split two shapes of equal size into the shortest runs of dimensions whose sizes multiply to the same number."""
+def _split_into_runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Split two shapes of equal size into the shortest runs of dimensions whose sizes multiply to the same number.
+
+    Each run is the first and the last dimension (exclusive) of it in ``old``, and the same in ``new``.
+    """
     runs, i, j = [], 0, 0
     while i < len(old) or j < len(new):
         i0, j0, a, b = i, j, 1, 1

@@ -1,6 +1,4 @@
-"""Which modules of a network are running, told to a watch; and how each of them was called first, so that it can be run
-again by itself.
-"""
+"""Record which modules of a network are running, and how each was called first, so that it can be run again alone."""
 
 from __future__ import annotations
 
@@ -23,87 +21,102 @@ Shapes = list[tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """One call of a module in the first run, to be repeated: what it was given, the shapes that it returned, and the
-    plain numbers that it reckoned with.
-    """
+    """The first call of a module: its arguments, the shapes that it returned, and the scalars that it computed with."""
 
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     shapes: Shapes
-    numbers: list[ScalarArgs]
+    scalars: list[ScalarArgs]
 
     @property
     def repeatable(self) -> bool:
-        """Whether it can be made again: an object (a cache of keys, say) may not be what it was."""
-        given = tree_leaves((self.arguments, self.options))
-        return all(isinstance(v, Tensor | bool | int | float | str | None | torch.dtype) for v in given)
+        """Whether the call can be made again: another object, such as a cache of keys, may have changed since."""
+        leaves = tree_leaves((self.args, self.kwargs))
+        return all(isinstance(v, Tensor | bool | int | float | str | None | torch.dtype) for v in leaves)
 
 
 class ModuleCallRecorder:
-    """Stands in the place of every forward of a network, a copy of the user's, for as long as that lives."""
+    """Wrap the forwards of all modules of a network, so that a recorder knows which of them run.
+
+    Args:
+        network: A copy of the user's network; its forwards stay wrapped.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.calls: dict[str, ModuleCall] = {}
-        self._watch: ChannelRecorder | None = None
-        self._keeping = False
+        self._recorder: ChannelRecorder | None = None
+        self._keeps_calls = False
         for name, module in list_modules(network):
             if type(module).forward is not nn.Module.forward or "forward" in vars(module):
-                module.__dict__["forward"] = self._announced(name, module.forward)
-        network.register_forward_hook(self._returned)
+                module.__dict__["forward"] = self._wrap_forward(name, module.forward)
+        network.register_forward_hook(self._freeze_outputs)
 
     @contextmanager
-    def told(self, watch: ChannelRecorder, keep_calls: bool = False) -> Iterator[None]:
-        """Meanwhile, the watch knows which modules run, and what the whole network returns is frozen.
+    def record(self, recorder: ChannelRecorder, keep_calls: bool = False) -> Iterator[None]:
+        """Tell a recorder which modules run, and freeze what the network returns.
 
-        ``keep_calls``: fill ``calls``.
+        Args:
+            recorder: The recorder of the run.
+            keep_calls: Store the first call of each module in ``calls``.
         """
-        self._watch, self._keeping = watch, keep_calls
+        self._recorder, self._keeps_calls = recorder, keep_calls
         try:
             yield
         finally:
-            self._watch = None
+            self._recorder = None
 
-    def _announced(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def announced(*arguments: Any, **options: Any) -> Any:
-            watch = self._watch
-            if watch is None:
-                return forward(*arguments, **options)
-            depth, since = len(watch.stack), len(watch.numbers)
-            watch.stack.append(name)
-            output = forward(*arguments, **options)  # where it fails, the stack says in which module
-            del watch.stack[depth:]
-            if self._keeping and name not in self.calls:
-                self.calls[name] = ModuleCall(arguments, options, output_shapes(output), watch.numbers[since:])
+    def _wrap_forward(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            recorder = self._recorder
+            if recorder is None:
+                return forward(*args, **kwargs)
+            depth, first_scalar = len(recorder.module_stack), len(recorder.scalars)
+            recorder.module_stack.append(name)
+            output = forward(*args, **kwargs)  # if it fails, the stack says in which module
+            del recorder.module_stack[depth:]
+            if self._keeps_calls and name not in self.calls:
+                self.calls[name] = ModuleCall(args, kwargs, output_shapes(output), recorder.scalars[first_scalar:])
             return output
 
-        announced.__wrapped__ = forward  # type: ignore[attr-defined]  # for those who ask for the signature
-        return announced
+        wrapped.__wrapped__ = forward  # type: ignore[attr-defined]  # for those who ask for the signature
+        return wrapped
 
-    def _returned(self, network: nn.Module, given: Any, output: Any) -> None:
-        if self._watch is not None:
-            freeze_outputs(self._watch, output)
+    def _freeze_outputs(self, network: nn.Module, args: Any, output: Any) -> None:
+        if self._recorder is not None:
+            freeze_outputs(self._recorder, output)
 
 
 @contextmanager
 def training_mode(network: nn.Module) -> Iterator[None]:
-    """Meanwhile, a copy of the user's network is in training mode; what it keeps and counts there is forgotten, and no
-    random state moves on.
+    """Put a network in training mode, and restore its attributes, its buffers and all random states on the way out.
+
+    Args:
+        network: A copy of the user's network.
     """
     with preserve_attributes(network), preserve_state(network):
         network.train()
         yield
 
 
-def freeze_outputs(watch: ChannelRecorder, output: Any) -> None:
-    """What a network returns keeps its size."""
-    watch.operation = "return"
+def freeze_outputs(recorder: ChannelRecorder, output: Any) -> None:
+    """Freeze the channels of what a network returned.
+
+    Args:
+        recorder: The recorder of the run.
+        output: What the network returned.
+    """
+    recorder.operation = "return"
     for t in collect_tensors(output):
-        watch.freeze(watch.fields(t), Graph.OUTPUT)
+        recorder.freeze(recorder.labels(t), Graph.OUTPUT)
 
 
 def output_shapes(output: Any) -> Shapes:
-    """The shapes of the tensors in what a module returned."""
+    """Return the shapes of the tensors in what a module returned.
+
+    Args:
+        output: What the module returned.
+    """
     if isinstance(output, Tensor):
         return [tuple(output.shape)]
     return [tuple(t.shape) for t in collect_tensors(output)]

@@ -1,13 +1,12 @@
-"""What is known of each tensor while a network runs: its fields, and whether it is a weight.
+"""Record, while a network runs, which channels each tensor has and what every operation implies for them.
 
-A :class:`Watch` collects three things from the rules in ``_rules``: which channels are the same one (joins), which may
-not be cut and why (freezes), and what each parameter's channels are for (roles). ``_classes`` works out what they say
-together.
+A :class:`ChannelRecorder` collects from the rules in ``rules/`` which channels are the same (joins), which may not be
+cut and why (freezes), and what the channels of each parameter are for (roles). ``coupling`` works out the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,87 +21,94 @@ from earlycrop.tracing.labels import expand_labels, pad_front, varying_dims
 class TensorInfo:
     """What is known of one tensor.
 
-    uniform: all its entries are equal, so that it fits any size. weight: it is a parameter, moved at most. vanishes:
-    its entries are zero once the parameters of their channels are. shape: its shape when this was learnt.
+    labels: its channels, as arrays of labels that depend on different dimensions. uniform: all its entries are equal,
+    so that it fits any size. weight: it is a parameter, or a view of one. zero_preserving: its entries are zero when
+    the parameters of their channels are zero. shape: its shape when this was recorded.
     """
 
-    fields: list[ChannelLabels] = field(default_factory=list)
+    labels: list[ChannelLabels] = field(default_factory=list)
     uniform: bool = False
     weight: bool = False
-    vanishes: bool = False
+    zero_preserving: bool = False
     shape: tuple[int, ...] = ()
 
 
 UNKNOWN = TensorInfo()
-_INFO_ATTRIBUTE = "_earlycrop_known"
-Arguments: TypeAlias = tuple[Any, ...]
-Options: TypeAlias = Mapping[str, Any]
-"""What an operation was given, by position and by name."""
+_INFO_ATTRIBUTE = "_earlycrop_info"
 ScalarArgs: TypeAlias = tuple[str, tuple[float, ...]]
-"""The name of an operation, and the plain numbers that it was given."""
-PARTS = "parts"
-"""In place of the name: how much of a dimension each part of a split or slice has."""
+"""The name of an operation, and the numbers among its arguments."""
+SPLIT_SHARES = "split shares"
+"""Stands for the name of an operation that splits a dimension; the numbers are the share of each part."""
 
 
 class ChannelRecorder:
-    """Fields of the tensors of one run, and the joins, freezes, roles and work that its operations imply."""
+    """The channels of the tensors of one run, and what its operations imply for them."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.channel_count = 0
         self.joins: list[tuple[ChannelLabels, ChannelLabels]] = []
         self.freezes: list[tuple[ChannelLabels, Reason]] = []
         self.roles: list[tuple[ChannelLabels, Role]] = []
-        self.shared: list[tuple[ChannelLabels, ChannelLabels, Reason]] = []
-        self.parts: list[ChannelLabels] = []
+        self.pending_broadcasts: list[tuple[ChannelLabels, ChannelLabels, Reason]] = []
+        self.distinct_sets: list[ChannelLabels] = []
         self.activation_products: list[ChannelLabels] = []
-        self.rectangles: list[ChannelLabels] = []
+        self.multi_dim: list[ChannelLabels] = []
+        """Labels that depend on several dimensions of a tensor."""
         self.cost_terms: list[CostTerm] = []
-        self.seen: set[int] = set()
+        self.used_tensors: set[int] = set()
         """Ids of the tensors that an operation was given."""
-        self.stack: list[str] = []
+        self.module_stack: list[str] = []
         """Names of the modules that are running, outermost first."""
-        self.operation: str = ""
+        self.operation = ""
+        self.operation_count = 0
+        self.scalars: list[ScalarArgs] = []
+        """The scalar arguments of elementwise operations and the shares of splits, in order."""
         self.training = False
         self.real = False
-        self.numbers: list[ScalarArgs] = []
-        """The plain numbers that went into the arithmetic, in order."""
-        self.done = 0
-        """How many operations have run."""
 
     @property
     def module(self) -> str:
-        return self.stack[-1] if self.stack else ""
+        """The name of the innermost module that is running."""
+        return self.module_stack[-1] if self.module_stack else ""
 
-    def reckoned(self, numbers: ScalarArgs) -> None:
-        """An operation on entries was given these."""
-        self.numbers.append(numbers)
+    def record_scalars(self, scalars: ScalarArgs) -> None:
+        """Record the scalar arguments of an elementwise operation, or the shares of a split."""
+        self.scalars.append(scalars)
 
-    def known(self, tensor: object) -> TensorInfo:
-        watch, known = getattr(tensor, _INFO_ATTRIBUTE, (None, UNKNOWN))
-        return known if watch is self else UNKNOWN
+    def info(self, tensor: object) -> TensorInfo:
+        """Return what is known of a tensor; ``UNKNOWN`` for anything else."""
+        recorder, info = getattr(tensor, _INFO_ATTRIBUTE, (None, UNKNOWN))
+        return info if recorder is self else UNKNOWN
 
-    def fields(self, tensor: object) -> list[ChannelLabels]:
-        return self.known(tensor).fields
+    def labels(self, tensor: object) -> list[ChannelLabels]:
+        """Return the channels of a tensor; none for anything else."""
+        return self.info(tensor).labels
 
-    def learn(
-        self, tensor: Tensor, fields: Sequence[ChannelLabels] = (), uniform: bool = False, weight: bool = False
+    def set_info(
+        self, tensor: Tensor, labels: Sequence[ChannelLabels] = (), uniform: bool = False, weight: bool = False
     ) -> None:
-        known = TensorInfo([f for f in fields if f.size > 1], uniform, weight, weight, tensor.shape)
-        setattr(tensor, _INFO_ATTRIBUTE, (self, known))  # on the tensor, so that it lives as long as that does
+        """Record what is known of a tensor."""
+        info = TensorInfo([array for array in labels if array.size > 1], uniform, weight, weight, tensor.shape)
+        setattr(tensor, _INFO_ATTRIBUTE, (self, info))  # on the tensor, so that it lives as long as the tensor
 
-    def fresh(self, n: int) -> ChannelLabels:
-        self.count += n
-        return np.arange(self.count - n, self.count)
+    def new_channels(self, n: int) -> ChannelLabels:
+        """Return ``n`` new channels."""
+        self.channel_count += n
+        return np.arange(self.channel_count - n, self.channel_count)
 
-    def enter(self, tensor: Tensor, weight: bool) -> list[ChannelLabels | None]:
-        """Give each dimension of a parameter or buffer channels of its own: a vector of them, or None if 1 wide."""
-        vectors = [self.fresh(n) if n > 1 else None for n in tensor.shape]
-        fields = [expand_labels(v, d, tensor.ndim) for d, v in enumerate(vectors) if v is not None]
-        self.learn(tensor, fields, weight=weight)
+    def add_tensor(self, tensor: Tensor, weight: bool) -> list[ChannelLabels | None]:
+        """Give each dimension of a parameter or buffer new channels.
+
+        Returns:
+            For each dimension, a vector of its channels, or None if it is 1 wide.
+        """
+        vectors = [self.new_channels(n) if n > 1 else None for n in tensor.shape]
+        labels = [expand_labels(v, d, tensor.ndim) for d, v in enumerate(vectors) if v is not None]
+        self.set_info(tensor, labels, weight=weight)
         return vectors
 
     def join(self, a: ChannelLabels, b: ChannelLabels) -> None:
-        """Where they meet, the channels of ``a`` and ``b`` are the same."""
+        """Mark these channels as coupled, after broadcasting."""
         if a is b:
             return
         if a.shape == b.shape:
@@ -112,101 +118,121 @@ class ChannelRecorder:
         different = a != b
         self.joins.append((a[different], b[different]))
 
-    def freeze(self, fields: Sequence[ChannelLabels | None], why: str) -> None:
-        given = [f for f in fields if f is not None]
-        if given:
-            reason = Reason(self.operation, self.module, why)
-            self.freezes += [(unique_labels(f), reason) for f in given]
+    def broadcast_join(self, small: ChannelLabels, large: ChannelLabels) -> None:
+        """Mark channels as coupled with channels that depend on more dimensions (a scale for each position in a head).
 
-    def share(self, small: ChannelLabels, large: ChannelLabels) -> None:
-        """``small`` meets ``large``, which runs along other dimensions too: a scale for each position within a head.
-
-        Either positions go in all heads at once, with their scales, or whole heads go, and the scales stay. That is
-        told apart at the end, when it is known whether something else wants heads whole.
+        Either a position is removed from all heads, with its scale, or whole heads are removed, and the scales stay.
+        ``coupling`` decides at the end, when it is known whether something else couples whole heads.
         """
-        reason = Reason(self.operation, self.module, "it is shared by what can only go whole, such as heads")
-        self.shared.append((small, large, reason))
+        why = "it is shared by groups that can only be removed as a whole, such as heads"
+        reason = Reason(self.operation, self.module, why)
+        self.pending_broadcasts.append((small, large, reason))
 
-    def apart(self, channels: ChannelLabels) -> None:
-        """These are treated as different ones: heads, groups of a norm."""
-        self.parts.append(unique_labels(channels))
+    def freeze(self, labels: Sequence[ChannelLabels | None], why: str) -> None:
+        """Mark channels as channels that may not be cut; entries that are None are skipped."""
+        arrays = [array for array in labels if array is not None]
+        if arrays:
+            reason = Reason(self.operation, self.module, why)
+            self.freezes += [(unique_labels(array), reason) for array in arrays]
 
-    def same(self, a: ChannelLabels, b: ChannelLabels) -> bool:
-        """Whether these are known to be the same already."""
+    def couple_or_freeze_along(self, labels: Sequence[ChannelLabels], dims: set[int], why: str) -> list[ChannelLabels]:
+        """Keep everything that lies along ``dims``.
+
+        Labels that depend on other dimensions as well (heads, beside the positions in them) are coupled along ``dims``.
+        Labels that depend on nothing else are frozen.
+
+        Returns:
+            The labels that are not frozen, 1 wide along ``dims``.
+        """
+        remaining = []
+        for array in labels:
+            for d in dims & set(varying_dims(array)):
+                first = array.take([0], axis=d)
+                if first.size == 1:
+                    self.freeze([array], why)
+                    break
+                self.join(array, first)
+                array = first
+            else:
+                remaining.append(array)
+        return remaining
+
+    def mark_distinct(self, channels: ChannelLabels) -> None:
+        """Record that an operation treats these channels as different ones (heads, the groups of a norm)."""
+        self.distinct_sets.append(unique_labels(channels))
+
+    def is_same(self, a: ChannelLabels, b: ChannelLabels) -> bool:
+        """Return whether these channels are known to be the same."""
         return bool((a == b).all())
 
-    def role(self, vector: ChannelLabels | None, role: Role) -> None:
-        if vector is not None:
-            self.roles.append((vector, role))
+    def add_role(self, channels: ChannelLabels | None, role: Role) -> None:
+        """Record what channels of a parameter are for."""
+        if channels is not None:
+            self.roles.append((channels, role))
 
-    def vector(self, tensor: object, dim: int, without: int | None = None) -> ChannelLabels | None:
-        """The channels along ``dim``; what depends on other dimensions as well is coupled along those.
+    def labels_along(self, tensor: object, dim: int, without: int | None = None) -> ChannelLabels | None:
+        """Return the channels along one dimension; those that depend on others as well are coupled along the others.
 
-        Fields that depend on the dimension ``without`` are left out.
+        Labels that depend on the dimension ``without`` are left out.
         """
-        found: ChannelLabels | None = None
-        for f in self.fields(tensor):
-            if f.shape[dim] == 1 or (without is not None and f.shape[without] > 1):
+        vector: ChannelLabels | None = None
+        for labels in self.labels(tensor):
+            if labels.shape[dim] == 1 or (without is not None and labels.shape[without] > 1):
                 continue
-            if f.size == f.shape[dim]:
-                found = f.reshape(-1)
+            if labels.size == labels.shape[dim]:
+                vector = labels.reshape(-1)
             else:
-                by_index = np.moveaxis(f, dim, 0).reshape(f.shape[dim], -1)
+                by_index = np.moveaxis(labels, dim, 0).reshape(labels.shape[dim], -1)
                 self.join(by_index, by_index[:, :1])
-                found = by_index[:, 0]
-        return found
+                vector = by_index[:, 0]
+        return vector
 
     def elementwise(self, operands: Sequence[Any], ndim: int) -> list[ChannelLabels]:
-        """Fields of an elementwise result: what the operands have along the same dimension is joined.
+        """Couple the operands of an elementwise operation along each dimension.
 
-        An operand that is as wide as the others there, but has no channels, holds a fixed number of values: it freezes
-        them.
+        An operand without channels that is as wide as the others has a fixed number of values, and freezes them.
+
+        Returns:
+            The labels of the result, which has ``ndim`` dimensions.
         """
         tensors = [t for t in operands if isinstance(t, Tensor) and 0 < t.ndim <= ndim]
-        if tensors and all(t.ndim == ndim and len(self.fields(t)) == 1 for t in tensors):
-            first, *others = (self.fields(t)[0] for t in tensors)
-            if all(f.shape == first.shape for f in others):  # as most are
-                for f in others:
-                    self.join(f, first)
+        if tensors and all(t.ndim == ndim and len(self.labels(t)) == 1 for t in tensors):
+            first, *others = (self.labels(t)[0] for t in tensors)
+            if all(labels.shape == first.shape for labels in others):  # the usual case
+                for labels in others:
+                    self.join(labels, first)
                 return [first]
         result: list[ChannelLabels] = []
-        for f in (pad_front(f, ndim) for t in tensors for f in self.fields(t)):
-            meeting = [i for i, r in enumerate(result) if set(varying_dims(f)) & set(varying_dims(r))]
-            for i in meeting:
-                small, large = sorted((f, result[i]), key=lambda g: len(varying_dims(g)))
-                if set(varying_dims(small)) < set(varying_dims(large)):
-                    self.share(small, large)
-                else:
-                    self.join(f, result[i])
-                if f.size > result[i].size:
-                    result[i] = f
-            if not meeting:
-                result.append(f)
         for t in tensors:
-            if self.known(t).uniform:
-                continue
-            covered = {d for f in self.fields(t) for d in varying_dims(pad_front(f, ndim))}
-            start = ndim - t.ndim
-            fixed = {start + d for d, n in enumerate(t.shape) if n > 1 and t.stride(d)} - covered
-            result = [
-                g for f in result if (g := self.across(f, fixed, "it meets a tensor of a fixed size")) is not None
-            ]
+            for labels in self.labels(t):
+                self._couple_with(result, pad_front(labels, ndim))
+        for t in tensors:
+            if not self.info(t).uniform:
+                varying = {d for labels in self.labels(t) for d in varying_dims(pad_front(labels, ndim))}
+                wide = {ndim - t.ndim + d for d, n in enumerate(t.shape) if n > 1 and t.stride(d)}
+                result = self.couple_or_freeze_along(result, wide - varying, "it meets a tensor of a fixed size")
         return result
 
-    def across(self, f: ChannelLabels, dims: set[int], why: str) -> ChannelLabels | None:
-        """The field where all that lies along ``dims`` must stay: what runs along other dimensions as well (heads,
-        beside positions within them) can only go whole; otherwise it may not go, and there is none.
-        """
-        for d in dims & set(varying_dims(f)):
-            whole = f.take([0], axis=d)
-            if whole.size == 1:
-                self.freeze([f], why)
-                return None
-            self.join(f, whole)
-            f = whole
-        return f
+    def _couple_with(self, result: list[ChannelLabels], labels: ChannelLabels) -> None:
+        """Couple labels with those of ``result`` that depend on the same dimensions; if there are none, append them."""
+        dims = set(varying_dims(labels))
+        overlapping = [i for i, other in enumerate(result) if dims & set(varying_dims(other))]
+        for i in overlapping:
+            small, large = sorted((labels, result[i]), key=lambda array: len(varying_dims(array)))
+            if set(varying_dims(small)) < set(varying_dims(large)):
+                self.broadcast_join(small, large)
+            else:
+                self.join(labels, result[i])
+            if labels.size > result[i].size:
+                result[i] = labels
+        if not overlapping:
+            result.append(labels)
 
 
-def unique_labels(channels: ChannelLabels) -> ChannelLabels:
-    """The channels in a field, those of a matrix of them once each."""
-    return channels.reshape(-1) if channels.size == max(channels.shape) else np.unique(channels)
+def unique_labels(labels: ChannelLabels) -> ChannelLabels:
+    """Return labels as a vector, in which those that depend on several dimensions occur once each.
+
+    Args:
+        labels: Labels of a tensor.
+    """
+    return labels.reshape(-1) if labels.size == max(labels.shape) else np.unique(labels)

@@ -1,9 +1,9 @@
-"""Trial cuts: does the small network run, and does it still mean the same?
+"""Trial cuts: cut some nodes out of the copy of a network, run it again, and collect what is wrong.
 
-A forward may hold a size (``view(n, t, 4, -1)``, ``x[:, :8]``), which shows only once a channel is gone. So some nodes
-of every group are cut out of the copy, and it is run on shapes once more, with the channels numbered by the classes
-that the first run found: whoever joins two of them, or freezes one that is a node, has another network in mind. What to
-make of a fault is decided in ``_settling``, and sizes in attributes of modules are found in ``_attributes``.
+A forward may have a hard-coded size (``view(n, t, 4, -1)``, ``x[:, :8]``), which shows only once a channel is gone. The
+smaller network runs on shapes, with channels that are numbered by the classes of the first run. A forward that couples
+two classes, or freezes one that is a node, means another network. ``validate`` decides what follows from a fault, and
+``size_attributes`` finds sizes in attributes of modules.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group, SizeAttribute
@@ -24,6 +23,7 @@ from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.tracing.labels import expand_labels
 from earlycrop.tracing.module_calls import ModuleCall, ModuleCallRecorder, output_shapes, training_mode
+from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
 from earlycrop.tracing.trial_check import Fault, TrialRecorder
@@ -33,192 +33,239 @@ from earlycrop.utils.modules import tensors_by_name
 
 
 class RecordingMode(MetaMode):  # type: ignore[no-untyped-call]
-    """Shows every operation to the rules, or to another ``look``."""
+    """Run every operation, and pass it to a rule.
+
+    Args:
+        recorder: The recorder of the run.
+        device: The device that all meta tensors report.
+        real: Compute all values, however long it takes.
+        rule: What is called with the recorder and each operation after it ran.
+    """
 
     def __init__(
-        self, watch: ChannelRecorder, device: torch.device, real: bool, look: Callable[..., None] = table.apply
+        self, recorder: ChannelRecorder, device: torch.device, real: bool, rule: table.Rule = table.apply_rule
     ) -> None:
         super().__init__(device, real)
-        self.watch, self.look = watch, look
-        watch.real = real
+        self.recorder, self.rule = recorder, rule
+        recorder.real = real
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = tensor_arguments(args, kwargs)
         result = self.run(func, args, kwargs, inputs)
-        self.watch.done += 1
-        results = [result] if isinstance(result, Tensor) else [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        self.look(self.watch, func, args, kwargs, inputs, results)
+        self.recorder.operation_count += 1
+        self.rule(self.recorder, Op(func, args, kwargs, inputs, tensor_arguments((result,), {})))
         return result
 
 
 @dataclass(frozen=True)
 class Trials:
-    """The copy of a network, and how to run it or one of its modules again."""
+    """The copy of a network, and how to run it or one of its modules again.
 
-    running: ModuleCallRecorder
+    multiplicity: for each class, how many channels of it the first run treated as different ones. scalars: what the
+    network computed with in evaluation mode. training_scalars: the same in training mode, or None if it cannot run in
+    training mode on shapes.
+    """
+
+    module_calls: ModuleCallRecorder
     run: Callable[[nn.Module], Any]
     real: bool
     device: torch.device
     multiplicity: ChannelLabels
-    numbers: list[ScalarArgs]
-    """The plain numbers that the network reckons with."""
-    trained: list[ScalarArgs] | None
-    """Those in training mode, or None if it cannot be run in that on shapes."""
-    sound: dict[str, bool] = field(default_factory=dict)
-    steady: dict[tuple[str, bool], list[ScalarArgs | None]] = field(default_factory=dict)
-    """By module ("" is the whole network), and whether in training mode, those of its plain numbers that it reckons
-    with again when nothing is cut.
-    """
-    insides: dict[str, tuple[Graph, Graph]] = field(default_factory=dict)
-    """By module, the graph that it was last tried in, and the part of that which concerns it."""
+    scalars: list[ScalarArgs]
+    training_scalars: list[ScalarArgs] | None
+    repeatable_scalars: dict[tuple[str, bool], list[ScalarArgs | None]] = field(default_factory=dict)
+    """By module ("" is the network) and whether in training mode: the scalars that are the same in a second run."""
+    passes_uncut: dict[str, bool] = field(default_factory=dict)
+    """By module, whether its first call can be repeated without a fault when nothing is cut."""
+    subgraphs: dict[str, tuple[Graph, Graph]] = field(default_factory=dict)
+    """By module, the graph of its last trial cut, and the part of that graph that concerns the module."""
 
     @property
-    def copied(self) -> nn.Module:
-        return self.running.network
+    def network(self) -> nn.Module:
+        return self.module_calls.network
 
     @property
     def calls(self) -> dict[str, ModuleCall]:
-        return self.running.calls
+        return self.module_calls.calls
 
-    def faults(
-        self, graph: Graph, remove: Sequence[int], tested: Sequence[int], home: str = "",
-        follows: tuple[SizeAttribute, ...] = (),
-    ) -> list[Fault]:  # fmt: skip
-        """Cut ``remove`` out of the copy, run ``home`` (all of it by default), put it back; what is wrong, and concerns
-        the nodes ``tested``.
+    def check_cut(
+        self,
+        graph: Graph,
+        remove: Sequence[int],
+        tested: Sequence[int],
+        root: str = "",
+        size_attributes: tuple[SizeAttribute, ...] = (),
+    ) -> list[Fault]:
+        """Cut nodes out of the copy, run it, put them back, and return what is wrong.
 
-        All of it is then run in training mode as well, where a forward may hold other sizes: it must run, and reckon
-        with the same numbers. Nothing else is asked of it: what training keeps of its statistics is no result.
+        The whole network is run in training mode as well, where a forward may have other hard-coded sizes. It must run
+        and compute with the same scalars; channels are not compared, as what training does with them is no result.
+
+        Args:
+            graph: The graph of the network.
+            remove: The nodes to cut.
+            tested: The nodes whose faults count.
+            root: The module to run; by default the whole network.
+            size_attributes: Attributes that follow the cut, besides those of the graph.
         """
-        module = self.copied.get_submodule(home)
+        module = self.network.get_submodule(root)
         removed = graph.mask(remove)
-        inside = self._inside(graph, home)
-        inside = replace(inside, size_attributes=inside.size_attributes + _size_attributes_inside(follows, home))
-        classes = np.zeros(self.multiplicity.size, bool)
-        classes[graph.classes[graph.mask(tested)]] = True
-        kept = np.append(~removed, True)
-        alone = np.zeros_like(classes)
-        for s in inside.axes:
-            left = s.classes[kept[s.nodes]]
-            if (left == left[0]).all():
-                alone[left[0]] = True
-        watch, training = TrialRecorder(classes, alone, self.multiplicity, self._expected(home, False)), False
+        subgraph = self._get_subgraph(graph, root)
+        more = _size_attributes_inside(size_attributes, root)
+        subgraph = replace(subgraph, size_attributes=subgraph.size_attributes + more)
+        classes = self._cut_classes(graph, tested), self._single_classes(subgraph, removed)
         try:
-            swap = cut_module(module, kept_indices(inside, removed), inside.sizes(removed))
-        except SurgeryError as refused:
-            return [Fault(0, (home,), Reason("trial cut", home, str(refused)))]
+            swap = cut_module(module, kept_indices(subgraph, removed), subgraph.sizes(removed))
+        except SurgeryError as error:
+            return [Fault(0, (root,), Reason("trial cut", root, str(error)))]
+        training = False
+        recorder = TrialRecorder(*classes, self.multiplicity, self._expected_scalars(root, training))
         try:
-            _enter_labels(watch, inside, module, removed)
-            found = self._found(watch, home, table.apply)
-            if not found and not home and self.trained is not None:
-                watch, training = TrialRecorder(classes, alone, self.multiplicity, self._expected(home, True)), True
+            _add_tensors(recorder, subgraph, module, removed)
+            faults = self._find_faults(recorder, root, table.apply_rule)
+            if not faults and not root and self.training_scalars is not None:
+                training = True
+                recorder = TrialRecorder(*classes, self.multiplicity, self._expected_scalars(root, training))
                 with training_mode(module):
-                    found = self._found(watch, home, table.record_scalars)
+                    faults = self._find_faults(recorder, root, table.record_scalars)
         finally:
             swap.undo()
-        if watch.reckons_otherwise and (home, training) not in self.steady:
-            self.steady[home, training] = self._repeated(home, training)
-            return self.faults(graph, remove, tested, home, follows)
-        return found
+        if recorder.scalars_differ and (root, training) not in self.repeatable_scalars:
+            self.repeatable_scalars[root, training] = self._find_repeatable_scalars(root, training)
+            return self.check_cut(graph, remove, tested, root, size_attributes)
+        return faults
 
-    def _found(self, watch: TrialRecorder, home: str, look: Callable[..., None]) -> list[Fault]:
-        with self.running.told(watch), shapes_only(RecordingMode(watch, self.device, self.real, look)):
-            error = self._run(home, self.copied.get_submodule(home))
+    def check_group(
+        self, graph: Graph, group: Group, ids: tuple[int, ...], size_attributes: tuple[SizeAttribute, ...]
+    ) -> tuple[str, list[Fault]]:
+        """Check a cut of a group in the innermost module that holds it and can be run again alone.
+
+        Args:
+            graph: The graph of the network.
+            group: The dimensions that the group has entries in.
+            ids: The nodes of the group.
+            size_attributes: Attributes that follow the cut, besides those of the graph.
+
+        Returns:
+            The module that was run, and what is wrong.
+        """
+        path = common_module(group).split(".")
+        remove = sample_nodes(graph, [ids])
+        for n in range(len(path), -1, -1):
+            root = ".".join(path[:n])
+            if not root or (root in self.calls and self.calls[root].repeatable):
+                faults = self.check_cut(graph, remove, ids, root, size_attributes)
+                if not faults or not root or self._passes_uncut(graph, root):
+                    return root, faults
+        raise AssertionError("the whole network can always be run")
+
+    def _cut_classes(self, graph: Graph, tested: Sequence[int]) -> NodeMask:
+        """Return for each class whether it is a node that is tested."""
+        cut = np.zeros(self.multiplicity.size, bool)
+        cut[graph.classes[graph.mask(tested)]] = True
+        return cut
+
+    def _single_classes(self, graph: Graph, removed: NodeMask) -> NodeMask:
+        """Return for each class whether it is the only one that is left along some dimension."""
+        single = np.zeros(self.multiplicity.size, bool)
+        kept = np.append(~removed, True)
+        for axis in graph.axes:
+            classes = axis.classes[kept[axis.nodes]]
+            if (classes == classes[0]).all():
+                single[classes[0]] = True
+        return single
+
+    def _find_faults(self, recorder: TrialRecorder, root: str, rule: table.Rule) -> list[Fault]:
+        error = self._run_recorded(recorder, root, rule)
         if error is None:
-            return watch.faults
-        told = f"a size is written into it: {str(error).partition(chr(10))[0]}"
-        return [*watch.faults, Fault(watch.done, tuple(watch.stack), Reason("trial cut", watch.module, told))]
+            return recorder.faults
+        why = f"a size is hard-coded in it: {str(error).partition(chr(10))[0]}"
+        reason = Reason("trial cut", recorder.module, why)
+        return [*recorder.faults, Fault(recorder.operation_count, tuple(recorder.module_stack), reason)]
 
-    def _expected(self, home: str, training: bool) -> Sequence[ScalarArgs | None]:
-        first = self.trained if training else self.calls[home].numbers if home else self.numbers
-        return self.steady.get((home, training), first or [])
-
-    def _repeated(self, home: str, training: bool) -> list[ScalarArgs | None]:
-        """The plain numbers of the first run, None for those that differ from run to run (a loss may draw or count)."""
-        watch, first = ChannelRecorder(), self._expected(home, training)
-        mode = training_mode(self.copied) if training else nullcontext()
-        with (
-            mode,
-            self.running.told(watch),
-            shapes_only(RecordingMode(watch, self.device, self.real, table.record_scalars)),
-        ):
-            self._run(home, self.copied.get_submodule(home))
-        again = [*watch.numbers, *[None] * len(first)]
-        return [n if n == other else None for n, other in zip(first, again, strict=False)]
-
-    def _run(self, home: str, module: nn.Module) -> Exception | None:
-        try:
-            if not home:
-                self.run(module)
-                return None
-            call = self.calls[home]
-            shapes = output_shapes(module(*call.arguments, **call.options))
-        except Exception as error:  # whatever a forward raises when a size is not what it was
-            return error
+    def _run_recorded(self, recorder: ChannelRecorder, root: str, rule: table.Rule) -> Exception | None:
+        """Run a module as it was first called, and return the error that it raises, if any."""
+        module = self.network.get_submodule(root)
+        mode = RecordingMode(recorder, self.device, self.real, rule)
+        with self.module_calls.record(recorder), shapes_only(mode):
+            try:
+                if not root:
+                    self.run(module)
+                    return None
+                call = self.calls[root]
+                shapes = output_shapes(module(*call.args, **call.kwargs))
+            except Exception as error:  # whatever a forward raises when a size has changed
+                return error
         if shapes != call.shapes:
             return ValueError(f"it returns tensors of the shapes {shapes} instead of {call.shapes}")
         return None
 
-    def local(
-        self, graph: Graph, group: Group, ids: tuple[int, ...], follows: tuple[SizeAttribute, ...]
-    ) -> tuple[str, list[Fault]]:
-        """The innermost module that holds a group and can be run again by itself, and the faults of a cut there."""
-        common = common_module(group).split(".")
-        remove = sample_nodes(graph, [ids])
-        for n in range(len(common), -1, -1):
-            name = ".".join(common[:n])
-            if not name or (name in self.calls and self.calls[name].repeatable):
-                faults = self.faults(graph, remove, ids, name, follows)
-                if not faults or not name or self._sound(graph, name):
-                    return name, faults
-        raise AssertionError("the whole network can always be run")
+    def _expected_scalars(self, root: str, training: bool) -> Sequence[ScalarArgs | None]:
+        first = self.training_scalars if training else self.calls[root].scalars if root else self.scalars
+        return self.repeatable_scalars.get((root, training), first or [])
 
-    def _inside(self, graph: Graph, home: str) -> Graph:
-        if not home:
+    def _find_repeatable_scalars(self, root: str, training: bool) -> list[ScalarArgs | None]:
+        """Return the scalars of the first run, with None for those that differ in a second one (a loss may count)."""
+        recorder, first = ChannelRecorder(), self._expected_scalars(root, training)
+        with training_mode(self.network) if training else nullcontext():
+            self._run_recorded(recorder, root, table.record_scalars)
+        second = [*recorder.scalars, *[None] * len(first)]
+        return [a if a == b else None for a, b in zip(first, second, strict=False)]
+
+    def _get_subgraph(self, graph: Graph, root: str) -> Graph:
+        if not root:
             return graph
-        if home not in self.insides or self.insides[home][0] is not graph:
-            self.insides[home] = graph, _subgraph(graph, home)
-        return self.insides[home][1]
+        if root not in self.subgraphs or self.subgraphs[root][0] is not graph:
+            self.subgraphs[root] = graph, _make_subgraph(graph, root)
+        return self.subgraphs[root][1]
 
-    def _sound(self, graph: Graph, home: str) -> bool:
-        if home not in self.sound:
-            self.sound[home] = not self.faults(graph, [], [], home)
-        return self.sound[home]
-
-
-def _subgraph(graph: Graph, home: str) -> Graph:
-    """The part of the graph that concerns a module, with names as that module has them."""
-    start = f"{home}."
-    slots = tuple(replace(s, tensor=s.tensor.removeprefix(start)) for s in graph.axes if s.tensor.startswith(start))
-    return replace(graph, axes=slots, size_attributes=_size_attributes_inside(graph.size_attributes, home))
+    def _passes_uncut(self, graph: Graph, root: str) -> bool:
+        if root not in self.passes_uncut:
+            self.passes_uncut[root] = not self.check_cut(graph, [], [], root)
+        return self.passes_uncut[root]
 
 
-def _size_attributes_inside(follows: tuple[SizeAttribute, ...], home: str) -> tuple[SizeAttribute, ...]:
-    if not home:
-        return follows
-    start = f"{home}."
+def _make_subgraph(graph: Graph, root: str) -> Graph:
+    """Return the part of a graph that concerns a module, with names relative to the module."""
+    prefix = f"{root}."
+    axes = tuple(
+        replace(axis, tensor=axis.tensor.removeprefix(prefix)) for axis in graph.axes if axis.tensor.startswith(prefix)
+    )
+    return replace(graph, axes=axes, size_attributes=_size_attributes_inside(graph.size_attributes, root))
+
+
+def _size_attributes_inside(size_attributes: tuple[SizeAttribute, ...], root: str) -> tuple[SizeAttribute, ...]:
+    """Return those that concern a module, with names relative to the module."""
+    if not root:
+        return size_attributes
+    prefix = f"{root}."
     return tuple(
-        replace(f, module=f.module[len(start) :], tensor=f.tensor.removeprefix(start))
-        for f in follows
-        if f"{f.module}.".startswith(start) and f.tensor.startswith(start)
+        replace(a, module=a.module[len(prefix) :], tensor=a.tensor.removeprefix(prefix))
+        for a in size_attributes
+        if f"{a.module}.".startswith(prefix) and a.tensor.startswith(prefix)
     )
 
 
-def _enter_labels(watch: TrialRecorder, graph: Graph, module: nn.Module, removed: NodeMask) -> None:
-    """Give the small network's tensors channels of the classes that are left."""
+def _add_tensors(recorder: TrialRecorder, graph: Graph, module: nn.Module, removed: NodeMask) -> None:
+    """Give the tensors of a smaller network channels of the classes that are left."""
     kept = np.append(~removed, True)
-    held = tensors_by_name(module)
-    fields: dict[str, list[ChannelLabels]] = {name: [] for name in held}
-    slots = [s for s in graph.axes if s.tensor in held]
-    for s, channels in zip(slots, watch.told([s.classes[kept[s.nodes]] for s in slots]), strict=True):
-        fields[s.tensor].append(expand_labels(channels, s.dim, held[s.tensor].ndim))
-    for name, t in held.items():
-        watch.learn(t, fields[name], weight=isinstance(t, nn.Parameter))
+    tensors = tensors_by_name(module)
+    labels: dict[str, list[ChannelLabels]] = {name: [] for name in tensors}
+    axes = [axis for axis in graph.axes if axis.tensor in tensors]
+    channels = recorder.new_channels_of([axis.classes[kept[axis.nodes]] for axis in axes])
+    for axis, vector in zip(axes, channels, strict=True):
+        labels[axis.tensor].append(expand_labels(vector, axis.dim, tensors[axis.tensor].ndim))
+    for name, t in tensors.items():
+        recorder.set_info(t, labels[name], weight=isinstance(t, nn.Parameter))
 
 
 def common_module(group: Group) -> str:
-    """The path of the innermost module that holds a group."""
+    """Return the path of the innermost module that holds a group.
+
+    Args:
+        group: The dimensions that the group has entries in.
+    """
     common: list[str] = []
     for parts in zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False):
         if len(set(parts)) > 1:
@@ -228,15 +275,23 @@ def common_module(group: Group) -> str:
 
 
 def sample_nodes(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:
-    """About a third of the nodes of each group, no two neighbours alike, such that no tensor is emptied."""
+    """Draw about a third of the nodes of each group, such that no tensor becomes empty.
+
+    Args:
+        graph: The graph of the network.
+        groups: The nodes of each group.
+
+    Returns:
+        The nodes that were drawn, in ascending order.
+    """
     rng = np.random.default_rng(0)
     removed = graph.mask(())
     touched: dict[tuple[str, int], None] = {}
     for ids in groups:
         removed[rng.choice(ids, max(1, len(ids) // 3), replace=False)] = True
         touched |= dict.fromkeys((tensor, dim) for tensor, dim, _ in graph.nodes[ids[0]].owns)
-    for key in touched:
-        nodes = graph.axis[key].nodes
+    for axis in touched:
+        nodes = graph.axis[axis].nodes
         if nodes.min() >= 0 and removed[nodes].all():
             removed[nodes[0]] = False
     return removed.nonzero()[0].tolist()

@@ -1,4 +1,4 @@
-"""Which nodes a graph keeps after trial cuts, and which attributes follow them."""
+"""Decide by trial cuts which nodes a graph keeps, and which attributes follow them."""
 
 from __future__ import annotations
 
@@ -12,72 +12,79 @@ from earlycrop.tracing.trial_cut import Trials, common_module, sample_nodes
 
 
 def freeze_failing_nodes(graph: Graph, trials: Trials) -> Graph:
-    """The graph without the nodes whose removal leaves a network that fails or means something else.
+    """Freeze the nodes whose removal leaves a network that fails or computes something else.
 
-    First all groups at once. Where that has a fault, each by itself in the innermost module that holds it: at first
-    once for all modules that look alike, and where that does not make the whole network right, every one.
+    All groups are cut at once first. If that has a fault, each group is cut by itself in the innermost module that
+    holds it: at first once for all similar modules, and if the network then still has a fault, in every module.
+
+    Args:
+        graph: The graph of the network.
+        trials: The copy of the network.
+
+    Returns:
+        A graph of which random cuts have no fault.
     """
-    if not graph.count or not _cut_fails(graph, trials):
+    if not graph.count or not _has_fault(graph, trials):
         return graph
-    quick = _try_each_group(graph, trials, alike=True)
-    if not _cut_fails(quick, trials):
-        return quick
+    validated = _check_each_group(graph, trials, reuse_results=True)
+    if not _has_fault(validated, trials):
+        return validated
     for _ in range(2):
-        now = _try_each_group(graph, trials, alike=False)
-        if now is graph:  # which has been seen to have a fault
+        validated = _check_each_group(graph, trials, reuse_results=False)
+        if validated is graph:  # which has a fault
             break
-        graph = now
-        if not _cut_fails(graph, trials):
+        graph = validated
+        if not _has_fault(graph, trials):
             return graph
     return _freeze_by_halving(graph, trials)
 
 
-def _cut_fails(graph: Graph, trials: Trials) -> bool:
-    return bool(trials.faults(graph, sample_nodes(graph, graph.groups.values()), range(graph.count)))
+def _has_fault(graph: Graph, trials: Trials) -> bool:
+    return bool(trials.check_cut(graph, sample_nodes(graph, graph.groups.values()), range(graph.count)))
 
 
-def _try_each_group(graph: Graph, trials: Trials, alike: bool) -> Graph:
-    """Try each group; where it has a fault that no attribute mends, freeze it.
+def _check_each_group(graph: Graph, trials: Trials, reuse_results: bool) -> Graph:
+    """Cut each group by itself, and freeze those with a fault that no attribute removes.
 
-    ``alike``: what was seen of a group is taken to be so for those of modules that look alike, where it was no fault,
-    or one that an attribute mends.
+    ``reuse_results``: take the result of a group that has no fault, or none with the right attributes, for the same
+    group of similar modules.
     """
-    follows: tuple[SizeAttribute, ...] = ()
+    added: tuple[SizeAttribute, ...] = ()
     frozen: dict[int, Reason] = {}
-    hopeless: set[tuple[object, ...]] = set()
-    seen: dict[tuple[object, ...], tuple[str, tuple[SizeAttribute, ...]]] = {}
+    failures: set[tuple[object, ...]] = set()
+    results: dict[tuple[object, ...], tuple[str, tuple[SizeAttribute, ...]]] = {}
     for group, ids in graph.groups.items():
-        inner = common_module(group)
-        module = trials.copied.get_submodule(inner)
-        looks = type(module), len(ids), tuple((tensor.removeprefix(inner), dim) for tensor, dim in group)
-        if alike and looks in seen:
-            here = transfer_size_attributes(*seen[looks], inner, trials.copied)
-            if here is not None:
-                follows += here
+        path = common_module(group)
+        module = trials.network.get_submodule(path)
+        kind = type(module), len(ids), tuple((tensor.removeprefix(path), dim) for tensor, dim in group)
+        if reuse_results and kind in results:
+            transferred = transfer_size_attributes(*results[kind], path, trials.network)
+            if transferred is not None:
+                added += transferred
                 continue
-        home, faults = trials.local(graph, group, ids, follows)
+        root, faults = trials.check_group(graph, group, ids, added)
         if not faults:
-            seen[looks] = inner, ()
+            results[kind] = path, ()
             continue
-        kind = *looks, faults[0].reason.why
-        more = None if kind in hopeless else find_size_attributes(graph, trials, ids, home, follows)
-        if more is None:
-            hopeless.add(kind)
+        failure = *kind, faults[0].reason.why
+        following = None if failure in failures else find_size_attributes(graph, trials, ids, root, added)
+        if following is None:
+            failures.add(failure)
             frozen |= dict.fromkeys(ids, faults[0].reason)
         else:
-            seen[looks] = inner, more
-            follows += more
-    if not follows and not frozen:
+            results[kind] = path, following
+            added += following
+    if not added and not frozen:
         return graph
-    return replace(graph, size_attributes=graph.size_attributes + follows).freeze(frozen)
+    return replace(graph, size_attributes=graph.size_attributes + added).freeze(frozen)
 
 
 def _freeze_by_halving(graph: Graph, trials: Trials) -> Graph:
-    """Freeze the groups that have a fault only in the whole network, found by halving."""
+    """Freeze the groups that have a fault only in the whole network, which are found by halving."""
     frozen: dict[int, Reason] = {}
 
     def search(groups: list[tuple[int, ...]]) -> None:
-        faults = trials.faults(graph, sample_nodes(graph, groups), [i for ids in groups for i in ids])
+        faults = trials.check_cut(graph, sample_nodes(graph, groups), [i for ids in groups for i in ids])
         if faults and len(groups) == 1:
             frozen.update(dict.fromkeys(groups[0], faults[0].reason))
         elif faults:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import sys
 from collections import OrderedDict
@@ -90,7 +89,7 @@ def preserve_attributes(module: nn.Module) -> Iterator[None]:
     Parameters must be the same ones on the way in and out: an LSTM keeps a list of them.
     """
     attributes = [(m, dict(vars(m))) for _, m in list_modules(module)]
-    containers = [(v, copy.copy(v)) for _, held in attributes for v in held.values() if type(v) in _CONTAINERS]
+    containers = [(v, type(v)(v)) for _, held in attributes for v in held.values() if type(v) in _CONTAINERS]
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""Run a network on shapes alone: its weights lie on torch's meta device, which has no memory and does no arithmetic.
+"""Run a network on shapes alone: its weights lie on torch's meta device, which allocates and computes nothing.
 
-torch's fake tensors do the same with more checks, at many times the cost for every operation of a new shape.
+Torch's fake tensors do the same with more checks, at many times the cost for every operation of a new shape.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from earlycrop.utils.meta_shapes import META, SHORTCUTS
@@ -27,9 +26,9 @@ class NeedsValuesError(RuntimeError):
 
 
 class _ThreadState(threading.local):
-    """operation: whether torch's own code is at work on the meta device, and must not be told another."""
+    """Whether this thread runs torch's own code for the meta device, which must see the true device."""
 
-    operation = False
+    runs_kernel = False
 
 
 _thread_state = _ThreadState()
@@ -37,44 +36,52 @@ _thread_state = _ThreadState()
 
 @cache
 def _meta_classes(device: torch.device) -> tuple[type[Tensor], type[nn.Parameter]]:
-    """Classes of tensors and parameters on the meta device that say that they are on ``device``, where the network is.
+    """Return classes of meta tensors and meta parameters whose ``device`` is the device of the network.
 
-    Results of operations are given the class afterwards: nothing is called more often for it.
+    A result of an operation gets its class afterwards, so that no operation takes longer because of the class.
     """
-    told = property(lambda self: META if _thread_state.operation else device)
-    body = {"__torch_function__": torch._C._disabled_torch_function_impl, "device": told}
-    return type("Hollow", (Tensor,), body), type("HollowParameter", (nn.Parameter,), body)
+    device_property = property(lambda self: META if _thread_state.runs_kernel else device)
+    body = {"__torch_function__": torch._C._disabled_torch_function_impl, "device": device_property}
+    return type("MetaTensor", (Tensor,), body), type("MetaParameter", (nn.Parameter,), body)
 
 
 def meta_like(t: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-    """A tensor without memory like ``t``, a parameter if it is one; of another ``shape``, contiguous, if given.
+    """Return a tensor like ``t`` that has no memory.
 
-    It says that it is where ``t`` is.
+    Args:
+        t: A tensor or parameter; the result is a parameter if ``t`` is one.
+        shape: The shape of the result, which is then contiguous. By default, shape and strides are those of ``t``.
+
+    Returns:
+        A tensor on the meta device that reports the device of ``t`` as its own.
     """
     is_parameter = isinstance(t, nn.Parameter)
-    trained = is_parameter and t.requires_grad
+    requires_grad = is_parameter and t.requires_grad
     if shape is None and t.layout == torch.strided:
-        empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META, requires_grad=trained)
+        empty = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META, requires_grad=requires_grad)
     else:
-        empty = torch.empty(t.shape if shape is None else shape, dtype=t.dtype, device=META, requires_grad=trained)
+        shape = t.shape if shape is None else shape
+        empty = torch.empty(shape, dtype=t.dtype, device=META, requires_grad=requires_grad)
     empty.__class__ = _meta_classes(t.device)[is_parameter]
     return empty
 
 
 class MetaMode(TorchDispatchMode):
-    """Operations that meet a tensor on the meta device are done there, whatever else they are given.
+    """Run every operation that is given a meta tensor on the meta device.
 
-    Those on real tensors alone (a mask, indices, the batch before it enters the network) are done for real, so that a
-    forward may look at their values; new tensors of floating numbers are made on the meta device. All that is there
-    says that it is on ``device``.
+    Operations on real tensors alone (a mask, indices, the batch before it enters the network) compute real values, so
+    that a forward may read them. New floating-point tensors are made on the meta device.
+
+    Args:
+        device: The device that all meta tensors report.
+        real: Compute all values, however long it takes.
     """
 
     def __init__(self, device: torch.device, real: bool = False) -> None:
-        """``real``: do everything for real, whatever it costs."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
-        self._disguise = _meta_classes(device)[0]
-        self._metas: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._meta_class = _meta_classes(device)[0]
+        self._meta_copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -84,27 +91,27 @@ class MetaMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.run(func, args, kwargs or {}, tensor_arguments(args, kwargs or {}))
 
-    def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Tensor]) -> Any:
-        """What the operation gives; ``found``: the tensors among its arguments."""
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]) -> Any:
+        """Run an operation and return its result; ``inputs`` are the tensors among its arguments."""
         if self.real:
             return func(*args, **kwargs)
-        _thread_state.operation = True
+        _thread_state.runs_kernel = True
         try:
-            result = self._run(func, args, kwargs, found)
+            result = self._run(func, args, kwargs, inputs)
         finally:
-            _thread_state.operation = False
+            _thread_state.runs_kernel = False
         if type(result) is Tensor:
             if result.is_meta:
-                result.__class__ = self._disguise
+                result.__class__ = self._meta_class
         elif not isinstance(result, Tensor):
-            for t in tree_leaves(result):
+            for t in tensor_arguments((result,), {}):
                 if type(t) is Tensor and t.is_meta:
-                    t.__class__ = self._disguise
+                    t.__class__ = self._meta_class
         return result
 
-    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Tensor]) -> Any:
-        on_meta = [t.is_meta for t in found]
-        if not found:
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]) -> Any:
+        on_meta = [t.is_meta for t in inputs]
+        if not inputs:
             if _makes_floats(func, kwargs):
                 kwargs = {**kwargs, "device": META}
         elif any(on_meta):
@@ -112,41 +119,49 @@ class MetaMode(TorchDispatchMode):
                 kwargs = {**kwargs, "device": META}
             if not all(on_meta):
                 if func._schema.is_mutable and not on_meta[0]:
-                    raise NeedsValuesError("a real tensor is written to with what was never computed")
-                args, kwargs = self._on_meta(args), {k: self._on_meta(v) for k, v in kwargs.items()}
+                    raise NeedsValuesError("values that were never computed are written to a real tensor")
+                args, kwargs = self._to_meta(args), {k: self._to_meta(v) for k, v in kwargs.items()}
             if not kwargs and (shortcut := SHORTCUTS.get(func)) is not None:
-                known = shortcut(*args)
-                if known is not None:
-                    return known
+                result = shortcut(*args)
+                if result is not None:
+                    return result
         return func(*args, **kwargs)
 
-    def _on_meta(self, value: Any) -> Any:
+    def _to_meta(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             if value.is_meta:
                 return value
-            if value not in self._metas:
-                self._metas[value] = meta_like(value.detach())
-            return self._metas[value]
+            if value not in self._meta_copies:
+                self._meta_copies[value] = meta_like(value.detach())
+            return self._meta_copies[value]
         if isinstance(value, list | tuple):
-            return type(value)(self._on_meta(v) for v in value)
+            return type(value)(self._to_meta(v) for v in value)
         return value
 
 
-def tensor_arguments(arguments: Sequence[Any], options: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors that an operation is given, in lists too."""
-    found: list[Tensor] = []
-    _gather(arguments, found)
-    if options:
-        _gather(tuple(options.values()), found)
-    return found
+def tensor_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors among the arguments of an operation, those in lists included.
+
+    Args:
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+
+    Returns:
+        The tensors in the order of the arguments; one that is given twice is listed twice.
+    """
+    tensors: list[Tensor] = []
+    _collect_tensors(args, tensors)
+    if kwargs:
+        _collect_tensors(tuple(kwargs.values()), tensors)
+    return tensors
 
 
-def _gather(values: Sequence[Any], found: list[Tensor]) -> None:
+def _collect_tensors(values: Sequence[Any], tensors: list[Tensor]) -> None:
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, list | tuple):
-            _gather(value, found)
+            _collect_tensors(value, tensors)
 
 
 @cache
@@ -154,21 +169,25 @@ def _takes_device(func: Any) -> bool:
     return any(argument.name == "device" for argument in func._schema.arguments)
 
 
-def _makes_floats(func: Any, options: Mapping[str, Any]) -> bool:
+def _makes_floats(func: Any, kwargs: Mapping[str, Any]) -> bool:
     if not _takes_device(func):
         return False
-    dtype = options.get("dtype")
+    dtype = kwargs.get("dtype")
     if dtype is None:
-        return func.overloadpacket in FLOATS
+        return func.overloadpacket in FLOAT_FACTORIES
     return bool(dtype.is_floating_point or dtype.is_complex)
 
 
-FLOATS = {aten.zeros, aten.ones, aten.empty, aten.rand, aten.randn, aten.empty_strided}
-"""Make floating numbers where no other type is asked for."""
+FLOAT_FACTORIES = {aten.zeros, aten.ones, aten.empty, aten.rand, aten.randn, aten.empty_strided}
+"""Operations that make floating-point tensors unless another type is asked for."""
 
 
 @contextmanager
 def shapes_only(mode: MetaMode) -> Iterator[None]:
-    """Run under ``mode``, without gradients; random states stay as they are."""
+    """Run under ``mode`` without gradients, and restore torch's random state on the way out.
+
+    Args:
+        mode: The mode to run under.
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
         yield

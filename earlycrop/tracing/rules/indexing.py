@@ -1,8 +1,6 @@
-"""Rules for what is looked up by index: channels stay along the indexed dimensions, and go on along the others."""
+"""Rules for lookups by index: channels along an indexed dimension are frozen, and the others are kept."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,81 +8,72 @@ from torch import Tensor
 
 from earlycrop.graph.types import ChannelLabels, Role
 from earlycrop.tracing.labels import expand_labels, varying_dims
-from earlycrop.tracing.recorder import Arguments, ChannelRecorder, Options
+from earlycrop.tracing.operation import Op
+from earlycrop.tracing.recorder import ChannelRecorder
 
 INDEXED = "it is looked up by index"
 
 
-def embedding(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    weight, index = arguments[:2]
-    rows, width = watch.vector(weight, 0), watch.vector(weight, 1)
-    watch.freeze([rows], "its rows are looked up by index")
-    watch.role(rows, Role.LOOKUP)
-    watch.role(width, Role.ROW)
-    watch.learn(results[0], [] if width is None else [expand_labels(width, index.ndim, index.ndim + 1)])
+def embedding(recorder: ChannelRecorder, op: Op) -> None:
+    """The rows of the weight are frozen, and its columns become the last dimension of the result."""
+    weight, _ = op.args[:2]
+    result = op.results[0]
+    rows, columns = recorder.labels_along(weight, 0), recorder.labels_along(weight, 1)
+    recorder.freeze([rows], "its rows are looked up by index")
+    recorder.add_role(rows, Role.LOOKUP)
+    recorder.add_role(columns, Role.ROW)
+    recorder.set_info(result, [] if columns is None else [expand_labels(columns, result.ndim - 1, result.ndim)])
 
 
-def embedding_bag(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    weight = arguments[0]
-    rows, width = watch.vector(weight, 0), watch.vector(weight, 1)
-    watch.freeze([rows], "its rows are looked up by index")
-    watch.role(rows, Role.LOOKUP)
-    watch.role(width, Role.ROW)
-    watch.learn(results[0], [] if width is None else [expand_labels(width, 1, 2)])
+def index(recorder: ChannelRecorder, op: Op) -> None:
+    """``x[i, :, j]`` freezes the channels along the indexed dimensions, and moves the others to where they are now.
 
-
-def index(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    """``x[i, :, j]``: the indices' own dimensions stand where the first index stood, or in front if they are apart."""
-    x, given = arguments[0], arguments[1]
+    The dimensions of the indices stand where the first index stood, or in front if the indices are apart.
+    """
+    x, given = op.args[:2]
     indices = [*given, *[None] * (x.ndim - len(given))]
-    dims = [d for d, i in enumerate(indices) if i is not None]
-    if any(indices[d].dtype == torch.bool for d in dims):
+    indexed = [d for d, i in enumerate(indices) if i is not None]
+    if any(indices[d].dtype == torch.bool for d in indexed):
         raise ValueError("a mask covers several dimensions")
-    together = dims == list(range(dims[0], dims[-1] + 1))
-    wide = len(np.broadcast_shapes(*(tuple(indices[d].shape) for d in dims)))
-    first = dims[0] if together else 0
-    order = [d for d in range(x.ndim) if d not in dims]
-    place = {d: i if i < first else i + wide for i, d in enumerate(order)}
-    fields = []
-    for f in watch.fields(x):
-        if set(varying_dims(f)) & set(dims):
-            watch.freeze([f], INDEXED)
+    adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
+    index_ndim = len(np.broadcast_shapes(*(tuple(indices[d].shape) for d in indexed)))
+    first = indexed[0] if adjacent else 0
+    kept = [d for d in range(x.ndim) if d not in indexed]
+    new_dim = {d: i if i < first else i + index_ndim for i, d in enumerate(kept)}
+    new_labels = []
+    for labels in recorder.labels(x):
+        if set(varying_dims(labels)) & set(indexed):
+            recorder.freeze([labels], INDEXED)
             continue
-        shape = [1] * results[0].ndim
-        for d in varying_dims(f):
-            shape[place[d]] = f.shape[d]
-        fields.append(f.reshape(shape))
-    watch.learn(results[0], fields)
+        shape = [1] * op.results[0].ndim
+        for d in varying_dims(labels):
+            shape[new_dim[d]] = labels.shape[d]
+        new_labels.append(labels.reshape(shape))
+    recorder.set_info(op.results[0], new_labels)
 
 
-def along_dim(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    """``index_select(x, dim, index)``."""
-    x, dim = arguments[0], arguments[1] % arguments[0].ndim
-    watch.learn(results[0], _labels_without(watch, x, dim))
+def index_select(recorder: ChannelRecorder, op: Op) -> None:
+    """``index_select(x, dim, index)`` freezes the channels along ``dim``, and keeps the others."""
+    x, dim = op.args[0], op.args[1] % op.args[0].ndim
+    recorder.set_info(op.results[0], _freeze_along(recorder, x, dim))
 
 
-def gather(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    """An index that is not merely repeated along another dimension has one entry for each channel there."""
-    x, dim, by = arguments[0], arguments[1] % arguments[0].ndim, arguments[2]
-    fields: list[ChannelLabels] = []
-    for f in _labels_without(watch, x, dim):
-        if all(by.stride(d) == 0 and by.shape[d] == x.shape[d] for d in varying_dims(f)):
-            fields.append(f)
+def gather(recorder: ChannelRecorder, op: Op) -> None:
+    """``gather(x, dim, index)`` freezes the channels along ``dim``, and keeps those that the index is expanded along.
+
+    Any other index has a fixed number of entries along the channels, and freezes them.
+    """
+    x, dim, indices = op.args[0], op.args[1] % op.args[0].ndim, op.args[2]
+    kept: list[ChannelLabels] = []
+    for labels in _freeze_along(recorder, x, dim):
+        if all(indices.stride(d) == 0 and indices.shape[d] == x.shape[d] for d in varying_dims(labels)):
+            kept.append(labels)
         else:
-            watch.freeze([f], "it is gathered by indices of a fixed size")
-    watch.learn(results[0], fields)
+            recorder.freeze([labels], "it is gathered by indices of a fixed size")
+    recorder.set_info(op.results[0], kept)
 
 
-def _labels_without(watch: ChannelRecorder, x: Tensor, dim: int) -> list[ChannelLabels]:
-    watch.freeze([f for f in watch.fields(x) if dim in varying_dims(f)], INDEXED)
-    return [f for f in watch.fields(x) if dim not in varying_dims(f)]
+def _freeze_along(recorder: ChannelRecorder, x: Tensor, dim: int) -> list[ChannelLabels]:
+    """Freeze the channels along a dimension, and return the others."""
+    recorder.freeze([labels for labels in recorder.labels(x) if dim in varying_dims(labels)], INDEXED)
+    return [labels for labels in recorder.labels(x) if dim not in varying_dims(labels)]

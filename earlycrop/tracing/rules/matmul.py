@@ -1,200 +1,247 @@
-"""Rules for matrix products, convolutions and look-ups: what is summed over is joined, the other sides go on."""
+"""Rules for matrix products and convolutions: channels that are summed over are coupled, the others are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from earlycrop.graph.types import ChannelLabels, CostTerm, Role
 from earlycrop.tracing.labels import expand_labels, varying_dims
-from earlycrop.tracing.recorder import Arguments, ChannelRecorder, Options
+from earlycrop.tracing.operation import Op
+from earlycrop.tracing.recorder import ChannelRecorder
+
+Channels: TypeAlias = ChannelLabels | None
+"""The channels along one dimension, or None if there are none."""
+WITHIN_GROUP = "it is a position within a group, and this convolution is cut by whole groups"
 
 
-def _contract(
-    watch: ChannelRecorder, a: Any, a_vector: ChannelLabels | None, b: Any, b_vector: ChannelLabels | None
-) -> None:
-    """Both run along the dimension that is summed over."""
-    a_known, b_known = watch.known(a), watch.known(b)
-    if a_known.weight:
-        watch.role(a_vector, Role.COLUMN)
-    if b_known.weight:
-        watch.role(b_vector, Role.ROW if a_known.weight else Role.COLUMN)  # of two factors of a matrix one makes it
-    if a_vector is not None and b_vector is not None:
-        watch.join(a_vector, b_vector)
-        if not (a_known.weight or b_known.weight):
-            watch.activation_products.append(a_vector)
-            if not (a_known.vanishes or b_known.vanishes):
-                watch.freeze(
-                    [a_vector], "a product of two activations is summed over it, which is not zero where it is masked"
-                )
-    elif not (a_known.uniform or b_known.uniform):
-        watch.freeze([a_vector, b_vector], "it is multiplied with data of a fixed width, such as the network's input")
+def mm(recorder: ChannelRecorder, op: Op) -> None:
+    """The columns of the first matrix are coupled with the rows of the second."""
+    recorder.set_info(op.results[0], _multiply(recorder, op.args[0], op.args[1]))
 
 
-def _matrix_product(watch: ChannelRecorder, a: Tensor, b: Tensor) -> list[ChannelLabels]:
-    a_inner, b_inner = watch.vector(a, 1), watch.vector(b, 0)
-    a_rows, b_columns = watch.vector(a, 0, without=1), watch.vector(b, 1, without=0)
-    _contract(watch, a, a_inner, b, b_inner)
-    inner = b_inner if a_inner is None else a_inner
-    _count_cost(watch, a.shape[0] * a.shape[1] * b.shape[1], (a_rows, inner, b_columns))
-    for t, vector in ((a, a_rows), (b, b_columns)):
-        if watch.known(t).weight:
-            watch.role(vector, Role.ROW)
-    return [expand_labels(v, d, 2) for d, v in enumerate((a_rows, b_columns)) if v is not None]
+def mv(recorder: ChannelRecorder, op: Op) -> None:
+    """The columns of the matrix are coupled with the entries of the vector."""
+    a, b = op.args[:2]
+    a_columns, entries = recorder.labels_along(a, 1), recorder.labels_along(b, 0)
+    rows = recorder.labels_along(a, 0, without=1)
+    _contract(recorder, a, a_columns, b, entries)
+    _count_cost(recorder, a.numel(), (rows, _first_not_none(a_columns, entries)))
+    if recorder.info(a).weight:
+        recorder.add_role(rows, Role.ROW)
+    recorder.set_info(op.results[0], [] if rows is None else [rows])
 
 
-def _count_cost(watch: ChannelRecorder, total: int, vectors: Sequence[ChannelLabels | None]) -> None:
-    axes = tuple(v for v in vectors if v is not None)
-    for v in axes:
-        total //= v.size
-    watch.cost_terms.append(CostTerm(total, axes, watch.module))
+def addmm(recorder: ChannelRecorder, op: Op) -> None:
+    """The columns of the first matrix are coupled with the rows of the second, and the bias with the result."""
+    bias, a, b = op.args[:3]
+    recorder.set_info(op.results[0], _multiply(recorder, a, b))
+    _add_bias_role(recorder, bias)
+    recorder.set_info(op.results[0], recorder.elementwise([bias, op.results[0]], 2))
 
 
-def mm(watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    watch.learn(results[0], _matrix_product(watch, arguments[0], arguments[1]))
+def bmm(recorder: ChannelRecorder, op: Op) -> None:
+    """As for ``mm``, in each matrix of a batch; channels that depend on the matrix (attention heads) are kept whole."""
+    recorder.set_info(op.results[0], _multiply_batches(recorder, op.args[0], op.args[1]))
 
 
-def mv(watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    """A matrix and a vector: every row is multiplied with it."""
-    a, b = arguments[:2]
-    a_inner, b_inner = watch.vector(a, 1), watch.vector(b, 0)
-    rows = watch.vector(a, 0, without=1)
-    _contract(watch, a, a_inner, b, b_inner)
-    _count_cost(watch, a.shape[0] * a.shape[1], (rows, b_inner if a_inner is None else a_inner))
-    if watch.known(a).weight:
-        watch.role(rows, Role.ROW)
-    watch.learn(results[0], [] if rows is None else [rows])
+def baddbmm(recorder: ChannelRecorder, op: Op) -> None:
+    """As for ``bmm``, and the first argument is coupled with the result."""
+    recorder.set_info(op.results[0], _multiply_batches(recorder, op.args[1], op.args[2]))
+    recorder.set_info(op.results[0], recorder.elementwise([op.args[0], op.results[0]], 3))
 
 
-def addmm(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    bias, a, b = arguments[:3]
-    watch.learn(results[0], _matrix_product(watch, a, b))
-    _bias(watch, bias)
-    watch.learn(results[0], watch.elementwise([bias, results[0]], 2))
+def convolution(recorder: ChannelRecorder, op: Op) -> None:
+    """The input's channels are coupled with the weight's columns, and its rows and bias become the output's channels.
 
-
-def _bias(watch: ChannelRecorder, bias: Any) -> None:
-    if isinstance(bias, Tensor) and bias.ndim == 1 and watch.known(bias).weight:
-        watch.role(watch.vector(bias, 0), Role.ROW)
-
-
-def _batched_product(watch: ChannelRecorder, a: Tensor, b: Tensor) -> list[ChannelLabels]:
-    """A product for each index of the batch: channels that depend on that index go with it, whole (attention heads)."""
-
-    def sides(
-        t: Tensor, inner: int, outer: int
-    ) -> tuple[ChannelLabels | None, ChannelLabels | None, ChannelLabels | None]:
-        batch = None
-        for f in watch.fields(t):
-            if f.shape[0] > 1:
-                by_index = f.reshape(f.shape[0], -1)
-                watch.join(by_index, by_index[:, :1])
-                if batch is not None:
-                    watch.join(batch, by_index[:, 0])
-                batch = by_index[:, 0] if batch is None else batch
-        only = {
-            varying_dims(f): f.reshape(-1) for f in watch.fields(t) if f.shape[0] == 1 and len(varying_dims(f)) == 1
-        }
-        bent = [f for f in watch.fields(t) if f.shape[0] == 1 and len(varying_dims(f)) > 1]
-        watch.freeze(bent, "its channels depend on several dimensions at once here")
-        return batch, only.get((inner,)), only.get((outer,))
-
-    a_batch, a_inner, a_outer = sides(a, 2, 1)
-    b_batch, b_inner, b_outer = sides(b, 1, 2)
-    if a_batch is not None and b_batch is not None:
-        watch.join(a_batch, b_batch)
-        watch.activation_products.append(a_batch)
-        watch.apart(a_batch)
-        watch.apart(b_batch)
-    elif not watch.known(b if b_batch is None else a).uniform:
-        watch.freeze([a_batch, b_batch], "it is multiplied batch by batch with data of a fixed size")
-    _contract(watch, a, a_inner, b, b_inner)
-    batch = b_batch if a_batch is None else a_batch
-    inner = b_inner if a_inner is None else a_inner
-    _count_cost(watch, a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2], (batch, a_outer, inner, b_outer))
-    return [expand_labels(v, d, 3) for d, v in enumerate((batch, a_outer, b_outer)) if v is not None]
-
-
-def bmm(watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]) -> None:
-    watch.learn(results[0], _batched_product(watch, arguments[0], arguments[1]))
-
-
-def baddbmm(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    watch.learn(results[0], _batched_product(watch, arguments[1], arguments[2]))
-    watch.learn(results[0], watch.elementwise([arguments[0], results[0]], 3))
-
-
-def convolution(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    x, weight, bias, *_, transposed, _, groups = arguments[:9]
-    watch.freeze(
-        [f for f in watch.fields(x) if max(varying_dims(f)) > 1], "it runs along the dimensions that are convolved"
-    )
-    rows, columns = watch.vector(weight, int(transposed)), watch.vector(weight, 1 - int(transposed))
-    channels = watch.vector(x, 1)
-    watch.freeze([watch.vector(weight, d) for d in range(2, weight.ndim)], "it is the extent of a kernel")
-    if watch.known(weight).weight:
-        watch.role(rows, Role.ROW)
-    if groups == 1:
-        _contract(watch, x, channels, weight, columns)
-        outputs = rows
-    else:
-        outputs, rows, columns = _grouped(watch, weight, groups, channels, rows, columns, transposed)
-    positions = results[0].numel() // results[0].shape[1] if not transposed else x.numel() // x.shape[1]
-    _count_cost(watch, positions * weight.numel(), (rows, columns))
-    watch.learn(results[0], [] if outputs is None else [expand_labels(outputs, 1, x.ndim)])
-    if bias is not None:
-        _bias(watch, bias)
-        if outputs is None:
-            watch.freeze(watch.fields(bias), "it is the bias of channels that may not be cut")
-        elif watch.fields(bias):
-            watch.join(outputs, watch.fields(bias)[0].reshape(-1))
-
-
-def _grouped(
-    watch: ChannelRecorder, weight: Tensor, groups: int, channels: ChannelLabels | None, rows: ChannelLabels | None,
-    columns: ChannelLabels | None, transposed: bool,
-) -> tuple[ChannelLabels | None, ChannelLabels | None, ChannelLabels | None]:  # fmt: skip
-    """Nodes are whole groups, or positions within every group, whichever is finer.
-
-    Gives the output channels, and the rows and columns of the weight that may be cut. A transposed weight has all input
-    channels along its columns (dimension 0), and the outputs of one group along its rows.
+    Channels along a dimension that is convolved are frozen.
     """
-    if channels is None:
-        channels = watch.fresh(groups * (weight.shape[0] // groups if transposed else weight.shape[1]))
-        watch.freeze([channels], "it is convolved in groups with data of a fixed width")
+    x, weight, bias, *_, transposed, _, groups = op.args[:9]
+    spatial = [labels for labels in recorder.labels(x) if max(varying_dims(labels)) > 1]
+    recorder.freeze(spatial, "it runs along the dimensions that are convolved")
+    rows = recorder.labels_along(weight, int(transposed))
+    columns = recorder.labels_along(weight, 1 - int(transposed))
+    channels = recorder.labels_along(x, 1)
+    kernel = [recorder.labels_along(weight, d) for d in range(2, weight.ndim)]
+    recorder.freeze(kernel, "it is a spatial dimension of a kernel")
+    if recorder.info(weight).weight:
+        recorder.add_role(rows, Role.ROW)
+    if groups == 1:
+        _contract(recorder, x, channels, weight, columns)
+        outputs = rows
+    elif transposed:
+        outputs, rows, columns = _contract_groups_transposed(recorder, weight, groups, channels, rows, columns)
+    else:
+        outputs, rows, columns = _contract_groups(recorder, weight, groups, channels, rows, columns)
+    positions = x.numel() // x.shape[1] if transposed else op.results[0].numel() // op.results[0].shape[1]
+    _count_cost(recorder, positions * weight.numel(), (rows, columns))
+    recorder.set_info(op.results[0], [] if outputs is None else [expand_labels(outputs, 1, x.ndim)])
+    if bias is not None:
+        _add_bias_role(recorder, bias)
+        if outputs is None:
+            recorder.freeze(recorder.labels(bias), "it is the bias of channels that may not be cut")
+        elif recorder.labels(bias):
+            recorder.join(outputs, recorder.labels(bias)[0].reshape(-1))
+
+
+def _contract(recorder: ChannelRecorder, a: Any, a_channels: Channels, b: Any, b_channels: Channels) -> None:
+    """Couple the channels of two tensors along the dimension that is summed over."""
+    a_info, b_info = recorder.info(a), recorder.info(b)
+    if a_info.weight:
+        recorder.add_role(a_channels, Role.COLUMN)
+    if b_info.weight:  # of two weights that are multiplied, the first one consumes what the second one produces
+        recorder.add_role(b_channels, Role.ROW if a_info.weight else Role.COLUMN)
+    if a_channels is not None and b_channels is not None:
+        recorder.join(a_channels, b_channels)
+        if not (a_info.weight or b_info.weight):
+            recorder.activation_products.append(a_channels)
+            if not (a_info.zero_preserving or b_info.zero_preserving):
+                why = "a product of two activations is summed over it, and is not zero where the channel is masked"
+                recorder.freeze([a_channels], why)
+    elif not (a_info.uniform or b_info.uniform):
+        why = "it is multiplied with data of a fixed width, such as the network's input"
+        recorder.freeze([a_channels, b_channels], why)
+
+
+def _multiply(recorder: ChannelRecorder, a: Tensor, b: Tensor) -> list[ChannelLabels]:
+    """Record a product of two matrices, and return the labels of its result."""
+    a_columns, b_rows = recorder.labels_along(a, 1), recorder.labels_along(b, 0)
+    rows, columns = recorder.labels_along(a, 0, without=1), recorder.labels_along(b, 1, without=0)
+    _contract(recorder, a, a_columns, b, b_rows)
+    _count_cost(recorder, a.numel() * b.shape[1], (rows, _first_not_none(a_columns, b_rows), columns))
+    for t, channels in ((a, rows), (b, columns)):
+        if recorder.info(t).weight:
+            recorder.add_role(channels, Role.ROW)
+    return _stack_dims(rows, columns)
+
+
+def _multiply_batches(recorder: ChannelRecorder, a: Tensor, b: Tensor) -> list[ChannelLabels]:
+    """Record a product of two batches of matrices, and return the labels of its result."""
+    a_batch, rows, a_columns = _labels_of_batch(recorder, a)
+    b_batch, b_rows, columns = _labels_of_batch(recorder, b)
+    if a_batch is not None and b_batch is not None:
+        recorder.join(a_batch, b_batch)
+        recorder.activation_products.append(a_batch)
+        recorder.mark_distinct(a_batch)
+        recorder.mark_distinct(b_batch)
+    elif not recorder.info(b if b_batch is None else a).uniform:
+        recorder.freeze([a_batch, b_batch], "it is multiplied batch by batch with data of a fixed size")
+    _contract(recorder, a, a_columns, b, b_rows)
+    batch = _first_not_none(a_batch, b_batch)
+    _count_cost(recorder, a.numel() * b.shape[2], (batch, rows, _first_not_none(a_columns, b_rows), columns))
+    return _stack_dims(batch, rows, columns)
+
+
+def _labels_of_batch(recorder: ChannelRecorder, t: Tensor) -> tuple[Channels, Channels, Channels]:
+    """Return the channels of a batch of matrices along each of its three dimensions.
+
+    Labels that depend on the batch are coupled along the other dimensions, so that whole matrices are cut.
+    """
+    batch: Channels = None
+    along: dict[int, ChannelLabels] = {}
+    mixed = []
+    for labels in recorder.labels(t):
+        dims = varying_dims(labels)
+        if labels.shape[0] > 1:
+            by_index = labels.reshape(labels.shape[0], -1)
+            recorder.join(by_index, by_index[:, :1])
+            if batch is not None:
+                recorder.join(batch, by_index[:, 0])
+            else:
+                batch = by_index[:, 0]
+        elif len(dims) == 1:
+            along[dims[0]] = labels.reshape(-1)
+        else:
+            mixed.append(labels)
+    recorder.freeze(mixed, "its channels depend on several dimensions at once")
+    return batch, along.get(1), along.get(2)
+
+
+def _contract_groups(
+    recorder: ChannelRecorder, weight: Tensor, groups: int, channels: Channels, rows: Channels, columns: Channels
+) -> tuple[Channels, Channels, Channels]:
+    """Couple the input's channels with those of the weight of a grouped convolution.
+
+    Either whole groups are cut or the same positions in every group, whichever is finer.
+
+    Returns:
+        The channels of the output, and the rows and columns of the weight that may be cut.
+    """
+    channels = _input_channels(recorder, channels, groups * weight.shape[1])
     by_group = channels.reshape(groups, -1)
-    whole = by_group.shape[1] == 1 or groups >= by_group.shape[1]
-    if watch.same(by_group, by_group[:, :1]):  # known from a first run, as is the other case
-        whole = True
-    elif watch.same(by_group, by_group[:1]):
-        whole = False
-    if (columns if transposed or not whole else rows) is None:
-        watch.freeze([channels], "the kernel that it is convolved with may not be cut")
-    across = by_group[:, :1] if whole else by_group[:1]
-    watch.join(by_group, across)
-    if not transposed:
-        outputs = None if rows is None else rows.reshape(groups, -1)
-        if outputs is not None:
-            watch.join(outputs, across if whole else outputs[:1])
-        if columns is not None and whole:
-            watch.freeze([columns], "it is a position within a group, and this convolution is cut by whole groups")
-        elif columns is not None:
-            watch.join(by_group, columns[None])
-            watch.role(columns, Role.COLUMN)
-        return rows, rows, None if whole else columns
+    cuts_groups = _cuts_whole_groups(recorder, by_group)
+    if (rows if cuts_groups else columns) is None:
+        recorder.freeze([channels], "the kernel that it is convolved with may not be cut")
+    first = by_group[:, :1] if cuts_groups else by_group[:1]
+    recorder.join(by_group, first)
+    if rows is not None:
+        outputs = rows.reshape(groups, -1)
+        recorder.join(outputs, first if cuts_groups else outputs[:1])
+    if columns is not None and cuts_groups:
+        recorder.freeze([columns], WITHIN_GROUP)
+    elif columns is not None:
+        recorder.join(by_group, columns[None])
+        recorder.add_role(columns, Role.COLUMN)
+    return rows, rows, None if cuts_groups else columns
+
+
+def _contract_groups_transposed(
+    recorder: ChannelRecorder, weight: Tensor, groups: int, channels: Channels, rows: Channels, columns: Channels
+) -> tuple[Channels, Channels, Channels]:
+    """The same for a transposed convolution: its weight has a column an input channel, and the rows of one group."""
+    channels = _input_channels(recorder, channels, weight.shape[0])
+    by_group = channels.reshape(groups, -1)
+    cuts_groups = _cuts_whole_groups(recorder, by_group)
+    if columns is None:
+        recorder.freeze([channels], "the kernel that it is convolved with may not be cut")
+    recorder.join(by_group, by_group[:, :1] if cuts_groups else by_group[:1])
     if columns is not None:
-        watch.join(columns, channels)
-        watch.role(columns, Role.COLUMN)
-    if whole:
-        watch.freeze([rows], "it is a position within a group, and this convolution is cut by whole groups")
+        recorder.join(columns, channels)
+        recorder.add_role(columns, Role.COLUMN)
+    if cuts_groups:
+        recorder.freeze([rows], WITHIN_GROUP)
         return np.repeat(by_group[:, 0], weight.shape[1]), None, columns
     return None if rows is None else np.tile(rows, groups), rows, columns
+
+
+def _input_channels(recorder: ChannelRecorder, channels: Channels, width: int) -> ChannelLabels:
+    """Return the channels of the input of a grouped convolution; new ones that are frozen if it has none."""
+    if channels is None:
+        channels = recorder.new_channels(width)
+        recorder.freeze([channels], "it is convolved in groups with data of a fixed width")
+    return channels
+
+
+def _cuts_whole_groups(recorder: ChannelRecorder, by_group: ChannelLabels) -> bool:
+    """Return whether a grouped convolution is cut by whole groups; a trial cut does as the first run."""
+    groups, width = by_group.shape
+    if recorder.is_same(by_group, by_group[:, :1]):
+        return True
+    if recorder.is_same(by_group, by_group[:1]):
+        return False
+    return width == 1 or groups >= width
+
+
+def _count_cost(recorder: ChannelRecorder, macs: int, axes: Sequence[Channels]) -> None:
+    """Record the multiply-accumulates of an operation as a product over the channels of these axes."""
+    vectors = tuple(channels for channels in axes if channels is not None)
+    for channels in vectors:
+        macs //= channels.size
+    recorder.cost_terms.append(CostTerm(macs, vectors, recorder.module))
+
+
+def _add_bias_role(recorder: ChannelRecorder, bias: Any) -> None:
+    if isinstance(bias, Tensor) and bias.ndim == 1 and recorder.info(bias).weight:
+        recorder.add_role(recorder.labels_along(bias, 0), Role.ROW)
+
+
+def _stack_dims(*dims: Channels) -> list[ChannelLabels]:
+    """Return the labels of a tensor from the channels along each of its dimensions."""
+    return [expand_labels(channels, d, len(dims)) for d, channels in enumerate(dims) if channels is not None]
+
+
+def _first_not_none(a: Channels, b: Channels) -> Channels:
+    return b if a is None else a

@@ -1,79 +1,67 @@
-"""Rules for norms: what has an entry a channel goes with the channels, and what is normalised over stays whole."""
+"""Rules for norms: a vector with an entry a channel is coupled with the channels, and what is averaged over stays."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import Tensor
 
 from earlycrop.graph.types import ChannelLabels, Role
 from earlycrop.tracing.labels import expand_labels
-from earlycrop.tracing.recorder import Arguments, ChannelRecorder, Options
+from earlycrop.tracing.operation import Op
+from earlycrop.tracing.recorder import ChannelRecorder
+
+NORMALISED = "it is normalised over"
 
 
-def batch_norm(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    x = arguments[0]
-    channels = watch.vector(x, 1)
-    for t in arguments[1:5]:
-        if isinstance(t, Tensor):
-            _follow(watch, channels, t)
-    rest = [f for f in watch.fields(x) if f.shape[1] == 1]
-    watch.freeze(rest, "it is normalised over")
-    watch.learn(results[0], [] if channels is None else [expand_labels(channels, 1, x.ndim)])
+def batch_norm(recorder: ChannelRecorder, op: Op) -> None:
+    """The channels are coupled with scale, shift and running statistics; every other dimension is frozen."""
+    x = op.args[0]
+    channels = recorder.labels_along(x, 1)
+    _couple_per_channel(recorder, channels, op.args[1:5])
+    recorder.freeze([labels for labels in recorder.labels(x) if labels.shape[1] == 1], NORMALISED)
+    recorder.set_info(op.results[0], [] if channels is None else [expand_labels(channels, 1, x.ndim)])
 
 
-def _follow(watch: ChannelRecorder, channels: ChannelLabels | None, t: Tensor) -> None:
-    """A vector with an entry a channel goes with the channels, or stays whole if they may not be cut."""
-    vector = watch.vector(t, 0)
-    if channels is not None and vector is not None:
-        watch.join(channels, vector)
-    elif not watch.known(t).uniform:
-        watch.freeze([channels, vector], "it is normalised along channels that may not be cut")
-
-
-def layer_norm(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    x, shape = arguments[:2]
-    first = x.ndim - len(shape)
-    over = set(range(first, x.ndim))
-    through = [g for f in watch.fields(x) if (g := watch.across(f, over, "it is normalised over")) is not None]
-    for t in arguments[2:4]:
-        watch.freeze(watch.fields(t), "it is the scale or shift of a norm over all channels")
-    watch.learn(results[0], through)
-
-
-def weight_norm(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    """A matrix in polar form: its norm is taken over all dimensions but one."""
-    v, g = arguments[:2]
-    dim = arguments[2] if len(arguments) > 2 else 0
-    rows, scales = watch.vector(v, dim), watch.vector(g, dim)
-    columns = [f for f in watch.fields(v) if f.shape[dim] == 1]
-    watch.freeze(columns, "the norm of the weights that consume it is taken over it")
-    if rows is not None and scales is not None:
-        watch.join(rows, scales)
-    watch.role(rows, Role.DIRECTION)
-    watch.learn(
-        results[0],
-        columns if rows is None else [expand_labels(rows, dim, v.ndim), *columns],
-        weight=watch.known(v).weight,
-    )
-
-
-def group_norm(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    x, weight, bias, *_, groups = arguments[:7]
-    channels = watch.vector(x, 1)
+def group_norm(recorder: ChannelRecorder, op: Op) -> None:
+    """All channels of a group are coupled, and with them their scales and shifts."""
+    x, weight, bias, *_, groups = op.args[:7]
+    channels = recorder.labels_along(x, 1)
     if channels is not None:
         by_group = channels.reshape(groups, -1)
-        watch.join(by_group, by_group[:, :1])
-        watch.apart(by_group[:, 0])
-    for t in (weight, bias):
-        if isinstance(t, Tensor):
-            _follow(watch, channels, t)
-    watch.learn(results[0], [] if channels is None else [expand_labels(channels, 1, x.ndim)])
+        recorder.join(by_group, by_group[:, :1])
+        recorder.mark_distinct(by_group[:, 0])
+    _couple_per_channel(recorder, channels, (weight, bias))
+    recorder.set_info(op.results[0], [] if channels is None else [expand_labels(channels, 1, x.ndim)])
+
+
+def layer_norm(recorder: ChannelRecorder, op: Op) -> None:
+    """Everything along the normalised dimensions stays, and so do scale and shift."""
+    x, shape = op.args[:2]
+    normalised = set(range(x.ndim - len(shape), x.ndim))
+    remaining = recorder.couple_or_freeze_along(recorder.labels(x), normalised, NORMALISED)
+    for t in op.args[2:4]:
+        recorder.freeze(recorder.labels(t), "it is the scale or shift of a norm over all channels")
+    recorder.set_info(op.results[0], remaining)
+
+
+def weight_norm(recorder: ChannelRecorder, op: Op) -> None:
+    """A matrix from directions and lengths: its rows are coupled with their lengths, and its columns are frozen."""
+    direction, length = op.args[:2]
+    dim = op.argument(2, "dim", 0)
+    rows, lengths = recorder.labels_along(direction, dim), recorder.labels_along(length, dim)
+    columns = [labels for labels in recorder.labels(direction) if labels.shape[dim] == 1]
+    recorder.freeze(columns, "the norm of the weights that consume it is taken over it")
+    if rows is not None and lengths is not None:
+        recorder.join(rows, lengths)
+    recorder.add_role(rows, Role.DIRECTION)
+    labels = columns if rows is None else [expand_labels(rows, dim, direction.ndim), *columns]
+    recorder.set_info(op.results[0], labels, weight=recorder.info(direction).weight)
+
+
+def _couple_per_channel(recorder: ChannelRecorder, channels: ChannelLabels | None, vectors: tuple[object, ...]) -> None:
+    """Couple vectors with an entry a channel with the channels, or freeze both if one of them has no channels."""
+    for t in vectors:
+        entries = recorder.labels_along(t, 0)
+        if channels is not None and entries is not None:
+            recorder.join(channels, entries)
+        elif isinstance(t, Tensor) and not recorder.info(t).uniform:
+            recorder.freeze([channels, entries], "it is normalised along channels that may not be cut")

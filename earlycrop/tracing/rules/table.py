@@ -1,7 +1,7 @@
-"""What each ATen operation means for the channels of its tensors: one function a family, and the table that names them.
+"""What each ATen operation means for the channels of its tensors: a rule for each family, and the table of all rules.
 
-A rule is called after its operation ran, with the watch, the operation, its arguments and its result's tensors. What no
-rule knows freezes the channels that it touches.
+A rule is called with the recorder and the operation after the operation ran. An operation without a rule freezes the
+channels of its inputs.
 """
 
 from __future__ import annotations
@@ -13,192 +13,196 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.types import NOT_UNDERSTOOD
-from earlycrop.tracing.recorder import PARTS, UNKNOWN, Arguments, ChannelRecorder, Options
+from earlycrop.tracing.operation import Op
+from earlycrop.tracing.recorder import SPLIT_SHARES, UNKNOWN, ChannelRecorder
 from earlycrop.tracing.rules import indexing, matmul, norms, views
 from earlycrop.tracing.rules.zeros import is_zero_preserving
-from earlycrop.utils.meta import tensor_arguments
 
 aten: Any = torch.ops.aten
-Rule: TypeAlias = Callable[[ChannelRecorder, Any, Arguments, Options, list[Tensor]], None]
+Rule: TypeAlias = Callable[[ChannelRecorder, Op], None]
+PARTIAL_WRITE = "it is written into a part of another tensor"
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """What there is to know of an operation, whatever it is given."""
+class _OperationTraits:
+    """What is known of an operation, whatever its arguments."""
 
     name: str
     packet: Any
     writes: bool
-    makes: bool
-    elementwise: bool
-    moves: bool
-    parts: bool
-    contracts: bool
+    is_factory: bool
+    is_elementwise: bool
+    is_split: bool
+    keeps_uniform: bool
+    is_contraction: bool
     rule: Rule
 
 
 @cache
-def _kind(operation: Any) -> _Kind:
+def _get_traits(operation: Any) -> _OperationTraits:
     packet = operation.overloadpacket
-    elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
-    return _Kind(
-        operation._schema.name.removeprefix("aten::"), packet, operation._schema.is_mutable, packet in FACTORIES,
-        elementwise, packet in views.VIEWS, packet in views.SPLITS, packet in CONTRACTIONS,
-        RULES.get(packet, _elementwise if elementwise else _unknown),
-    )  # fmt: skip
+    is_elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
+    return _OperationTraits(
+        name=operation._schema.name.removeprefix("aten::"),
+        packet=packet,
+        writes=operation._schema.is_mutable,
+        is_factory=packet in FACTORIES,
+        is_elementwise=is_elementwise,
+        is_split=packet in views.SPLITS,
+        keeps_uniform=is_elementwise or packet in views.VIEWS or packet in views.SPLITS,
+        is_contraction=packet in CONTRACTIONS,
+        rule=RULES.get(packet, _elementwise if is_elementwise else _freeze_unknown),
+    )
 
 
-def apply(
-    watch: ChannelRecorder,
-    operation: Any,
-    arguments: Arguments,
-    options: Options,
-    inputs: list[Tensor],
-    results: list[Tensor],
-) -> None:
-    """Bring the watch up to date after ``operation`` gave ``results``; ``inputs``: the tensors among its arguments."""
-    record_scalars(watch, operation, arguments, options, inputs, results)
-    kind = _kind(operation)
-    watch.seen.update(map(id, inputs))
-    if kind.writes:
-        _record_write(watch, kind.packet, arguments)
-    if kind.makes:
-        for result in results:  # zeros_like(x) is as wide as x
-            watch.learn(result, watch.fields(arguments[0]) if arguments else (), uniform=True)
-        return
-    if not kind.contracts and not any(watch.fields(t) for t in inputs):
-        if (kind.elementwise or kind.moves or kind.parts) and inputs and all(watch.known(t).uniform for t in inputs):
-            for result in results:
-                watch.learn(result, uniform=True)
-        return
-    gone = is_zero_preserving(watch, kind.packet, arguments, inputs)
+def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
+    """Record what an operation means for the channels of its tensors.
+
+    Args:
+        recorder: The recorder of the run.
+        op: The operation, which has just run.
+    """
+    record_scalars(recorder, op)
+    traits = _get_traits(op.operation)
+    recorder.used_tensors.update(map(id, op.inputs))
+    if traits.writes:
+        _record_write(recorder, traits.packet, op.args)
+    if traits.is_factory:
+        for result in op.results:  # zeros_like(x) is as wide as x
+            recorder.set_info(result, recorder.labels(op.args[0]) if op.args else (), uniform=True)
+    elif traits.is_contraction or any(recorder.labels(t) for t in op.inputs):
+        _record_channels(recorder, op, traits)
+    elif traits.keeps_uniform and op.inputs and all(recorder.info(t).uniform for t in op.inputs):
+        for result in op.results:
+            recorder.set_info(result, uniform=True)
+
+
+def _record_channels(recorder: ChannelRecorder, op: Op, traits: _OperationTraits) -> None:
+    zero_preserving = is_zero_preserving(recorder, traits.packet, op)
     try:
-        kind.rule(watch, operation, arguments, options, results)
+        traits.rule(recorder, op)
     except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
-        _unknown(watch, operation, arguments, options, results)
-    for result in results:
-        known = watch.known(result)
-        if known is not UNKNOWN:
-            known.vanishes = gone
+        _freeze_unknown(recorder, op)
+    for result in op.results:
+        info = recorder.info(result)
+        if info is not UNKNOWN:
+            info.zero_preserving = zero_preserving
 
 
-def record_scalars(
-    watch: ChannelRecorder,
-    operation: Any,
-    arguments: Arguments,
-    options: Options,
-    inputs: list[Tensor],
-    results: list[Tensor],
-) -> None:
-    """Tell the watch no more than the plain numbers that ``operation`` was given."""
-    kind = _kind(operation)
-    watch.operation = kind.name
-    if kind.makes:
+def record_scalars(recorder: ChannelRecorder, op: Op) -> None:
+    """Record the scalar arguments of an elementwise operation, or the shares of a split.
+
+    Args:
+        recorder: The recorder of the run.
+        op: The operation, which has just run.
+    """
+    traits = _get_traits(op.operation)
+    recorder.operation = traits.name
+    if traits.is_factory:
         return
-    if kind.elementwise:
-        if numbers := tuple(_numbers(watch, arguments)):  # a copy for contiguity, say, comes and goes with the widths
-            watch.reckoned((kind.name, numbers))
-    elif kind.parts:
-        watch.reckoned((PARTS, tuple(views.split_shares(kind.packet, arguments, options, results))))
+    if traits.is_elementwise:
+        if scalars := tuple(_scalar_arguments(recorder, op.args)):  # copies may come and go with the widths
+            recorder.record_scalars((traits.name, scalars))
+    elif traits.is_split:
+        recorder.record_scalars((SPLIT_SHARES, tuple(views.split_shares(traits.packet, op))))
 
 
-def _numbers(watch: ChannelRecorder, arguments: Arguments) -> Iterator[float]:
-    """The plain numbers among the arguments, tensors of a single one included where they are known."""
-    for n in arguments:
-        single = isinstance(n, Tensor) and n.ndim == 0 and not (watch.real or n.is_meta or n.is_complex())
-        if single or isinstance(n, int | float):
+def _scalar_arguments(recorder: ChannelRecorder, args: tuple[Any, ...]) -> Iterator[float]:
+    """Yield the numbers among the arguments, and those in tensors without dimensions if their values are known."""
+    for n in args:
+        has_value = isinstance(n, Tensor) and n.ndim == 0 and not (recorder.real or n.is_meta or n.is_complex())
+        if has_value or isinstance(n, int | float):
             yield float(n)
 
 
-def _record_write(watch: ChannelRecorder, packet: Any, arguments: Arguments) -> None:
-    """What was written into is no longer the same everywhere, and nor is what it is a view of."""
-    target = arguments[0] if arguments else None
+def _record_write(recorder: ChannelRecorder, packet: Any, args: tuple[Any, ...]) -> None:
+    """A tensor that is written to is no longer uniform, and neither is the tensor that it is a view of."""
+    target = args[0] if args else None
     if not isinstance(target, Tensor) or (packet in (aten.fill_, aten.zero_) and target._base is None):
         return
     for t in (target, target._base):
-        if t is not None and watch.known(t).uniform:
-            watch.learn(t, watch.fields(t))
+        if t is not None and recorder.info(t).uniform:
+            recorder.set_info(t, recorder.labels(t))
 
 
-def _elementwise(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    operands = tensor_arguments(arguments, options)
-    for result in results:
-        fields = watch.elementwise(operands, result.ndim)
-        if result._is_view() and any(result is t for t in operands) and len(fields) > len(watch.fields(result)):
-            watch.freeze(fields, "it is written into a part of another tensor")
-            continue
-        watch.learn(result, fields, weight=all(watch.known(t).weight for t in operands))
+def _elementwise(recorder: ChannelRecorder, op: Op) -> None:
+    """The channels of all operands are coupled along each dimension."""
+    for result in op.results:
+        labels = recorder.elementwise(op.inputs, result.ndim)
+        writes_to_view = result._is_view() and any(result is t for t in op.inputs)
+        if writes_to_view and len(labels) > len(recorder.labels(result)):
+            recorder.freeze(labels, PARTIAL_WRITE)
+        else:
+            recorder.set_info(result, labels, weight=all(recorder.info(t).weight for t in op.inputs))
 
 
-def _unknown(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    for t in tree_leaves((arguments, options)):
-        watch.freeze(watch.fields(t), NOT_UNDERSTOOD)
-    for result in results:
-        watch.learn(result)
+def _freeze_unknown(recorder: ChannelRecorder, op: Op) -> None:
+    """An operation without a rule freezes the channels of its inputs."""
+    for t in op.inputs:
+        recorder.freeze(recorder.labels(t), NOT_UNDERSTOOD)
+    for result in op.results:
+        recorder.set_info(result)
 
 
-def _along_dims(why: str, dims_of: Callable[[Tensor, Arguments, Options], set[int]]) -> Rule:
-    """A rule for operations that mix what lies along some dimensions: channels there are frozen, others go through."""
+def _mixing_rule(why: str, get_dims: Callable[[Op], set[int]]) -> Rule:
+    """Return a rule for operations that mix what lies along some dimensions.
 
-    def rule(
-        watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-    ) -> None:
-        x = arguments[0]
-        dims = dims_of(x, arguments, options)
-        through = [g for f in watch.fields(x) if (g := watch.across(f, dims, why)) is not None]
-        for result in results:
-            gone = x.ndim - result.ndim
-            kept = [f.reshape([n for d, n in enumerate(f.shape) if d not in dims]) if gone else f for f in through]
-            watch.learn(result, kept if gone in (0, len(dims)) else [])
+    Channels along these dimensions are frozen, and the others are kept.
+    """
+
+    def rule(recorder: ChannelRecorder, op: Op) -> None:
+        x, dims = op.args[0], get_dims(op)
+        remaining = recorder.couple_or_freeze_along(recorder.labels(x), dims, why)
+        for result in op.results:
+            if result.ndim == x.ndim:
+                recorder.set_info(result, remaining)
+            elif result.ndim == x.ndim - len(dims):
+                recorder.set_info(result, [labels.squeeze(tuple(dims)) for labels in remaining])
+            else:
+                recorder.set_info(result)
 
     return rule
 
 
-def _reduced_dims(position: int) -> Callable[[Tensor, Arguments, Options], set[int]]:
-    def dims(x: Tensor, arguments: Arguments, options: Options) -> set[int]:
-        given = arguments[position] if len(arguments) > position else options.get("dim")
-        given = [given] if isinstance(given, int) else given
-        return {d % x.ndim for d in given} if given else set(range(x.ndim))
+def _reduced_dims(position: int) -> Callable[[Op], set[int]]:
+    """Return a function that reads the dimensions from an argument; all dimensions if it is not given."""
 
-    return dims
+    def get_dims(op: Op) -> set[int]:
+        dims, ndim = op.argument(position, "dim"), op.args[0].ndim
+        dims = [dims] if isinstance(dims, int) else dims
+        return {d % ndim for d in dims} if dims else set(range(ndim))
 
-
-def _spatial_dims(x: Tensor, arguments: Arguments, options: Options) -> set[int]:
-    return set(range(2, x.ndim))
+    return get_dims
 
 
-def _padded_dims(x: Tensor, arguments: Arguments, options: Options) -> set[int]:
-    return {x.ndim - 1 - i // 2 for i, n in enumerate(arguments[1]) if n}
+def _spatial_dims(op: Op) -> set[int]:
+    return set(range(2, op.args[0].ndim))
 
 
-def _random(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    """Other numbers are drawn for the channels that are left; in training that is dropout's business."""
-    if not watch.training:
-        watch.freeze(watch.fields(arguments[0]), "random numbers are drawn for it in evaluation too")
-    _elementwise(watch, operation, arguments, options, results)
+def _padded_dims(op: Op) -> set[int]:
+    return {op.args[0].ndim - 1 - i // 2 for i, n in enumerate(op.args[1]) if n}
 
 
-def _copy(
-    watch: ChannelRecorder, operation: Any, arguments: Arguments, options: Options, results: list[Tensor]
-) -> None:
-    to, by = arguments[:2]
-    if not to._is_view() and to.ndim == by.ndim:
-        watch.learn(to, watch.elementwise([by], to.ndim))
+def _random(recorder: ChannelRecorder, op: Op) -> None:
+    """Random numbers freeze the channels in evaluation mode, as fewer channels would get other numbers."""
+    if not recorder.training:
+        recorder.freeze(recorder.labels(op.args[0]), "random numbers are drawn for it in evaluation too")
+    _elementwise(recorder, op)
+
+
+def _copy(recorder: ChannelRecorder, op: Op) -> None:
+    """A tensor that is overwritten takes the channels of the source; a part of a tensor freezes both."""
+    target, source = op.args[:2]
+    if not target._is_view() and target.ndim == source.ndim:
+        recorder.set_info(target, recorder.elementwise([source], target.ndim))
     else:
-        watch.freeze(watch.elementwise([to, by], to.ndim), "it is written into a part of another tensor")
+        recorder.freeze(recorder.elementwise([target, source], target.ndim), PARTIAL_WRITE)
 
 
 def _aten_operations(names: str) -> list[Any]:
-    """The ATen operations of these names, those that this torch has."""
+    """Return the ATen operations of these names that this version of torch has."""
     return [getattr(aten, name) for name in names.split() if hasattr(aten, name)]
 
 
@@ -216,10 +220,9 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("bmm", matmul.bmm),
     ("baddbmm", matmul.baddbmm),
     ("convolution", matmul.convolution),
-    ("embedding", indexing.embedding),
-    ("_embedding_bag _embedding_bag_forward_only", indexing.embedding_bag),
+    ("embedding _embedding_bag _embedding_bag_forward_only", indexing.embedding),
     ("index _unsafe_index", indexing.index),
-    ("index_select", indexing.along_dim),
+    ("index_select", indexing.index_select),
     ("gather", indexing.gather),
     ("glu", views.glu),
     ("channel_shuffle native_channel_shuffle", views.channel_shuffle),
@@ -238,16 +241,16 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("native_layer_norm", norms.layer_norm),
     ("native_group_norm", norms.group_norm),
     ("_weight_norm_interface", norms.weight_norm),
-    ("constant_pad_nd", _along_dims("it is padded along", _padded_dims)),
-    ("linalg_vector_norm", _along_dims("its norm is taken over", _reduced_dims(2))),
-    ("roll", _along_dims("it is rolled along, and what is left would be another order", _reduced_dims(2))),
+    ("constant_pad_nd", _mixing_rule("it is padded along", _padded_dims)),
+    ("linalg_vector_norm", _mixing_rule("its norm is taken over", _reduced_dims(2))),
+    ("roll", _mixing_rule("it is rolled along: without a channel, others would move elsewhere", _reduced_dims(2))),
     (
         "mean sum amax amin var std max min argmax any logsumexp",
-        _along_dims("it is summed, averaged or compared over", _reduced_dims(1)),
+        _mixing_rule("it is summed, averaged or compared over", _reduced_dims(1)),
     ),
     (
         "_softmax _safe_softmax _log_softmax cumsum",
-        _along_dims("a softmax or running sum goes over it", _reduced_dims(1)),
+        _mixing_rule("a softmax or running sum goes over it", _reduced_dims(1)),
     ),
     (
         "avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d "
@@ -256,11 +259,11 @@ _FAMILIES: list[tuple[str, Rule]] = [
         "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d "
         "_upsample_bicubic2d_aa upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d fractional_max_pool2d",
-        _along_dims("it runs along the dimensions that are pooled or resized", _spatial_dims),
+        _mixing_rule("it runs along the dimensions that are pooled or resized", _spatial_dims),
     ),
 ]
 CONTRACTIONS = _aten_operations("mm mv addmm bmm baddbmm convolution")
-"""Counted as work whatever is known of their operands."""
+"""Their cost is recorded whether or not their operands have channels."""
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(views.VIEWS, views.view),
     **dict.fromkeys(views.SPLITS, views.split),

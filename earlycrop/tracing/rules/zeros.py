@@ -1,7 +1,7 @@
-"""Whether a tensor's entries are zero once all parameters that make their channels are.
+"""Rules that say whether the entries of a result are zero when the parameters of their channels are zero.
 
-Where two activations are multiplied and summed over a channel, only then is the network without the channel the network
-in which it is masked: ``elu(k) + 1`` of a masked key is 1.
+They matter where two activations are multiplied and summed over a channel: a network without the channel equals a
+network with the channel masked only if a masked channel is zero there. ``elu(k) + 1`` of a masked key is 1.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder
 from earlycrop.tracing.rules import views
 
@@ -29,7 +30,7 @@ KEEP_ZERO = _aten_operations(
     "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d constant_pad_nd glu channel_shuffle "
     "_weight_norm_interface"
 ) | {*views.VIEWS, *views.SPLITS}
-PRODUCTS_OF_MATRICES = _aten_operations("mm mv addmm")
+MATRIX_PRODUCTS = _aten_operations("mm mv addmm")
 SUMS = _aten_operations("add add_ sub sub_")
 PRODUCTS = _aten_operations("mul mul_")
 QUOTIENTS = _aten_operations("div div_ masked_fill masked_fill_")
@@ -38,32 +39,37 @@ NORMS = _aten_operations(
 )
 
 
-def is_zero_preserving(watch: ChannelRecorder, packet: Any, arguments: tuple[Any, ...], tensors: list[Tensor]) -> bool:
-    """Whether the result of an operation on these ``tensors`` vanishes with its channels' parameters."""
-    if packet in PRODUCTS_OF_MATRICES:
-        return _of_matrices(watch, packet, arguments)
-    if packet is aten.convolution:  # an output is its row of the weight, and its bias, whatever comes in
-        return all(watch.known(t).vanishes for t in arguments[1:3] if t is not None)
+def is_zero_preserving(recorder: ChannelRecorder, packet: Any, op: Op) -> bool:
+    """Return whether the entries of a result are zero when the parameters of their channels are zero.
+
+    Args:
+        recorder: The recorder of the run.
+        packet: The operation without its overload.
+        op: The operation.
+    """
+    if packet in MATRIX_PRODUCTS:
+        return _is_matrix_product_zero_preserving(recorder, packet, op.args)
+    if packet is aten.convolution:  # an output depends on its row of the weight and its bias, whatever the input
+        return all(recorder.info(t).zero_preserving for t in op.args[1:3] if t is not None)
     if packet in KEEP_ZERO:
-        return all(known.vanishes for t in tensors if (known := watch.known(t)).fields)
+        return all(info.zero_preserving for t in op.inputs if (info := recorder.info(t)).labels)
     if packet in SUMS:
-        whole = [t for t in arguments[:2] if isinstance(t, Tensor)]
-        shifted = any(isinstance(n, int | float | complex) and n != 0 for n in arguments[:2])
-        return not shifted and all(watch.known(t).vanishes for t in whole)
+        terms = op.args[:2]
+        has_constant = any(isinstance(n, int | float | complex) and n != 0 for n in terms)
+        return not has_constant and all(recorder.info(t).zero_preserving for t in terms if isinstance(t, Tensor))
     if packet in PRODUCTS:
-        return any(watch.known(t).vanishes for t in tensors) or not any(watch.fields(t) for t in tensors)
+        infos = [recorder.info(t) for t in op.inputs]
+        return any(info.zero_preserving for info in infos) or not any(info.labels for info in infos)
     if packet in QUOTIENTS:
-        return watch.known(arguments[0]).vanishes
+        return recorder.info(op.args[0]).zero_preserving
     if packet in NORMS:
-        return all(isinstance(t, Tensor) and watch.known(t).weight for t in arguments[1:3])
+        return all(isinstance(t, Tensor) and recorder.info(t).weight for t in op.args[1:3])
     return False
 
 
-def _of_matrices(watch: ChannelRecorder, packet: Any, arguments: tuple[Any, ...]) -> bool:
-    """What is summed over does not matter: a result's channels are those of the first one's rows and the second one's
-    columns.
-    """
-    *bias, a, b = arguments[:3] if packet is aten.addmm else arguments[:2]
+def _is_matrix_product_zero_preserving(recorder: ChannelRecorder, packet: Any, args: tuple[Any, ...]) -> bool:
+    """The channels of the result are those of the rows of ``a`` and of the columns of ``b``, and of the bias."""
+    *bias, a, b = args[:3] if packet is aten.addmm else args[:2]
     sides = [(a, 0), (b, 1)] if b.ndim > 1 else [(a, 0)]
-    free = [t for t, dim in sides if any(f.shape[dim] > 1 for f in watch.fields(t))]
-    return all(watch.known(t).vanishes for t in (*bias, *free))
+    with_channels = [t for t, dim in sides if any(labels.shape[dim] > 1 for labels in recorder.labels(t))]
+    return all(recorder.info(t).zero_preserving for t in (*bias, *with_channels))
