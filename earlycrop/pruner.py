@@ -158,7 +158,7 @@ class Pruner:
         self._log: dict[str, float] = {}
 
     def _looks_at_distances(self) -> bool:
-        return isinstance(self._procedure, TriggeredPruning) and self._procedure.trigger.walks
+        return isinstance(self._procedure, TriggeredPruning) and self._procedure.trigger.uses_weight_distance
 
     def _due(self) -> bool:
         """Whether a pruning has failed, maybe after some of its rounds, and is to be taken up again."""
