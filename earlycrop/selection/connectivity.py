@@ -76,7 +76,7 @@ class _PathFinder:
     def _keep_producers(self, consumer: str, index: Index, axis: TensorAxis) -> list[tuple[str, Index]]:
         """Return the best weight of each producer of what the weight at ``index`` consumes along ``axis``."""
         label = int(axis.classes[index[axis.dim]])
-        found = []
+        weights = []
         for producer in self._producers.get(label, []):
             row = self._rows[producer]
             rows, keep_all = _find_producing_rows(
@@ -87,10 +87,10 @@ class _PathFinder:
                 continue
             self._visited.add(key)
             best = self._best_weight(producer, rows)
-            found.append((producer, best))
+            weights.append((producer, best))
             for i in rows if keep_all else ():
                 self.kept[producer][(*best[: row.dim], i, *best[row.dim + 1 :])] = True
-        return found
+        return weights
 
     def _best_weight(self, name: str, rows: ChannelLabels) -> Index:
         """Return the best weight in these rows, in columns that other paths use if there are any."""

@@ -94,13 +94,14 @@ def rank_nodes(graph: Graph, order: ChannelLabels, bounds: Bounds) -> Ranking:
         unit[order[~stays[order]]] = np.arange(graph.count - stays.sum())
     else:
         chunks, remainders, fillers = _split_into_multiples(graph, rank, stays, bounds.multiple)
-        unit, remainders = _number_chunks(rank, chunks, remainders)
+        unit = _number_chunks(rank, chunks)
         protected += fillers
     forced = _find_forced_units(graph, bounds, unit)
     number = np.where(forced, -1, np.cumsum(~forced) - 1)
     count = int((~forced).sum())
     number = np.append(number, count)  # for the nodes that stay, whose unit is -1
-    return Ranking(number[unit], count, rank, protected, {int(number[u]): rest for u, rest in remainders.items()})
+    unit = number[unit]
+    return Ranking(unit, count, rank, protected, {int(unit[node]): rest for node, rest in remainders.items()})
 
 
 def _protect_by_floors(graph: Graph, rank: ChannelLabels, bounds: Bounds) -> Protected:
@@ -120,7 +121,8 @@ def _split_into_multiples(
 ) -> tuple[list[ChannelLabels], dict[int, ChannelLabels], Protected]:
     """Split the nodes that can be removed into chunks that each remove a multiple.
 
-    Returns the chunks, by chunk its remainder (see :class:`Ranking`), and the nodes that fill floors up to a multiple.
+    Returns the chunks, the remainders (see :class:`Ranking`) by a node of their chunk, and the nodes that fill floors
+    up to a multiple.
     """
     chunks: list[ChannelLabels] = []
     remainders: dict[int, ChannelLabels] = {}
@@ -134,24 +136,20 @@ def _split_into_multiples(
             fillers.append((graph.nodes[int(filler[0])].layer, filler))
         removable, odd = nodes[: nodes.size - kept], nodes.size % step
         if odd and removable.size:
-            remainders[len(chunks)] = nodes[odd:]
+            remainders[int(removable[0])] = nodes[odd:]
             chunks.append(removable[:odd])
             removable = removable[odd:]
         chunks += np.split(removable, np.arange(step, removable.size, step)) if removable.size else []
     return chunks, remainders, fillers
 
 
-def _number_chunks(
-    rank: ChannelLabels, chunks: list[ChannelLabels], remainders: dict[int, ChannelLabels]
-) -> tuple[ChannelLabels, dict[int, ChannelLabels]]:
-    """Number the chunks by their best nodes. Return each node's number, -1 if it is in no chunk, and the remainders."""
+def _number_chunks(rank: ChannelLabels, chunks: list[ChannelLabels]) -> ChannelLabels:
+    """Number the chunks by their best nodes. Returns each node's number, -1 if it is in no chunk."""
     best = np.array([rank[chunk[-1]] for chunk in chunks], np.int64)
-    numbers = np.empty(len(chunks), np.int64)
-    numbers[np.argsort(best)] = np.arange(len(chunks))
     unit = np.full(rank.size, -1)
-    for chunk, number in zip(chunks, numbers, strict=True):
-        unit[chunk] = number
-    return unit, {int(numbers[chunk]): nodes for chunk, nodes in remainders.items()}
+    for number, chunk in enumerate(np.argsort(best)):
+        unit[chunks[chunk]] = number
+    return unit
 
 
 def _find_layers(graph: Graph, limited: Mapping[str, int]) -> list[tuple[str, ChannelLabels, int]]:

@@ -89,6 +89,7 @@ class Trigger(Protocol):
         Args:
             state: The state.
         """
+        del state  # by default, there is none
 
 
 class AtEpoch(Trigger):

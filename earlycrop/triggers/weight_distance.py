@@ -155,8 +155,8 @@ class WeightDistance:
         """
         if len(self.history.from_start) < 3:
             return {}
-        definitions = {name: compute(self.history) for name, compute in DEFINITIONS.items()}
-        return {**definitions, "fall": fall(self.history), "level": level(self.history)}
+        values: dict[str, float] = {name: compute(self.history) for name, compute in DEFINITIONS.items()}
+        return values | {"fall": fall(self.history), "level": level(self.history)}
 
     def log(self) -> dict[str, float]:
         """Return the distance from the start and the finite ones of ``values``, to be logged.
