@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from earlycrop.scoring.criteria import Criterion, Gate
+from earlycrop.scoring.criteria import Criterion, Gate, Statistics
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.targets import MEASURES, max_remaining
 from earlycrop.surgery.masks import Masks
 
 GateName = Literal["auto", "rows", "norms", "columns"]
-Statistics = Literal["auto", "running", "batch"]
 GATES: tuple[str, ...] = get_args(GateName)
 STATISTICS: tuple[str, ...] = get_args(Statistics)
 MOST_CHANGED = 5

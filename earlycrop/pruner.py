@@ -10,10 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from earlycrop.context import PruningContext, check_loss
-from earlycrop.events import Event, GateName, PruningRequest, Statistics
+from earlycrop.events import Event, GateName, PruningRequest
 from earlycrop.methods import Method, MethodName, make_procedure, method_name, resolve_method
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.pruner_state import check_state
+from earlycrop.scoring.criteria import Statistics
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.targets import Measure
 from earlycrop.surgery.masks import Masks

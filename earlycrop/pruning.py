@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop.context import PruningContext, check_loss
-from earlycrop.events import Event, GateName, PruningRequest, Statistics
+from earlycrop.events import Event, GateName, PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.rounds import DenseBaseline, PruningResult, cut_nodes, zero_weights
-from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName
+from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName, Statistics
 from earlycrop.scoring.scores import node_scores, weight_scores
 from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.constraints import NO_LIMITS, Limits

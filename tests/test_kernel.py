@@ -59,8 +59,8 @@ def test_a_linear_model_never_turns_and_a_large_batch_is_cut_short() -> None:
     model, x = nn.Linear(3, 2).double(), torch.randn(200, 3, dtype=torch.float64)
     turn = NTKDistance(model, loss, x)
     turn.update(model)
-    assert turn._last is not None
-    assert turn._last.shape == (MAX_ROWS, MAX_ROWS)
+    assert turn._previous is not None
+    assert turn._previous.shape == (MAX_ROWS, MAX_ROWS)
     with torch.no_grad():
         model.weight.mul_(-7)
     assert turn.update(model) == pytest.approx(0, abs=1e-12)

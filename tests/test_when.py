@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
+from earlycrop.scoring.criteria import CRITERIA, CriterionName, Gate
 from earlycrop.selection.schedules import exponential, halving, linear, one_shot
+from earlycrop.selection.targets import MEASURES, Measure
 from earlycrop.triggers.triggers import (
     TRIGGERS,
     AtEpoch,
@@ -18,10 +22,11 @@ from earlycrop.triggers.triggers import (
     MaskDistance,
     Trigger,
     TriggerContext,
+    TriggerName,
     after,
     lazy_regime,
 )
-from earlycrop.triggers.weight_distance import WeightDistance
+from earlycrop.triggers.weight_distance import DEFINITIONS, Definition, WeightDistance
 
 
 def test_halving_is_the_papers_schedule() -> None:
@@ -50,14 +55,14 @@ class Moved:
 
     def __init__(self, trigger: Trigger) -> None:
         self.model = nn.Linear(2, 1, bias=False).double()
-        self.trigger, self.walk = trigger, WeightDistance()
+        self.trigger, self.distance = trigger, WeightDistance()
 
     def to(self, epoch: int, x: float, y: float) -> str | None:
         with torch.no_grad():
             self.model.weight.copy_(torch.tensor([[x, y]]))
-        self.walk.update(self.model)
+        self.distance.update(self.model)
         return self.trigger.update(
-            TriggerContext(self.model, epoch, self.walk, lambda: torch.zeros(3, dtype=torch.bool))
+            TriggerContext(self.model, epoch, self.distance, lambda: torch.zeros(3, dtype=torch.bool))
         )
 
 
@@ -73,7 +78,7 @@ def test_every_definition_by_hand() -> None:
     seen = []
     for epoch, at in enumerate([(3, 4), (3, 7), (3, 9), (3, 8.5)]):
         assert moved.to(epoch, *at) is None
-        seen.append(moved.walk.log())
+        seen.append(moved.distance.log())
     assert seen[0] == {}
     assert seen[1] == {"distance": 3.0}
     assert seen[2]["unsquared"] == pytest.approx(2 / 3)
@@ -132,7 +137,7 @@ def test_the_mask_distance_by_hand() -> None:
     assert reasons[6] == "the masks of the last 4 epochs differ by 0, less than 0.2"
     again = MaskDistance(latest=50, below=0.2, masks=4)
     again.load_state_dict(trigger.state_dict())
-    assert [m.tolist() for m in again.change.last] == [m.tolist() for m in trigger.change.last]
+    assert [m.tolist() for m in again.history.masks] == [m.tolist() for m in trigger.history.masks]
     late = MaskDistance(latest=2)
     reasons = [
         late.update(TriggerContext(model, e, WeightDistance(), lambda e=e: torch.arange(4) < e)) for e in range(3)
@@ -146,13 +151,13 @@ def test_a_state_goes_on_where_it_was() -> None:
     logs = []
     for epoch, at in enumerate(points):
         whole.to(epoch, *at)
-        logs.append(whole.walk.log())
+        logs.append(whole.distance.log())
     for epoch, at in enumerate(points[:3]):
         first.to(epoch, *at)
-    second.walk.load_state_dict(first.walk.state_dict())
+    second.distance.load_state_dict(first.distance.state_dict())
     for epoch, at in enumerate(points[3:], start=3):
         second.to(epoch, *at)
-        assert second.walk.log() == logs[epoch]
+        assert second.distance.log() == logs[epoch]
 
 
 def test_weights_that_never_move_do_not_divide_by_zero() -> None:
@@ -172,7 +177,7 @@ def test_default_limits_are_shares_of_the_budget() -> None:
 
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="there is no definition 'cubed'"):
-        LazyRegime(0.1, latest=5, definition="cubed")
+        inspect.unwrap(LazyRegime.__init__)(LazyRegime.__new__(LazyRegime), 0.1, latest=5, definition="cubed")
     with pytest.raises(ValueError, match="the latest epoch to prune, 1, comes before the earliest, 2"):
         LazyRegime(0.1, latest=1)
 
@@ -193,6 +198,40 @@ def test_fixed_epochs() -> None:
         after(0.9, 1)
 
 
+class SmallStep(Trigger):
+    """The example of the documentation."""
+
+    latest = 20
+    uses_weight_distance = True
+
+    def update(self, context: TriggerContext) -> str | None:
+        if context.epoch == self.latest:
+            return "latest epoch"
+        if context.epoch > 0 and context.distance.history.changes[-1] < 1:
+            return "the weights moved less than 1"
+        return None
+
+
+def test_a_trigger_needs_nothing_but_a_decision() -> None:
+    trigger = SmallStep()
+    assert isinstance(trigger, Trigger)
+    assert along(trigger, [0.0, 2.0, 4.0, 4.5]) == [None, None, None, "the weights moved less than 1"]
+    assert trigger.log() == trigger.state_dict() == {}
+    with pytest.raises(TypeError, match="abstract"):
+        type("Undecided", (Trigger,), {})()
+
+
+def test_the_names_in_the_types_are_those_of_the_tables() -> None:
+    for names, table in (
+        (CriterionName, CRITERIA),
+        (TriggerName, TRIGGERS),
+        (Definition, DEFINITIONS),
+        (Measure, MEASURES),
+    ):
+        assert get_args(names) == tuple(table)
+    assert {criterion.gate for criterion in CRITERIA.values()} <= set(get_args(Gate))
+
+
 @pytest.mark.parametrize("name", list(TRIGGERS))
 def test_every_trigger_is_one_and_has_its_latest_epoch_within_the_budget(name: str) -> None:
     trigger = TRIGGERS[name](0.9, 40)
@@ -203,9 +242,9 @@ def test_every_trigger_is_one_and_has_its_latest_epoch_within_the_budget(name: s
 
 def test_complex_weights_move_too() -> None:
     model = nn.ParameterDict({"real": torch.zeros(3), "complex": torch.zeros(2, dtype=torch.complex64)})
-    walk = WeightDistance()
+    distance = WeightDistance()
     for far in (0.0, 1.0, 3.0):
         with torch.no_grad():
             model["complex"].copy_(torch.tensor([3.0 + 4.0j, 0.0]) * far)
-        walk.update(model)
-    assert walk.seen.d == [0.0, 5.0, 15.0]
+        distance.update(model)
+    assert distance.history.from_start == [0.0, 5.0, 15.0]

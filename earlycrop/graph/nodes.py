@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -38,6 +39,13 @@ class TensorAxis:
     def layer(self) -> str:
         """The module that holds the tensor."""
         return layer_of(self.tensor)
+
+    @cached_property
+    def indices_by_class(self) -> dict[int, ChannelLabels]:
+        """The indices along it, by class."""
+        order = np.argsort(self.classes, kind="stable")
+        classes, starts = np.unique(self.classes[order], return_index=True)
+        return dict(zip(classes.tolist(), np.split(order, starts[1:]), strict=True))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class TriggeredPruning(Procedure):
         self._baseline = DenseBaseline()
         self._graph: Graph | None = None
         self._done = False
-        self.uses_weight_distance = trigger.walks
+        self.uses_weight_distance = trigger.uses_weight_distance
         self.trigger_name = type(trigger).__name__
         self.can_branch = isinstance(trigger, AtEpoch) and self._penalty is None
 

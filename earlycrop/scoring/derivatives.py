@@ -1,8 +1,7 @@
-"""The gradient g of a loss over batches and products of its Hessian H with a direction: the only second derivatives
-here.
+"""The gradient g of a loss over batches, and products of its Hessian H with a direction.
 
-Every criterion of the paper is a function of the weight w, g and Hg. With several batches, a first pass sums g and a
-second one differentiates <v, g_b> batch by batch; with one batch, both passes share one graph.
+All second derivatives of this library are computed here. With one batch, both passes share one graph. With several, a
+first pass sums g, and a second one differentiates <v, g_b> batch by batch.
 """
 
 from __future__ import annotations
@@ -28,9 +27,10 @@ from earlycrop.utils.types import Loss, Tensors
 class Derivatives:
     """First and second derivatives of the summed loss, by parameter name.
 
-    gradient: g = sum over batches of dL_b/dw, in the loss's unit per unit of w.
-    product: H v = sum over batches of d<v, dL_b/dw>/dw, where v is g unless a direction was given; None if not asked
-    for.
+    Args:
+        gradient: g = sum over batches of dL_b/dw.
+        product: Hv = sum over batches of d<v, dL_b/dw>/dw, where v is g or the given direction. None if it was not
+            computed.
     """
 
     gradient: Tensors
@@ -47,50 +47,39 @@ def flow(
     batch_statistics: bool = False,
     group: ProcessGroup = None,
 ) -> Derivatives:
-    """g and, if ``second``, Hg (or H times ``direction``) of ``loss`` summed over ``batches``.
+    """Compute g and Hg of ``loss`` summed over ``batches``.
 
-    Parameters with ``requires_grad`` take part. Dropout is off; batch norm uses its running statistics, or the batch's
-    own with ``batch_statistics``. Modes, random states, ``.grad``, buffers and hooks of the parameters are left as they
-    were. Memory: weights, g, Hg and one batch's graph.
-
-    ``group``: a torch.distributed process group whose processes each have the model and batches of their own, as many;
-    g and Hg are the means over them, as those of DistributedDataParallel are: of one process whose batches are these
-    put together, where they are equally large. All of them must call this.
+    Only parameters with ``requires_grad`` are differentiated. Dropout is off. Training modes, random states, ``.grad``,
+    buffers and hooks of the parameters are left unchanged. Memory: the weights, g, Hg and one batch's graph.
 
     Source: EarlyCroP (Rachwan et al. 2022), eq. 4. Deviation: the authors keep the graphs of all batches.
 
+    Args:
+        model: The network.
+        loss: (model, batch) -> scalar loss.
+        batches: Training data; all of them are read.
+        second: Whether to compute the Hessian product too.
+        direction: v, by parameter name, to compute Hv instead of Hg.
+        batch_statistics: Whether batch norms use the batch's statistics instead of the running ones.
+        group: A torch.distributed process group. Each of its processes calls this function with its own batches, as
+            many as the others, and g and Hg are averaged over the processes, as DistributedDataParallel averages
+            gradients.
+
+    Returns:
+        The derivatives, by parameter name.
+
     Raises:
-        ValueError: there is no batch, or no parameter to differentiate.
-        FlowError: the loss is not a finite scalar, a parameter is unused, or a derivative is not finite; it is named.
+        ValueError: There is no batch, or no parameter to differentiate.
+        FlowError: The loss is not a finite scalar, a parameter is unused, or a derivative is not finite.
     """
     with fail_together(group):
         batches = list(batches)
         if not batches:
             raise ValueError("no batch to score on: give at least one batch of training data")
-    with preserve_state(model), differentiable_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
-        set_scoring_mode(model, batch_statistics)
+    with _prepare_network(model, loss, batch_statistics) as network:
         if second and len(batches) == 1:
-            with fail_together(group, FlowError):
-                graph = _graph(model, loss, batches[0], leaves)
-            gradient = all_reduce_mean(_detach_values(graph) if group is None else _copy_values(graph), group)
-            with fail_together(group, FlowError):
-                _differentiate(_edges(graph), leaves, _check_direction(direction, leaves) if direction else gradient)
-            product = all_reduce_mean(_take_gradients(leaves, used=False), group)
-            return Derivatives(_check_finite(gradient, "gradient"), _check_finite(product, "Hessian product"))
-        with fail_together(group, FlowError):
-            for batch in batches:
-                _check_scalar(loss(model, batch)).backward(inputs=list(leaves.values()))  # type: ignore[no-untyped-call]
-            taken = _take_gradients(leaves, used=True)
-        gradient = _check_finite(all_reduce_mean(taken, group), "gradient")
-        if not second:
-            return Derivatives(gradient, None)
-        along = _check_direction(direction, leaves) if direction else gradient
-        with fail_together(group, FlowError):
-            for batch in batches:
-                _differentiate(_edges(_graph(model, loss, batch, leaves, all_used=False)), leaves, along)
-        return Derivatives(
-            gradient, _check_finite(all_reduce_mean(_take_gradients(leaves, used=False), group), "Hessian product")
-        )
+            return _differentiate_batch(network, batches[0], direction, group)
+        return _differentiate_batches(network, batches, second, direction, group)
 
 
 def flow_by_parameter(
@@ -103,158 +92,221 @@ def flow_by_parameter(
     batch_statistics: bool = False,
     group: ProcessGroup = None,
 ) -> None:
-    """Hand g and Hg of each parameter, by its name, to ``use``: what it makes of them can be much smaller.
+    """Compute g and Hg as :func:`flow` does, and hand them to ``use`` one parameter at a time.
 
-    The same numbers as :func:`flow`, and the same errors. With one batch a parameter's Hg is let go of before the next
-    one's is computed. Hg is a sum over the operations that read the parameter; ``in_parts`` hands over each term as it
-    arrives, g with the first and zeros with the others, so that none waits for the rest. Memory: weights, g, one
-    batch's graph, and Hg of one parameter, beside (without ``in_parts``) the terms that wait: often as much as g. Where
-    several processes average (``group``), they exchange Hg whole.
+    With one batch, a parameter's Hg is freed before the next one is computed. Memory: the weights, g, one batch's
+    graph, and Hg of one parameter; without ``in_parts`` also the terms of Hg that are not summed yet, often as much as
+    g. With several batches or processes, Hg is stored as a whole.
+
+    Args:
+        model: The network.
+        loss: (model, batch) -> scalar loss.
+        batches: Training data; all of them are read.
+        use: Called with a parameter's name, g and Hg.
+        in_parts: Whether to hand over each term of Hg as soon as it is computed, one for each operation that reads the
+            parameter: the first with g, the others with zeros in place of g.
+        batch_statistics: Whether batch norms use the batch's statistics instead of the running ones.
+        group: The processes that average, see :func:`flow`.
+
+    Raises:
+        ValueError, FlowError: See :func:`flow`.
     """
     batches = list(batches)
     if len(batches) != 1 or group is not None:
-        whole = flow(model, loss, batches, batch_statistics=batch_statistics, group=group)
-        for name, g in whole.gradient.items():
-            use(name, g, (whole.product or {})[name])
+        derivatives = flow(model, loss, batches, batch_statistics=batch_statistics, group=group)
+        for name, g in derivatives.gradient.items():
+            use(name, g, (derivatives.product or {})[name])
         return
-    with preserve_state(model), differentiable_kernels(model), torch.enable_grad(), _leaves(model) as leaves:
-        set_scoring_mode(model, batch_statistics)
-        gradient = _graph(model, loss, batches[0], leaves)
-        values = _check_finite(_detach_values(gradient), "gradient")
-        waiting = dict(values)
-
-        def arrived(name: str, product: Tensor) -> None:
-            g = waiting.pop(name, None)
-            _check_finite({name: product}, "Hessian product")
-            use(name, memoryless_zeros(product) if g is None else g, product)
-
-        def gathered(name: str, leaf: Tensor) -> None:
-            if leaf.grad is not None:  # nothing of a leaf whose terms were all intercepted
-                product, leaf.grad = leaf.grad.detach(), None
-                arrived(name, product)
-
-        for name, leaf in leaves.items():
-            leaf.register_post_accumulate_grad_hook(partial(gathered, name))  # type: ignore[no-untyped-call]
-        edges = _edges(gradient)
-        if in_parts:
-            _intercept(edges, leaves, arrived)
-        del gradient
-        _differentiate(edges, leaves, values)
-        for name, g in dict(waiting).items():
-            arrived(name, memoryless_zeros(g))
+    with _prepare_network(model, loss, batch_statistics) as network:
+        _stream_products(network, batches[0], use, in_parts)
 
 
-def _intercept(edges: Mapping[str, GradientEdge], leaves: Tensors, take: Callable[[str, Tensor], None]) -> None:
-    """Have the graph's nodes hand what they would send to the leaves to ``take``; autograd sums nothing then."""
-    names = {id(leaf): name for name, leaf in leaves.items()}
-    seen, todo = set(), [edge.node for edge in edges.values()]
-
-    def hook(mine: Mapping[int, str], sent: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor | None, ...]:
-        for i, name in mine.items():
-            if (part := sent[i]) is not None:
-                take(name, part.detach())
-        return tuple(None if i in mine else part for i, part in enumerate(sent))
-
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        followers = [following for following, _ in node.next_functions]
-        leading = {i: names.get(id(getattr(f, "variable", None))) for i, f in enumerate(followers)}
-        mine = {i: name for i, name in leading.items() if name is not None}
-        todo += [f for i, f in enumerate(followers) if f is not None and i not in mine]
-        if mine:
-            node.register_hook(partial(hook, mine))
-
-
-def memoryless_zeros(like: Tensor) -> Tensor:
-    """Zeros of its shape, dtype and device that all share one number's memory."""
+def expanded_zeros(like: Tensor) -> Tensor:
+    """Return zeros of the same shape, dtype and device that share the memory of one number."""
     return torch.zeros((), dtype=like.dtype, device=like.device).expand_as(like)
 
 
+@dataclass(frozen=True)
+class _Network:
+    """A network in scoring mode, its loss, and the leaves that stand in for its parameters."""
+
+    model: nn.Module
+    loss: Loss
+    leaves: Tensors
+
+    def gradients(self, batch: Any, require_all: bool = True) -> Tensors:
+        """Return one batch's gradients, with the graph to differentiate them again."""
+        value = _check_scalar(self.loss(self.model, batch))
+        gradients = torch.autograd.grad(value, list(self.leaves.values()), create_graph=True, allow_unused=True)
+        if require_all:
+            _check_used(self.leaves, gradients)
+        return {name: g for name, g in zip(self.leaves, gradients, strict=True) if g is not None}
+
+    def accumulate_gradients(self, batch: Any) -> None:
+        """Add one batch's gradients to ``.grad`` of the leaves."""
+        value = _check_scalar(self.loss(self.model, batch))
+        value.backward(inputs=list(self.leaves.values()))  # type: ignore[no-untyped-call]
+
+    def accumulate_products(self, edges: Mapping[str, GradientEdge], direction: Mapping[str, Tensor]) -> None:
+        """Add d<direction, gradient>/dw to ``.grad`` of the leaves. A gradient that is constant in w has no edge."""
+        if not edges:
+            return
+        roots, vectors = list(edges.values()), [direction[name] for name in edges]
+        try:
+            torch.autograd.backward(roots, vectors, inputs=list(self.leaves.values()))
+        except (FlowError, torch.OutOfMemoryError):
+            raise
+        except RuntimeError as error:  # NotImplementedError is one
+            raise FlowError(
+                f"the gradient cannot be differentiated ({str(error).partition(chr(10))[0]}): take a method that needs "
+                "no second derivative, such as snip or snap, or replace that operation"
+            ) from error
+
+    def take_sums(self, require_all: bool = False) -> Tensors:
+        """Return ``.grad`` of each leaf and reset it. A missing one is zero, or an error if ``require_all``."""
+        gradients = [leaf.grad for leaf in self.leaves.values()]
+        if require_all:
+            _check_used(self.leaves, gradients)
+        for leaf in self.leaves.values():
+            leaf.grad = None
+        pairs = zip(self.leaves.items(), gradients, strict=True)
+        return {name: torch.zeros_like(leaf) if g is None else g.detach() for (name, leaf), g in pairs}
+
+
+def _differentiate_batch(
+    network: _Network, batch: Any, direction: Mapping[str, Tensor] | None, group: ProcessGroup
+) -> Derivatives:
+    """Compute both derivatives on a single batch, through one graph."""
+    with fail_together(group, FlowError):
+        graph = network.gradients(batch)
+    # averaging writes into the tensors, and the graph needs the values that it was computed with
+    values = {name: g.detach() if group is None else g.detach().clone() for name, g in graph.items()}
+    gradient = all_reduce_mean(values, group)
+    with fail_together(group, FlowError):
+        along = _check_direction(direction, network.leaves) if direction else gradient
+        network.accumulate_products(_gradient_edges(graph), along)
+    product = all_reduce_mean(network.take_sums(), group)
+    return Derivatives(_check_finite(gradient, "gradient"), _check_finite(product, "Hessian product"))
+
+
+def _differentiate_batches(
+    network: _Network, batches: list[Any], second: bool, direction: Mapping[str, Tensor] | None, group: ProcessGroup
+) -> Derivatives:
+    """Sum g over the batches and, in a second pass that needs this sum, the Hessian product."""
+    with fail_together(group, FlowError):
+        for batch in batches:
+            network.accumulate_gradients(batch)
+        sums = network.take_sums(require_all=True)
+    gradient = _check_finite(all_reduce_mean(sums, group), "gradient")
+    if not second:
+        return Derivatives(gradient, None)
+    along = _check_direction(direction, network.leaves) if direction else gradient
+    with fail_together(group, FlowError):
+        for batch in batches:  # no variable keeps the graph of a batch while the next one is built
+            network.accumulate_products(_gradient_edges(network.gradients(batch, require_all=False)), along)
+    return Derivatives(gradient, _check_finite(all_reduce_mean(network.take_sums(), group), "Hessian product"))
+
+
+def _stream_products(network: _Network, batch: Any, use: Callable[[str, Tensor, Tensor], None], in_parts: bool) -> None:
+    """Hand each parameter's Hg, or each term of it, to ``use`` while autograd computes the others."""
+    graph = network.gradients(batch)
+    gradient = _check_finite({name: g.detach() for name, g in graph.items()}, "gradient")
+    pending = dict(gradient)
+
+    def deliver(name: str, product: Tensor) -> None:
+        g = pending.pop(name, None)
+        _check_finite({name: product}, "Hessian product")
+        use(name, expanded_zeros(product) if g is None else g, product)
+
+    def deliver_grad(name: str, leaf: Tensor) -> None:
+        if leaf.grad is not None:  # it is None if all terms of this leaf were intercepted
+            product, leaf.grad = leaf.grad.detach(), None
+            deliver(name, product)
+
+    for name, leaf in network.leaves.items():
+        leaf.register_post_accumulate_grad_hook(partial(deliver_grad, name))  # type: ignore[no-untyped-call]
+    edges = _gradient_edges(graph)
+    if in_parts:
+        _intercept_terms(edges, network.leaves, deliver)
+    del graph
+    network.accumulate_products(edges, gradient)
+    for name, g in dict(pending).items():  # parameters that the gradient does not depend on
+        deliver(name, expanded_zeros(g))
+
+
+def _intercept_terms(
+    edges: Mapping[str, GradientEdge], leaves: Tensors, deliver: Callable[[str, Tensor], None]
+) -> None:
+    """Register hooks that deliver each gradient sent to a leaf, and send None on, so that autograd sums nothing."""
+    names = {id(leaf): name for name, leaf in leaves.items()}
+    visited, pending = set(), [edge.node for edge in edges.values()]
+
+    def hook(leaf_inputs: Mapping[int, str], gradients: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor | None, ...]:
+        for i, name in leaf_inputs.items():
+            if (gradient := gradients[i]) is not None:
+                deliver(name, gradient.detach())
+        return tuple(None if i in leaf_inputs else gradient for i, gradient in enumerate(gradients))
+
+    while pending:
+        node = pending.pop()
+        if node in visited:
+            continue
+        visited.add(node)
+        leaf_inputs = {}
+        for i, (successor, _) in enumerate(node.next_functions):
+            name = names.get(id(getattr(successor, "variable", None)))
+            if name is not None:
+                leaf_inputs[i] = name
+            elif successor is not None:
+                pending.append(successor)
+        if leaf_inputs:
+            node.register_hook(partial(hook, leaf_inputs))
+
+
 @contextmanager
-def _leaves(model: nn.Module) -> Iterator[Tensors]:
-    """Put leaves that share the parameters' memory in their place: gradients gather there, and no hook runs."""
-    real = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not real:
+def _prepare_network(model: nn.Module, loss: Loss, batch_statistics: bool) -> Iterator[_Network]:
+    """Put the model into scoring mode, with leaves in place of its parameters."""
+    with preserve_state(model), differentiable_kernels(model), torch.enable_grad(), _attach_leaves(model) as leaves:
+        set_scoring_mode(model, batch_statistics)
+        yield _Network(model, loss, leaves)
+
+
+@contextmanager
+def _attach_leaves(model: nn.Module) -> Iterator[Tensors]:
+    """Replace the parameters by leaves that share their memory, so that ``.grad`` and hooks are not touched."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
         raise ValueError("no parameter requires a gradient: there is nothing to score")
-    leaves: Tensors = {name: nn.Parameter(p.detach()) for name, p in real.items()}
-    where = tensor_owners(model)
-    spots = {name: where[id(p)] for name, p in real.items()}
+    leaves: Tensors = {name: nn.Parameter(p.detach()) for name, p in parameters.items()}
+    owners = tensor_owners(model)
+    places = {name: owners[id(p)] for name, p in parameters.items()}
     try:
         for name, leaf in leaves.items():
-            assign_tensor(spots[name], leaf)
+            assign_tensor(places[name], leaf)
         yield leaves
     except RuntimeError as error:
         if "use_reentrant" not in str(error):
             raise
         raise FlowError(
-            "a part of the model runs in torch.utils.checkpoint with use_reentrant=True, which does not give single "
-            "gradients: call it with use_reentrant=False"
+            "a part of the model runs in torch.utils.checkpoint with use_reentrant=True, which does not support "
+            "gradients by parameter: call it with use_reentrant=False"
         ) from error
     finally:
-        for name, p in real.items():
-            assign_tensor(spots[name], p)
+        for name, p in parameters.items():
+            assign_tensor(places[name], p)
 
 
-def _graph(model: nn.Module, loss: Loss, batch: Any, leaves: Tensors, all_used: bool = True) -> Tensors:
-    """One batch's gradients, with the graph that they can be differentiated through."""
-    value = _check_scalar(loss(model, batch))
-    got = torch.autograd.grad(value, list(leaves.values()), create_graph=True, allow_unused=True)
-    gradient = {name: g for name, g in zip(leaves, got, strict=True) if g is not None}
-    if all_used:
-        _check_used([name for name in leaves if name not in gradient])
-    return gradient
+def _gradient_edges(graph: Tensors) -> dict[str, GradientEdge]:
+    """Return the places of the gradients in the graph, through which they are differentiated without their values."""
+    return {name: get_gradient_edge(g) for name, g in graph.items() if g.requires_grad}
 
 
-def _edges(gradient: Tensors) -> dict[str, GradientEdge]:
-    """Where the gradients stand in the graph: their values need not be kept to differentiate them."""
-    return {name: get_gradient_edge(g) for name, g in gradient.items() if g.requires_grad}
-
-
-def _differentiate(edges: dict[str, GradientEdge], leaves: Tensors, along: Mapping[str, Tensor]) -> None:
-    """Add d<along, gradient>/dw to the leaves' ``.grad``; a gradient that is constant in w has no edge and adds
-    nothing.
-    """
-    if not edges:
-        return
-    try:
-        torch.autograd.backward(list(edges.values()), [along[name] for name in edges], inputs=list(leaves.values()))
-    except (FlowError, torch.OutOfMemoryError):
-        raise
-    except RuntimeError as error:  # of which NotImplementedError is one
-        raise FlowError(
-            f"the gradient cannot be differentiated ({str(error).partition(chr(10))[0]}): take a method that needs no "
-            "second derivative, such as snip or snap, or write that operation with others"
-        ) from error
-
-
-def _take_gradients(leaves: Tensors, used: bool) -> Tensors:
-    """Take what has gathered in ``.grad``; where nothing has, complain (``used``) or give zeros."""
-    if used:
-        _check_used([name for name, leaf in leaves.items() if leaf.grad is None])
-    taken = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
-    for leaf in leaves.values():
-        leaf.grad = None
-    return {name: t.detach() for name, t in taken.items()}
-
-
-def _detach_values(gradient: Tensors) -> Tensors:
-    return {name: g.detach() for name, g in gradient.items()}
-
-
-def _copy_values(gradient: Tensors) -> Tensors:
-    """Their values, which may be changed: the graph keeps its own."""
-    return {name: g.detach().clone() for name, g in gradient.items()}
-
-
-def _check_used(unused: list[str]) -> None:
+def _check_used(leaves: Tensors, gradients: Iterable[Tensor | None]) -> None:
+    unused = [name for name, g in zip(leaves, gradients, strict=True) if g is None]
     if unused:
         raise FlowError(
-            f"the loss does not depend on {_list_names(unused)}: remove it from the model, or leave it out of the "
-            f"scoring "
-            "with requires_grad_(False)"
+            f"the loss does not depend on {_format_names(unused)}: remove it from the model, or exclude it from the "
+            "scoring with requires_grad_(False)"
         )
 
 
@@ -262,29 +314,32 @@ def _check_finite(derivative: Tensors, kind: str) -> Tensors:
     bad = [name for name, t in derivative.items() if not bool(torch.isfinite(t).all())]
     if bad:
         raise FlowError(
-            f"the {kind} of {_list_names(bad)} is not finite: check the loss and the batches for NaN or infinity"
+            f"the {kind} of {_format_names(bad)} is not finite: check the loss and the batches for NaN or infinity"
         )
     return derivative
 
 
 def _check_scalar(value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
-        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise FlowError(f"the loss must be a scalar tensor, and is {shape}: reduce it with .mean() or .sum()")
+        kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise FlowError(f"the loss must be a scalar tensor, and is {kind}: reduce it with .mean() or .sum()")
     if not bool(torch.isfinite(value)):
         raise FlowError(f"the loss is {value.item()}: it cannot be differentiated")
     if not value.requires_grad:
-        raise FlowError("the loss does not depend on any parameter: does it run the model it is given, with gradients?")
+        raise FlowError(
+            "the loss does not depend on any parameter: compute it with the model that it is given, with gradients "
+            "enabled"
+        )
     return value.reshape(())
 
 
 def _check_direction(direction: Mapping[str, Tensor], leaves: Tensors) -> Mapping[str, Tensor]:
     wrong = [n for n, leaf in leaves.items() if n not in direction or direction[n].shape != leaf.shape]
     if wrong:
-        raise ValueError(f"the direction must have a tensor of the parameter's shape for {_list_names(wrong)}")
+        raise ValueError(f"the direction must have a tensor of the parameter's shape for {_format_names(wrong)}")
     return direction
 
 
-def _list_names(names: list[str], most: int = 5) -> str:
-    quoted = ", ".join(f"'{n}'" for n in names[:most])
-    return f"{quoted} and {len(names) - most} more" if len(names) > most else quoted
+def _format_names(names: list[str], limit: int = 5) -> str:
+    quoted = ", ".join(f"'{n}'" for n in names[:limit])
+    return f"{quoted} and {len(names) - limit} more" if len(names) > limit else quoted

@@ -1,22 +1,21 @@
-"""What can be removed, single weights or nodes, and the score of each: a criterion summed over the entries that it
-owns.
-"""
+"""The scores of single weights and of nodes: the effects that a criterion gives to entries, and their sums."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import TensorAxis
-from earlycrop.graph.types import Reason, Role
+from earlycrop.graph.types import Reason
 from earlycrop.scoring.criteria import Criterion, Effect, Gate, snip
-from earlycrop.scoring.derivatives import Derivatives, flow, flow_by_parameter, memoryless_zeros
+from earlycrop.scoring.derivatives import Derivatives, expanded_zeros, flow, flow_by_parameter
+from earlycrop.scoring.gates import GatedAxis, find_gated_axes, find_norm_axes, spread_to_entries, sum_by_node
 from earlycrop.scoring.synflow import synaptic_flow
 from earlycrop.utils.distributed import ProcessGroup, broadcast_from_rank0
 from earlycrop.utils.errors import FlowError
@@ -32,28 +31,34 @@ def weight_scores(
     batch_statistics: bool = False,
     group: ProcessGroup = None,
 ) -> Tensors:
-    """A score for each entry of each weight matrix that can lose some; gates stand on single weights. ``group``:
-    processes that score together, see :func:`earlycrop.scoring.derivatives.flow`.
+    """Score each entry of the weight matrices that can be pruned.
+
+    Args:
+        model: The network.
+        criterion: What the score is computed with.
+        loss: (model, batch) -> scalar loss.
+        batches: Training data.
+        batch_statistics: Whether batch norms use the batch's statistics instead of the running ones.
+        group: The processes that score together, see :func:`earlycrop.scoring.derivatives.flow`.
+
+    Returns:
+        The scores, by parameter name.
 
     Raises:
-        ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.scoring.derivatives.flow`.
+        ValueError: There is no batch, and the criterion needs one.
+        FlowError: A score is not finite; or see :func:`earlycrop.scoring.derivatives.flow`.
     """
-    trained = {name: p.detach() for name, p in prunable_matrices(model).items()}
-    if criterion.effect is None:
-        return {name: broadcast_from_rank0(torch.rand(p.shape, device=p.device), group) for name, p in trained.items()}
-
-    def effects(read: Iterable[Any]) -> Tensors:
-        derivatives = _derivatives(model, criterion, loss, read, batch_statistics, lambda wg: wg, group)
-        return {name: _real_effect(criterion, effect, p, *_entry(derivatives, name, p)) for name, p in trained.items()}
-
+    matrices = {name: p.detach() for name, p in prunable_matrices(model).items()}
     effect = criterion.effect
-    if not criterion.per_batch:
-        return {name: _to_scores(e, criterion, name) for name, e in effects(batches).items()}
-    total = {name: torch.zeros_like(p.abs()) for name, p in trained.items()}
-    for batch in batches:
-        for name, e in effects([batch]).items():
-            total[name] += e.square()
-    return {name: _to_scores(t, criterion, name) for name, t in total.items()}
+    if effect is None:
+        return {name: broadcast_from_rank0(torch.rand(p.shape, device=p.device), group) for name, p in matrices.items()}
+    source = _Source(model, criterion, loss, batch_statistics, group)
+
+    def compute_effects(batches: Iterable[Any]) -> Tensors:
+        derivatives = source.derivatives(batches, sum_units=lambda effects: effects)
+        return _effects(criterion, effect, matrices, derivatives)
+
+    return _effects_to_scores(criterion, compute_effects, batches)
 
 
 def node_scores(
@@ -66,192 +71,190 @@ def node_scores(
     batch_statistics: bool = False,
     group: ProcessGroup = None,
 ) -> Float[Tensor, "nodes"]:
-    """A score for each node: the sum of its entries' effects, in float64 on the CPU.
+    """Score each node: the sum of the effects of the entries that its gate multiplies.
 
-    ``gate`` is the criterion's own unless it is given. ``gate="rows"`` sums over the rows and biases that produce the
-    node, the paper's definition. ``gate="norms"`` sums over scale and shift of its batch norms, where it has one, which
-    are a gate after the norm. ``gate="columns"`` sums over the columns that consume it. A node without a column is
-    scored by its rows; one without a row, or with several in one parameter (an LSTM unit's gates, an attention head),
-    by its columns, since a gate on those rows is no gate on the node. ``batch_statistics``: batch norm uses the batch's
-    own (mind that it divides a gate on rows before it out). A criterion of batch norm scales sums over those instead.
-    ``group``: processes that score together, see :func:`earlycrop.scoring.derivatives.flow`.
+    Source: Rachwan et al. 2022, section 4.1, with ``gate="rows"``.
+
+    Args:
+        model: The network.
+        graph: The network's graph.
+        criterion: What the score is computed with. One of batch norms' scales sums over these scales.
+        loss: (model, batch) -> scalar loss.
+        batches: Training data.
+        gate: Where gates are put, see :func:`earlycrop.scoring.gates.find_gated_axes`. The default is the criterion's.
+        batch_statistics: Whether batch norms use the batch's statistics instead of the running ones. Normalizing by the
+            batch cancels a gate on the rows before it.
+        group: The processes that score together, see :func:`earlycrop.scoring.derivatives.flow`.
+
+    Returns:
+        One score for each node of the graph, in float64 on the CPU.
 
     Raises:
-        ValueError: no batch where one is needed. FlowError: see :func:`earlycrop.scoring.derivatives.flow`.
+        ValueError: There is no batch, and the criterion needs one.
+        FlowError: A score is not finite; or see :func:`earlycrop.scoring.derivatives.flow`.
     """
     if criterion.effect is None:
         return broadcast_from_rank0(torch.rand(graph.count, dtype=torch.float64), group)
-    gate = gate or criterion.gate
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-    scored = parameters if criterion.order == 0 else _trained(model)
-    scales = norm_scales(model) if criterion.norms else []
-    chosen = _norm_axes(graph, scales) if scales else _gated_axes(graph, gate, scored, norm_scales(model))
+    axes = _find_scored_axes(model, graph, criterion, gate or criterion.gate)
+    source = _Source(model, criterion, loss, batch_statistics, group)
 
-    def spread(effects: Tensors) -> Tensors:
-        """Each entry's node's sum."""
-        sums = _sum_by_node(graph, chosen, effects)
-        spread_ = {name: torch.zeros_like(t) for name, t in effects.items()}
-        for slot, nodes in chosen:
-            t = spread_.get(slot.tensor)
-            if t is not None:
-                own = torch.where(nodes >= 0, sums[nodes.clamp(min=0)], 0).to(t)
-                t += own.reshape([-1 if d == slot.dim else 1 for d in range(t.ndim)])
-        return spread_
+    def compute_sums(batches: Iterable[Any]) -> Tensors:
+        return {"the nodes": _sum_effects(source, graph, axes, batches)}
 
-    effect = criterion.node_effect or criterion.effect
-
-    def sums(read: Iterable[Any]) -> Tensor:
-        if criterion.order == 2 and criterion.along == "gradient":  # a parameter at a time: Hg need not be held whole
-            total = torch.zeros(graph.count, dtype=torch.float64)
-
-            def add(name: str, g: Tensor, hg: Tensor) -> None:
-                total.add_(
-                    _sum_by_node(graph, chosen, {name: _real_effect(criterion, effect, parameters[name], g, hg)})
-                )
-
-            flow_by_parameter(
-                model, loss, read, add, in_parts=criterion.additive, batch_statistics=batch_statistics, group=group
-            )
-            return total
-        derivatives = _derivatives(model, criterion, loss, read, batch_statistics, spread, group)
-        numbers = ((name, p) for name, p in parameters.items() if p.is_floating_point() or p.is_complex())
-        effects = {name: _real_effect(criterion, effect, p, *_entry(derivatives, name, p)) for name, p in numbers}
-        return _sum_by_node(graph, chosen, effects)
-
-    if criterion.per_batch:
-        read = list(batches)
-        total = torch.zeros(graph.count, dtype=torch.float64)
-        for batch in read:
-            total += sums([batch]).square()
-    else:
-        total = sums(batches)
-    scores = _to_scores(total, criterion, "the nodes")
-    return _ranks(graph, scores) if criterion.local else scores
+    scores = _effects_to_scores(criterion, compute_sums, batches)["the nodes"]
+    return _rank_in_groups(graph, scores) if criterion.local else scores
 
 
 def norm_scale_sums(model: nn.Module, graph: Graph, effects: Tensors) -> Float[Tensor, "nodes"]:
-    """For each node, the sum of the given effects of its batch norm scales."""
-    return _sum_by_node(graph, _norm_axes(graph, norm_scales(model)), effects)
+    """Sum the given effects of batch norm scales for each node.
 
+    Args:
+        model: The network.
+        graph: The network's graph.
+        effects: The effect of each entry of the batch norms' scales, by parameter name.
 
-def _norm_axes(graph: Graph, tensors: Container[str]) -> list[tuple[TensorAxis, Tensor]]:
-    return [(s, torch.from_numpy(s.nodes)) for s in graph.axes if s.tensor in tensors]
-
-
-def _ranks(graph: Graph, scores: Tensor) -> Tensor:
-    """Of each node, how large a share of its group of coupled layers has lower scores; ties by index."""
-    ranks = torch.zeros_like(scores)
-    for ids in graph.groups.values():
-        index = torch.tensor(ids)
-        order = torch.argsort(scores[index], stable=True)
-        ranks[index[order]] = torch.arange(1, len(ids) + 1, dtype=ranks.dtype) / len(ids)
-    return ranks
-
-
-def _gated_axes(
-    graph: Graph, gate: Gate, scored: Container[str], scales: Iterable[str] = ()
-) -> list[tuple[TensorAxis, Tensor]]:
-    """The slots that gates stand on, each with the node of each index that is gated there, or -1.
-
-    Only parameters in ``scored`` count: one that is not trained has no gradient, and would make its nodes worthless.
-    ``scales``: those of the batch norms.
+    Returns:
+        One sum for each node, in float64 on the CPU.
     """
-    if gate == "norms":
-        affine = {name for scale in scales for name in (scale, scale.removesuffix("weight") + "bias")}
-        after = [(s, nodes) for s, nodes in _norm_axes(graph, affine) if s.tensor in scored]
-        behind = np.append(np.zeros(graph.count, bool), False)  # the last entry serves -1
-        for _, nodes in after:
-            behind[nodes[nodes >= 0].numpy()] = True
-        return after + [
-            (s, torch.from_numpy(np.where(behind[nodes.numpy()], -1, nodes.numpy())))
-            for s, nodes in _gated_axes(graph, "rows", scored)
-        ]
-    rows = [s for s in graph.axes if Role.ROW in s.role and s.tensor in scored]
-    columns = [s for s in graph.axes if Role.COLUMN in s.role and s.tensor in scored]
-    has_column, has_row, several = (np.zeros(graph.count, bool) for _ in range(3))
-    for slot in columns:
-        has_column[slot.nodes[slot.nodes >= 0]] = True
-    for slot in rows:
-        times = np.bincount(slot.nodes[slot.nodes >= 0], minlength=graph.count)
-        has_row |= times > 0
-        several |= times > 1
-    by_row = has_row & ~has_column if gate == "columns" else has_row & ~(several & has_column)
-    by_row = np.append(by_row, False)  # the last entry serves -1
-    chosen = [(s, torch.from_numpy(np.where(by_row[s.nodes], s.nodes, -1))) for s in rows]
-    return chosen + [(s, torch.from_numpy(np.where(by_row[s.nodes], -1, s.nodes))) for s in columns]
+    return sum_by_node(graph, find_norm_axes(graph, norm_scales(model)), effects)
+
+
+def unscorable_nodes(model: nn.Module, graph: Graph, criterion: Criterion) -> dict[int, Reason]:
+    """Find the nodes that a criterion cannot score.
+
+    These are nodes without any trained parameter. If the criterion compares the scales of batch norms, and the network
+    has any, they are the nodes without a batch norm.
+
+    Args:
+        model: The network.
+        graph: The network's graph.
+        criterion: The criterion to score with.
+
+    Returns:
+        The reason, by node.
+    """
+    if criterion.norms and (scales := norm_scales(model)):
+        scored = {i for _, nodes in find_norm_axes(graph, scales) for i in nodes.tolist()}
+        reason = Reason("batch norm", "", "no batch norm follows it, and only the scales of those are compared")
+    elif criterion.order == 0:
+        return {}
+    else:
+        scored = {i for _, nodes in find_gated_axes(graph, "rows", _trained(model), ()) for i in nodes.tolist()}
+        reason = Reason(f"{criterion.order}. derivative", "", "none of its parameters is trained, so it has no score")
+    return {i: reason for i in range(graph.count) if i not in scored}
+
+
+def _find_scored_axes(model: nn.Module, graph: Graph, criterion: Criterion, gate: Gate) -> list[GatedAxis]:
+    """Find the entries that count for each node's score."""
+    scales = norm_scales(model)
+    if criterion.norms and scales:
+        return find_norm_axes(graph, scales)
+    scored = {name for name, _ in model.named_parameters()} if criterion.order == 0 else _trained(model)
+    return find_gated_axes(graph, gate, scored, scales)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the derivatives that a criterion needs are computed from."""
+
+    model: nn.Module
+    criterion: Criterion
+    loss: Loss
+    batch_statistics: bool
+    group: ProcessGroup
+
+    def derivatives(self, batches: Iterable[Any], sum_units: Callable[[Tensors], Tensors]) -> Derivatives:
+        """Compute g, and Hv if needed. ``sum_units`` replaces the w g of each entry by the sum of its unit, g(c)."""
+        if self.criterion.order == 0:
+            return Derivatives({}, None)
+        if self.criterion.data_free:
+            return synaptic_flow(self.model, self.loss, batches)
+        compute = partial(flow, self.model, self.loss, batch_statistics=self.batch_statistics, group=self.group)
+        if self.criterion.direction == "gradient":
+            return compute(batches, second=self.criterion.order == 2)
+        batches = list(batches)
+        gradient = compute(batches, second=False).gradient
+        weights = {name: p.detach() for name, p in self.model.named_parameters() if name in gradient}
+        gates = sum_units(_effects(self.criterion, snip, weights, Derivatives(gradient, None)))
+        return compute(batches, direction={name: w * gates[name] for name, w in weights.items()})
+
+    def stream_derivatives(self, batches: Iterable[Any], use: Callable[[str, Tensor, Tensor], None]) -> None:
+        """Hand g and Hg to ``use`` one parameter at a time."""
+        compute = partial(flow_by_parameter, batch_statistics=self.batch_statistics, group=self.group)
+        compute(self.model, self.loss, batches, use, in_parts=self.criterion.additive)
+
+
+def _sum_effects(
+    source: _Source, graph: Graph, axes: list[GatedAxis], batches: Iterable[Any]
+) -> Float[Tensor, "nodes"]:
+    """Compute the effects of all entries, and sum them by node."""
+    model, criterion = source.model, source.criterion
+    effect = criterion.node_effect or criterion.effect
+    assert effect is not None
+    parameters = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
+    if criterion.order < 2 or criterion.direction == "gates":
+        derivatives = source.derivatives(
+            batches, sum_units=lambda effects: spread_to_entries(sum_by_node(graph, axes, effects), axes, effects)
+        )
+        return sum_by_node(graph, axes, _effects(criterion, effect, parameters, derivatives))
+    sums = torch.zeros(graph.count, dtype=torch.float64)
+
+    def add(name: str, g: Tensor, hg: Tensor) -> None:  # one parameter at a time, so that Hg is never stored as a whole
+        sums.add_(sum_by_node(graph, axes, {name: _effect(criterion, effect, parameters[name], g, hg)}))
+
+    source.stream_derivatives(batches, add)
+    return sums
+
+
+def _effects(criterion: Criterion, effect: Effect, parameters: Tensors, derivatives: Derivatives) -> Tensors:
+    """Compute the effects of all entries. A derivative is zero where it is not needed or a parameter is not trained."""
+    effects = {}
+    for name, w in parameters.items():
+        zeros = expanded_zeros(w)
+        g, product = derivatives.gradient.get(name, zeros), (derivatives.product or {}).get(name, zeros)
+        effects[name] = _effect(criterion, effect, w, g, product)
+    return effects
+
+
+def _effect(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, product: Tensor) -> Tensor:
+    """Compute the effect of each entry of a parameter.
+
+    The effect of a complex entry is that of its real and imaginary part together, because a gate would multiply both.
+    Without a derivative, it is the effect of its modulus.
+    """
+    if not w.is_complex() or criterion.order == 0:
+        return effect(w, g, product)
+    return effect(*(torch.view_as_real(t.resolve_conj()) for t in (w, g, product))).sum(-1)
+
+
+def _effects_to_scores(
+    criterion: Criterion, compute: Callable[[Iterable[Any]], Tensors], batches: Iterable[Any]
+) -> Tensors:
+    """Compute effects on all batches, or on each one to add up their squares, and turn them into scores."""
+    totals: Tensors = {}
+    if criterion.per_batch:
+        for part in [[batch] for batch in batches] or [[]]:
+            for name, effect in compute(part).items():
+                totals[name] = totals[name] + effect.square() if name in totals else effect.square()
+    else:
+        totals = compute(batches)
+    for name, total in totals.items():
+        if not bool(torch.isfinite(total).all()):
+            raise FlowError(
+                f"the scores of {name} are not finite: check the weights and the loss for NaN and for large values"
+            )
+    return totals if criterion.signed else {name: total.abs() for name, total in totals.items()}
+
+
+def _rank_in_groups(graph: Graph, scores: Tensor) -> Tensor:
+    """Replace each score by the share of its group of coupled layers that does not score higher; ties by index."""
+    ranks = torch.zeros_like(scores)
+    for group in graph.groups.values():
+        nodes = torch.tensor(group)
+        order = torch.argsort(scores[nodes], stable=True)
+        ranks[nodes[order]] = torch.arange(1, len(group) + 1, dtype=ranks.dtype) / len(group)
+    return ranks
 
 
 def _trained(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
-
-
-def unscorable_nodes(model: nn.Module, graph: Graph, criterion: Criterion) -> dict[int, Reason]:
-    """The nodes that ``criterion`` cannot score: no parameter that produces or consumes them is trained, or, where the
-    network has batch norms and only those count, none follows them.
-    """
-    if criterion.norms and (norms := norm_scales(model)):
-        behind = {i for s in graph.axes if s.tensor in norms for i in s.nodes.tolist()}
-        lacking = Reason("batch norm", "", "no batch norm follows it, and only the scales of those are compared")
-        return {i: lacking for i in range(graph.count) if i not in behind}
-    if criterion.order == 0:
-        return {}
-    gated = _gated_axes(graph, "rows", _trained(model))
-    seen = {i for _, nodes in gated for i in nodes.tolist()}
-    reason = Reason(f"{criterion.order}. derivative", "", "none of its parameters is trained, so it has no score")
-    return {i: reason for i in range(graph.count) if i not in seen}
-
-
-def _sum_by_node(graph: Graph, chosen: Iterable[tuple[TensorAxis, Tensor]], effects: Mapping[str, Tensor]) -> Tensor:
-    sums = torch.zeros(graph.count + 1, dtype=torch.float64)  # the last entry takes what has no node
-    for slot, nodes in chosen:
-        if slot.tensor in effects:
-            t = effects[slot.tensor]
-            others = [d for d in range(t.ndim) if d != slot.dim]
-            own = t.sum(others, dtype=torch.float64) if others else t.double()
-            sums.index_add_(0, nodes.where(nodes >= 0, graph.count), own.cpu())
-    return sums[:-1]
-
-
-def _derivatives(
-    model: nn.Module,
-    criterion: Criterion,
-    loss: Loss,
-    batches: Iterable[Any],
-    batch_statistics: bool,
-    spread: Any,
-    group: ProcessGroup,
-) -> Derivatives:
-    if criterion.order == 0:
-        return Derivatives({}, None)
-    if criterion.data_free:
-        return synaptic_flow(model, loss, batches)
-    second = criterion.order == 2
-    if criterion.along == "gradient":
-        return flow(model, loss, batches, second=second, batch_statistics=batch_statistics, group=group)
-    batches = list(batches)
-    first = flow(model, loss, batches, second=False, batch_statistics=batch_statistics, group=group).gradient
-    weights = {name: p.detach() for name, p in model.named_parameters() if name in first}
-    gates = spread({name: _real_effect(criterion, snip, w, first[name], first[name]) for name, w in weights.items()})
-    along = {name: w * gates[name] for name, w in weights.items()}
-    return flow(model, loss, batches, direction=along, batch_statistics=batch_statistics, group=group)
-
-
-def _real_effect(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, hg: Tensor) -> Tensor:
-    """The effect of each entry. That of a complex one is of its real and its imaginary part together, on both of which
-    a gate would stand; without a derivative, of its modulus.
-    """
-    if not w.is_complex() or criterion.order == 0:
-        return effect(w, g, hg)
-    return effect(*(torch.view_as_real(t.resolve_conj()) for t in (w, g, hg))).sum(-1)
-
-
-def _entry(derivatives: Derivatives, name: str, p: Tensor) -> tuple[Tensor, Tensor]:
-    """g and Hv of a parameter; zeros where they are not needed, or the parameter takes no part."""
-    zeros = memoryless_zeros(p)
-    return derivatives.gradient.get(name, zeros), (derivatives.product or {}).get(name, zeros)
-
-
-def _to_scores(effect: Tensor, criterion: Criterion, what: str) -> Tensor:
-    if not bool(torch.isfinite(effect).all()):
-        raise FlowError(f"the scores of {what} are not finite: the weights or the loss are too large or NaN")
-    return effect if criterion.signed else effect.abs()

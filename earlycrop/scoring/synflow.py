@@ -1,9 +1,8 @@
-"""The synaptic flow of a network: what SynFlow differentiates in the place of a loss."""
+"""The synaptic flow of a network, which SynFlow differentiates in place of a loss."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -18,23 +17,31 @@ from earlycrop.utils.types import Loss
 
 
 class _StopForward(Exception):
-    """The network has run: what the loss would make of it does not matter."""
+    """Raised after the model has run, because the rest of the loss is not needed."""
 
 
 def synaptic_flow(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Derivatives:
-    """dR/dw, as the gradient: R = the sum of all outputs of the network with the absolute values of its parameters and
-    buffers, in evaluation mode, on ones in the place of the floating tensors that it is called with.
+    """Compute dR/dw, with R the synaptic flow. Multiplied by w, it is |w| dR/d|w|.
 
-    Of the first batch only the shapes count (and integers, which may be indices). The loss is not computed; it has to
-    call the model. Multiplied with w it is |w| dR/d|w|.
+    R is the sum of all outputs of the network in evaluation mode, with the absolute values of its parameters and
+    buffers, on inputs whose floating-point tensors are filled with ones.
 
     Source: Tanaka et al. 2020, algorithm 1 and their code.
 
+    Args:
+        model: The network.
+        loss: (model, batch) -> scalar loss. It must call the model; the loss itself is not computed.
+        batches: Training data. Only the shapes of the first batch matter, and its integers, which may be indices.
+
+    Returns:
+        dR/dw as the gradient, by parameter name.
+
     Raises:
-        ValueError: there is no batch. FlowError: the loss does not call the model, or R has no derivative.
+        ValueError: There is no batch.
+        FlowError: The loss does not call the model, or R has no derivative.
     """
-    first = next(iter(batches), None)
-    if first is None:
+    batch = next(iter(batches), None)
+    if batch is None:
         raise ValueError("no batch to take the shapes of: give at least one batch of training data")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     positive = {
@@ -42,37 +49,40 @@ def synaptic_flow(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Deriv
         for name, t in tensors_by_name(model).items()
         if t.is_floating_point() or t.is_complex()
     }
-    found: list[Tensor] = []
+    with preserve_state(model), differentiable_kernels(model), torch.enable_grad(), replace_tensors(model, positive):
+        model.eval()
+        outputs = _run_on_ones(model, loss, batch)
+        total = sum((t.sum() for t in outputs), torch.zeros(()))
+        if not total.requires_grad:
+            raise FlowError("the model's outputs do not depend on any trained parameter: there is nothing to score")
+        gradients = torch.autograd.grad(total, [positive[name] for name in trained], allow_unused=True)
+    flows = {n: g.real if g.is_complex() else g for n, g in zip(trained, gradients, strict=True) if g is not None}
+    return Derivatives({name: g * trained[name].detach().sgn() for name, g in flows.items()}, None)
 
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        return tree_map(_ones, (args, kwargs))
 
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        found.extend(t for t in collect_tensors(output) if t.is_floating_point())
+def _run_on_ones(model: nn.Module, loss: Loss, batch: Any) -> list[Tensor]:
+    """Run the model on ones in the shapes that the loss calls it with; return its floating-point outputs."""
+    outputs: list[Tensor] = []
+
+    def replace_inputs(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return tree_map(_fill_with_ones, (args, kwargs))
+
+    def record_outputs(module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.extend(t for t in collect_tensors(output) if t.is_floating_point())
         raise _StopForward
 
-    with ExitStack() as stack:
-        stack.enter_context(preserve_state(model))
-        stack.enter_context(differentiable_kernels(model))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(replace_tensors(model, positive))
-        stack.callback(model.register_forward_pre_hook(enter, with_kwargs=True).remove)
-        stack.callback(model.register_forward_hook(leave).remove)
-        model.eval()
-        try:
-            loss(model, first)
-        except _StopForward:
-            pass
-        else:
-            raise FlowError("the loss does not call the model: synflow needs what it returns, not the loss")
-        total = sum((t.sum() for t in found), torch.zeros(()))
-        if not total.requires_grad:
-            raise FlowError("the model's outputs do not depend on any trained parameter")
-        leaves = [positive[name] for name in trained]
-        got = torch.autograd.grad(total, leaves, allow_unused=True)
-    signs = {name: p.detach().sgn() for name, p in trained.items()}
-    flows = {name: g.real if g.is_complex() else g for name, g in zip(trained, got, strict=True) if g is not None}
-    return Derivatives({name: g * signs[name] for name, g in flows.items()}, None)
+    handles = [
+        model.register_forward_pre_hook(replace_inputs, with_kwargs=True),
+        model.register_forward_hook(record_outputs),
+    ]
+    try:
+        loss(model, batch)
+    except _StopForward:
+        return outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise FlowError("the loss does not call the model: synflow needs the model's outputs, not the loss")
 
 
 def _absolute_value(t: Tensor) -> Tensor:
@@ -80,5 +90,5 @@ def _absolute_value(t: Tensor) -> Tensor:
     return nn.Parameter(positive, t.requires_grad) if isinstance(t, nn.Parameter) else positive
 
 
-def _ones(value: Any) -> Any:
+def _fill_with_ones(value: Any) -> Any:
     return torch.ones_like(value) if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,4 +1,4 @@
-"""What a pruning must respect layer by layer: floors, ceilings, layers to leave alone, and multiples of channels."""
+"""Limits that a pruning respects layer by layer: floors, ceilings, excluded layers, multiples of channels."""
 
 from __future__ import annotations
 
@@ -21,28 +21,32 @@ Amount = int | float
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a pruning must respect beside its target.
+    """Limits that a pruning respects beside its target.
 
-    Patterns are those of the shell (``"layer1.*"``, ``"*.downsample.0"``); a pattern matches a layer (a module with a
-    weight matrix, as :meth:`earlycrop.Graph.report` lists it) by its name, or by that of a module it is in, so that
-    ``"layer1"`` is all of ``layer1``. Amounts count a layer's outputs as that report does: an LSTM's unit, an attention
-    head or the channels that a grouped convolution can only lose together are one. Of a pruning of single weights they
-    count a layer's weights. All are of the network as it was before the first round, and of several that match, the
-    strictest holds.
+    Patterns are shell patterns, such as ``"layer1.*"`` or ``"*.downsample.0"``. A pattern matches a layer (a module
+    with a weight matrix, as :meth:`earlycrop.Graph.report` lists it) by its name, or by the name of a module that
+    contains it: ``"layer1"`` matches all of ``layer1``. If several patterns match a layer, the strictest limit holds.
+    Layers that share their nodes, for example through a residual sum, shrink together: a limit on one of them limits
+    all.
 
-    floors: the least that stays, rounded up. ceilings: the most that stays, rounded down to no less than 1: the layer
-    shrinks that far even if its scores are high, in step with the rounds (at once where training lies between them, as
-    in ticks and lottery tickets); layers that can lose nothing are passed over.
-    exclude: layers whose outputs (or weights) all stay; what they consume may still go with the layer that makes it.
-    Layers that share their nodes (through a residual sum, say) shrink together: a limit on one of them is one on all.
+    Amounts count a layer's outputs as the report does: an LSTM unit, an attention head, or the channels that a grouped
+    convolution can only lose together count once. If single weights are pruned, amounts count a layer's weights. All
+    amounts refer to the network before the first round.
 
-    multiple: of every group of coupled layers, so many channels stay that each dimension of a weight matrix that loses
-    some is left with a multiple of this from that group, rounded up; 8 suits tensor cores. A group whose own number of
-    channels is no multiple may stay whole, and so may what is frozen beside it.
+    Args:
+        floors: By pattern, the amount of a layer that stays at least, rounded up.
+        ceilings: By pattern, the amount of a layer that stays at most, rounded down, but at least 1. The layer shrinks
+            that far even if its scores are high: step by step over the rounds, or at once if there is training between
+            the rounds (gate decorators, lottery tickets). Layers that cannot be pruned are ignored.
+        exclude: Patterns of layers whose outputs (or weights) all stay. Their inputs may still be removed, with the
+            layer that produces them.
+        multiple: Each dimension of a weight matrix that loses channels of a group of coupled layers keeps a multiple of
+            this number of them, rounded up. 8 suits tensor cores. A group whose number of channels is no multiple may
+            stay as it is, and so may channels that cannot be pruned.
 
     Raises:
-        TypeError: floors and ceilings are no mappings, or exclude has what is no pattern. ValueError: an amount or
-        ``multiple`` is out of its range.
+        TypeError: ``floors`` or ``ceilings`` is not a mapping, or ``exclude`` contains something that is not a pattern.
+        ValueError: An amount or ``multiple`` is out of its range.
     """
 
     floors: Mapping[str, Amount] = field(default_factory=dict)
@@ -60,7 +64,7 @@ class Limits:
         for option in ("floors", "ceilings"):
             check_type(option, getattr(self, option), Mapping, 'write {"layer1": 0.25}, of a pattern and an amount')
             amounts = {k: to_python_number(v) if isinstance(v, Real) else v for k, v in getattr(self, option).items()}
-            object.__setattr__(self, option, amounts)  # plain, for records
+            object.__setattr__(self, option, amounts)  # Python numbers, so that records can be saved
             for pattern, amount in amounts.items():
                 if not (0 < amount <= 1 if isinstance(amount, float) else isinstance(amount, int) and amount >= 1):
                     raise ValueError(
@@ -74,50 +78,66 @@ class Limits:
             raise ValueError(f"multiple must be at least 1, and is {self.multiple}: 1 rounds nothing")
 
     def require_known(self, model: nn.Module) -> None:
-        """Raise ValueError for a pattern that matches no layer of the model."""
-        names = layers_of(weight_matrices(model))
-        for pattern in (*self.exclude, *self.floors, *self.ceilings):
-            _matching_layers(pattern, names)
-
-    def resolved(self, names: Sequence[str], widths: Mapping[str, int], movable: Mapping[str, int]) -> Bounds:
-        """The limits in numbers, for the layers ``names``.
-
-        ``widths``: how many outputs (or weights) a layer has; ``movable``: how many of them can be removed.
+        """Check that every pattern matches a layer of the model.
 
         Raises:
-            ValueError: a pattern matches no layer, a floor is above the width of every layer that it matches, or a
-            ceiling is on layers that can lose nothing.
+            ValueError: A pattern matches no layer.
         """
-        least: dict[str, int] = {}
-        most: dict[str, int] = {}
+        names = layers_of(weight_matrices(model))
+        for pattern in (*self.exclude, *self.floors, *self.ceilings):
+            _match_layers(pattern, names)
+
+    def to_bounds(self, names: Sequence[str], widths: Mapping[str, int], prunable: Mapping[str, int]) -> Bounds:
+        """Turn the limits into numbers for the layers ``names``.
+
+        Args:
+            names: All layers of the network.
+            widths: The number of outputs (or weights) of each layer.
+            prunable: How many of them can be removed.
+
+        Returns:
+            The numbers by layer.
+
+        Raises:
+            ValueError: A pattern matches no layer, a floor is larger than every layer that it matches, or a ceiling is
+                on layers that cannot be pruned.
+        """
+        min_kept: dict[str, int] = {}
+        max_kept: dict[str, int] = {}
         for pattern, amount in self.floors.items():
-            found = [n for n in _matching_layers(pattern, names) if n in widths]
-            widest = max((widths[n] for n in found), default=0)
-            if found and not isinstance(amount, float) and amount > widest:
+            layers = [n for n in _match_layers(pattern, names) if n in widths]
+            widest = max((widths[n] for n in layers), default=0)
+            if layers and not isinstance(amount, float) and amount > widest:
                 raise ValueError(
                     f"floors[{pattern!r}] is {amount}, and the widest layer that it matches has {widest}: ask for "
                     "less, or for a share"
                 )
-            for n in found:
-                least[n] = max(least.get(n, 0), _to_count(amount, widths[n], up=True))
+            for n in layers:
+                min_kept[n] = max(min_kept.get(n, 0), _to_count(amount, widths[n], round_up=True))
         for pattern, amount in self.ceilings.items():
-            found = [n for n in _matching_layers(pattern, names) if movable.get(n)]
-            if not found:
+            layers = [n for n in _match_layers(pattern, names) if prunable.get(n)]
+            if not layers:
                 raise ValueError(
                     f"ceilings[{pattern!r}] is on layers that can lose nothing: see Graph.report() for why"
                 )
-            for n in found:
-                most[n] = min(most.get(n, widths[n]), _to_count(amount, widths[n], up=False))
+            for n in layers:
+                max_kept[n] = min(max_kept.get(n, widths[n]), _to_count(amount, widths[n], round_up=False))
         for pattern in self.exclude:
-            least |= {n: widths[n] for n in _matching_layers(pattern, names) if n in widths}
-        return Bounds(dict(widths), least, most, self.multiple)
+            min_kept |= {n: widths[n] for n in _match_layers(pattern, names) if n in widths}
+        return Bounds(dict(widths), min_kept, max_kept, self.multiple)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits in numbers: the width of every layer, and the least and the most of it that stays where that is limited.
+    """Limits in numbers of outputs (or weights), by layer.
 
     Made by :func:`earlycrop.selection.nodes.node_bounds` and :func:`earlycrop.selection.weights.weight_bounds`.
+
+    Args:
+        widths: The size of every layer.
+        min_kept: How many stay at least, of each layer with a floor.
+        max_kept: How many stay at most, of each layer with a ceiling.
+        multiple: See :class:`Limits`.
     """
 
     widths: Mapping[str, int]
@@ -126,34 +146,52 @@ class Bounds:
     multiple: int = 1
 
     def part(self, share: float) -> Bounds:
-        """The bounds of a round that goes ``share`` of the way: ceilings come down in step with the target."""
-        most = {n: self.widths[n] - int((self.widths[n] - m) * share) for n, m in self.max_kept.items()}
-        return replace(self, max_kept=dict(self.max_kept) if share >= 1 else most)
+        """Return the bounds of a round: ceilings come down step by step with the target.
 
-    def conflict(self, layer: str, held: int) -> ValueError:
-        """What to raise where floors hold ``held`` of a layer and its ceiling is lower."""
+        Args:
+            share: The sparsity of the round, as a share of the last round's.
+
+        Returns:
+            The bounds of that round.
+        """
+        if share >= 1:
+            return self
+        return replace(
+            self, max_kept={n: self.widths[n] - int((self.widths[n] - m) * share) for n, m in self.max_kept.items()}
+        )
+
+    def make_conflict_error(self, layer: str, protected: int) -> ValueError:
+        """Return the error for a layer of which floors protect more than its ceiling allows.
+
+        Args:
+            layer: The layer.
+            protected: How many of its outputs (or weights) floors protect.
+
+        Returns:
+            The error to raise.
+        """
         return ValueError(
             f"of layer '{layer}' at most {self.max_kept[layer]} of {self.widths[layer]} are to stay, and floors or "
-            f"exclude hold {held}: raise its ceiling, or lower what holds it"
+            f"exclude hold {protected}: raise its ceiling, or lower the floors"
         )
 
 
 NO_LIMITS = Limits()
-"""Nothing but the target."""
+"""No limits."""
 NO_BOUNDS = Bounds({}, {}, {})
-"""Nothing but the target, in numbers."""
+"""No limits, in numbers."""
 
 
-def _to_count(amount: Amount, width: int, up: bool) -> int:
+def _to_count(amount: Amount, width: int, round_up: bool) -> int:
     if not isinstance(amount, float):
         return min(amount, width)
-    share = Fraction(repr(float(amount))) * width  # as it is written in decimals
-    return -int(-share // 1) if up else max(1, int(share))
+    exact = Fraction(repr(float(amount))) * width  # the share as it is written in decimals
+    return -int(-exact // 1) if round_up else max(1, int(exact))
 
 
-def _matching_layers(pattern: str, names: Sequence[str]) -> list[str]:
-    found = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
-    if not found:
+def _match_layers(pattern: str, names: Sequence[str]) -> list[str]:
+    layers = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
+    if not layers:
         near = ", ".join(f"'{n}'" for n in get_close_matches(pattern, names, n=3, cutoff=0.0))
         raise ValueError(f"no layer with a weight matrix matches '{pattern}': the nearest are {near}")
-    return found
+    return layers

@@ -1,8 +1,8 @@
-"""Which units go for a target: exact counts, ties by index, and a floor that never cuts a network in two.
+"""Which nodes are removed for a target: exact counts, ties by index, and no layer left empty.
 
-A target is met to the last unit that fits: what is left is at most the target, and none of the removed units could come
-back without exceeding it, a ceiling or a multiple. In every layer at least one node is left, in every matrix at least
-one weight. A target in time is met by ``_timing``.
+The last node that fits decides: what is left is at most the target, and none of the removed nodes could come back
+without exceeding the target, a ceiling or a multiple. At least one node of every layer and one weight of every matrix
+stay. A target in time is met by :mod:`earlycrop.selection.step_time`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import CostTerm, NodeMask, layers_of, total_cost
+from earlycrop.graph.types import ChannelLabels, CostTerm, NodeMask, layers_of, total_cost
 from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits
 from earlycrop.selection.ranking import Ranking, rank_nodes
 
 
 @dataclass(frozen=True)
 class NodeChoice:
-    """Which nodes go, what is left, and the layers where a floor or a multiple kept nodes that the ranking had go."""
+    """The nodes that are removed for a target.
+
+    Args:
+        removed: For each node, whether it is removed.
+        left: What is left of what the target counts.
+        floors: The layers where a floor or a multiple kept nodes that score lower than removed ones.
+    """
 
     removed: NodeMask
     left: int
@@ -37,87 +43,130 @@ def choose_nodes(
     of: str = "weights",
     limits: Limits | Bounds = NO_BOUNDS,
 ) -> NodeChoice:
-    """Remove the nodes of least score until what is left in ``of`` (anything but time) is at most ``allowed``.
+    """Remove the nodes with the lowest scores until what is left in ``of`` is at most ``allowed``.
 
-    By bisection over the ranking; then the removed nodes come back, best first, as long as they fit. Where floors do
-    not allow the target, everything above them goes, and ``left`` says how far that came. With a multiple, "node" is
-    every chunk of nodes that fills one.
+    The number of nodes is found by bisection. Then removed nodes come back, the best first, if they fit. If floors do
+    not allow the target, everything above them is removed. With a multiple, chunks of nodes that fill one are removed
+    together.
+
+    Args:
+        graph: The network's graph.
+        scores: The score of each node.
+        allowed: How much may be left.
+        of: The measure of the target, any but "time".
+        limits: What the choice must respect.
+
+    Returns:
+        The nodes, and what is left without them.
 
     Raises:
-        ValueError: see :func:`node_bounds`.
+        ValueError: See :func:`node_bounds`.
     """
     costs = graph.costs(of)
     ranking = node_ranking(graph, scores, limits)
     low, high = 0, ranking.count
     while low < high:
         middle = (low + high) // 2
-        if total_cost(costs, ranking.first(middle)) <= allowed:
+        if total_cost(costs, ranking.remove_first(middle)) <= allowed:
             high = middle
         else:
             low = middle + 1
-    removed = ranking.first(low)
+    removed = ranking.remove_first(low)
     reached = total_cost(costs, removed) <= allowed
-    _restore_fitting(costs, removed, ranking, low, allowed)
-    return NodeChoice(removed, total_cost(costs, removed), ranking.holding(low, reached))
+    remaining = _RemainingCost(costs, removed)
+    for i in range(low - 1, -1, -1):
+        if i in ranking.remainders and removed[ranking.remainders[i]].any():
+            continue
+        if remaining.restore(ranking.units[i], allowed):
+            removed[ranking.units[i]] = False
+    return NodeChoice(removed, remaining.total, ranking.find_limiting_layers(low, reached))
 
 
 def node_ranking(graph: Graph, scores: Float[Tensor, "nodes"], limits: Limits | Bounds) -> Ranking:
-    """The order in which nodes go by score, equal ones by index."""
+    """Rank the nodes that can be removed by score, equal ones by index.
+
+    Args:
+        graph: The network's graph.
+        scores: The score of each node.
+        limits: What the choice must respect.
+
+    Returns:
+        The ranking.
+    """
     bounds = node_bounds(graph, limits) if isinstance(limits, Limits) else limits
     return rank_nodes(graph, np.argsort(scores.detach().cpu().double().numpy(), kind="stable"), bounds)
 
 
 def node_bounds(graph: Graph, limits: Limits) -> Bounds:
-    """The limits in numbers, for the outputs of this network's layers.
+    """Turn limits into numbers of outputs of this network's layers.
+
+    Args:
+        graph: The network's graph.
+        limits: The limits.
+
+    Returns:
+        The numbers by layer.
 
     Raises:
-        ValueError: see :meth:`Limits.resolved`; or a ceiling is below what floors, exclude and multiple hold there.
+        ValueError: A ceiling is below what floors, exclude and multiple protect; or see :meth:`Limits.to_bounds`.
     """
     names = layers_of(n for n, shape in graph.shapes.items() if n in graph.parameters and len(shape) > 1)
     widths = {layer.name: layer.nodes.size for layer in graph.layers}
-    bounds = limits.resolved(names, widths, {layer.name: int((layer.nodes >= 0).sum()) for layer in graph.layers})
+    bounds = limits.to_bounds(names, widths, {layer.name: int((layer.nodes >= 0).sum()) for layer in graph.layers})
     if bounds.max_kept:
-        order = np.arange(graph.count)  # how many must stay does not depend on which are the best
+        order = np.arange(graph.count)  # how many must stay does not depend on the scores
         rankings = [rank_nodes(graph, order, b) for b in (replace(bounds, max_kept={}, multiple=1), NO_BOUNDS)]
-        fewest, anyway = (remaining_outputs(graph, r.first(r.count)) for r in rankings)
-        for name, most in bounds.max_kept.items():
-            if fewest[name] > max(most, anyway[name]):
-                raise bounds.conflict(name, fewest[name])
+        protected, unprunable = (remaining_outputs(graph, r.remove_first(r.count)) for r in rankings)
+        for name, max_kept in bounds.max_kept.items():
+            if protected[name] > max(max_kept, unprunable[name]):
+                raise bounds.make_conflict_error(name, protected[name])
     return bounds
 
 
 def remaining_outputs(graph: Graph, removed: NodeMask | None = None) -> dict[str, int]:
-    """How many of each layer's outputs are left."""
-    kept = np.append(
-        np.ones(graph.count, bool) if removed is None else ~removed, True
-    )  # the last entry serves outputs without a node, which are numbered -1
+    """Count the outputs of each layer that are left.
+
+    Args:
+        graph: The network's graph.
+        removed: The nodes that are removed; none by default.
+
+    Returns:
+        The number of outputs, by layer.
+    """
+    kept = np.ones(graph.count, bool) if removed is None else ~removed
+    kept = np.append(kept, True)  # the last entry serves outputs without a node, which are numbered -1
     return {layer.name: int(kept[layer.nodes].sum()) for layer in graph.layers}
 
 
-def _restore_fitting(costs: Iterable[CostTerm], removed: NodeMask, ranking: Ranking, gone: int, allowed: int) -> None:
-    """Take back, best first, every one of the first ``gone`` units that fits."""
-    costs = tuple(costs)
-    kept = np.append(~removed, True)
-    counts = [[int(kept[a].sum()) for a in w.axes] for w in costs]
-    now = [w.constant * prod(c) for w, c in zip(costs, counts, strict=True)]
-    left = sum(now)
-    times: dict[int, list[tuple[int, int, int]]] = {}
-    for i, w in enumerate(costs):
-        for j, a in enumerate(w.axes):
-            ids, n = np.unique(a[a >= 0], return_counts=True)
-            for node, many in zip(ids.tolist(), n.tolist(), strict=True):
-                times.setdefault(node, []).append((i, j, many))
-    for unit in range(gone - 1, -1, -1):
-        if unit in ranking.whole and removed[ranking.whole[unit]].any():
-            continue
-        trial: dict[int, list[int]] = {}
-        for node in ranking.units[unit].tolist():
-            for i, j, many in times.get(node, []):
-                trial.setdefault(i, list(counts[i]))[j] += many
-        after = {i: costs[i].constant * prod(c) for i, c in trial.items()}
-        grown = left + sum(after[i] - now[i] for i in after)
-        if grown <= allowed:
-            left = grown
-            removed[ranking.units[unit]] = False
-            for i, c in trial.items():
-                counts[i], now[i] = c, after[i]
+class _RemainingCost:
+    """The cost of what is left, updated as nodes come back."""
+
+    def __init__(self, costs: Iterable[CostTerm], removed: NodeMask) -> None:
+        costs = tuple(costs)
+        kept = np.append(~removed, True)
+        self._constants = [term.constant for term in costs]
+        self._counts = [[int(kept[axis].sum()) for axis in term.axes] for term in costs]
+        self._products = [c * prod(counts) for c, counts in zip(self._constants, self._counts, strict=True)]
+        self.total = sum(self._products)
+        self._channels: dict[int, list[tuple[int, int, int]]] = {}
+        """By node: a term, one of its axes, and how many channels along it the node owns."""
+        for i, term in enumerate(costs):
+            for j, axis in enumerate(term.axes):
+                nodes, numbers = np.unique(axis[axis >= 0], return_counts=True)
+                for node, number in zip(nodes.tolist(), numbers.tolist(), strict=True):
+                    self._channels.setdefault(node, []).append((i, j, number))
+
+    def restore(self, nodes: ChannelLabels, allowed: int) -> bool:
+        """Bring these nodes back if the total stays within ``allowed``. Returns whether it does."""
+        counts: dict[int, list[int]] = {}
+        for node in nodes.tolist():
+            for i, j, number in self._channels.get(node, []):
+                counts.setdefault(i, list(self._counts[i]))[j] += number
+        products = {i: self._constants[i] * prod(c) for i, c in counts.items()}
+        total = self.total + sum(products[i] - self._products[i] for i in products)
+        if total > allowed:
+            return False
+        self.total = total
+        for i, c in counts.items():
+            self._counts[i], self._products[i] = c, products[i]
+        return True

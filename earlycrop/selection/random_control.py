@@ -1,7 +1,8 @@
-"""The layer-shuffled control: as many go of each layer as a method chose, but at random.
+"""The layer-shuffled control: remove as many units of each layer as a method chose, but at random.
 
-It tells whether a method chooses weights, or only how many of which layer (Su et al. 2020, "Sanity-Checking Pruning
-Methods: Random Tickets can Win the Jackpot").
+If it does as well as the method, the method chooses only how much to remove of each layer.
+
+Source: Su et al. 2020, "Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot".
 """
 
 from __future__ import annotations
@@ -17,24 +18,41 @@ from earlycrop.graph.types import NodeMask
 
 
 def shuffle_nodes(graph: Graph, removed: NodeMask) -> NodeMask:
-    """As many nodes of each group of coupled layers, at random."""
+    """Draw as many nodes from each group of coupled layers.
+
+    Args:
+        graph: The network's graph.
+        removed: The nodes that the method chose.
+
+    Returns:
+        The nodes to remove.
+    """
     shuffled = np.zeros_like(removed)
-    for ids in graph.groups.values():
-        index = np.array(ids)
-        shuffled[index[torch.randperm(index.size)[: int(removed[index].sum())].numpy()]] = True
+    for group in graph.groups.values():
+        nodes = np.array(group)
+        shuffled[nodes[torch.randperm(nodes.size)[: int(removed[nodes].sum())].numpy()]] = True
     return shuffled
 
 
 def shuffle_weights(
     removed: Mapping[str, Tensor], keep: Mapping[str, Tensor], alive: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """As many weights of each matrix, at random; what went before stays gone, and ``keep`` stays."""
+    """Draw as many weights from each matrix.
+
+    Args:
+        removed: The weights that the method chose, by matrix, with those of earlier rounds.
+        keep: The weights that must stay, by matrix.
+        alive: The weights that earlier rounds have left, by matrix; None in the first round.
+
+    Returns:
+        The weights to remove, with those of earlier rounds, by matrix.
+    """
     shuffled = {}
-    for name, gone in removed.items():
-        before = torch.zeros_like(gone) if alive is None else ~alive[name]
+    for name, chosen in removed.items():
+        before = torch.zeros_like(chosen) if alive is None else ~alive[name]
         free = ~before & ~keep[name] if name in keep else ~before
         candidates = free.flatten().nonzero().flatten()
-        count = int(gone.sum()) - int(before.sum())
+        count = int(chosen.sum()) - int(before.sum())
         order = torch.randperm(candidates.numel())[:count].to(candidates.device)
-        shuffled[name] = before.flatten().index_fill(0, candidates[order], True).view_as(gone)
+        shuffled[name] = before.flatten().index_fill(0, candidates[order], True).view_as(chosen)
     return shuffled

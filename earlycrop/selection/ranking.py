@@ -1,4 +1,4 @@
-"""In which order nodes may go when some must stay and some must go together: floors, ceilings, multiples."""
+"""The order in which nodes are removed under floors, ceilings and multiples."""
 
 from __future__ import annotations
 
@@ -12,146 +12,184 @@ from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import ChannelLabels, NodeMask, Role
 from earlycrop.selection.constraints import Bounds
 
+Protected = list[tuple[str, ChannelLabels]]
+"""(layer, nodes): the nodes that a floor or a multiple protects, and the layer to report."""
+
 
 @dataclass(frozen=True)
 class Ranking:
-    """Units, that is nodes that go together, in the order in which they go.
+    """Units of nodes that are removed together, in the order in which they are removed.
 
-    place: an entry a node: the number of its unit, -1 where a ceiling has it go in any case, ``count`` where it stays.
-    count: the number of units. held: (layer, nodes) for whatever holds nodes. whole: for the unit that takes a group's
-    width down to its first multiple, the group's other nodes: it may come back only when they are all there.
+    Args:
+        unit: For each node the number of its unit, -1 if a ceiling removes it in any case, ``count`` if it stays.
+        count: The number of units.
+        rank: For each node its rank by score, the lowest first.
+        protected: The nodes that floors and multiples protect.
+        remainders: By unit that brings the width of a group down to a multiple, the other nodes of the group. The unit
+            may only come back if all of these are left.
     """
 
-    place: ChannelLabels
+    unit: ChannelLabels
     count: int
     rank: ChannelLabels
-    held: tuple[tuple[str, ChannelLabels], ...]
-    whole: dict[int, ChannelLabels]
+    protected: Protected
+    remainders: dict[int, ChannelLabels]
 
-    def first(self, n: int) -> NodeMask:
-        """The first ``n`` units, and what must go in any case."""
-        return np.asarray(self.place < n)
+    def remove_first(self, n: int) -> NodeMask:
+        """Return the nodes of the first ``n`` units, and those that are removed in any case.
+
+        Args:
+            n: The number of units.
+
+        Returns:
+            The nodes to remove.
+        """
+        return np.asarray(self.unit < n)
 
     @cached_property
     def units(self) -> list[ChannelLabels]:
         """The nodes of each unit."""
-        order = np.argsort(self.place, kind="stable")
-        starts = np.searchsorted(self.place[order], np.arange(self.count + 1))
+        order = np.argsort(self.unit, kind="stable")
+        starts = np.searchsorted(self.unit[order], np.arange(self.count + 1))
         return np.split(order, starts)[1:-1]
 
-    def holding(self, n: int, reached: bool) -> tuple[str, ...]:
-        """The layers that hold nodes which the ranking had go before the last of the first ``n`` units; all of them
-        where the target was not reached.
+    def find_limiting_layers(self, n: int, reached: bool) -> tuple[str, ...]:
+        """Find the layers with protected nodes that score lower than the last of the first ``n`` units.
+
+        Args:
+            n: The number of units that are removed.
+            reached: Whether the target is met. If not, all layers with protected nodes are returned.
+
+        Returns:
+            The names of the layers, in alphabetical order.
         """
-        gone = self.rank[(self.place >= 0) & (self.place < n)].max(initial=-1)
-        return tuple(sorted({layer for layer, ids in self.held if (self.rank[ids] < gone).any() or not reached}))
+        last = self.rank[(self.unit >= 0) & (self.unit < n)].max(initial=-1)
+        layers = {layer for layer, nodes in self.protected if not reached or (self.rank[nodes] < last).any()}
+        return tuple(sorted(layers))
 
 
 def rank_nodes(graph: Graph, order: ChannelLabels, bounds: Bounds) -> Ranking:
-    """The ranking of nodes that go in ``order``, worst first, within ``bounds``.
+    """Rank the nodes that can be removed within ``bounds``.
 
-    What stays: the best node of each dimension of each tensor that only nodes make up; the best of a layer up to its
-    floor; and what fills a group up to a multiple.
+    Protected are the best node of each dimension that consists of nodes only, the best nodes of a layer up to its
+    floor, and those that fill a group up to a multiple.
+
+    Args:
+        graph: The network's graph.
+        order: The nodes from the lowest score to the highest.
+        bounds: The limits in numbers.
+
+    Returns:
+        The ranking.
     """
     rank = np.empty(graph.count, np.int64)
     rank[order] = np.arange(graph.count)
+    protected = _protect_by_floors(graph, rank, bounds)
     stays = np.zeros(graph.count, bool)
-    held: list[tuple[str, ChannelLabels]] = []
-    for nodes in (slot.nodes for slot in graph.axes if (slot.nodes >= 0).all()):
-        best = nodes[np.argmax(rank[nodes])]
-        if not stays[best]:
-            held.append((graph.nodes[int(best)].layer, np.array([best])))
-            stays[best] = True
-    for name, free, frozen in _layers(graph, bounds.min_kept):
-        if (need := bounds.min_kept[name] - frozen) > 0 and free.size:
-            held.append((name, free[np.argsort(rank[free])][-need:]))
-            stays[held[-1][1]] = True
-    unit, whole = _units(graph, order, rank, stays, held, bounds.multiple)
-    forced = _forced(graph, bounds, unit)
-    place = np.cumsum(~forced) - 1
-    place[forced] = -1
+    for _, nodes in protected:
+        stays[nodes] = True
+    remainders: dict[int, ChannelLabels] = {}
+    if bounds.multiple == 1:
+        unit = np.full(graph.count, -1)
+        unit[order[~stays[order]]] = np.arange(graph.count - stays.sum())
+    else:
+        chunks, remainders, fillers = _split_into_multiples(graph, rank, stays, bounds.multiple)
+        unit = _number_chunks(rank, chunks)
+        protected += fillers
+    forced = _find_forced_units(graph, bounds, unit)
+    number = np.where(forced, -1, np.cumsum(~forced) - 1)
     count = int((~forced).sum())
-    place = np.append(place, count)  # for what stays
-    return Ranking(place[unit], count, rank, tuple(held), {int(place[u]): rest for u, rest in whole.items()})
+    number = np.append(number, count)  # for the nodes that stay, whose unit is -1
+    unit = number[unit]
+    return Ranking(unit, count, rank, protected, {int(unit[node]): rest for node, rest in remainders.items()})
 
 
-def _layers(graph: Graph, limited: Mapping[str, int]) -> list[tuple[str, ChannelLabels, int]]:
-    """The limited layers, the nodes among their outputs, and how many outputs are none."""
-    found = []
+def _protect_by_floors(graph: Graph, rank: ChannelLabels, bounds: Bounds) -> Protected:
+    """Find the best node of each dimension that consists of nodes only, and the best nodes of layers with a floor."""
+    axes = [axis.nodes for axis in graph.axes if (axis.nodes >= 0).all()]
+    last_nodes = dict.fromkeys(int(nodes[np.argmax(rank[nodes])]) for nodes in axes)
+    protected = [(graph.nodes[i].layer, np.array([i])) for i in last_nodes]
+    for name, nodes, fixed in _find_layers(graph, bounds.min_kept):
+        needed = bounds.min_kept[name] - fixed
+        if needed > 0 and nodes.size:
+            protected.append((name, nodes[np.argsort(rank[nodes])][-needed:]))
+    return protected
+
+
+def _split_into_multiples(
+    graph: Graph, rank: ChannelLabels, stays: NodeMask, multiple: int
+) -> tuple[list[ChannelLabels], dict[int, ChannelLabels], Protected]:
+    """Split the nodes that can be removed into chunks that each remove a multiple.
+
+    Returns the chunks, the remainders (see :class:`Ranking`) by a node of their chunk, and the nodes that fill floors
+    up to a multiple.
+    """
+    chunks: list[ChannelLabels] = []
+    remainders: dict[int, ChannelLabels] = {}
+    fillers: Protected = []
+    for nodes, step in _find_families(graph, multiple):
+        nodes = nodes[np.argsort(rank[nodes])]  # the lowest scores first; those that stay are the last
+        floor = int(stays[nodes].sum())
+        kept = min(nodes.size, -(-floor // step) * step)
+        if kept > floor:
+            filler = nodes[nodes.size - kept : nodes.size - floor]
+            fillers.append((graph.nodes[int(filler[0])].layer, filler))
+        removable, odd = nodes[: nodes.size - kept], nodes.size % step
+        if odd and removable.size:
+            remainders[int(removable[0])] = nodes[odd:]
+            chunks.append(removable[:odd])
+            removable = removable[odd:]
+        chunks += np.split(removable, np.arange(step, removable.size, step)) if removable.size else []
+    return chunks, remainders, fillers
+
+
+def _number_chunks(rank: ChannelLabels, chunks: list[ChannelLabels]) -> ChannelLabels:
+    """Number the chunks by their best nodes. Returns each node's number, -1 if it is in no chunk."""
+    best = np.array([rank[chunk[-1]] for chunk in chunks], np.int64)
+    unit = np.full(rank.size, -1)
+    for number, chunk in enumerate(np.argsort(best)):
+        unit[chunks[chunk]] = number
+    return unit
+
+
+def _find_layers(graph: Graph, limited: Mapping[str, int]) -> list[tuple[str, ChannelLabels, int]]:
+    """Find the limited layers, the nodes among their outputs, and how many outputs are no nodes."""
+    layers = []
     for layer in graph.layers:
         if layer.name in limited:
-            free = layer.nodes[layer.nodes >= 0]
-            found.append((layer.name, free, layer.nodes.size - free.size))
-    return found
+            nodes = layer.nodes[layer.nodes >= 0]
+            layers.append((layer.name, nodes, layer.nodes.size - nodes.size))
+    return layers
 
 
-def _units(
-    graph: Graph,
-    order: ChannelLabels,
-    rank: ChannelLabels,
-    stays: NodeMask,
-    held: list[tuple[str, ChannelLabels]],
-    multiple: int,
-) -> tuple[ChannelLabels, dict[int, ChannelLabels]]:
-    """For each node the number of its unit in the order of their best nodes, -1 where it stays; and ``whole``."""
-    if multiple == 1:
-        alone = order[~stays[order]]
-        unit = np.full(graph.count, -1)
-        unit[alone] = np.arange(alone.size)
-        return unit, {}
-    chunks: list[ChannelLabels] = []
-    rests: dict[int, ChannelLabels] = {}
-    for ids, step in _node_families(graph, multiple):
-        ids = ids[np.argsort(rank[ids])]  # worst first
-        floor = int(stays[ids].sum())  # the best ones, whatever holds them
-        least = min(ids.size, -(-floor // step) * step)
-        if least > floor:
-            extra = ids[ids.size - least : ids.size - floor]
-            held.append((graph.nodes[int(extra[0])].layer, extra))
-            stays[extra] = True
-        going, odd = ids[: ids.size - least], ids.size % step
-        if odd and going.size:
-            rests[len(chunks)] = ids[odd:]
-            chunks.append(going[:odd])
-            going = going[odd:]
-        chunks += np.split(going, np.arange(step, going.size, step)) if going.size else []
-    best = np.array([rank[c[-1]] for c in chunks], np.int64)
-    number = np.empty(len(chunks), np.int64)
-    number[np.argsort(best)] = np.arange(len(chunks))
-    unit = np.full(graph.count, -1)
-    for chunk, n in zip(chunks, number, strict=True):
-        unit[chunk] = n
-    return unit, {int(number[c]): rest for c, rest in rests.items()}
+def _find_families(graph: Graph, multiple: int) -> list[tuple[ChannelLabels, int]]:
+    """Find the nodes that own equally many entries along the same dimensions, and how many of them make up a multiple.
 
-
-def _node_families(graph: Graph, multiple: int) -> list[tuple[ChannelLabels, int]]:
-    """Nodes that own equally many entries along the same dimensions, and how many of them make up a multiple in each.
-
-    A node that owns k entries of a dimension (an LSTM's unit has four rows, an attention head as many as it is wide)
+    A node that owns k entries of a dimension (an LSTM unit has four rows, an attention head as many as it is wide)
     takes multiple / gcd(multiple, k) of them to a multiple there.
     """
-    multiplied = {s.tensor for s in graph.axes if Role.COLUMN in s.role and s.tensor in graph.parameters}
-    family, known = np.zeros(graph.count, np.int64), 1
+    has_columns = {axis.tensor for axis in graph.axes if Role.COLUMN in axis.role and axis.tensor in graph.parameters}
+    family, count = np.zeros(graph.count, np.int64), 1
     steps = np.ones(graph.count, np.int64)
-    for slot in graph.axes:  # each splits the families by how much of it their nodes own
-        here, owned = np.unique(slot.nodes[slot.nodes >= 0], return_counts=True)
-        pairs, where = np.unique(np.stack([family[here], owned]), axis=1, return_inverse=True)
-        family[here] = known + where.reshape(-1)
-        known += pairs.shape[1]
-        if slot.tensor in multiplied:
-            steps[here] = np.lcm(steps[here], multiple // np.gcd(multiple, owned))
+    for axis in graph.axes:  # each axis splits the families by how much of it their nodes own
+        nodes, entries = np.unique(axis.nodes[axis.nodes >= 0], return_counts=True)
+        pairs, pair_of_node = np.unique(np.stack([family[nodes], entries]), axis=1, return_inverse=True)
+        family[nodes] = count + pair_of_node.reshape(-1)
+        count += pairs.shape[1]
+        if axis.tensor in has_columns:
+            steps[nodes] = np.lcm(steps[nodes], multiple // np.gcd(multiple, entries))
     order = np.argsort(family, kind="stable")
     starts = np.unique(family[order], return_index=True)[1]
-    return [(ids, int(steps[ids[0]])) for ids in np.split(order, starts[1:]) if ids.size]
+    return [(nodes, int(steps[nodes[0]])) for nodes in np.split(order, starts[1:]) if nodes.size]
 
 
-def _forced(graph: Graph, bounds: Bounds, unit: ChannelLabels) -> NodeMask:
-    """An entry a unit: whether a ceiling has it go; the worst units of a layer, until no more than the ceiling stay."""
+def _find_forced_units(graph: Graph, bounds: Bounds, unit: ChannelLabels) -> NodeMask:
+    """Mark the units that ceilings remove in any case: the lowest of a layer, until the ceiling is met."""
     forced = np.zeros(unit.max(initial=-1) + 1, bool)
-    for name, free, frozen in _layers(graph, bounds.max_kept):
-        units = unit[free]
-        there, sizes = np.unique(units[units >= 0], return_counts=True)
-        more = free.size + frozen - bounds.max_kept[name] - int(sizes[forced[there]].sum())
-        there, sizes = there[~forced[there]], sizes[~forced[there]]
-        forced[there[np.cumsum(sizes) - sizes < more]] = True
+    for name, nodes, fixed in _find_layers(graph, bounds.max_kept):
+        units = unit[nodes]
+        numbers, sizes = np.unique(units[units >= 0], return_counts=True)
+        excess = nodes.size + fixed - bounds.max_kept[name] - int(sizes[forced[numbers]].sum())
+        numbers, sizes = numbers[~forced[numbers]], sizes[~forced[numbers]]
+        forced[numbers[np.cumsum(sizes) - sizes < excess]] = True
     return forced

@@ -1,4 +1,4 @@
-"""A target in time: the step of the pruned network is measured beside the dense one's, between cuts."""
+"""Targets in time: training steps of pruned copies are measured next to steps of the network as it is."""
 
 from __future__ import annotations
 
@@ -26,68 +26,95 @@ from earlycrop.utils.distributed import ProcessGroup, all_reduce_max, fail_toget
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import unwrap
 
-WARMUP, PAIRS, PRECISION, SECONDS = 2, (7, 200), 0.01, 10.0
-"""A measurement: steps that do not count, the least and the most pairs that do; it ends once the ratio of the medians
-has this relative standard error, or after so long."""
-MAX_PROBES, TOLERANCE = 9, 0.02
-"""At most so many cuts are measured for a target; less than this share of the dense step is not fought for."""
+WARMUP = 2
+"""Steps of each model before a measurement, which are not counted."""
+MIN_PAIRS = 7
+"""Pairs of steps, one of each model, that every measurement takes."""
+MAX_PAIRS = 200
+"""Pairs of steps after which a measurement ends."""
+PRECISION = 0.01
+"""Relative standard error of the ratio of the two medians at which a measurement ends."""
+SECONDS = 10.0
+"""Seconds after which a measurement ends."""
+MAX_PROBES = 9
+"""Measurements for one target."""
+TOLERANCE = 0.02
+"""Share of the dense step by which a choice may be faster than the target."""
 
 
 @dataclass(frozen=True)
 class TimeProbe:
-    """left: the step without these nodes, in microseconds (rounded up), where the dense step takes ``dense``."""
+    """A way to measure the step of a pruned network.
+
+    Args:
+        left: Mask of removed nodes -> the step without them, in microseconds, rounded up.
+        dense: The dense step, in microseconds.
+    """
 
     left: Callable[[NodeMask], int]
     dense: int
 
 
 class StepTimer:
-    """Measures a training step (forward and backward of the loss on one batch, no optimizer step) in microseconds.
+    """Measures a training step (forward and backward of the loss on one batch, without the optimizer) in microseconds.
 
-    A copy of the model as it is now is the yardstick: a cut is measured on another copy, step by step in turn with it,
-    so that whatever else the machine does meets both, and the ratio of the medians counts. The model, its buffers and
-    the random state are not touched. Of several processes that train one model (``group``), the slowest counts.
+    A copy of the model as it is now is the reference. A pruned copy and the reference take steps in turn, so that other
+    load on the machine affects both, and the ratio of their medians counts. The model, its buffers and the random state
+    are not changed.
+
+    Args:
+        model: The model to prune.
+        loss: (model, batch) -> scalar loss.
+        batch: The batch to step on.
+        group: Processes that train one model. The slowest of them counts.
 
     Raises:
-        ValueError: the loss fails on the copy in training mode.
+        ValueError: The loss fails on a copy of the model in training mode.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, batch: Any, group: ProcessGroup = None) -> None:
-        self.now, self.loss, self.batch, self.group = unwrap(model), loss, batch, group
-        self.model = _copy_model(self.now)
+        self.model, self.loss, self.batch, self.group = unwrap(model), loss, batch, group
+        self.reference = _copy_model(self.model)
         with fail_together(group):
-            times = self._times(self.model)
+            times = self._measure(self.reference)
         self.dense = all_reduce_max(ceil(1e6 * median(times[0])), group)
         """The dense step, in microseconds."""
 
     def beside(self, graph: Graph) -> TimeProbe:
-        """What measures cuts of the model as it is now, which ``graph`` is of."""
+        """Return a probe for cuts of the model as it is now.
+
+        Args:
+            graph: The graph of the model as it is now.
+
+        Returns:
+            The probe.
+        """
 
         def left(removed: NodeMask) -> int:
             with fail_together(self.group):
-                small = _copy_model(self.now)
-                cut_module(small, kept_indices(graph, removed), graph.sizes(removed))
-                dense, times = self._times(self.model, small)
-            return all_reduce_max(ceil(self.dense * median(times) / median(dense)), self.group)
+                pruned = _copy_model(self.model)
+                cut_module(pruned, kept_indices(graph, removed), graph.sizes(removed))
+                reference_times, times = self._measure(self.reference, pruned)
+            return all_reduce_max(ceil(self.dense * median(times) / median(reference_times)), self.group)
 
         return TimeProbe(left, self.dense)
 
-    def _times(self, *models: nn.Module) -> list[list[float]]:
-        """The seconds of each model's steps, taken in turn."""
+    def _measure(self, *models: nn.Module) -> list[list[float]]:
+        """Return the seconds of each model's steps, which are taken in turn."""
         times: list[list[float]] = [[] for _ in models]
+        for _ in range(WARMUP):
+            for model in models:
+                self._seconds(model)
         start = perf_counter()
-        for done in range(-WARMUP, PAIRS[1]):
-            if done == 0:
-                start = perf_counter()
-            if done >= PAIRS[0] and (perf_counter() - start > SECONDS or _relative_error(times) <= PRECISION):
+        for pair in range(MAX_PAIRS):
+            if pair >= MIN_PAIRS and (perf_counter() - start > SECONDS or _relative_error(times) <= PRECISION):
                 break
-            for mine, model in zip(times, models, strict=True):
-                seconds = self._seconds(model)
-                if done >= 0:
-                    mine.append(seconds)
+            for model_times, model in zip(times, models, strict=True):
+                model_times.append(self._seconds(model))
         return times
 
     def _seconds(self, model: nn.Module) -> float:
+        """Return the seconds of one step."""
         device = next(model.parameters()).device
         with preserve_state(model), torch.inference_mode(False), torch.enable_grad():
             model.train()
@@ -97,7 +124,7 @@ class StepTimer:
                 self.loss(model, self.batch).backward()  # type: ignore[no-untyped-call]
             except Exception as error:
                 raise ValueError(
-                    f"the training step cannot be timed ({type(error).__name__}: {error}): see whether the loss can be "
+                    f"the training step cannot be timed ({type(error).__name__}: {error}): check that the loss can be "
                     "differentiated on the first batch, in training mode, by a copy of the model"
                 ) from error
             _synchronize(device)
@@ -113,53 +140,64 @@ def choose_nodes_in_time(
     probe: TimeProbe,
     limits: Limits | Bounds = NO_BOUNDS,
 ) -> NodeChoice:
-    """Remove the nodes of least score until a step takes at most ``allowed`` microseconds, as ``probe`` measures it.
+    """Remove the nodes with the lowest scores until a step takes at most ``allowed`` microseconds.
 
-    By bisection over the multiply-accumulates that the ranking leaves. What is chosen has been measured, and is at most
-    ``allowed``. The search ends within ``TOLERANCE`` of the dense time below that, where two cuts differ by less than
-    that in multiply-accumulates, or after ``PROBES`` measurements. Time need not fall with every node (kernels like
-    some widths better than others), so that a smaller cut may fit as well. Where all that may go is not enough, it
-    goes.
+    The number of nodes is found by bisection over the multiply-accumulates that are left. What is chosen was measured,
+    and takes at most ``allowed``. The search ends when the choice is within ``TOLERANCE`` of the target, when two cuts
+    differ by less than that in multiply-accumulates, or after ``MAX_PROBES`` measurements. A smaller cut may meet the
+    target too, because kernels are faster at some widths than at others. If removing everything that can be removed is
+    not enough, that is done.
+
+    Args:
+        graph: The network's graph.
+        scores: The score of each node.
+        allowed: How long a step may take, in microseconds.
+        probe: Measures the step of a pruned network.
+        limits: What the choice must respect.
+
+    Returns:
+        The nodes, and the step without them in microseconds.
 
     Raises:
-        ValueError: see :func:`earlycrop.selection.nodes.node_bounds`.
+        ValueError: See :func:`earlycrop.selection.nodes.node_bounds`.
     """
     ranking = node_ranking(graph, scores, limits)
     costs = graph.costs("macs")
 
-    def macs(n: int) -> int:
-        return total_cost(costs, ranking.first(n))
+    def macs_without(n: int) -> int:
+        return total_cost(costs, ranking.remove_first(n))
 
-    few, many = 0, ranking.count  # too few units, and enough
-    left = probe.left(ranking.first(many))
+    low, high = 0, ranking.count  # too few units, and enough
+    left = probe.left(ranking.remove_first(high))
     reached = left <= allowed
     for _ in range(MAX_PROBES - 1):
-        goal = (macs(few) + macs(many)) // 2
-        middle = few + bisect_left(range(few, many), -goal, key=lambda n: -macs(n))
-        middle = min(max(middle, few + 1), many - 1)
-        close = macs(few) - macs(many) <= TOLERANCE * graph.cost("macs")
-        if not reached or middle <= few or close or allowed - left <= TOLERANCE * probe.dense:
+        goal = (macs_without(low) + macs_without(high)) // 2
+        middle = low + bisect_left(range(low, high), -goal, key=lambda n: -macs_without(n))
+        middle = min(max(middle, low + 1), high - 1)
+        close = macs_without(low) - macs_without(high) <= TOLERANCE * graph.cost("macs")
+        if not reached or middle <= low or close or allowed - left <= TOLERANCE * probe.dense:
             break
-        time = probe.left(ranking.first(middle))
+        time = probe.left(ranking.remove_first(middle))
         if time <= allowed:
-            many, left = middle, time
+            high, left = middle, time
         else:
-            few = middle
-    return NodeChoice(ranking.first(many), left, ranking.holding(many, reached))
+            low = middle
+    return NodeChoice(ranking.remove_first(high), left, ranking.find_limiting_layers(high, reached))
 
 
 def _relative_error(times: list[list[float]]) -> float:
-    """The relative standard error of the ratio of the medians, from the median absolute deviations.
+    """Estimate the relative standard error of the ratio of the medians from the median absolute deviations.
 
-    For normal samples of n it is sqrt(pi / 2 n) times 1.4826 of these, in quadrature; single bursts do not count.
+    The standard error of the median of n normal samples is sqrt(pi / 2 n) sigma, and sigma is 1.4826 times the median
+    absolute deviation, on which single outliers have no effect.
     """
     logs = np.log(np.array(times))
-    apart = np.median(np.abs(logs - np.median(logs, 1, keepdims=True)), 1)
-    return float(np.sqrt(np.pi / 2 * np.sum((1.4826 * apart) ** 2) / logs.shape[1]))
+    deviations = np.median(np.abs(logs - np.median(logs, 1, keepdims=True)), 1)
+    return float(np.sqrt(np.pi / 2 * np.sum((1.4826 * deviations) ** 2) / logs.shape[1]))
 
 
 def _copy_model(model: nn.Module) -> nn.Module:
-    """A copy without gradients."""
+    """Copy a model without its gradients."""
     with torch.inference_mode(False):
         copied = copy.deepcopy(model)
     copied.zero_grad(set_to_none=True)
@@ -167,6 +205,6 @@ def _copy_model(model: nn.Module) -> nn.Module:
 
 
 def _synchronize(device: torch.device) -> None:
-    """Until the device has done what was queued on it."""
+    """Wait until the device has finished what was queued on it."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""What a sparsity can be a share of, and how much of that a target leaves."""
+"""What a sparsity can be a share of, and how much a target leaves of it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 Measure = Literal["weights", "nodes", "macs", "bytes", "time"]
-MEASURES: tuple[str, ...] = get_args(Measure)
-"""What a sparsity can be a share of; time is that of a training step on this device."""
+"""What a sparsity can be a share of. "time" is that of a training step on this device."""
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
 def max_remaining(dense: int, sparsity: float) -> int:
-    """How much may be left of ``dense``: floor((1 - sparsity) dense), with the sparsity as it is written in decimals.
+    """Return how much may be left of ``dense``: floor((1 - sparsity) dense).
+
+    The sparsity is taken as it is written in decimals: 0.9 of 1000 leaves 100.
+
+    Args:
+        dense: The size of the dense network.
+        sparsity: The share to remove.
+
+    Returns:
+        The largest size that meets the target.
 
     Raises:
-        ValueError: the sparsity is not between 0 and 1.
+        ValueError: The sparsity is not between 0 and 1.
     """
     if not 0 < sparsity < 1:
         raise ValueError(f"sparsity must be above 0 and below 1, and is {sparsity}: it is the share that is removed")

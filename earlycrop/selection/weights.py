@@ -1,4 +1,4 @@
-"""Which single weights go for a target: exact counts, ties by index, and floors."""
+"""Which single weights are removed for a target: exact counts, ties by index, and floors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from earlycrop.utils.parameters import prunable_matrices, weight_matrices
 
 @dataclass(frozen=True)
 class WeightChoice:
-    """Which weights go (by matrix), how many are left, and the matrices where a floor kept some."""
+    """The weights that are removed for a target.
+
+    Args:
+        removed: By matrix, true where a weight is removed, in this round or an earlier one.
+        left: How many weights are left.
+        floors: The matrices where a floor kept weights that score lower than removed ones.
+    """
 
     removed: dict[str, Bool[Tensor, "..."]]
     left: int
@@ -32,90 +38,121 @@ def choose_weights(
     fixed: int = 0,
     bounds: Bounds = NO_BOUNDS,
 ) -> WeightChoice:
-    """Remove the weights of least score, over all matrices, until at most ``allowed`` are left.
+    """Remove the weights with the lowest scores of all matrices, until at most ``allowed`` are left.
 
-    ``keep``: what stays whatever its score. ``alive`` (all by default): what may still be removed; the rest is gone
-    already. ``fixed``: weights that count and cannot be removed, such as frozen matrices. ``bounds``: the least and the
-    most that stay of a layer, all of its matrices together (see :func:`weight_bounds`).
+    Args:
+        scores: The scores of the weights, by matrix.
+        allowed: How many weights may be left.
+        keep: By matrix, true where a weight stays whatever its score.
+        alive: By matrix, true where earlier rounds have left a weight; all of them by default.
+        fixed: The number of weights that count and cannot be removed, such as those of frozen matrices.
+        bounds: The limits in numbers, see :func:`weight_bounds`.
+
+    Returns:
+        The weights, and how many are left without them.
     """
     device = next(iter(scores.values())).device
     keep, forced = _apply_bounds(scores, keep, alive, bounds)
-    sizes = [s.numel() for s in scores.values()]
 
-    def flat(parts: dict[str, Tensor]) -> Tensor:
+    def flatten(parts: dict[str, Tensor]) -> Tensor:
         return torch.cat([parts[name].detach().reshape(-1).to(device) for name in scores])
 
-    score, floor = flat(scores), flat(keep)
-    living = torch.ones_like(floor) if alive is None else flat(alive)
-    free = living & ~floor
+    score, protected = flatten(scores), flatten(keep)
+    living = torch.ones_like(protected) if alive is None else flatten(alive)
+    free = living & ~protected
     if forced:
-        score = score.masked_fill(flat(forced), -torch.inf)
-    wanted = int(living.sum()) + fixed - allowed
-    go = min(max(wanted, sum(int(f.sum()) for f in forced.values())), int(free.sum()))
-    gone, threshold = ~living, score.new_tensor(-torch.inf)
-    if go:
-        threshold = score[free].kthvalue(go).values
+        score = score.masked_fill(flatten(forced), -torch.inf)
+    asked = int(living.sum()) + fixed - allowed
+    count = min(max(asked, sum(int(f.sum()) for f in forced.values())), int(free.sum()))
+    removed, threshold = ~living, score.new_tensor(-torch.inf)
+    if count:
+        threshold = score[free].kthvalue(count).values
         below = free & (score < threshold)
-        ties = (free & (score == threshold)).nonzero()[: go - int(below.sum())]
-        gone |= below
-        gone[ties] = True
-    held = torch.split(living & floor & ((score < threshold) | (wanted > go)), sizes)
-    floors = tuple(name for name, part in zip(scores, held, strict=True) if bool(part.any()))
-    parts = torch.split(gone, sizes)
-    removed = {n: p.reshape(s.shape).to(s.device) for (n, s), p in zip(scores.items(), parts, strict=True)}
-    return WeightChoice(removed, int((~gone).sum()) + fixed, floors)
+        ties = (free & (score == threshold)).nonzero()[: count - int(below.sum())]
+        removed |= below
+        removed[ties] = True
+    limiting = living & protected & ((score < threshold) | (asked > count))
+    floors = tuple(name for name, part in _split_like(limiting, scores).items() if bool(part.any()))
+    by_matrix = {name: part.to(scores[name].device) for name, part in _split_like(removed, scores).items()}
+    return WeightChoice(by_matrix, int((~removed).sum()) + fixed, floors)
 
 
 def weight_bounds(model: nn.Module, limits: Limits) -> Bounds:
-    """The limits in numbers, for the weights of this model's layers: the entries of all matrices that a module holds.
+    """Turn limits into numbers of weights of this model's layers: the entries of all matrices of a module.
+
+    Args:
+        model: The network.
+        limits: The limits.
+
+    Returns:
+        The numbers by layer.
 
     Raises:
-        ValueError: see :meth:`Limits.resolved`; or a ceiling is below a floor.
+        ValueError: A ceiling is below a floor; or see :meth:`Limits.to_bounds`.
     """
-    widths, movable = Counter[str](), Counter[str]()
-    for every, count in ((weight_matrices(model), widths), (prunable_matrices(model), movable)):
-        for name, p in every.items():
-            count[layer_of(name)] += p.numel()
-    bounds = limits.resolved(list(widths), widths, movable)
-    for name, most in bounds.max_kept.items():
-        if bounds.min_kept.get(name, 0) > most:
-            raise bounds.conflict(name, bounds.min_kept[name])
+    widths, prunable = _count_entries(weight_matrices(model)), _count_entries(prunable_matrices(model))
+    bounds = limits.to_bounds(list(widths), widths, prunable)
+    for name, max_kept in bounds.max_kept.items():
+        if bounds.min_kept.get(name, 0) > max_kept:
+            raise bounds.make_conflict_error(name, bounds.min_kept[name])
     return bounds
 
 
 def remaining_weights(
-    held: Mapping[str, Tensor], removed: Mapping[str, Bool[Tensor, "..."]]
+    matrices: Mapping[str, Tensor], removed: Mapping[str, Bool[Tensor, "..."]]
 ) -> dict[str, tuple[int, int]]:
-    """How many weights each layer has in the matrices ``held``, and how many are left of them."""
-    before, gone = Counter[str](), Counter[str]()
-    for name, p in held.items():
-        before[layer_of(name)] += p.numel()
-        gone[layer_of(name)] += int(removed[name].sum()) if name in removed else 0
-    return {layer: (n, n - gone[layer]) for layer, n in before.items()}
+    """Count the weights of each layer before and after a pruning.
+
+    Args:
+        matrices: The weight matrices, by name.
+        removed: By matrix, true where a weight is removed.
+
+    Returns:
+        (before, after) by layer.
+    """
+    removed_counts = Counter[str]()
+    for name, mask in removed.items():
+        removed_counts[layer_of(name)] += int(mask.sum())
+    return {layer: (n, n - removed_counts[layer]) for layer, n in _count_entries(matrices).items()}
 
 
 def _apply_bounds(
     scores: dict[str, Tensor], keep: dict[str, Tensor], alive: dict[str, Tensor] | None, bounds: Bounds
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """``keep`` with the best weights of each layer up to its floor, and what a ceiling has go in any case (by matrix;
-    empty where there is no ceiling)."""
+    """Return ``keep`` with the best weights of each layer up to its floor, and the weights that ceilings remove.
+
+    Both are given by matrix; the latter is empty without ceilings.
+    """
     keep = dict(keep)
     forced = {n: torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()} if bounds.max_kept else {}
     for layer in {**bounds.min_kept, **bounds.max_kept}:
-        mine = {n: s for n, s in scores.items() if layer_of(n) == layer}
-        if not mine:
+        matrices = {n: s for n, s in scores.items() if layer_of(n) == layer}
+        if not matrices:
             continue
-        score = torch.cat([s.detach().reshape(-1) for s in mine.values()])
-        held = torch.cat([keep[n].reshape(-1) for n in mine])
-        living = torch.ones_like(held) if alive is None else torch.cat([alive[n].reshape(-1) for n in mine])
+        score = torch.cat([s.detach().reshape(-1) for s in matrices.values()])
+        kept = torch.cat([keep[n].reshape(-1) for n in matrices])
+        living = torch.ones_like(kept) if alive is None else torch.cat([alive[n].reshape(-1) for n in matrices])
         fixed = bounds.widths[layer] - score.numel()
-        least, most = bounds.min_kept.get(layer, 0) - fixed, bounds.max_kept.get(layer, bounds.widths[layer]) - fixed
-        order = score.masked_fill(held, torch.inf).masked_fill(~living, -torch.inf).argsort(stable=True)  # worst first
-        held[order[max(order.numel() - max(least, 0), 0) :]] = True
-        going = order[(living & ~held)[order]][: max(int(living.sum()) - most, 0)]
-        sizes = [s.numel() for s in mine.values()]
-        keep |= {n: h.reshape(s.shape) for (n, s), h in zip(mine.items(), torch.split(held, sizes), strict=True)}
+        min_kept = bounds.min_kept.get(layer, 0) - fixed
+        max_kept = bounds.max_kept.get(layer, bounds.widths[layer]) - fixed
+        order = score.masked_fill(kept, torch.inf).masked_fill(~living, -torch.inf).argsort(stable=True)  # lowest first
+        kept[order[max(order.numel() - max(min_kept, 0), 0) :]] = True
+        keep |= _split_like(kept, matrices)
         if layer in bounds.max_kept:
-            gone = torch.zeros_like(held).index_fill_(0, going, True)
-            forced |= {n: g.reshape(s.shape) for (n, s), g in zip(mine.items(), torch.split(gone, sizes), strict=True)}
+            excess = order[(living & ~kept)[order]][: max(int(living.sum()) - max_kept, 0)]
+            forced |= _split_like(torch.zeros_like(kept).index_fill_(0, excess, True), matrices)
     return keep, forced
+
+
+def _split_like(flat: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Split a flat tensor into parts of these shapes."""
+    parts = torch.split(flat, [t.numel() for t in tensors.values()])
+    return {name: part.reshape(t.shape) for (name, t), part in zip(tensors.items(), parts, strict=True)}
+
+
+def _count_entries(matrices: Mapping[str, Tensor]) -> Counter[str]:
+    """Count the entries of each layer's matrices."""
+    counts = Counter[str]()
+    for name, t in matrices.items():
+        counts[layer_of(name)] += t.numel()
+    return counts

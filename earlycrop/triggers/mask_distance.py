@@ -22,35 +22,57 @@ from earlycrop.utils.wrappers import check_unchanged
 
 
 class MaskHistory:
-    """The last few masks, and the largest share of entries in which two of them differ (normalised Hamming distance).
+    """The last few masks, and the largest share of entries in which two of them differ (normalized Hamming distance).
 
-    Source: You et al. 2020, section 4: of 5 masks.
+    Source: You et al. 2020, section 4.
+
+    Args:
+        size: The number of masks to compare.
 
     Raises:
-        ValueError: ``masks`` is below 2.
+        ValueError: ``size`` is below 2.
     """
 
-    def __init__(self, masks: int = 5) -> None:
-        if masks < 2:
-            raise ValueError(f"masks must be at least 2, and is {masks}: one has nothing to differ from")
-        self.masks = masks
-        self.last: list[Tensor] = []
+    def __init__(self, size: int = 5) -> None:
+        if size < 2:
+            raise ValueError(f"masks must be at least 2, and is {size}: a single mask cannot be compared")
+        self.size = size
+        self.masks: list[Tensor] = []
 
     def update(self, mask: Tensor) -> float | None:
-        """Take up another mask; the largest distance among the last ones, None for a single one."""
-        self.last = [*self.last, mask.cpu()][-self.masks :]
-        return max((float((a != b).double().mean()) for a, b in combinations(self.last, 2)), default=None)
+        """Add a mask, and drop the oldest one if there are too many.
+
+        Args:
+            mask: The mask.
+
+        Returns:
+            The largest distance between two masks, None for a single one.
+        """
+        self.masks = [*self.masks, mask.cpu()][-self.size :]
+        return max((float((a != b).double().mean()) for a, b in combinations(self.masks, 2)), default=None)
 
     def state_dict(self) -> list[Tensor]:
-        return [m.to(torch.uint8) for m in self.last]
+        """Return the masks, as integers."""
+        return [m.to(torch.uint8) for m in self.masks]
 
     def load_state_dict(self, state: list[Tensor]) -> None:
-        self.last = [m.bool() for m in state]
+        """Load the masks from ``state_dict``.
+
+        Args:
+            state: The masks.
+        """
+        self.masks = [m.bool() for m in state]
 
 
 class NodeMaskTracker:
-    """Early-Bird's mask distance of a model in training, whatever will prune it: of the nodes that go, to a sparsity in
-    weights, by the scales of batch norms (where there are none, by the norm of the rows that produce a node).
+    """Measures Early-Bird's mask distance of a model in training, whatever method will prune it.
+
+    The masks are of nodes, to a sparsity in weights, by the scales of batch norms (without any, by the norm of the rows
+    that produce a node).
+
+    Args:
+        sparsity: The share of the weights that the masks remove.
+        limits: What the masks respect.
     """
 
     def __init__(self, sparsity: float, limits: Limits) -> None:
@@ -58,17 +80,25 @@ class NodeMaskTracker:
         self._graph: Graph | None = None
 
     def forget(self) -> None:
-        """Let go of the graph, and the batch that it was traced on: no other mask will be compared."""
+        """Free the graph, and the batch that it was traced on."""
         self._graph = None
 
     def update(self, model: nn.Module, loss: Loss, batches: Iterable[Any]) -> tuple[float | None, Iterable[Any]]:
-        """The distance after another epoch, None without two masks; and what is to be read in the place of ``batches``.
+        """Compute the mask after another epoch and compare it with the last ones.
 
-        The model is traced on the first of them, once: it keeps its shape while masks are compared.
+        The model is traced at the first call only, because it keeps its shape while masks are compared.
+
+        Args:
+            model: The model.
+            loss: (model, batch) -> scalar loss.
+            batches: Training data. The first batch is read at the first call.
+
+        Returns:
+            The distance, None for a single mask; and all of ``batches``, with the batch that was read.
 
         Raises:
-            ValueError: there is no batch, or something else has changed the model. TraceError: the model cannot be
-            traced.
+            ValueError: There is no batch, or something else has changed the model.
+            TraceError: The model cannot be traced.
         """
         criterion = CRITERIA["norm-scale"]
         if self._graph is None:
@@ -85,5 +115,5 @@ class NodeMaskTracker:
             return None, batches
         scores = node_scores(model, graph, criterion, loss, [])
         bounds = node_bounds(graph, self.limits)
-        chosen = choose_nodes(graph, scores, max_remaining(graph.cost("weights"), self.sparsity), "weights", bounds)
-        return self.history.update(torch.from_numpy(chosen.removed)), batches
+        choice = choose_nodes(graph, scores, max_remaining(graph.cost("weights"), self.sparsity), "weights", bounds)
+        return self.history.update(torch.from_numpy(choice.removed)), batches

@@ -1,4 +1,7 @@
-"""How far the empirical neural tangent kernel turns: what training being lazy means (Chizat et al. 2019), measured."""
+"""How far the empirical neural tangent kernel turns from epoch to epoch: it is constant while training is lazy.
+
+Source: Chizat et al. 2019.
+"""
 
 from __future__ import annotations
 
@@ -16,86 +19,104 @@ from earlycrop.utils.modules import collect_tensors
 from earlycrop.utils.types import Loss
 
 MAX_ROWS = 64
-"""At most so many outputs (examples times outputs of each) of a probe batch are differentiated."""
+"""The number of outputs (examples times outputs of each) of a probe batch that are differentiated at most."""
 
 
 class NTKDistance:
-    """Follows the kernel K_t = J_t J_t' of the model's outputs on one fixed probe batch, J their derivative by all
-    trained parameters in evaluation mode, and tells 1 - <K_t, K_(t-1)> / (|K_t| |K_(t-1)|): 0 while training is linear.
+    """Measures 1 - <K_t, K_(t-1)> / (|K_t| |K_(t-1)|), which is 0 while training is linear.
 
-    ``probe``: a batch as the loss takes it; what the loss first calls the model with is fixed from then on, and of the
-    first floating tensor that the model returns the first ``ROWS`` entries count. Costs one backward pass an entry and
-    keeps one matrix of at most ``ROWS`` x ``ROWS``.
+    K_t = J_t J_t' is the kernel of the model's outputs on one fixed probe batch after epoch t, with J their derivative
+    by all trained parameters in evaluation mode. Each update costs one backward pass for each row of the kernel, at
+    most ``MAX_ROWS``, and one kernel is stored.
 
-    Source: the kernel's alignment as in Fort et al. 2020, section 3. Deviation: consecutive epochs are compared.
+    Source: the alignment of kernels in Fort et al. 2020, section 3. Deviation: consecutive epochs are compared.
+
+    Args:
+        model: The network.
+        loss: (model, batch) -> scalar loss. It must call the model; the arguments of its first call are stored.
+        probe: A small batch. The first ``MAX_ROWS`` entries of the first floating-point output count.
 
     Raises:
-        FlowError: the loss does not call the model, or that returns no floating tensor.
+        FlowError: The loss does not call the model.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, probe: Any) -> None:
-        self._given = _model_arguments(model, loss, probe)
-        self._last: Tensor | None = None
+        self._arguments = _record_arguments(model, loss, probe)
+        self._previous: Tensor | None = None
 
     def update(self, model: nn.Module) -> float | None:
-        """How far the kernel has turned since the last update; None at the first."""
-        kernel = self._kernel(model)
-        before, self._last = self._last, kernel
-        if before is None:
-            return None
-        norms = torch.linalg.matrix_norm(kernel) * torch.linalg.matrix_norm(before)
-        return float(1 - (kernel * before).sum() / norms) if float(norms) else 0.0
+        """Measure how far the kernel has turned since the last update.
 
-    def _kernel(self, model: nn.Module) -> Float[Tensor, "rows rows"]:
-        args, kwargs = self._given
+        Args:
+            model: The network.
+
+        Returns:
+            The distance, None at the first update.
+
+        Raises:
+            FlowError: The model returns no floating-point tensor.
+        """
+        kernel = self._compute_kernel(model)
+        previous, self._previous = self._previous, kernel
+        if previous is None:
+            return None
+        norms = torch.linalg.matrix_norm(kernel) * torch.linalg.matrix_norm(previous)
+        return float(1 - (kernel * previous).sum() / norms) if float(norms) else 0.0
+
+    def _compute_kernel(self, model: nn.Module) -> Float[Tensor, "rows rows"]:
+        args, kwargs = self._arguments
         trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
-        def outputs(parameters: dict[str, Tensor]) -> Tensor:
+        def compute_outputs(parameters: dict[str, Tensor]) -> Tensor:
             return _first_output(functional_call(model, parameters, args, kwargs)).flatten()[:MAX_ROWS]
 
         with preserve_state(model), differentiable_kernels(model), torch.enable_grad():
             model.eval()
-            rows = jacrev(outputs, chunk_size=1)(trained)
-        first = next(iter(trained.values()))
-        count = next(iter(rows.values())).shape[0]
-        kernel = torch.zeros(count, count, dtype=torch.float64, device=first.device)
-        for j in rows.values():
-            flat = j.flatten(1).double()
-            kernel += flat @ flat.T
+            jacobians = list(jacrev(compute_outputs, chunk_size=1)(trained).values())
+        rows = len(jacobians[0])
+        kernel = torch.zeros(rows, rows, dtype=torch.float64, device=jacobians[0].device)
+        for jacobian in jacobians:
+            j = jacobian.flatten(1).double()
+            kernel += j @ j.T
         return kernel.cpu()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the probe."""
-        return {"last": self._last}
+        """Return the last kernel."""
+        return {"previous": self._previous}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state from ``state_dict``."""
-        self._last = state["last"]
+        """Load a state from ``state_dict``.
+
+        Args:
+            state: The state.
+        """
+        self._previous = state["previous"]
 
 
 class _StopForward(Exception):
-    """The model was called."""
+    """Raised when the model is called, because nothing else is needed."""
 
 
-def _model_arguments(model: nn.Module, loss: Loss, probe: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+def _record_arguments(model: nn.Module, loss: Loss, probe: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of the first call of the model."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        found.append((args, dict(kwargs)))
+    def record(module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls.append((args, dict(kwargs)))
         raise _StopForward
 
-    handle = model.register_forward_pre_hook(enter, with_kwargs=True)
+    handle = model.register_forward_pre_hook(record, with_kwargs=True)
     try:
         loss(model, probe)
     except _StopForward:
-        return found[0]
+        return calls[0]
     finally:
         handle.remove()
-    raise FlowError("the loss does not call the model: there are no outputs to take a kernel of")
+    raise FlowError("the loss does not call the model: compute it with the outputs of the model that it is given")
 
 
 def _first_output(output: Any) -> Tensor:
     for t in collect_tensors(output):
         if t.is_floating_point():
             return t
-    raise FlowError("the model returns no floating tensor to take a kernel of")
+    raise FlowError("the model returns no floating-point tensor: the tangent kernel needs one")

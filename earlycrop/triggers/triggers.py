@@ -1,11 +1,11 @@
-"""When to prune: before training, at a fixed epoch, after training, never; in the lazy regime, at the knee of the
-weights' movement, or when the mask has settled.
+"""Triggers: when to prune (section 4.3).
 
-A trigger is asked after every epoch (and once before the first) and answers with the reason to prune now, or None.
+A trigger is asked before training and after every epoch, and answers with the reason to prune now, or None.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, inf
@@ -14,108 +14,160 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from earlycrop.triggers.mask_distance import MaskHistory
-from earlycrop.triggers.weight_distance import DEFINITIONS, WeightDistance
+from earlycrop.triggers.weight_distance import DEFINITIONS, Definition, WeightDistance
+
+TriggerName = Literal["before", "lazy-regime", "knee", "mask-distance", "after", "never"]
+"""The keys of ``TRIGGERS``."""
 
 
 @dataclass(frozen=True)
 class TriggerContext:
-    """What a trigger may look at: the model after ``epoch`` epochs (0: before the first), how its weights have moved
-    (for triggers with ``walks``), and the mask that the method would prune with now (one dimension, true: removed).
+    """What a trigger can base its decision on.
+
+    Args:
+        model: The network.
+        epoch: The number of epochs it has been trained; 0 before the first.
+        distance: How far its weights have moved; measured only for triggers with ``uses_weight_distance``.
+        mask: Computes the mask that the method would prune with now: one dimension, true where a unit is removed.
     """
 
     model: nn.Module
     epoch: int
-    walk: WeightDistance
+    distance: WeightDistance
     mask: Callable[[], Tensor]
 
 
 @runtime_checkable
 class Trigger(Protocol):
-    """Decides when a method prunes.
+    """Decides when a method prunes. Inherit from it, or write a class with the same attributes and methods.
 
-    latest: the epoch at which it fires at the latest, None if it never does. walks: whether it looks at distances.
+    Example, which prunes when the weights have moved less than 1 in an epoch, and after 20 epochs in any case::
+
+        class SmallStep(earlycrop.Trigger):
+            latest = 20
+            uses_weight_distance = True
+
+            def update(self, context):
+                if context.epoch == self.latest:
+                    return "latest epoch"
+                if context.epoch > 0 and context.distance.history.changes[-1] < 1:
+                    return "the weights moved less than 1"
+                return None
+
+        pruner = earlycrop.Pruner(model, optimizer, loss, trigger=SmallStep(), epochs=80)
+
+    Attributes:
+        latest: The epoch after which it prunes at the latest; None if it may never prune.
+        uses_weight_distance: Whether it needs ``TriggerContext.distance``.
     """
 
-    latest: int | None
-    walks: bool
+    latest: int | None = None
+    uses_weight_distance: bool = False
 
-    def update(self, look: TriggerContext) -> str | None:
-        """Why to prune now, or None."""
+    @abstractmethod
+    def update(self, context: TriggerContext) -> str | None:
+        """Decide whether to prune now. It is called before training and after every epoch.
+
+        Args:
+            context: What the decision can be based on.
+
+        Returns:
+            The reason to prune now, or None.
+        """
 
     def log(self) -> dict[str, float]:
-        """What it measured at the last update, beside distances."""
+        """Return what it measured at the last update, to be logged by name."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: tensors, numbers, strings, and dicts and lists of them."""
+        """Return what a checkpoint needs: tensors, numbers, strings, and dicts and lists of them."""
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state from ``state_dict``."""
+        """Load a state from ``state_dict``.
+
+        Args:
+            state: The state.
+        """
+        del state  # by default, there is none
 
 
-class AtEpoch:
-    """Prune after a given number of epochs: 0 is before training, None never."""
+class AtEpoch(Trigger):
+    """Prune after a given number of epochs.
 
-    walks = False
+    Args:
+        epoch: The number of epochs; 0 is before training, None is never.
+        why: What the reason says beside the epoch.
+
+    Raises:
+        ValueError: The epoch is negative.
+    """
 
     def __init__(self, epoch: int | None, why: str = "as set") -> None:
         if epoch is not None and epoch < 0:
             raise ValueError(f"the epoch to prune after must be 0 or more, and is {epoch}")
         self.latest, self.why = epoch, why
 
-    def update(self, look: TriggerContext) -> str | None:
-        if look.epoch != self.latest:
+    def update(self, context: TriggerContext) -> str | None:
+        if context.epoch != self.latest:
             return None
-        return "before training" if look.epoch == 0 else f"after epoch {look.epoch}, {self.why}"
-
-    def log(self) -> dict[str, float]:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        del state  # it has none
+        return "before training" if context.epoch == 0 else f"after epoch {context.epoch}, {self.why}"
 
 
-class _Windowed:
-    """A trigger with an earliest and a latest epoch; epoch 1 is its yardstick at least."""
+class EpochWindow(Trigger):
+    """A trigger that prunes at one of the epochs from ``earliest`` to ``latest``, and not before epoch 2.
+
+    Args:
+        latest: The epoch after which it prunes in any case.
+        earliest: The first epoch after which it may prune. At least 2 is used: epoch 1 is the reference.
+
+    Raises:
+        ValueError: ``latest`` comes before ``earliest``.
+    """
 
     def __init__(self, latest: int, earliest: int) -> None:
-        self.latest: int | None = latest
+        self.latest: int = latest
         self.earliest = max(earliest, 2)
         if latest < self.earliest:
             raise ValueError(
                 f"the latest epoch to prune, {latest}, comes before the earliest, {self.earliest}: raise it"
             )
 
-    def late(self, look: TriggerContext, why: str) -> str | None:
-        """The reason at the latest epoch."""
-        assert self.latest is not None
-        return f"latest epoch {self.latest}: {why}" if look.epoch >= self.latest else None
+    def latest_reason(self, context: TriggerContext, why: str) -> str | None:
+        """Return the reason to prune at the latest epoch, and None before it.
 
-    def log(self) -> dict[str, float]:
-        return {}
+        Args:
+            context: What the decision can be based on.
+            why: Why the trigger has not pruned earlier.
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        del state  # what it looks at has
+        Returns:
+            The reason, or None.
+        """
+        return f"latest epoch {self.latest}: {why}" if context.epoch >= self.latest else None
 
 
-class LazyRegime(_Windowed):
-    """Prune when the weights stop moving away from where they started: at the first epoch t >= ``earliest`` at which
-    the chosen definition of the change is at most ``threshold``, and at epoch ``latest`` in any case.
+class LazyRegime(EpochWindow):
+    """Prune when training enters the lazy regime: the distance of the weights from their start changes little.
 
-    Source: Rachwan et al. 2022, section 4.3, with th = 1 - rho. ``earliest`` is at least 2: epoch 1 is the yardstick.
+    It prunes after the first epoch t >= ``earliest`` with |d_t - d_(t-1)| / d_1 <= ``threshold``, where d_t is the
+    distance of the weights from their start, and after epoch ``latest`` in any case.
+
+    Source: Rachwan et al. 2022, section 4.3, eq. 10 to 12, with threshold th = 1 - rho for sparsity rho.
+
+    Args:
+        threshold: The largest change at which it prunes.
+        latest: The epoch after which it prunes in any case.
+        earliest: The first epoch after which it may prune. At least 2 is used: epoch 1 is the reference.
+        definition: How the change is written, a key of :data:`earlycrop.triggers.weight_distance.DEFINITIONS`. The
+            default is the formula above.
 
     Raises:
-        ValueError: the definition is unknown, or ``latest`` comes before ``earliest``.
+        ValueError: The definition is unknown, or ``latest`` comes before ``earliest``.
     """
 
-    walks = True
+    uses_weight_distance = True
 
-    def __init__(self, threshold: float, latest: int, earliest: int = 2, definition: str = "unsquared") -> None:
+    def __init__(self, threshold: float, latest: int, earliest: int = 2, definition: Definition = "unsquared") -> None:
         if definition not in DEFINITIONS:
             raise ValueError(
                 f"there is no definition '{definition}' of the lazy regime: take one of {', '.join(DEFINITIONS)}"
@@ -123,68 +175,86 @@ class LazyRegime(_Windowed):
         super().__init__(latest, earliest)
         self.threshold, self.definition = threshold, definition
 
-    def update(self, look: TriggerContext) -> str | None:
-        value = look.walk.values().get(self.definition, inf)
-        if look.epoch >= self.earliest and value <= self.threshold:
-            return f"lazy regime: {self.definition} change {value:.3g}, at most {self.threshold:.3g}"
-        return self.late(look, f"the {self.definition} change stayed above {self.threshold:.3g}")
+    def update(self, context: TriggerContext) -> str | None:
+        change = context.distance.values().get(self.definition, inf)
+        if context.epoch >= self.earliest and change <= self.threshold:
+            return f"lazy regime: {self.definition} change {change:.3g}, at most {self.threshold:.3g}"
+        return self.latest_reason(context, f"the {self.definition} change stayed above {self.threshold:.3g}")
 
 
-class Knee(_Windowed):
-    """Prune at the knee of the movement c_t = |d_t - d_(t-1)|, where d_t is the distance of the weights from their
-    start: when it has fallen to at most half of its largest value, and c_t is more than half of c_(t-1).
+class Knee(EpochWindow):
+    """Prune at the knee of the weights' movement c_t = |d_t - d_(t-1)|, with d_t their distance from their start.
 
-    No threshold depends on the target or the learning rate; the knee is seen an epoch after it. Ours: the fixed
-    threshold of the lazy regime waits, for high sparsities, until the learning rate dies.
+    It prunes when c_t is at most half of its largest value, and more than half of c_(t-1). The knee is detected one
+    epoch after it. No threshold depends on the target or the learning rate.
+
+    Source: this library. The fixed threshold of the lazy regime waits, for high sparsities, until the learning rate is
+    almost zero.
+
+    Args:
+        latest: The epoch after which it prunes in any case.
+        earliest: The first epoch after which it may prune. At least 2 is used: epoch 1 is the reference.
+
+    Raises:
+        ValueError: ``latest`` comes before ``earliest``.
     """
 
-    walks = True
+    uses_weight_distance = True
 
     def __init__(self, latest: int, earliest: int = 2) -> None:
         super().__init__(latest, earliest)
 
-    def update(self, look: TriggerContext) -> str | None:
-        values = look.walk.values()
-        low, flat = values.get("level", inf), values.get("fall", 0.0)
-        if look.epoch >= self.earliest and low <= 0.5 < flat:
-            return f"knee: the weights moved {low:.3g} of the most in an epoch, and {flat:.3g} of the epoch before"
-        return self.late(look, "the movement of the weights had no knee")
+    def update(self, context: TriggerContext) -> str | None:
+        values = context.distance.values()
+        level, fall = values.get("level", inf), values.get("fall", 0.0)
+        if context.epoch >= self.earliest and level <= 0.5 < fall:
+            return f"knee: the weights moved {level:.3g} of the most in an epoch, and {fall:.3g} of the epoch before"
+        return self.latest_reason(context, "the movement of the weights had no knee")
 
 
-class MaskDistance(_Windowed):
-    """Prune when the mask that would be pruned with has settled: those of the last ``masks`` epochs all differ from
-    each other in less than the share ``below`` of their entries (the normalised Hamming distance).
+class MaskDistance(EpochWindow):
+    """Prune when the mask that the method would prune with has settled.
+
+    It prunes when the masks of the last ``masks`` epochs all differ from each other in less than the share ``below`` of
+    their entries (the normalized Hamming distance).
 
     Source: Early-Bird tickets (You et al. 2020), section 4: 5 masks, 0.1.
-    """
 
-    walks = False
+    Args:
+        latest: The epoch after which it prunes in any case.
+        earliest: The first epoch after which it may prune. At least 2 is used.
+        below: The share of entries.
+        masks: The number of masks, at least 2.
+
+    Raises:
+        ValueError: ``latest`` comes before ``earliest``, or ``masks`` is below 2.
+    """
 
     def __init__(self, latest: int, earliest: int = 2, below: float = 0.1, masks: int = 5) -> None:
         super().__init__(latest, earliest)
-        self.below, self.masks, self.change = below, masks, MaskHistory(masks)
+        self.below, self.masks, self.history = below, masks, MaskHistory(masks)
         self._log: dict[str, float] = {}
 
-    def update(self, look: TriggerContext) -> str | None:
-        if look.epoch == 0:
+    def update(self, context: TriggerContext) -> str | None:
+        if context.epoch == 0:
             return None
-        worst = self.change.update(look.mask())
-        seen = len(self.change.last)
-        if worst is None:
-            return self.late(look, "there was a single mask")
-        self._log = {"mask_distance": worst}
-        if look.epoch >= self.earliest and seen == self.masks and worst < self.below:
-            return f"the masks of the last {seen} epochs differ by {worst:.3g}, less than {self.below:g}"
-        return self.late(look, f"the masks of the last {seen} epochs still differed by {worst:.3g}")
+        distance = self.history.update(context.mask())
+        count = len(self.history.masks)
+        if distance is None:
+            return self.latest_reason(context, "there was a single mask")
+        self._log = {"mask_distance": distance}
+        if context.epoch >= self.earliest and count == self.masks and distance < self.below:
+            return f"the masks of the last {count} epochs differ by {distance:.3g}, less than {self.below:g}"
+        return self.latest_reason(context, f"the masks of the last {count} epochs still differed by {distance:.3g}")
 
     def log(self) -> dict[str, float]:
         return dict(self._log)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last": self.change.state_dict()}
+        return {"masks": self.history.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.change.load_state_dict(state["last"])
+        self.history.load_state_dict(state["masks"])
 
 
 def before(sparsity: float, epochs: int) -> Trigger:
@@ -198,10 +268,10 @@ def never(sparsity: float, epochs: int) -> Trigger:
 
 
 def after(sparsity: float, epochs: int) -> Trigger:
-    """Prune when three quarters of the epochs are done, which are the dense training; the rest is fine-tuning.
+    """Prune after three quarters of the epochs. The rest is fine-tuning.
 
     Raises:
-        ValueError: there are too few epochs for both.
+        ValueError: There are fewer than 2 epochs.
     """
     if epochs < 2:
         raise ValueError(f"pruning after training needs at least 2 epochs, one of them to fine-tune, not {epochs}")
@@ -209,36 +279,39 @@ def after(sparsity: float, epochs: int) -> Trigger:
 
 
 def lazy_regime(sparsity: float, epochs: int) -> Trigger:
-    """The lazy regime with th = 1 - rho, within :func:`window`."""
+    """Prune in the lazy regime with threshold th = 1 - rho, within :func:`window`."""
     earliest, latest = window(epochs)
     return LazyRegime(1 - sparsity, latest, earliest)
 
 
 def knee(sparsity: float, epochs: int) -> Trigger:
-    """The knee of the movement, within :func:`window`."""
+    """Prune at the knee of the movement, within :func:`window`."""
     earliest, latest = window(epochs)
     return Knee(latest, earliest)
 
 
 def mask_distance(sparsity: float, epochs: int) -> Trigger:
-    """Early-Bird's, within :func:`window`."""
+    """Prune when the mask has settled, within :func:`window`."""
     earliest, latest = window(epochs)
     return MaskDistance(latest, earliest)
 
 
 def window(epochs: int) -> tuple[int, int]:
-    """The earliest and the latest epoch of an early pruning: 1/20 and 1/4 of them, and no less than 2.
+    """Return the earliest and the latest epoch of an early pruning: 1/20 and 1/4 of all epochs, and at least 2.
+
+    Args:
+        epochs: The number of epochs of the training.
+
+    Returns:
+        The earliest and the latest epoch.
 
     Raises:
-        ValueError: there are too few epochs to prune early in them.
+        ValueError: There are fewer than 3 epochs.
     """
     if epochs < 3:
         raise ValueError(f"early pruning needs at least 3 epochs, 2 before it and 1 after, and there are {epochs}")
     return max(2, ceil(epochs / 20)), max(2, ceil(epochs / 4))
 
-
-TriggerName = Literal["before", "lazy-regime", "knee", "mask-distance", "after", "never"]
-"""The names in ``TRIGGERS``."""
 
 TRIGGERS: dict[TriggerName, Callable[[float, int], Trigger]] = {
     "before": before,
@@ -248,20 +321,28 @@ TRIGGERS: dict[TriggerName, Callable[[float, int], Trigger]] = {
     "after": after,
     "never": never,
 }
-"""Name -> (sparsity, epochs) -> a trigger."""
+"""Name -> a function that makes a trigger from the target sparsity and the number of epochs of the training."""
 
 
 def trigger_by_name(name: str, sparsity: float, epochs: int) -> Trigger:
-    """The trigger of that name in ``TRIGGERS``; a whole number is the epoch to prune after.
+    """Make a trigger.
+
+    Args:
+        name: A key of ``TRIGGERS``, or the number of the epoch to prune after.
+        sparsity: The target.
+        epochs: The number of epochs of the training.
+
+    Returns:
+        The trigger.
 
     Raises:
-        ValueError: there is none, or it cannot fire within the epochs.
+        ValueError: There is no trigger of that name, or too few epochs for it.
     """
     if name.isdecimal():
         return AtEpoch(int(name))
     if name not in TRIGGERS:
-        known = ", ".join(TRIGGERS)
+        names = ", ".join(TRIGGERS)
         raise ValueError(
-            f"there is no trigger '{name}': take one of {known}, or the number of the epoch to prune after"
+            f"there is no trigger '{name}': take one of {names}, or the number of the epoch to prune after"
         )
     return TRIGGERS[name](sparsity, epochs)

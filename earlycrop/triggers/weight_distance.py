@@ -1,147 +1,198 @@
-"""How far the weights have moved, epoch by epoch, and the forms in which a change of that is written."""
+"""How far the weights have moved from where they started (section 4.3, eq. 10), and the forms of its change (eq. 11).
+
+The lazy regime is entered when the change of this distance from one epoch to the next becomes small.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from math import inf, sqrt
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from earlycrop.utils.wrappers import check_unchanged
 
+Definition = Literal["unsquared", "squared", "squared_current", "algorithm1", "authors"]
+"""The keys of ``DEFINITIONS``."""
+
 
 @dataclass
 class DistanceHistory:
-    """The distances of the weights w_t after epoch t from those before and after the first epoch.
+    """The distances of the weights w_t after epoch t from the weights before and after the first epoch.
 
-    d: |w_t - w_0| for t = 0.. ; after_first: |w_t - w_1| / |w_1| for t = 1.. ; initial: |w_0|.
+    Source: Rachwan et al. 2022, eq. 10. Deviation: it is squared there.
+
+    Args:
+        from_start: d_t = |w_t - w_0| for t = 0, 1, ...
+        from_first: e_t = |w_t - w_1| / |w_1| for t = 1, 2, ...
+        initial_norm: |w_0|.
     """
 
-    d: list[float] = field(default_factory=list)
-    after_first: list[float] = field(default_factory=list)
-    initial: float = 0.0
+    from_start: list[float] = field(default_factory=list)
+    from_first: list[float] = field(default_factory=list)
+    initial_norm: float = 0.0
 
     @property
     def changes(self) -> list[float]:
-        """c_t = |d_t - d_(t-1)| for t = 1.. ."""
-        return [abs(b - a) for a, b in zip(self.d, self.d[1:], strict=False)]
+        """c_t = |d_t - d_(t-1)| for t = 1, 2, ..."""
+        return [abs(b - a) for a, b in zip(self.from_start, self.from_start[1:], strict=False)]
+
+    @property
+    def squared_change(self) -> float:
+        """d_t^2 - d_(t-1)^2 at the last epoch."""
+        return self.from_start[-1] ** 2 - self.from_start[-2] ** 2
 
 
-def unsquared(x: DistanceHistory) -> float:
-    """|d_t - d_(t-1)| / d_1. Eq. 12's bound holds for this one, so it is the default."""
-    return _ratio(x.changes[-1], x.d[1])
+def unsquared(history: DistanceHistory) -> float:
+    """|d_t - d_(t-1)| / d_1.
+
+    Source: Rachwan et al. 2022, eq. 11, without the squares of eq. 10. Only so, the upper bound of eq. 12 holds, so it
+    is the default.
+    """
+    return _ratio(history.changes[-1], history.from_start[1])
 
 
-def squared(x: DistanceHistory) -> float:
-    """|d_t^2 - d_(t-1)^2| / d_1^2: Rachwan et al. 2022, eq. 10 and 11 to the letter."""
-    return _ratio(abs(x.d[-1] ** 2 - x.d[-2] ** 2), x.d[1] ** 2)
+def squared(history: DistanceHistory) -> float:
+    """|d_t^2 - d_(t-1)^2| / d_1^2.
+
+    Source: Rachwan et al. 2022, eq. 10 and 11 as they are written.
+    """
+    return _ratio(abs(history.squared_change), history.from_start[1] ** 2)
 
 
-def squared_current(x: DistanceHistory) -> float:
-    """|d_t^2 - d_(t-1)^2| / d_t^2: the end of section 4.3."""
-    return _ratio(abs(x.d[-1] ** 2 - x.d[-2] ** 2), x.d[-1] ** 2)
+def squared_current(history: DistanceHistory) -> float:
+    """|d_t^2 - d_(t-1)^2| / d_t^2.
+
+    Source: Rachwan et al. 2022, the formula in the text of section 4.3, after eq. 12.
+    """
+    return _ratio(abs(history.squared_change), history.from_start[-1] ** 2)
 
 
-def algorithm1(x: DistanceHistory) -> float:
-    """(d_t^2 - d_(t-1)^2) / |w_0|^2, with its sign: algorithm 1, lines 6 and 7."""
-    return _ratio(x.d[-1] ** 2 - x.d[-2] ** 2, x.initial**2)
+def algorithm1(history: DistanceHistory) -> float:
+    """(d_t^2 - d_(t-1)^2) / |w_0|^2, with its sign.
+
+    Source: Rachwan et al. 2022, algorithm 1, lines 6 and 7.
+    """
+    return _ratio(history.squared_change, history.initial_norm**2)
 
 
-def authors(x: DistanceHistory) -> float:
-    """|e_t - e_(t-1)| / e_2 with e_t = |w_t - w_1| / |w_1|: the authors' code, unstructured."""
-    e = x.after_first
+def authors(history: DistanceHistory) -> float:
+    """|e_t - e_(t-1)| / e_2 with e_t = |w_t - w_1| / |w_1|.
+
+    Source: the authors' code, unstructured pruning.
+    """
+    e = history.from_first
     return _ratio(abs(e[-1] - e[-2]), e[1]) if len(e) > 1 else inf
 
 
-def _ratio(change: float, yardstick: float) -> float:
-    """Weights that have not moved, or started at zero, are no yardstick: such a change is not small."""
-    return change / yardstick if yardstick else inf
+DEFINITIONS: dict[Definition, Callable[[DistanceHistory], float]] = {
+    "unsquared": unsquared,
+    "squared": squared,
+    "squared_current": squared_current,
+    "algorithm1": algorithm1,
+    "authors": authors,
+}
+"""The forms in which the paper and its code write the change that is compared with the threshold."""
 
 
-DEFINITIONS = {f.__name__: f for f in (unsquared, squared, squared_current, algorithm1, authors)}
-"""The five forms in which the paper and its code write the change that is compared with the threshold."""
+def fall(history: DistanceHistory) -> float:
+    """c_t / c_(t-1): the change in this epoch, as a ratio to that in the epoch before."""
+    return _ratio(history.changes[-1], history.changes[-2])
 
 
-def fall(x: DistanceHistory) -> float:
-    """c_t / c_(t-1): how much less the weights moved than in the epoch before."""
-    return _ratio(x.changes[-1], x.changes[-2])
+def level(history: DistanceHistory) -> float:
+    """c_t / max of c_s over s <= t: the change in this epoch, as a ratio to the largest one so far."""
+    return _ratio(history.changes[-1], max(history.changes))
 
 
-def level(x: DistanceHistory) -> float:
-    """c_t / max over s <= t of c_s: how much less than in the epoch in which they moved most."""
-    return _ratio(x.changes[-1], max(x.changes))
-
-
-KNEE = {f.__name__: f for f in (fall, level)}
-"""What the knee is told by."""
+def _ratio(change: float, reference: float) -> float:
+    """Return the ratio, or infinity if the reference is zero: the weights have not moved, or started at zero."""
+    return change / reference if reference else inf
 
 
 class WeightDistance:
-    """Follows the weights of a model: all floating and complex parameters, no buffers. Keeps two copies of them.
+    """Follows the weights of a model in training: all floating-point and complex parameters, and no buffers.
 
-    ``update`` is called before training and after every epoch.
+    ``update`` is called before training and after every epoch. The weights before and after the first epoch are copied.
     """
 
     def __init__(self) -> None:
-        self.seen = DistanceHistory()
-        self._references: list[dict[str, Tensor]] = []  # the weights before and after the first epoch
+        self.history = DistanceHistory()
+        self._references: list[dict[str, Tensor]] = []
+        """The weights before and after the first epoch."""
 
     def update(self, model: nn.Module) -> None:
-        """Measure the model as it is now.
+        """Measure the distances of the model as it is now.
+
+        Args:
+            model: The model.
 
         Raises:
-            ValueError: it has parameters that it had not, or of other shapes, because something else has changed it.
+            ValueError: The model has other parameters than before, or parameters of other shapes.
         """
-        parameters = {name: p.detach() for name, p in model.named_parameters() if _moves(p)}
+        parameters = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
         for reference in self._references:
             check_unchanged(parameters, {name: t.shape for name, t in reference.items()})
         if len(self._references) < 2:
             self._references.append({name: p.clone() for name, p in parameters.items()})
-        self.seen.d.append(_distance(parameters, self._references[0]))
-        if len(self.seen.d) == 1:
-            self.seen.initial = _distance(parameters)
+        history = self.history
+        history.from_start.append(_distance(parameters, self._references[0]))
+        if len(history.from_start) == 1:
+            history.initial_norm = _distance(parameters)
             return
         norm = _distance(self._references[1])
-        self.seen.after_first.append(_distance(parameters, self._references[1]) / norm if norm else 0.0)
+        history.from_first.append(_distance(parameters, self._references[1]) / norm if norm else 0.0)
 
     def values(self) -> dict[str, float]:
-        """Every definition of the change now, and what the knee is told by; infinite where one means nothing yet."""
-        if len(self.seen.d) < 3:  # epoch 1 is the yardstick
+        """Return the change by every definition, and the ratios of the knee.
+
+        Returns:
+            The values by name, infinite if the reference is zero. Empty before epoch 2: the first change is the
+            reference.
+        """
+        if len(self.history.from_start) < 3:
             return {}
-        return {name: f(self.seen) for name, f in (DEFINITIONS | KNEE).items()}
+        values: dict[str, float] = {name: compute(self.history) for name, compute in DEFINITIONS.items()}
+        return values | {"fall": fall(self.history), "level": level(self.history)}
 
     def log(self) -> dict[str, float]:
-        """The same for a record, with the distance; finite numbers only."""
-        if len(self.seen.d) < 2:
+        """Return the distance from the start and the finite ones of ``values``, to be logged.
+
+        Returns:
+            The numbers by name. Empty before epoch 1.
+        """
+        if len(self.history.from_start) < 2:
             return {}
-        return {"distance": self.seen.d[-1], **{name: v for name, v in self.values().items() if v < inf}}
+        finite = {name: value for name, value in self.values().items() if value < inf}
+        return {"distance": self.history.from_start[-1], **finite}
 
     def forget(self) -> None:
-        """Let go of the copies: what is measured from them is over."""
+        """Free the copies of the weights. No ``update`` may follow."""
         self._references = []
 
     def state_dict(self) -> dict[str, Any]:
-        seen = {"d": list(self.seen.d), "after_first": list(self.seen.after_first), "initial": self.seen.initial}
-        return {"seen": seen, "references": [dict(r) for r in self._references]}
+        """Return the distances so far and the copies of the weights."""
+        return {"history": asdict(self.history), "references": [dict(r) for r in self._references]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.seen = DistanceHistory(**state["seen"])
+        """Load a state from ``state_dict``.
+
+        Args:
+            state: The state.
+        """
+        self.history = DistanceHistory(**state["history"])
         self._references = [dict(r) for r in state["references"]]
 
 
-def _moves(p: Tensor) -> bool:
-    return p.is_floating_point() or p.is_complex()
-
-
 def _distance(parameters: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None = None) -> float:
-    """The Euclidean norm of all parameters, less the reference's if given, summed in float64."""
+    """Return the Euclidean norm of all parameters, or of their difference from a reference, summed in float64."""
     squares = 0.0
     for name, p in parameters.items():
-        moved = p if reference is None else p - reference[name].to(p.device)
-        if moved.is_complex():
-            moved = torch.view_as_real(moved.resolve_conj())
-        squares += float(torch.linalg.vector_norm(moved, dtype=torch.float64)) ** 2
+        difference = p if reference is None else p - reference[name].to(p.device)
+        if difference.is_complex():
+            difference = torch.view_as_real(difference.resolve_conj())
+        squares += float(torch.linalg.vector_norm(difference, dtype=torch.float64)) ** 2
     return sqrt(squares)
