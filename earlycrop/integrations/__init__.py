@@ -1,1 +1,1 @@
-"""Callbacks for training loops of others, each in a module that imports its library: import the one that you use."""
+"""Callbacks for other libraries' trainers. Each module imports its library, so import only the one that you use."""
