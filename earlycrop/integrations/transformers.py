@@ -183,13 +183,12 @@ def _check_training(args: TrainingArguments, state: TrainerState, resumed_state:
             "__len__"
         )
     step = state.global_step
-    if resumed_state is None:
-        if step:
-            raise ValueError(
-                "training continues from a checkpoint that the PruningCallback has not read: call its "
-                "resume(fresh_model, checkpoint) before the Trainer is made"
-            )
-    elif not step or step != resumed_state["step"]:
+    if step and resumed_state is None:
+        raise ValueError(
+            "training continues from a checkpoint that the PruningCallback has not read: call its "
+            "resume(fresh_model, checkpoint) before the Trainer is made"
+        )
+    if resumed_state is not None and step != resumed_state["step"]:
         raise ValueError(
             f"resume was given the checkpoint of step {resumed_state['step']}, and training begins at step {step}: "
             "call train(resume_from_checkpoint=checkpoint) with that same checkpoint"
