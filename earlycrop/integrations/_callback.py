@@ -13,7 +13,7 @@ from earlycrop.pruner import Pruner
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import unwrap
 
-UNNAMED = "a method of your own"
+UNNAMED = "a custom method"
 """Stands for the name of a method that is not in ``METHODS``."""
 
 
