@@ -1,4 +1,4 @@
-"""What a pruning works on: the network, and all that goes on with it."""
+"""The network to prune, with its optimizers, loss, averages and processes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_sh
 
 @dataclass(frozen=True)
 class PruningContext:
-    """The network that is pruned and all that goes on with it, checked and unwrapped once.
+    """The network to prune, with its optimizers, loss, averages and processes, checked and unwrapped once.
 
     Args:
         network: The network inside any wrappers.
         optimizers: All optimizers that train it.
         loss: ``(network, batch) -> scalar``.
-        ema_models: Averages of the network's weights. They are pruned at the same places.
+        ema_models: Averages of the network's weights, wrapped or not. They are pruned at the same places.
         group: The processes that train the network together, or None.
-        rewrap_warning: What to warn of after a cut, where a wrapper still holds the parameters from before; or None.
+        rewrap_warning: The warning to give after a cut if a wrapper still holds the old parameters, or None.
     """
 
     network: nn.Module
@@ -47,19 +47,22 @@ class PruningContext:
     ) -> PruningContext:
         """Check what a user gives, and unwrap the model.
 
+        Args:
+            model: The model, wrapped or not.
+            optimizer: One optimizer, several, or None.
+            loss: ``(network, batch) -> scalar``.
+            ema_models: One average of the model's weights, or several.
+            group: The processes that train the model, where they are not those of ``DistributedDataParallel``.
+
         Raises:
             TypeError: An argument has the wrong type.
             ValueError: The model cannot be traced or has no values, or an optimizer or an average is not the model's.
         """
+        check_type("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
         check_network(model)
         assert isinstance(model, nn.Module)
         check_materialised(model)
         network, optimizers, averages = unwrap(model), as_optimizers(optimizer), as_modules(ema_models)
         check_optimizers(network, optimizers)
-        unwrap_ema_models(averages, network, tensor_shapes(network))
+        unwrap_ema_models(averages, network, tensor_shapes(network))  # raises where one is no average of the network
         return cls(network, optimizers, loss, averages, group or process_group_of(model), rewrap_message(model))
-
-
-def check_loss(loss: object) -> None:
-    """Raise TypeError if ``loss`` cannot be called."""
-    check_type("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")

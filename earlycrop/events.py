@@ -1,4 +1,4 @@
-"""What a user asks of a pruning, and what took place."""
+"""The request for a pruning, and the event that reports it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class PruningRequest:
         of: What the sparsity is a share of: ``"weights"``, ``"nodes"``, ``"macs"``, ``"bytes"`` or ``"time"``.
         gate: Where the gate of a node stands. ``"rows"`` sums its score over the rows that produce it, which is the
             paper's definition. ``"norms"`` sums over the scales and shifts of its batch norms, ``"columns"`` over the
-            columns that consume it. ``"auto"`` takes the criterion's own.
+            columns that consume it. ``"auto"`` uses the criterion's default.
         limits: Floors, ceilings, layers to leave alone, multiples.
         shuffled: Remove as many units of each layer as were selected, but at random. This control tells whether a
             method selects weights, or only how many of which layer.
         statistics: What batch norms use while scores are computed: ``"running"`` statistics or those of the
-            ``"batch"``. ``"auto"`` takes the batch's, but running ones for single weights and for gates on rows: a
-            norm that uses the batch's statistics would divide such a gate out.
+            ``"batch"``. ``"auto"`` takes the batch's, but running ones for single weights and for gates on rows:
+            normalising by batch statistics would cancel a gate on the rows.
 
     Raises:
         ValueError: A value is unknown or out of its range.
@@ -53,6 +53,8 @@ class PruningRequest:
     def __post_init__(self) -> None:
         for sparsity in self.targets:
             max_remaining(1, sparsity)
+        if not self.targets or list(self.targets) != sorted(self.targets):
+            raise ValueError(f"the targets of the rounds must rise, and are {list(self.targets)}")
         if self.of not in MEASURES:
             raise ValueError(f"there is no measure '{self.of}': a sparsity can be a share of {', '.join(MEASURES)}")
         if self.of != "weights" and not self.structured:
@@ -68,7 +70,7 @@ class PruningRequest:
 
     @property
     def gate_position(self) -> Gate:
-        """Where gates stand."""
+        """The gate position; ``"auto"`` is resolved to the criterion's."""
         match self.gate:
             case "rows" | "norms" | "columns":
                 return self.gate
@@ -133,19 +135,18 @@ class Event:
     masks: Masks | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        lines = [f"pruned {_when(self.epoch)} ({self.reason})"]
+        lines = [f"pruned at epoch {self.epoch}: {self.reason}"]
         lines += [f"  {name:8} {_change(*counts)}" for name, counts in self.costs.items()]
         if self.of not in self.costs:
-            lines.append(f"  {self.of:8} {_change(self.dense, self.left)}")
+            unit = "µs/step" if self.of == "time" else self.of
+            lines.append(f"  {unit:8} {_change(self.dense, self.left)}")
         lines.append(f"  target   {self.asked:.2%} of the {self.of}, achieved {self.achieved:.2%}")
         lines += [f"  {name}: {_change(*counts)}" for name, counts in self._most_changed()]
         if self.uncertified:
             lines.append(f"  not cut, as the certificate failed: {', '.join(self.uncertified)}")
         if self.difference is not None:
-            lines.append(
-                f"  certificate: outputs differ by at most {self.difference:.1e} from the masked dense network"
-            )
-        lines.append(f"  {self.rounds} rounds on {self.batches} batches, {self.seconds:.1f} s")
+            lines.append(f"  certificate: differs from the masked dense network by at most {self.difference:.1e}")
+        lines.append(f"  rounds: {self.rounds}, batches: {self.batches}, seconds: {self.seconds:.1f}")
         return "\n".join(lines)
 
     def _most_changed(self) -> list[tuple[str, tuple[int, int]]]:
@@ -174,10 +175,6 @@ class Event:
         for name in ("floors", "uncertified", "notes"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
-
-
-def _when(epoch: int) -> str:
-    return f"after epoch {epoch}" if epoch else "before the first epoch"
 
 
 def _change(before: int, after: int) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal
+from typing import Literal, cast
 
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.gate_decorators import GateDecorators
@@ -16,30 +16,12 @@ from earlycrop.selection.schedules import Schedule, exponential, halving, one_sh
 from earlycrop.triggers.triggers import Trigger, after, before, lazy_regime, mask_distance, never, trigger_by_name
 from earlycrop.utils.validation import check_type
 
-MethodName = Literal[
-    "dense",
-    "random-u",
-    "random-s",
-    "magnitude-u",
-    "magnitude-s",
-    "snip",
-    "snap",
-    "grasp",
-    "synflow",
-    "crop-u",
-    "crop-s",
-    "cropit-u",
-    "cropit-s",
-    "earlycrop-u",
-    "earlycrop-s",
-    "earlybird",
-    "gatedecorators",
-    "efficientconvnets",
-    "taylor",
-    "magnitude-after-u",
-    "magnitude-after-s",
-    "ltr",
+_Unstructured = Literal["random-u", "magnitude-u", "crop-u", "cropit-u", "earlycrop-u", "magnitude-after-u"]
+_Structured = Literal["random-s", "magnitude-s", "crop-s", "cropit-s", "earlycrop-s", "magnitude-after-s"]
+_Others = Literal[
+    "snip", "snap", "grasp", "synflow", "earlybird", "gatedecorators", "efficientconvnets", "taylor", "ltr"
 ]
+MethodName = Literal["dense", _Unstructured, _Structured, _Others]
 """The names in ``METHODS``."""
 
 
@@ -52,9 +34,13 @@ class Method:
         structured: Whether nodes are cut, or single weights are zeroed.
         schedule: ``(sparsity, rounds)`` -> the sparsity after each round.
         trigger: ``(sparsity, epochs)`` -> the trigger that says when to prune.
-        procedure: ``"once"`` prunes when the trigger says so. ``"rewind"`` (lottery tickets) and ``"tick-tock"`` (gate
-            decorators) know themselves when to prune.
-        penalty: The weight of an L1 penalty on batch norm scales, before the pruning or in tocks.
+        procedure: ``"once"`` prunes when the trigger fires. ``"rewind"`` (lottery tickets) and ``"tick-tock"`` (gate
+            decorators) decide themselves when to prune.
+        penalty: The weight of an L1 penalty on batch norm scales: before the pruning, or in every second epoch of
+            ``"tick-tock"``.
+
+    Raises:
+        ValueError: The procedure is unknown.
     """
 
     criterion: Criterion | None
@@ -64,39 +50,39 @@ class Method:
     procedure: Literal["once", "rewind", "tick-tock"] = "once"
     penalty: float = 0.0
 
-    @property
-    def iterative(self) -> bool:
-        """Whether the number of rounds matters."""
-        return self.schedule is halving or self.procedure == "tick-tock"
+    def __post_init__(self) -> None:
+        if self.procedure not in ("once", "rewind", "tick-tock"):
+            raise ValueError(f"there is no procedure '{self.procedure}': take once, rewind or tick-tock")
 
 
-_random, _magnitude, _snip, _grasp, _crop, _taylor, _synflow, _scale, _filters = (
-    CRITERIA[name]
-    for name in ("random", "magnitude", "snip", "grasp", "crop", "taylor", "synflow", "norm-scale", "filter-norm")
-)
 METHODS: dict[MethodName, Method] = {
     "dense": Method(None, False, trigger=never),
-    "random-u": Method(_random, False),
-    "random-s": Method(_random, True),
-    "magnitude-u": Method(_magnitude, False),
-    "magnitude-s": Method(_magnitude, True),
-    "snip": Method(_snip, False),  # Lee et al. 2019
-    "snap": Method(_snip, True),  # Verdenius et al. 2020
-    "grasp": Method(_grasp, False),  # Wang et al. 2020
-    "synflow": Method(_synflow, False, exponential),  # Tanaka et al. 2020
-    "crop-u": Method(_crop, False),  # Rachwan et al. 2022, as are the next five
-    "crop-s": Method(_crop, True),
-    "cropit-u": Method(_crop, False, halving),
-    "cropit-s": Method(_crop, True, halving),
-    "earlycrop-u": Method(_crop, False, halving, lazy_regime),
-    "earlycrop-s": Method(_crop, True, halving, lazy_regime),
-    "earlybird": Method(_scale, True, trigger=mask_distance, penalty=1e-4),  # You et al. 2020; their code's penalty
-    "gatedecorators": Method(_scale, True, trigger=never, procedure="tick-tock", penalty=1e-3),  # You et al. 2019
-    "efficientconvnets": Method(_filters, True, trigger=after),  # Li et al. 2017
-    "taylor": Method(_taylor, True, trigger=after),  # Molchanov et al. 2019
-    "magnitude-after-u": Method(_magnitude, False, trigger=after),  # Han et al. 2015
-    "magnitude-after-s": Method(_magnitude, True, trigger=after),
-    "ltr": Method(_magnitude, False, trigger=never, procedure="rewind"),  # Frankle et al. 2020
+    "random-u": Method(CRITERIA["random"], False),
+    "random-s": Method(CRITERIA["random"], True),
+    "magnitude-u": Method(CRITERIA["magnitude"], False),
+    "magnitude-s": Method(CRITERIA["magnitude"], True),
+    "snip": Method(CRITERIA["snip"], False),  # Lee et al. 2019
+    "snap": Method(CRITERIA["snip"], True),  # Verdenius et al. 2020
+    "grasp": Method(CRITERIA["grasp"], False),  # Wang et al. 2020
+    "synflow": Method(CRITERIA["synflow"], False, exponential),  # Tanaka et al. 2020
+    "crop-u": Method(CRITERIA["crop"], False),  # Rachwan et al. 2022, as are the next five
+    "crop-s": Method(CRITERIA["crop"], True),
+    "cropit-u": Method(CRITERIA["crop"], False, halving),
+    "cropit-s": Method(CRITERIA["crop"], True, halving),
+    "earlycrop-u": Method(CRITERIA["crop"], False, halving, lazy_regime),
+    "earlycrop-s": Method(CRITERIA["crop"], True, halving, lazy_regime),
+    "earlybird": Method(
+        CRITERIA["norm-scale"], True, trigger=mask_distance, penalty=1e-4
+    ),  # You et al. 2020; their code's penalty
+    # You et al. 2019
+    "gatedecorators": Method(
+        CRITERIA["norm-scale"], True, trigger=never, procedure="tick-tock", penalty=1e-3
+    ),  # You et al. 2019
+    "efficientconvnets": Method(CRITERIA["filter-norm"], True, trigger=after),  # Li et al. 2017
+    "taylor": Method(CRITERIA["taylor"], True, trigger=after),  # Molchanov et al. 2019
+    "magnitude-after-u": Method(CRITERIA["magnitude"], False, trigger=after),  # Han et al. 2015
+    "magnitude-after-s": Method(CRITERIA["magnitude"], True, trigger=after),
+    "ltr": Method(CRITERIA["magnitude"], False, trigger=never, procedure="rewind"),  # Frankle et al. 2020
 }
 """Name -> method. A name that ends in -u prunes single weights, in -s nodes; snip, grasp, synflow and ltr prune
 weights, the others nodes."""
@@ -113,7 +99,7 @@ def resolve_method(method: object) -> Method:
     if isinstance(method, str):
         if method not in METHODS:
             raise ValueError(f"there is no method '{method}': take one of {names}")
-        return dict[str, Method](METHODS)[method]
+        return cast(Mapping[str, Method], METHODS)[method]
     check_type("the method", method, Method, f"take one of {names}, or make a Method")
     assert isinstance(method, Method)
     return method
@@ -140,10 +126,10 @@ def make_procedure(
 
     Raises:
         TypeError: The trigger is none.
-        ValueError: The method has no trigger; or see the procedures.
+        ValueError: A trigger was given to a method that decides itself when to prune; or see the procedures.
     """
     if method.procedure != "once" and trigger is not None:
-        raise ValueError("this method knows itself when to prune: leave its trigger out")
+        raise ValueError("this method decides itself when to prune: leave out the trigger")
     if method.procedure == "rewind":
         return LotteryTicket(plan, rewind)
     if method.procedure == "tick-tock":

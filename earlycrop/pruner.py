@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.context import PruningContext, check_loss
-from earlycrop.events import Event, GateName, PruningRequest
+from earlycrop.context import PruningContext
+from earlycrop.events import GATES, STATISTICS, Event, GateName, PruningRequest
 from earlycrop.methods import Method, MethodName, make_procedure, method_name, resolve_method
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.pruner_state import check_state
@@ -43,15 +43,15 @@ class PrunerOptions:
         rewind_with: What ``ltr`` rewinds together with the model and its optimizers: anything with ``state_dict`` and
             ``load_state_dict``, such as a scheduler.
         optimizer_state: ``"reset"`` clears the state of the optimizers after a pruning, ``"keep"`` keeps it.
-        log_triggers: Log what every trigger looks at after every epoch, whichever prunes. This keeps two copies of the
-            weights and five masks of nodes, and reads a batch after the first epoch.
+        log_triggers: After every epoch, log the values that all triggers use, whichever trigger prunes. This keeps two
+            copies of the weights and five masks of nodes, and reads a batch after the first epoch.
         ntk_probe: A small batch. After every epoch, log as ``kernel_turn`` how far the neural tangent kernel on it has
             turned; see :class:`earlycrop.triggers.ntk.NTKDistance`.
-        group: The ``torch.distributed`` process group that trains the model in another way than
-            ``DistributedDataParallel``, whose group is found.
+        group: The ``torch.distributed`` process group that trains the model. Needed only if you average gradients
+            yourself; that of ``DistributedDataParallel`` is detected.
 
     Raises:
-        ValueError: ``optimizer_state`` is unknown.
+        ValueError: A value is unknown or out of its range.
     """
 
     gate: GateName = "auto"
@@ -68,9 +68,16 @@ class PrunerOptions:
     def __post_init__(self) -> None:
         if self.optimizer_state not in ("keep", "reset"):
             raise ValueError(f"optimizer_state must be 'keep' or 'reset', and is '{self.optimizer_state}'")
+        if self.penalty is not None and self.penalty < 0:
+            raise ValueError(f"penalty must be 0 or more, and is {self.penalty}")
+        if not 0 <= self.rewind < 1:
+            raise ValueError(f"rewind must be a share of the epochs, from 0 to below 1, and is {self.rewind}")
+        for name, value, known in (("gate", self.gate, GATES), ("statistics", self.statistics, STATISTICS)):
+            if value not in known:
+                raise ValueError(f"{name} cannot be '{value}': take one of {', '.join(known)}")
 
 
-DEFAULTS = PrunerOptions()
+DEFAULT_OPTIONS = PrunerOptions()
 
 
 class Pruner:
@@ -98,7 +105,7 @@ class Pruner:
     Attributes:
         total_epochs: How many epochs to train in all: ``epochs``, but several times that for ``ltr``, which trains
             again and again.
-        epoch: The epochs that were done at the last ``step``; -1 before the first.
+        epoch: The number of epochs done at the last ``step``; -1 before the first.
         event: The last pruning, or None.
         events: All prunings so far. Only the last one has its masks.
         request: What will be pruned; None for a method that prunes nothing.
@@ -111,8 +118,8 @@ class Pruner:
             (see :func:`earlycrop.trace`).
 
     Notes:
-        Where several processes train the model, each makes a pruner and calls ``step`` with as many batches of its own.
-        Gradients and Hessian products are averaged, and all processes make the same cut.
+        Where several processes train the model, each makes a pruner, and calls ``step`` with the same number of
+        batches, each its own. Gradients and Hessian products are averaged, and all processes make the same cut.
 
         ``copy.deepcopy((model, optimizer, pruner))`` gives a pruner that holds the masks of the copied model.
 
@@ -139,15 +146,13 @@ class Pruner:
         trigger: Trigger | TriggerName | int | None = None,
         ema_models: nn.Module | Sequence[nn.Module] = (),
         limits: Limits = NO_LIMITS,
-        options: PrunerOptions = DEFAULTS,
+        options: PrunerOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.method = resolve_method(method)
         self.options = options
         prunes = self.method.criterion is not None
         check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
         check_type("options", options, PrunerOptions, "write earlycrop.PrunerOptions(gate=...)")
-        if prunes:
-            check_loss(loss)
         if prunes or options.log_triggers:
             sparsity = check_sparsity(sparsity)
         epochs, rounds = check_positive_int("epochs", epochs), check_positive_int("rounds", rounds)
@@ -162,14 +167,14 @@ class Pruner:
         self._procedure: Procedure | None = None
         if self.method.criterion is not None:
             self.request = PruningRequest(
-                self.method.criterion,
-                self.method.structured,
-                self.method.schedule(sparsity, rounds),
-                of,
-                options.gate,
-                limits,
-                options.shuffled,
-                options.statistics,
+                criterion=self.method.criterion,
+                structured=self.method.structured,
+                targets=self.method.schedule(sparsity, rounds),
+                of=of,
+                gate=options.gate,
+                limits=limits,
+                shuffled=options.shuffled,
+                statistics=options.statistics,
             )
             plan = TrainingPlan(self._context, self.request, epochs, score_batches, options.rewind_with)
             penalty = self.method.penalty if options.penalty is None else options.penalty
@@ -191,9 +196,9 @@ class Pruner:
         self._log: dict[str, float] = {}
 
     def __repr__(self) -> str:
-        name = method_name(self.method) or "a method of its own"
+        name = method_name(self.method) or "a custom method"
         target = "" if self.request is None else f", {self.request.targets[-1]:.4g} of the {self.request.of}"
-        done = ", ".join(f"pruned after epoch {event.epoch}" for event in self.events[-1:]) or "not pruned yet"
+        done = "not pruned yet" if self.event is None else f"pruned at epoch {self.event.epoch}"
         return f"Pruner({name}{target}, epoch {max(0, self.epoch)} of {self.total_epochs}, {done})"
 
     @property
@@ -230,10 +235,10 @@ class Pruner:
             event = None
             if self._procedure is not None:
                 event = self._procedure.step(epoch, self._distance or WeightDistance(), batches)
-            self.epoch = epoch
-            self._log = self._collect_log(had_pruned, event)
             if event is not None:
-                self._take_up(event)
+                self._record_event(event)
+            self._log = self._collect_log(had_pruned, event)
+            self.epoch = epoch
             return event
 
     def _measure(self, epoch: int, batches: Iterable[Any]) -> Iterable[Any]:
@@ -245,19 +250,21 @@ class Pruner:
         if self._distance is not None:
             self._distance.update(network)
             self._measured |= self._distance.log()
+        if self._kernel is not None:
+            turn = self._kernel.update(network)
+            self._measured |= {} if turn is None else {"kernel_turn": turn}
         self._measured_epoch = epoch
         return batches
 
     def _collect_log(self, had_pruned: bool, event: Event | None) -> dict[str, float]:
         log = {} if had_pruned else dict(self._measured)
+        if event is not None:
+            log.pop("kernel_turn", None)
         if self._procedure is not None and (event is not None or not self._procedure.finished()):
             log |= self._procedure.log()
-        if self._kernel is not None and not had_pruned and event is None:
-            turn = self._kernel.update(self._context.network)
-            log |= {} if turn is None else {"kernel_turn": turn}
         return log
 
-    def _take_up(self, event: Event) -> None:
+    def _record_event(self, event: Event) -> None:
         """Note a pruning, and release what was needed up to it."""
         self.events = [*(replace(e, masks=None) for e in self.events), event]  # masks are as large as the model
         self.model = self._context.network  # a wrapper from before the cut must not be kept alive
@@ -298,6 +305,7 @@ class Pruner:
         return {
             "epoch": self.epoch,
             "measured_epoch": self._measured_epoch,
+            "measured": dict(self._measured),
             "method": method_name(self.method),
             "trigger": None if self._procedure is None else self._procedure.trigger_name,
             "shapes": {name: list(p.shape) for name, p in parameters_by_name(self._context.network).items()},
@@ -324,7 +332,8 @@ class Pruner:
             events[-1] = replace(events[-1], masks=masks)
         if self.event is not None and self.event.masks is not None:
             self.event.masks.release()
-        self.events, self.epoch, self._measured_epoch = events, state["epoch"], state["measured_epoch"]
+        self.events, self.epoch = events, state["epoch"]
+        self._measured_epoch, self._measured = state["measured_epoch"], dict(state["measured"])
         if self._distance is not None and state["distance"] is not None:
             self._distance.load_state_dict(state["distance"])
         if self._node_masks is not None and state["node_masks"] is not None:
@@ -339,7 +348,7 @@ class Pruner:
     def branch_off(self, state: Mapping[str, Any]) -> None:
         """Load the state of a pruner that has pruned nothing yet, whatever its method, and repeat its last ``step``.
 
-        Several runs that prune at given epochs can so share a dense run up to there: they are the same run.
+        Several runs that prune at different epochs can share one dense run up to there.
 
         Raises:
             ValueError: That pruner has pruned, or what prunes here depends on the epochs before.
@@ -348,6 +357,6 @@ class Pruner:
             raise ValueError("a run that has pruned cannot be branched off: give the state of a dense run")
         if self._procedure is None or not self._procedure.can_branch:
             raise ValueError("only a pruning at a given epoch can branch off: give the trigger as a number")
-        own = self.state_dict()
-        self.load_state_dict({**state, **{key: own[key] for key in ("procedure", "method", "trigger")}})
+        current = self.state_dict()
+        self.load_state_dict({**state, **{key: current[key] for key in ("procedure", "method", "trigger")}})
         self.epoch -= 1

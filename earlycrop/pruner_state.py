@@ -8,31 +8,33 @@ from typing import Any
 from torch import Tensor
 
 
-def check_state(state: Mapping[str, Any], own: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
+def check_state(state: Mapping[str, Any], current: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
     """Raise ValueError where a pruner cannot continue from a state.
 
     Args:
         state: The state to load.
-        own: The state of the pruner that is to load it.
+        current: The state of the pruner that is to load it.
         parameters: The parameters of its model.
     """
-    missing = [key for key in own if key not in state]
+    missing = [key for key in current if key not in state]
     if missing:
         raise ValueError(
             f"this is not the state of a pruner, as it has no '{missing[0]}': give what state_dict() returned"
         )
     pruned = bool(state["events"])
     compared = ("method",) if pruned else ("method", "trigger")
-    differ = any(state[key] is not None and own[key] is not None and state[key] != own[key] for key in compared)
-    if differ or not _same_keys(state["procedure"], own["procedure"]):
+    differ = any(state[key] != current[key] for key in compared)
+    if differ or not _same_keys(state["procedure"], current["procedure"]):
         raise ValueError(
-            f"the state is of a pruner with {_describe_origin(state)}, and this one has {_describe_origin(own)}: make "
-            "this one in the same way, and load the state again"
+            f"the state is of a pruner with {_describe_origin(state)}, and this one has {_describe_origin(current)}: "
+            "make this one in the same way, and load the state again"
         )
     for name, shape in state["shapes"].items():
         _check_shape(name, shape, parameters)
+    for name in parameters.keys() - state["shapes"].keys():
+        raise ValueError(f"the state is of another model: it has no '{name}'. Load the model of that checkpoint first")
     pending = (state["procedure"] or {}).get("pending_reason") is not None  # distances are not needed any more
-    if pruned or pending or own["distance"] is None:
+    if pruned or pending or current["distance"] is None:
         return
     if state["distance"] is None:
         raise ValueError(
@@ -52,13 +54,13 @@ def _check_shape(name: str, shape: Sequence[int], parameters: Mapping[str, Tenso
         )
 
 
-def _same_keys(procedure: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> bool:
+def _same_keys(procedure: Mapping[str, Any] | None, current: Mapping[str, Any] | None) -> bool:
     """Return whether these are the states of procedures of the same kind."""
-    if procedure is None or own is None:
-        return procedure is own
-    return procedure.keys() == own.keys()
+    if procedure is None or current is None:
+        return procedure is current
+    return procedure.keys() == current.keys()
 
 
 def _describe_origin(state: Mapping[str, Any]) -> str:
-    method = f"the method '{state['method']}'" if state["method"] else "a method of its own"
+    method = f"the method '{state['method']}'" if state["method"] else "a custom method"
     return f"{method} and the trigger {state['trigger']}" if state["trigger"] else method

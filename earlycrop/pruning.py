@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.context import PruningContext, check_loss
+from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.rounds import DenseBaseline, PruningResult, cut_nodes, zero_weights
@@ -30,7 +30,7 @@ from earlycrop.utils.materialise import check_materialised
 from earlycrop.utils.modules import collect_tensors
 from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.types import Loss, Tensors
-from earlycrop.utils.validation import check_network, check_positive_int, check_sparsity, check_type
+from earlycrop.utils.validation import check_positive_int, check_sparsity, check_type
 
 
 def prune(
@@ -60,9 +60,7 @@ def prune(
         batches: Training data to compute the scores on. All batches are read.
         criterion: A name in ``CRITERIA``, or a :class:`Criterion`.
         sparsity: The share of ``of`` to remove, above 0 and below 1.
-        of: What the sparsity is a share of. ``"time"`` is that of a training step on the first batch. It is measured
-            between cuts: up to 9 times a round, each time until it is known to 1 %, or for 10 s, or for 9 steps where
-            those take longer.
+        of: What the sparsity is a share of. ``"time"`` is that of a training step on the first batch.
         structured: Whether to cut nodes, or to zero single weights.
         rounds: In how many rounds the target is reached; see :func:`earlycrop.selection.schedules.halving`. Scores are
             computed anew in each round.
@@ -74,8 +72,7 @@ def prune(
         statistics: What batch norms use while scores are computed; see :class:`earlycrop.events.PruningRequest`.
 
     Returns:
-        What was removed, and at what cost. Under ``DistributedDataParallel`` each process calls this with as many
-        batches of its own; derivatives are averaged and all processes make the same cut.
+        What was removed, and at what cost.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -83,10 +80,15 @@ def prune(
             processes would remove different things.
         FlowError, TraceError, SurgeryError: Scoring, tracing or cutting failed. Nodes that were cut in earlier rounds
             are gone. Weights that were zeroed in earlier rounds are zero, but are not held at zero.
+
+    Notes:
+        Under ``DistributedDataParallel`` each process calls this with the same number of batches, each its own.
+        Derivatives are averaged, and all processes make the same cut.
+
+        A target in time is measured between cuts, up to 9 times a round. Each measurement ends when the time is known
+        to 1 %, or after 10 s or 9 steps, whichever is longer.
     """
-    check_network(model)
     sparsity, rounds = check_sparsity(sparsity), check_positive_int("rounds", rounds)
-    check_loss(loss)
     check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
     context = PruningContext.create(model, optimizer, loss, ema_models)
     targets = halving(sparsity, rounds)
@@ -106,7 +108,7 @@ def resolve_criterion(criterion: object) -> Criterion:
     if isinstance(criterion, str):
         if criterion not in CRITERIA:
             raise ValueError(f"there is no criterion '{criterion}': take one of {names}")
-        return dict[str, Criterion](CRITERIA)[criterion]
+        return cast(Mapping[str, Criterion], CRITERIA)[criterion]
     check_type("the criterion", criterion, Criterion, f"give a Criterion, or one of {names}")
     assert isinstance(criterion, Criterion)
     return criterion
@@ -130,7 +132,8 @@ def run_pruning(
         reason: Why the network is pruned now.
         epoch: For how many epochs it was trained.
         baseline: What the network was before earlier prunings, or before this one if it is repeated after an error.
-        effects: Effects of the batch norm scales, to sum instead of those of the criterion.
+        effects: Accumulated |phi dL/dphi| of each batch norm scale phi. If given, nodes are scored by these, not by
+            the criterion.
     """
     with fail_together(context.group):
         if not batches:

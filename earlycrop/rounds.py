@@ -45,7 +45,7 @@ Select = Callable[[Graph, Tensor], NodeChoice]
 
 @dataclass(frozen=True)
 class PruningResult:
-    """What the rounds of a pruning did; the fields mean what they mean in :class:`earlycrop.Event`."""
+    """The result of all rounds: fields of :class:`earlycrop.Event`, and the limits in numbers (``bounds``)."""
 
     dense: int
     left: int
@@ -66,15 +66,15 @@ class PruningResult:
 
 @dataclass
 class DenseBaseline:
-    """What a network was before its first round: the whole of which targets and limits are shares.
+    """The sizes of a network before its first round. Targets and limits are shares of these.
 
-    It outlives a round that fails, as the nodes of the rounds before it are gone.
+    It is kept if a round fails, so that a repeat still counts from the dense network.
 
     Attributes:
         costs: Weights, nodes, MACs, and what the target is a share of.
         layers: How many outputs each layer had.
         bounds: The limits in numbers.
-        coupling: Which indices could only be removed together at the last cut, among those that it left; see
+        coupling: Of the indices left by the last cut, those that had to be removed together; see
             :func:`earlycrop.tracing.trace.trace_after_cut`.
     """
 
@@ -121,7 +121,8 @@ def cut_nodes(
         context: The network, and what goes on with it.
         batches: Training data.
         baseline: What the network was before earlier prunings, or before earlier rounds of this one.
-        effects: Effects of the batch norm scales, to sum instead of those of the criterion.
+        effects: Accumulated |phi dL/dphi| of each batch norm scale phi. If given, nodes are scored by these, not by
+            the criterion.
 
     Raises:
         ValueError: No node can be removed.
@@ -132,7 +133,7 @@ def cut_nodes(
         graph = rounds.trace()
         if not graph.count:
             raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
-    rounds.start(graph)
+    rounds.record_dense_sizes(graph)
     for number, sparsity in enumerate(request.targets):
         if number:
             with fail_together(context.group):
@@ -158,6 +159,7 @@ class _NodeRounds:
         self.request, self.context, self.batches = request, context, batches
         self.baseline, self.effects = baseline, effects
         self.uncertified: dict[Group, Reason] = {}
+        self.timer: StepTimer | None = None
         self.floors: set[str] = set()
         self.difference = 0.0
         self.left = 0
@@ -171,11 +173,10 @@ class _NodeRounds:
             {i: self.uncertified[g] for g, ids in graph.groups.items() if g in self.uncertified for i in ids}
         )
 
-    def start(self, graph: Graph) -> None:
-        """Note what the network is before the first round."""
+    def record_dense_sizes(self, graph: Graph) -> None:
+        """Record the sizes of the network before the first round."""
         request, baseline = self.request, self.baseline
         self.bounds = baseline.bounds or node_bounds(graph, request.limits)
-        self.timer = None
         costs = {name: graph.cost(name) for name in ("weights", "nodes", "macs")}
         if request.of == "time":
             self.timer = StepTimer(self.context.network, self.context.loss, self.batches[0], self.context.group)
@@ -203,7 +204,7 @@ class _NodeRounds:
 
     def remove(self, graph: Graph, scores: Tensor, sparsity: float) -> tuple[Graph, NodeMask]:
         """Select the nodes of this round and cut them. Return the graph that they were selected from, and the nodes."""
-        graph, choice, cut = self._cut_certified(graph, scores, self._selector(graph, sparsity))
+        graph, choice, cut = self._cut_certified(graph, scores, self._make_selector(graph, sparsity))
         baseline = self.baseline  # filled only now: until the first cut the network is what it was
         baseline.costs, baseline.layers, baseline.bounds = self.costs, self.layers, self.bounds
         baseline.coupling = graph.coupling_after(choice.removed)
@@ -212,7 +213,7 @@ class _NodeRounds:
         self.left = choice.left
         return graph, choice.removed
 
-    def _selector(self, graph: Graph, sparsity: float) -> Select:
+    def _make_selector(self, graph: Graph, sparsity: float) -> Select:
         """Return what selects the nodes of a round that ends at this sparsity."""
         of, targets = self.request.of, self.request.targets
         bounds = self.bounds.part(sparsity / targets[-1])
@@ -228,7 +229,7 @@ class _NodeRounds:
         """Cut what is selected. Where layers fail their certificate, freeze them and select again."""
         context = self.context
         while True:
-            choice = self._shuffled(graph, select(graph, scores))
+            choice = self._apply_random_control(graph, select(graph, scores))
             remove = choice.removed.nonzero()[0].tolist()
             try:
                 cut = cut_in_all_processes(
@@ -244,9 +245,10 @@ class _NodeRounds:
                 reasons = {group: Reason("certificate", "", message) for group, message in failures.items()}
                 frozen = {i: reasons[group] for group in reasons for i in graph.groups[group]}
                 self.uncertified |= reasons
+                # freezing drops these nodes, so drop their scores
                 scores, graph = scores[torch.from_numpy(~graph.mask(frozen))], graph.freeze(frozen)
 
-    def _shuffled(self, graph: Graph, choice: NodeChoice) -> NodeChoice:
+    def _apply_random_control(self, graph: Graph, choice: NodeChoice) -> NodeChoice:
         """Return the choice, or as many nodes of each layer at random where the request says so."""
         if not self.request.shuffled:
             return choice
@@ -265,7 +267,7 @@ class _NodeRounds:
             costs={name: (self.costs[name], after) for name, after in left.items()},
             floors=tuple(sorted(self.floors)),
             layers={name: (count, outputs.get(name, 1)) for name, count in self.layers.items()},
-            notes=_notes(self.request, self.context.network),
+            notes=_make_notes(self.request, self.context.network),
             bounds=self.bounds,
             uncertified=tuple(sorted({tensor for group in self.uncertified for tensor, _ in group})),
             difference=self.difference,
@@ -290,12 +292,12 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
     with fail_together(context.group):
         graph = trace(network, lambda m: context.loss(m, batches[0]))
     alive, keep = None, None
-    with ExitStack() as release:  # if a round fails, nothing is held: its zeros may grow back
+    with ExitStack() as cleanup:  # if a round fails, nothing is held: its zeros may grow back
         for sparsity in request.targets:
             scores = weight_scores(
                 network, request.criterion, context.loss, batches, request.batch_statistics, context.group
             )
-            if keep is None:  # of the first round: what a later one would choose may be gone
+            if keep is None:  # in the first round only: later rounds may have removed weights on these paths
                 _check_some_score(scores.values())
                 keep = path_weights(graph, scores)
             part = bounds.part(sparsity / request.targets[-1])
@@ -305,10 +307,10 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
             floors |= set(choice.floors)
             alive = {name: ~gone for name, gone in choice.removed.items()}
             check_same_removal([gone.cpu().numpy() for gone in choice.removed.values()], context.group)
-            release.close()
+            cleanup.close()
             masks = Masks(network, choice.removed, context.optimizers, context.ema_models)
-            release.callback(masks.release)
-        release.pop_all()
+            cleanup.callback(masks.release)
+        cleanup.pop_all()
     unchanged = {name: (graph.cost(name), graph.cost(name)) for name in ("nodes", "macs")}
     return PruningResult(
         dense=dense,
@@ -316,7 +318,7 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
         costs={"weights": (dense, choice.left), **unchanged},
         floors=tuple(sorted(floors)),
         layers=remaining_weights(matrices, choice.removed),
-        notes=(*_notes(request, network), *_notes_on_zeros(network)),
+        notes=(*_make_notes(request, network), *_notes_on_zeros(network)),
         bounds=bounds,
         masks=masks,
     )
@@ -331,7 +333,7 @@ def _shuffle_choice(
 
 
 def _check_some_score(scores: Iterable[Tensor]) -> None:
-    """Raise FlowError where every score is zero: whatever was removed, it would be by chance."""
+    """Raise FlowError where every score is zero: any selection would be arbitrary."""
     if not any(bool(score.any()) for score in scores):
         raise FlowError(
             "every score is zero, so nothing tells what to keep: either the loss is constant on these batches, or a "
@@ -340,12 +342,12 @@ def _check_some_score(scores: Iterable[Tensor]) -> None:
         )
 
 
-def _notes(request: PruningRequest, network: nn.Module) -> tuple[str, ...]:
+def _make_notes(request: PruningRequest, network: nn.Module) -> tuple[str, ...]:
     notes = []
     if request.criterion.norms and not norm_scales(network):
-        notes.append("the network has no batch norm: the norm of the rows that produce a node stood for its scale")
+        notes.append("the network has no batch norm: the norm of the rows that produce a node replaced its scale")
     if request.shuffled:
-        notes.append("a control: as many as were chosen went of each layer, at random")
+        notes.append("random control: as many units of each layer as were selected were removed at random")
     return tuple(notes)
 
 

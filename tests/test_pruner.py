@@ -17,7 +17,7 @@ from torch.nn import functional
 import earlycrop
 from earlycrop import CRITERIA, METHODS, Event, Pruner, PrunerOptions, prune
 from earlycrop.methods import Method
-from earlycrop.selection.schedules import linear
+from earlycrop.selection.schedules import halving, linear
 from earlycrop.selection.targets import max_remaining
 from earlycrop.triggers.triggers import AtEpoch, LazyRegime, after, before
 
@@ -101,7 +101,7 @@ def test_every_method_reaches_its_sparsity_within_its_budget(method: str, sparsi
     if row.procedure == "once":
         assert len(fired) == 1
         assert (event.epoch == 0) == (row.trigger is before)
-        assert event.rounds == (100 if method == "synflow" else 5 if row.iterative else 1)
+        assert event.rounds == (100 if method == "synflow" else 5 if row.schedule is halving else 1)
         assert (event.epoch == 5) == (row.trigger is after)
     assert event.left == max_remaining(dense, sparsity) or METHODS[method].structured
     assert event.left <= max_remaining(dense, sparsity)

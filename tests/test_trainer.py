@@ -139,12 +139,17 @@ def test_what_a_trainer_cannot_do_is_a_sentence(folder: Path, tmp_path: Path) ->
         trainer(tmp_path, fresh(folder), callback_of("earlycrop-s"), **best).train()
     from earlycrop.integrations.transformers import PruningCallback
 
-    with pytest.raises(ValueError, match=r"ltr trains .* epochs in all: use a loop of your own"):
+    with pytest.raises(
+        ValueError, match=r"ltr trains .* epochs in all, .*: use a Pruner in a training loop of your own"
+    ):
         trainer(tmp_path, fresh(folder), PruningCallback("ltr", 0.5)).train()
     with pytest.raises(earlycrop.SavingError, match="there is no file"):
         callback_of("earlycrop-s").resume(fresh(folder), tmp_path)
+    earlycrop.save_state({"method": "earlycrop-s"}, tmp_path / "earlycrop" / "pruner.safetensors")
+    with pytest.raises(earlycrop.SavingError, match=r"was not written by a PruningCallback: give a checkpoint of"):
+        callback_of("earlycrop-s").resume(fresh(folder), tmp_path)
     trainer(tmp_path, fresh(folder), callback_of("earlycrop-u"), save_strategy="epoch").train()
-    with pytest.raises(ValueError, match="call resume"):
+    with pytest.raises(ValueError, match=r"call its resume\("):
         trainer(tmp_path, fresh(folder), callback_of("earlycrop-u")).train(
             resume_from_checkpoint=str(tmp_path / "checkpoint-6")
         )
@@ -195,7 +200,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_data_without_a_length_are_refused_and_those_with_one_pruned(tmp_path: Path) -> None:
     model = Small()
     start = weights(model)
-    with pytest.raises(ValueError, match=r"plans in epochs, and these data have no length: give the dataset a __len__"):
+    with pytest.raises(ValueError, match=r"the training data have no length: give the dataset a __len__"):
         small_trainer(tmp_path, model, small_callback(), data=Stream(), max_steps=12).train()
     torch.testing.assert_close(weights(model), start, rtol=0, atol=0)
     callback = small_callback()
@@ -209,7 +214,9 @@ def test_a_trainer_prunes_a_model_once(tmp_path: Path) -> None:
     run.train()
     pruned, event = weights(model), callback.pruner.event
     for again in (run, small_trainer(tmp_path, model, callback)):
-        with pytest.raises(ValueError, match=r"has pruned this model already.* or go on from a checkpoint by resume\("):
+        with pytest.raises(
+            ValueError, match=r"has pruned this model already.* To continue from a checkpoint, call resume\("
+        ):
             again.train()
     torch.testing.assert_close(weights(model), pruned, rtol=0, atol=0)
     assert callback.pruner.event is event
@@ -250,7 +257,7 @@ def test_a_structured_checkpoint_that_was_not_resumed_is_a_sentence(checkpoints:
             callback.resume(model, checkpoints / f"checkpoint-{resumed}")
         run, before = small_trainer(tmp_path, model, callback), weights(model)
         with pytest.raises(
-            ValueError, match=r"in the checkpoint and .* in the model: go on .* by resume\(fresh_model, "
+            ValueError, match=r"in the checkpoint and .* in the model\. To continue .* call resume\(fresh_model, "
         ):
             run.train(resume_from_checkpoint=str(checkpoints / f"checkpoint-{begun}"))
         torch.testing.assert_close(weights(model), before, rtol=0, atol=0)

@@ -1,135 +1,135 @@
-"""What the callbacks have in common: a pruner that is made when training begins, or goes on with it."""
+"""What the callbacks share: making the pruner when training begins, and checking the checkpoint to continue from."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from earlycrop.methods import Method, MethodName, method_name, resolve_method
 from earlycrop.pruner import Pruner
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import unwrap
 
+UNNAMED = "a custom method"
+"""Stands for the name of a method that is not in ``METHODS``."""
+
 
 class CallbackBase:
-    """Holds a :class:`earlycrop.Pruner`, as ``pruner``, once training has begun."""
+    """Make a :class:`earlycrop.Pruner` when training begins. The arguments are those of the callbacks."""
 
-    go_on: str
-    """How training goes on from a checkpoint."""
+    how_to_resume: str
+    """What to do to continue from a checkpoint, for error messages."""
 
     def __init__(
         self,
-        method: str = "earlycrop-s",
+        method: MethodName | Method = "earlycrop-s",
         sparsity: float = 0.9,
         *,
         loss: Loss | None = None,
         batches: Iterable[Any] | None = None,
-        **options: Any,
+        **pruner_arguments: Any,
     ) -> None:
-        self.method, self.sparsity, self.loss, self.batches, self.options = method, sparsity, loss, batches, options
+        self.method, self.sparsity, self.loss, self.batches = resolve_method(method), sparsity, loss, batches
+        self.method_name = method_name(self.method) or UNNAMED
+        self.pruner_arguments = pruner_arguments
         self.pruner: Pruner | None = None
-        self._resumed: Mapping[str, Any] | None = None
+        self._resumed_state: Mapping[str, Any] | None = None
 
     @property
-    def small(self) -> bool:
-        """Whether a model has been shrunk, so that a fresh one does not take its weights."""
-        return self.pruner is not None and self.pruner.event is not None and self.pruner.method.structured
+    def has_shrunk(self) -> bool:
+        """Whether the model has been shrunk: a fresh one must be shrunk too before it can load its weights."""
+        return self.pruner is not None and self.pruner.event is not None and self.method.structured
 
-    @property
-    def named(self) -> str:
-        """The method's name, for a checkpoint; a ``Method`` of one's own has none."""
-        return self.method if isinstance(self.method, str) else "a method of your own"
-
-    def begin(
-        self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss: Loss, epochs: int, done: int
+    def make_pruner(
+        self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss: Loss, epochs: int, epochs_done: int
     ) -> Pruner:
-        """Make the pruner when ``done`` epochs are over, and take up the state that was resumed from, or that of the
-        pruner before where the same model's training simply goes on: what it has pruned stands.
+        """Make the pruner, and load the state of the checkpoint or of the earlier training that is continued.
+
+        Args:
+            model: The model to train.
+            optimizer: All optimizers that train it.
+            loss: ``(model, batch) -> scalar``.
+            epochs: For how many epochs the model is trained in all.
+            epochs_done: For how many epochs it was trained already.
 
         Raises:
-            ValueError: see :class:`earlycrop.Pruner`; the method trains several times over; or the training that begins
-            is not one that the pruner can go on with: nothing is pruned twice.
+            ValueError: See :class:`earlycrop.Pruner`; the method trains for more epochs; or the callback cannot
+                continue this training, for example because it has pruned the model already.
         """
-        before, state = self.pruner, self._resumed
-        if before is not None and unwrap(before.model) is not unwrap(model):
-            before = None
-        if before is not None and state is None:
-            if before.epoch <= done:
-                state = before.state_dict()
-            elif before.event is not None:
-                raise ValueError(
-                    "this PruningCallback has pruned this model already, and training begins anew: make a fresh model, "
-                    f"a Trainer and a callback for it, or go on from a checkpoint by {self.go_on}"
-                )
-        if state is None and done:
-            raise ValueError(
-                f"training is in epoch {done + 1}, and this PruningCallback was not there: make a new Trainer"
-            )
-        pruner = Pruner(model, optimizer, loss, self.method, self.sparsity, epochs=epochs, **self.options)
+        previous = self.pruner
+        if previous is not None and unwrap(previous.model) is not unwrap(model):
+            previous = None
+        state = self._state_to_continue(previous, epochs_done)
+        pruner = Pruner(model, optimizer, loss, self.method, self.sparsity, epochs=epochs, **self.pruner_arguments)
         if pruner.total_epochs != epochs:
-            raise ValueError(f"{self.method} trains {pruner.total_epochs} epochs in all: use a loop of your own")
-        if before is not None:  # its hooks are on an optimizer that may be gone, and the new one has its own
-            before.close()
-            if before.event is not None and before.event.masks is not None:
-                before.event.masks.release()
+            raise ValueError(
+                f"{self.method_name} trains the model again and again, {pruner.total_epochs} epochs in all, which a "
+                "Trainer does not: use a Pruner in a training loop of your own"
+            )
+        if previous is not None:  # the new pruner has its own hooks, perhaps on another optimizer
+            previous.close()
+            if previous.event is not None and previous.event.masks is not None:
+                previous.event.masks.release()
         if state is not None:
             pruner.load_state_dict(state)
-        self.pruner, self._resumed = pruner, None
+        self.pruner, self._resumed_state = pruner, None
         return pruner
+
+    def _state_to_continue(self, previous: Pruner | None, epochs_done: int) -> Mapping[str, Any] | None:
+        """Return the state that the new pruner is to load; ``previous`` is the earlier pruner of the same model."""
+        if self._resumed_state is not None:
+            return self._resumed_state
+        if previous is not None and previous.epoch <= epochs_done:
+            return previous.state_dict()
+        if previous is not None and previous.event is not None:
+            raise ValueError(
+                "this PruningCallback has pruned this model already, and training starts from the beginning: make a "
+                "fresh model, a new Trainer and a new PruningCallback for it. To continue from a checkpoint, "
+                f"{self.how_to_resume}"
+            )
+        if epochs_done:
+            raise ValueError(
+                f"training is in epoch {epochs_done + 1}, and this PruningCallback was not there from the beginning: "
+                "make a new Trainer with it"
+            )
+        return None
 
 
 def check_one_process(processes: int) -> None:
-    """Raise ValueError where several processes train: each would cut on its own."""
+    """Raise ValueError if several processes train the model, as each would cut it in its own way."""
     if processes > 1:
-        raise ValueError(f"pruning runs in one process, and here are {processes}: train on one device")
-
-
-def check_method(own: str, written: str, checkpoint: Any) -> None:
-    """Raise ValueError where a checkpoint was written with another method: its state means something else here."""
-    if written != own:
         raise ValueError(
-            f"{checkpoint} was written with {written}, and this PruningCallback prunes with {own}: give it {written}, "
-            "or train from the start"
+            f"a PruningCallback works in one process, and {processes} train the model: train on one device"
         )
 
 
-def check_sizes(go_on: str, model: nn.Module, weights: Mapping[str, Tensor], *_: Any) -> None:
-    """Raise ValueError where a parameter has another size in ``weights``: one was shrunk; with ``go_on``, how training
-    goes on from a checkpoint, a hook of ``register_load_state_dict_pre_hook``.
+def check_method(method: str, saved_method: str | None, checkpoint: Any) -> None:
+    """Raise ValueError if a checkpoint was written with another method, as its state means something else.
+
+    Args:
+        method: The name of the callback's method.
+        saved_method: The name in the checkpoint; None for a method that has none.
+        checkpoint: The path of the checkpoint.
+    """
+    saved_method = saved_method or UNNAMED
+    if saved_method != method:
+        raise ValueError(
+            f"{checkpoint} was written with {saved_method}, and this PruningCallback prunes with {method}: give it "
+            f"{saved_method}, or train from the beginning"
+        )
+
+
+def check_shapes(how_to_resume: str, model: nn.Module, weights: Mapping[str, Tensor], *_: Any) -> None:
+    """Raise ValueError if a parameter has another shape in ``weights``, as only one of the two was shrunk.
+
+    With its first argument bound, this is a hook for ``Module.register_load_state_dict_pre_hook``.
     """
     for name, p in model.named_parameters():
         if name in weights and weights[name].shape != p.shape:
-            there, here = tuple(weights[name].shape), tuple(p.shape)
             raise ValueError(
-                f"'{name}' is {there} in the checkpoint and {here} in the model: go on from a checkpoint by {go_on}"
+                f"'{name}' has the shape {tuple(weights[name].shape)} in the checkpoint and {tuple(p.shape)} in the "
+                f"model. To continue from a checkpoint, {how_to_resume}"
             )
-
-
-def check_single_callback(state: Any) -> None:
-    """Raise ValueError where another callback was asked with this ``TrainerState``, a new one in each training, before.
-
-    A mark on it is all that callbacks can tell one another; it is not saved with it.
-    """
-    if "pruned" in vars(state):
-        raise ValueError("two PruningCallbacks in one Trainer would both prune its model: give it one")
-    vars(state)["pruned"] = True
-
-
-def check_trainer(arguments: Any, state: Any, resumed: Mapping[str, Any] | None) -> None:
-    """Raise ValueError where a Trainer cannot be followed; ``resumed``: what the callback has of a checkpoint."""
-    check_one_process(arguments.world_size)
-    if arguments.load_best_model_at_end:
-        raise ValueError("the best checkpoint may be from before the pruning: leave out load_best_model_at_end")
-    if state.num_train_epochs >= sys.maxsize:  # what a Trainer makes of max_steps where it knows no epochs
-        raise ValueError("the pruner plans in epochs, and these data have no length: give the dataset a __len__")
-    step = state.global_step
-    if step and resumed is None:
-        raise ValueError("training is resumed: call resume(model, checkpoint) before the Trainer is made")
-    if resumed is not None and (not step or step != resumed.get("step", step)):
-        raise ValueError(
-            f"resume was given the checkpoint of step {resumed.get('step')}, and training begins at step {step}: call "
-            "train(resume_from_checkpoint=checkpoint) with that same checkpoint"
-        )

@@ -1,14 +1,21 @@
-"""EarlyCroP, and every other method that trains once, in a ``lightning.pytorch.Trainer``.
+"""Prune in a ``lightning.pytorch.Trainer``, by any method that trains the model once.
 
     trainer = Trainer(max_epochs=30, callbacks=[PruningCallback("earlycrop-s", sparsity=0.9)])
     trainer.fit(module, loader)
 
-``trainer.fit(fresh_module, loader, ckpt_path=...)`` goes on from a checkpoint, of a shrunk model too.
+To continue from a checkpoint, give a new Trainer a fresh module and a callback of the same method:
+
+    trainer = Trainer(max_epochs=30, callbacks=[PruningCallback("earlycrop-s", sparsity=0.9)])
+    trainer.fit(fresh_module, loader, ckpt_path="checkpoints/epoch=20.ckpt")
+
+The fresh module is shrunk to the sizes in the checkpoint before its weights are loaded. The pruner continues with the
+state in the checkpoint. ``validate``, ``test`` and ``predict`` shrink a fresh module in the same way.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +24,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_sizes
+from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes
 from earlycrop.integrations._data import draw_batches
 from earlycrop.pruner import Pruner
 from earlycrop.saving import load_contents, model_contents
@@ -25,47 +32,75 @@ from earlycrop.utils.types import Loss
 
 
 class PruningCallback(CallbackBase, Callback):
-    """Asks a :class:`earlycrop.Pruner` before training and at the end of every training epoch.
+    """Prune a LightningModule while a ``Trainer`` trains it.
 
-    method, sparsity, options: the ``Pruner``'s; its epochs are the Trainer's ``max_epochs``. loss: (module, batch) ->
-    scalar, in place of ``training_step``. batches: training data to score on, in place of random examples of the
-    training set as its loader collates them; of several loaders, they must be given. ``pruner`` is there once training
-    has begun; it prunes the whole LightningModule, and its optimizers and schedulers go on with the live parameters.
+    The callback makes a :class:`earlycrop.Pruner` when training begins. It calls the pruner's ``step`` before training
+    and at the end of every training epoch. The whole LightningModule is pruned; its optimizers and schedulers continue
+    with the pruned parameters.
 
-    Checkpoints of the end of a training epoch see the pruned model, as Lightning runs ModelCheckpoint last. One that
-    was written before it (after a validation) is from before that epoch's pruning: resuming takes that up first. A
-    fresh module is shrunk to a checkpoint's sizes, in ``fit`` as in ``validate``, ``test`` and ``predict``.
+    Args:
+        method: A name in ``METHODS``, or a :class:`earlycrop.Method`. A method that trains again and again (``ltr``)
+            needs a training loop of your own.
+        sparsity: The share to remove, above 0 and below 1.
+        loss: A function ``(module, batch) -> scalar`` to compute scores with, in place of ``training_step``. Needed if
+            the module uses manual optimization.
+        batches: Training data to compute scores on, such as a list; it may be read after every epoch. By default,
+            random examples of the training set, collated as in training. Needed if there are several training loaders.
+        **pruner_arguments: Further arguments of the ``Pruner``, such as ``of``, ``trigger``, ``limits`` or ``options``.
+            Its ``epochs`` are the Trainer's ``max_epochs``.
 
-    A module is pruned once: a ``fit`` of the same Trainer that goes on (with larger ``max_epochs``, say) leaves it as
-    it is, one that would begin anew on a module that this callback has pruned is refused, and so is a checkpoint of
-    another method.
+    Attributes:
+        pruner: The pruner, or None before training has begun.
+
+    Raises:
+        TypeError: The method is neither a name nor a ``Method``.
+        ValueError: There is no such method. ``fit`` raises it where the callback cannot work: see
+            :class:`earlycrop.Pruner`; ``max_epochs`` or one of the arguments is missing; several processes train; this
+            callback has pruned the module already, and training starts from the beginning; or the checkpoint was
+            written without a PruningCallback or with another method.
+
+    Notes:
+        A module is pruned once. A further ``fit`` of the same Trainer, with larger ``max_epochs``, does not prune it
+        again.
+
+        A checkpoint that is written at the end of a training epoch holds the model after that epoch's pruning. One
+        that is written earlier, after a validation, holds the model before it. Training that continues from it first
+        repeats that pruning.
+
+    Examples:
+        >>> trainer = Trainer(max_epochs=30, callbacks=[PruningCallback("earlycrop-s", sparsity=0.9)])
+        >>> trainer.fit(module, loader)
     """
 
-    go_on = "giving the Trainer a fresh module, with ckpt_path=checkpoint"
+    how_to_resume = "give a Trainer a fresh module and ckpt_path=checkpoint"
     _hook: RemovableHandle | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See to it that the module has a checkpoint's sizes when Lightning loads its weights."""
-        self._resumed = None  # of a checkpoint that was validated, say
-        own = self.state_key, self.named, self.go_on
-        self._hook = pl_module.register_load_state_dict_pre_hook(partial(load_hook, trainer, stage, *own))  # type: ignore[no-untyped-call]
+        """Register a hook that shrinks a fresh module before Lightning loads a checkpoint's weights into it."""
+        self._resumed_state = None  # validate, test and predict load a state too, which is not to be continued
+        hook = partial(_prepare_module, self.state_key, self.method_name)
+        self._hook = pl_module.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
 
-    def teardown(self, *_: Any, stage: str = "") -> None:
-        """Leave the module without the hook, which would be copied with it, and the trainer too."""
-        if self._hook is not None:
-            self._hook.remove()
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove the hook."""
+        self._remove_hook()
 
-    def on_exception(self, *_: Any) -> None:
-        """As after a run that came to its end."""
-        self.teardown()
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove the hook."""
+        self._remove_hook()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the pruner, or take it up, and let it prune before training; a ValueError says what cannot be."""
-        self.teardown()
-        epochs = planned_epochs(trainer, pl_module, self.loss, self.batches)
-        loss, done = partial(loss_with_trainer, self.loss or step_loss, trainer), trainer.current_epoch
-        pruner = self.begin(pl_module, trainer.optimizers, loss, epochs, done)
-        while pruner.epoch < done:
+        """Make the pruner, and prune if it is time before training.
+
+        Raises:
+            ValueError: The callback cannot work in this training; see the class.
+        """
+        self._remove_hook()
+        epochs = _read_epochs(trainer)
+        _check_training(trainer, pl_module, self.loss, self.batches)
+        loss = partial(_compute_loss, self.loss or _training_step_loss, trainer)
+        pruner = self.make_pruner(pl_module, trainer.optimizers, loss, epochs, trainer.current_epoch)
+        while pruner.epoch < trainer.current_epoch:
             self._step(pruner, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,72 +109,100 @@ class PruningCallback(CallbackBase, Callback):
             self._step(self.pruner, trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """For Lightning's checkpoint: the pruner's state, and the small model (its tensors are stored only once)."""
+        """Return what Lightning's checkpoint needs: the pruner's state and, if it was shrunk, the model's sizes.
+
+        The tensors of the shrunk model share memory with those in the checkpoint, and are stored once.
+        """
         if self.pruner is None:
             return {}
-        held, sizes = model_contents(self.pruner.model)
-        tensors = {name: t.detach() for name, t in held.items()}
-        small = (tensors, sizes) if self.small else None
-        return {"method": self.named, "pruner": self.pruner.state_dict(), "model": small}
+        model = None
+        if self.has_shrunk:
+            tensors, sizes = model_contents(self.pruner.model)
+            model = ({name: t.detach() for name, t in tensors.items()}, sizes)
+        return {"method": self.method_name, "pruner": self.pruner.state_dict(), "model": model}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the pruner's state until training starts."""
-        self._resumed = state_dict["pruner"]
+        """Keep the pruner's state until training begins."""
+        self._resumed_state = state_dict["pruner"]
 
-    def _step(self, pruner: Pruner, trainer: Trainer, pl_module: LightningModule) -> None:
-        own = draw_batches(trainer.train_dataloader, None, pruner.epoch + 1, trainer.strategy.batch_to_device)
-        pl_module.trainer = None  # trial cuts are made of copies, which would be copies of the trainer and its data too
+    def _step(self, pruner: Pruner, trainer: Trainer, module: LightningModule) -> None:
+        batches = self.batches
+        if batches is None:
+            batches = draw_batches(trainer.train_dataloader, None, pruner.epoch + 1, trainer.strategy.batch_to_device)
+        module.trainer = None  # the pruner copies the module, and must not copy the trainer and its data
         try:
-            pruner.step(own if self.batches is None else self.batches)
+            pruner.step(batches)
         finally:
-            pl_module.trainer = trainer
+            module.trainer = trainer
+
+    def _remove_hook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
 
 
-def planned_epochs(trainer: Trainer, module: LightningModule, loss: Loss | None, batches: Any) -> int:
-    """How many epochs are trained; a ValueError says what cannot be done without ``loss`` or ``batches``."""
-    epochs = trainer.max_epochs
-    if epochs is None or epochs < 1:
-        raise ValueError("the pruner plans in epochs: give the Trainer max_epochs")
+def _read_epochs(trainer: Trainer) -> int:
+    """Return for how many epochs the Trainer trains, or raise ValueError."""
+    if trainer.max_epochs is None or trainer.max_epochs < 1:
+        raise ValueError("the pruner must know the number of epochs: give the Trainer max_epochs")
+    return trainer.max_epochs
+
+
+def _check_training(trainer: Trainer, module: LightningModule, loss: Loss | None, batches: Any) -> None:
+    """Raise ValueError if the callback cannot work in this training, or not without ``loss`` or ``batches``."""
     if loss is None and not module.automatic_optimization:
-        raise ValueError("training_step optimizes by hand here: give PruningCallback a loss(module, batch)")
+        raise ValueError(
+            "the module uses manual optimization, so its training_step need not return a loss: give PruningCallback a "
+            "loss(module, batch)"
+        )
     if batches is None and isinstance(trainer.train_dataloader, dict | list | tuple):
         raise ValueError("there are several training loaders: give PruningCallback batches that training_step takes")
     check_one_process(trainer.world_size)
-    return epochs
 
 
-def load_hook(
-    trainer: Trainer, stage: str, key: str, method: str, go_on: str, module: LightningModule, weights: Any, *_: Any
+def _prepare_module(
+    state_key: str, method: str, module: LightningModule, weights: Mapping[str, Tensor], *_: Any
 ) -> None:
-    """A hook before Lightning loads weights: brings a fresh module to their sizes, if the callback ``key`` cut them."""
-    loaded = trainer._checkpoint_connector._loaded_checkpoint  # set by then, and told to no hook of a callback
-    if not loaded:
+    """Shrink a fresh module to the sizes in the checkpoint that Lightning is about to load into it.
+
+    Args:
+        state_key: Where the callback's state lies in the checkpoint.
+        method: The name of the callback's method.
+        module: The module.
+        weights: The weights to load.
+
+    Raises:
+        ValueError: The checkpoint was written without the callback or with another method, or a shape differs.
+    """
+    trainer = module._trainer
+    if trainer is None or not trainer._checkpoint_connector._loaded_checkpoint:
         return
-    held = loaded.get("callbacks", {}).get(key)
-    if stage == "fit":
-        if held is None:
-            raise ValueError(f"{trainer.ckpt_path} was written without a PruningCallback: train from the start")
-        check_method(method, held.get("method", method), trainer.ckpt_path)
-    if held is not None and held["model"] is not None:
-        tensors, sizes = held["model"]
-        load_contents(module, tensors, sizes, str(trainer.ckpt_path))
-    check_sizes(go_on, module, weights)
+    checkpoint, path = trainer._checkpoint_connector._loaded_checkpoint, trainer.ckpt_path
+    state = checkpoint.get("callbacks", {}).get(state_key)
+    if trainer.state.fn == "fit":
+        if state is None:
+            raise ValueError(f"{path} was written without a PruningCallback: train from the beginning")
+        check_method(method, state["method"], path)
+    if state is not None and state["model"] is not None:
+        tensors, sizes = state["model"]
+        load_contents(module, tensors, sizes, str(path))
+    check_shapes(PruningCallback.how_to_resume, module, weights)
 
 
-def step_loss(module: nn.Module, batch: Any) -> Tensor:
-    """What the module's own ``training_step`` returns."""
-    told: Any = module.training_step(batch, 0)  # type: ignore[operator]
-    loss: Tensor = told["loss"] if isinstance(told, dict) else told
+def _training_step_loss(module: nn.Module, batch: Any) -> Tensor:
+    """Return the loss of the module's ``training_step``."""
+    output: Any = module.training_step(batch, 0)  # type: ignore[operator]
+    loss: Tensor = output["loss"] if isinstance(output, dict) else output
     return loss
 
 
-def loss_with_trainer(loss: Loss, trainer: Trainer, module: Any, batch: Any) -> Tensor:
-    """The loss of a module, or of a copy, which has its trainer meanwhile; what it logs goes nowhere."""
-    before, loggers, bare = module._trainer, trainer.loggers, trainer.barebones
-    module.trainer, trainer.loggers, trainer.barebones = trainer, [DummyLogger()], True  # self.log does nothing in it
+def _compute_loss(loss: Loss, trainer: Trainer, module: Any, batch: Any) -> Tensor:
+    """Return the loss of the module or of its copy, which has its trainer meanwhile. What it logs is discarded."""
+    module_trainer, loggers, barebones = module._trainer, trainer.loggers, trainer.barebones
+    # in a trainer that is barebones, self.log does nothing but warn
+    module.trainer, trainer.loggers, trainer.barebones = trainer, [DummyLogger()], True
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*self.log.*")
             return loss(module, batch)
     finally:
-        module.trainer, trainer.loggers, trainer.barebones = before, loggers, bare
+        module.trainer, trainer.loggers, trainer.barebones = module_trainer, loggers, barebones

@@ -1,103 +1,217 @@
-"""EarlyCroP, and every other method that trains once, in a ``transformers.Trainer``.
+"""Prune in a ``transformers.Trainer``, by any method that trains the model once.
 
-    callback = PruningCallback("earlycrop-s", sparsity=0.5)
-    trainer = Trainer(model, arguments, train_dataset=data, callbacks=[callback])
+    trainer = Trainer(model, arguments, train_dataset=data, callbacks=[PruningCallback("earlycrop-s", sparsity=0.5)])
     trainer.train()
 
-and to go on from a checkpoint, with a fresh ``model``:
+To continue from a checkpoint, let a new callback of the same method shrink a fresh model to the sizes in it, make a
+Trainer of both, and train from the same checkpoint:
 
-    callback.resume(model, "output/checkpoint-300")
-    Trainer(model, arguments, ..., callbacks=[callback]).train(resume_from_checkpoint="output/checkpoint-300")
+    callback = PruningCallback("earlycrop-s", sparsity=0.5)
+    callback.resume(fresh_model, "output/checkpoint-300")
+    trainer = Trainer(fresh_model, arguments, train_dataset=data, callbacks=[callback])
+    trainer.train(resume_from_checkpoint="output/checkpoint-300")
+
+The Trainer then loads the weights, and the pruner continues with the state in the checkpoint.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from earlycrop.integrations._callback import (
-    CallbackBase,
-    check_method,
-    check_single_callback,
-    check_sizes,
-    check_trainer,
-)
-from earlycrop.integrations._data import draw_batches, model_loss, to_device, without_mixed_precision
+from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes
+from earlycrop.integrations._data import draw_batches
 from earlycrop.pruner import Pruner
 from earlycrop.saving import FOLDER, MODEL_FILE, load, load_state, save, save_state
+from earlycrop.utils.errors import SavingError
 
-STATE = "pruner.safetensors"
+STATE_FILE = "pruner.safetensors"
 
 
 class PruningCallback(CallbackBase, TrainerCallback):
-    """Asks a :class:`earlycrop.Pruner` before training and at the end of every epoch.
+    """Prune a model while a ``Trainer`` trains it.
 
-    method, sparsity, options: the ``Pruner``'s; its epochs are the Trainer's, one that ``max_steps`` cuts short
-    included: the training data must have a length. loss: in place of the model's own. batches: training data to score
-    on, in place of random examples of the training set as they are collated. ``pruner`` is there once training began.
+    The callback makes a :class:`earlycrop.Pruner` when training begins. It calls the pruner's ``step`` before training
+    and at the end of every epoch, after its last optimizer step. The optimizer continues with the pruned parameters and
+    their state. Each checkpoint gets a folder ``earlycrop`` with the pruner's state and, once it was shrunk, the model.
 
-    An epoch ends after its last optimizer step, and before the evaluation and the checkpoint of ``"epoch"`` strategies:
-    those see the pruned model. The optimizer goes on with the live parameters and their state. A checkpoint gets a
-    folder ``earlycrop`` with the pruner's state and the small model. One that was written in steps, at an epoch's last,
-    is from before that epoch's pruning: resuming from it takes that up first, and takes one checkpoint of this method
-    for ``resume`` and ``train``. A model is pruned once: a ``train()`` that would begin anew on one that this callback
-    has pruned is refused, as is a second PruningCallback in a Trainer.
+    Args:
+        method: A name in ``METHODS``, or a :class:`earlycrop.Method`. A method that trains again and again (``ltr``)
+            needs a training loop of your own.
+        sparsity: The share to remove, above 0 and below 1.
+        loss: A function ``(model, batch) -> scalar`` to compute scores with, in place of the model's own loss.
+        batches: Training data to compute scores on, such as a list; it may be read after every epoch. By default,
+            random examples of the training set, collated as in training.
+        **pruner_arguments: Further arguments of the ``Pruner``, such as ``of``, ``trigger``, ``limits`` or ``options``.
+            Its ``epochs`` are the Trainer's, where an epoch that ``max_steps`` cuts short counts as one.
+
+    Attributes:
+        pruner: The pruner, or None before training has begun.
+
+    Raises:
+        TypeError: The method is neither a name nor a ``Method``.
+        ValueError: There is no such method. ``train`` raises it where the callback cannot work: see
+            :class:`earlycrop.Pruner`; the training data have no length; several processes train;
+            ``load_best_model_at_end`` is set; the Trainer has two PruningCallbacks; this callback has pruned the model
+            already, and training starts from the beginning; or the checkpoint is not the one that was given to
+            ``resume``.
+
+    Notes:
+        A model is pruned once.
+
+        With the strategy ``"epoch"``, evaluations and checkpoints come after the epoch's pruning. A checkpoint that the
+        strategy ``"steps"`` writes at an epoch's last step holds the model before it. Training that continues from it
+        starts with that pruning.
+
+    Examples:
+        >>> callback = PruningCallback("earlycrop-s", sparsity=0.5)
+        >>> trainer = Trainer(model, arguments, train_dataset=data, callbacks=[callback])
+        >>> trainer.train()
     """
 
-    go_on = "resume(fresh_model, checkpoint) before a Trainer is made, and train(resume_from_checkpoint=checkpoint)"
+    how_to_resume = (
+        "call resume(fresh_model, checkpoint) of a PruningCallback before the Trainer is made, and then "
+        "train(resume_from_checkpoint=checkpoint)"
+    )
 
     def resume(self, model: nn.Module, checkpoint: str | os.PathLike[str]) -> nn.Module:
-        """Bring a fresh model to the sizes of a checkpoint of this callback's, before a Trainer is given both.
+        """Shrink a fresh model to the sizes in a checkpoint, and keep the pruner's state until training begins.
+
+        Call this before the Trainer is made.
+
+        Args:
+            model: A fresh model, changed in place.
+            checkpoint: The folder of a checkpoint that was written with this callback.
+
+        Returns:
+            The model.
 
         Raises:
-            SavingError: the checkpoint lacks what ``on_save`` writes, or is of another kind of model.
-            ValueError: it is of another method.
+            SavingError: The checkpoint was not written with this callback, or is of another kind of model.
+            ValueError: The checkpoint was written with another method.
         """
         folder = Path(checkpoint) / FOLDER
-        state = load_state(folder / STATE)
-        check_method(self.named, state.get("asked", self.named), checkpoint)
+        state = load_state(folder / STATE_FILE)
+        if "step" not in state:
+            raise SavingError(
+                f"{folder / STATE_FILE} was not written by a PruningCallback: give a checkpoint of its Trainer"
+            )
+        check_method(self.method_name, state["method"], checkpoint)
         model = load(folder, model) if (folder / MODEL_FILE).exists() else model
-        self._resumed = state
+        self._resumed_state = state
         return model
 
-    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any) -> None:
-        """See to it that a Trainer loads weights of the model's sizes: it does so before it asks a callback again."""
-        check_single_callback(state)
-        held["model"].register_load_state_dict_pre_hook(partial(check_sizes, self.go_on))
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Register a hook that checks a checkpoint's shapes, which the Trainer loads before ``on_train_begin``."""
+        _check_single_callback(state)
+        kwargs["model"].register_load_state_dict_pre_hook(partial(check_shapes, self.how_to_resume))
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Make the pruner, or take it up, and let it prune before training; a ValueError says what cannot be."""
-        check_single_callback(state)
-        check_trainer(args, state, self._resumed)
-        optimizer = getattr(held["optimizer"], "optimizer", held["optimizer"])  # accelerate's is around torch's
-        epochs, done = math.ceil(state.num_train_epochs), int(state.epoch or 0)
-        pruner = self.begin(held["model"], optimizer, self.loss or model_loss, epochs, done)
-        while pruner.epoch < done:
-            self._step(pruner, args, held["train_dataloader"])
+        """Make the pruner, and prune if it is time before training.
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any) -> None:
+        Raises:
+            ValueError: The callback cannot work in this training; see the class.
+        """
+        _check_single_callback(state)
+        _check_training(args, state, self._resumed_state)
+        optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # accelerate wraps torch's
+        epochs, epochs_done = math.ceil(state.num_train_epochs), int(state.epoch or 0)
+        pruner = self.make_pruner(kwargs["model"], optimizer, self.loss or _model_loss, epochs, epochs_done)
+        while pruner.epoch < epochs_done:
+            self._step(pruner, args, kwargs["train_dataloader"])
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Count an epoch, and prune if it is time."""
         if self.pruner is not None:
-            self._step(self.pruner, args, held["train_dataloader"])
+            self._step(self.pruner, args, kwargs["train_dataloader"])
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any) -> None:
-        """Put what ``resume`` needs into the checkpoint that was just written."""
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add what ``resume`` needs to the checkpoint that was just written."""
         if self.pruner is not None:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / FOLDER
-            if self.small:
+            if self.has_shrunk:
                 save(self.pruner.model, folder)
-            save_state({**self.pruner.state_dict(), "asked": self.named, "step": state.global_step}, folder / STATE)
+            save_state({**self.pruner.state_dict(), "step": state.global_step}, folder / STATE_FILE)
 
     def _step(self, pruner: Pruner, args: TrainingArguments, loader: Any) -> None:
-        model, seed = pruner.model, args.seed + pruner.epoch + 1
-        own = draw_batches(loader, args.train_batch_size, seed, partial(to_device, next(model.parameters()).device))
-        with without_mixed_precision(model):
-            pruner.step(own if self.batches is None else self.batches)
+        model, batches = pruner.model, self.batches
+        if batches is None:
+            move = partial(_to_device, next(model.parameters()).device)
+            batches = draw_batches(loader, args.train_batch_size, args.seed + pruner.epoch + 1, move)
+        with _without_mixed_precision(model):
+            pruner.step(batches)
+
+
+def _check_single_callback(state: TrainerState) -> None:
+    """Raise ValueError if another PruningCallback was called with this state before: both would prune the model.
+
+    A Trainer makes a new state for each training. The mark that is set on it is not saved with it.
+    """
+    if "has_pruning_callback" in vars(state):
+        raise ValueError("two PruningCallbacks in one Trainer would both prune its model: give it one")
+    vars(state)["has_pruning_callback"] = True
+
+
+def _check_training(args: TrainingArguments, state: TrainerState, resumed_state: Mapping[str, Any] | None) -> None:
+    """Raise ValueError if the callback cannot work in this training.
+
+    Args:
+        args: The Trainer's arguments.
+        state: The Trainer's state.
+        resumed_state: The state that ``resume`` has read from a checkpoint, or None.
+    """
+    check_one_process(args.world_size)
+    if args.load_best_model_at_end:
+        raise ValueError("the best checkpoint may be from before the pruning: leave out load_best_model_at_end")
+    if state.num_train_epochs >= sys.maxsize:  # a Trainer sets this for max_steps and data without a length
+        raise ValueError(
+            "the pruner must know the number of epochs, and the training data have no length: give the dataset a "
+            "__len__"
+        )
+    step = state.global_step
+    if step and resumed_state is None:
+        raise ValueError(
+            "training continues from a checkpoint that the PruningCallback has not read: call its "
+            "resume(fresh_model, checkpoint) before the Trainer is made"
+        )
+    if resumed_state is not None and step != resumed_state["step"]:
+        raise ValueError(
+            f"resume was given the checkpoint of step {resumed_state['step']}, and training begins at step {step}: "
+            "call train(resume_from_checkpoint=checkpoint) with that same checkpoint"
+        )
+
+
+def _model_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Return the loss that a model of transformers computes from a batch with labels."""
+    loss: Tensor = model(**batch).loss
+    return loss
+
+
+def _to_device(device: torch.device, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the batch with its tensors on the device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+@contextmanager
+def _without_mixed_precision(model: nn.Module) -> Iterator[None]:
+    """Run the model in full precision: remove the forward of accelerate, in which no cut can be proven to 1e-5."""
+    mixed_forward = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if mixed_forward is not None:
+            model.__dict__["forward"] = mixed_forward

@@ -1,4 +1,4 @@
-"""What all procedures share: how a method goes about its pruning while a model is trained."""
+"""What all procedures share. A procedure decides when to prune during training, and prunes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrainingPlan:
     score_batches: int | None
     rewind_with: Sequence[Any] = ()
 
-    def read(self, batches: Iterable[Any]) -> list[Any]:
+    def read_batches(self, batches: Iterable[Any]) -> list[Any]:
         """Read the batches to score on."""
         return list(islice(batches, self.score_batches))
 
@@ -50,7 +50,7 @@ class TrainingPlan:
 
 
 class Procedure(ABC):
-    """How a method goes about its pruning: asked before training and after every epoch, it prunes when it is time.
+    """Decide when to prune during training, and prune. ``step`` is called before training and after every epoch.
 
     Attributes:
         plan: What to do, and on what.
@@ -62,7 +62,7 @@ class Procedure(ABC):
     trigger_name: str | None = None
     """The name of its trigger's class, if it has one."""
     pending_reason: str | None = None
-    """Why the network is to be pruned, where a pruning has failed and is to be repeated."""
+    """The reason of a pruning that failed and is to be repeated, or None."""
     can_branch = False
     """Whether what it does depends on nothing before the epoch in which it prunes."""
 

@@ -1,4 +1,4 @@
-"""Gate decorators: ticks, in which the gates collect their scores, in turn with tocks, in which everything learns."""
+"""Gate decorators: ticks, in which the gates collect their scores, in turn with tocks, in which all is trained."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class GateDecorators(Procedure):
     """Train dense, then tick and tock in turn, then fine-tune.
 
     In a tick only the gates and the output layers learn. The gates' scores are collected, and a part of the nodes is
-    cut by them. In a tock everything learns, with an L1 penalty on the gates.
+    cut by them. In a tock all parameters are trained, with an L1 penalty on the gates.
 
     The gates are the batch norms' scales phi, as the authors initialise theirs. The score of a gate is the sum over the
     steps of a tick of |phi dL/dphi|, ranked over the whole network.
 
     Args:
         plan: What to prune.
-        rounds: How many ticks there are, at most: as many as the epochs hold.
+        rounds: The largest number of ticks. There are fewer if there are too few epochs.
         penalty: The weight of the L1 penalty in tocks; 0 for none.
 
     Raises:
-        ValueError: The network has no batch norm, there are too few epochs, or the target is one in time.
+        ValueError: The network has no batch norm, there are too few epochs, or the sparsity is a share of time.
 
     Source: You et al. 2019, sections 3.2 to 3.4. Deviation: ticks and tocks are an epoch each.
     """
@@ -64,6 +64,7 @@ class GateDecorators(Procedure):
         self.penalty_weight = penalty
         self._round = 0
         self._baseline = DenseBaseline()
+        self._event: Event | None = None  # kept until it is returned, also if the next phase cannot begin
         self._frozen: list[str] = []
         self._scores: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
@@ -80,33 +81,34 @@ class GateDecorators(Procedure):
 
     def step(self, epoch: int, distance: WeightDistance, batches: Iterable[Any]) -> Event | None:
         read: list[Any] = []
-        event = None
+        # a tick has just ended, and its cut has not been made yet
         if epoch and self.phase(epoch) == "tick" and self._round == (epoch - self.dense_epochs - 1) // 2:
-            read = self.plan.read(batches)
+            read = self.plan.read_batches(batches)
             reason = f"tick {self._round + 1} of {self.rounds}"
             request = replace(self.plan.request, targets=[self.targets[self._round]], gate="rows")
-            event = run_pruning(request, self.plan.context, read, reason, epoch, self._baseline, self._scores)
+            self._event = run_pruning(request, self.plan.context, read, reason, epoch, self._baseline, self._scores)
             self._round += 1
             if self._round == self.rounds:
                 self._baseline = DenseBaseline()
         self.close()
         if epoch < self.total_epochs:
-            self._enter(self.phase(epoch + 1), batches, read)
+            self._begin_phase(self.phase(epoch + 1), batches, read)
+        event, self._event = self._event, None
         return event
 
-    def _enter(self, phase: Phase, batches: Iterable[Any], read: list[Any]) -> None:
+    def _begin_phase(self, phase: Phase, batches: Iterable[Any], read: list[Any]) -> None:
         """Set up for an epoch; ``read``: the batches that were read already."""
         network, optimizers = self.plan.context.network, self.plan.context.optimizers
         if phase == "tick":
-            graph = self.plan.trace(read or self.plan.read(batches))
+            graph = self.plan.trace(read or self.plan.read_batches(batches))
             outputs = tuple(f"{name}." for name in _output_layers(network, graph))
             gates = set(norm_scales(network))
             trained = [name for name, p in network.named_parameters() if p.requires_grad]
-            self._freeze([name for name in trained if name not in gates and not name.startswith(outputs)])
+            self._begin_tick([name for name in trained if name not in gates and not name.startswith(outputs)])
         elif phase == "tock" and self.penalty_weight:
             self._penalty = NormScaleL1(network, optimizers, self.penalty_weight)
 
-    def _freeze(self, names: list[str]) -> None:
+    def _begin_tick(self, names: list[str]) -> None:
         """Stop the training of these parameters, and collect the gates' scores from now on."""
         network = self.plan.context.network
         self._frozen = names
@@ -155,7 +157,7 @@ class GateDecorators(Procedure):
         network, optimizers = self.plan.context.network, self.plan.context.optimizers
         self._round, self._baseline = int(state["round"]), DenseBaseline.from_state_dict(state["baseline"])
         if state["frozen"]:
-            self._freeze(list(state["frozen"]))
+            self._begin_tick(list(state["frozen"]))
             # not empty where the cut at the end of a tick has failed
             self._scores = {name: t.to(network.get_parameter(name).device) for name, t in state["scores"].items()}
         if state["penalty"]:

@@ -33,9 +33,9 @@ def before_optimizer_step(optimizer: Optimizer | Sequence[Optimizer], action: Ac
         The handles that remove the hooks.
     """
     handles = []
-    for one in hookable_optimizers(optimizer):
+    for hookable in hookable_optimizers(optimizer):
         hook = _BeforeStep(action)
-        handles += [one.register_step_pre_hook(hook), one.register_step_post_hook(hook.after)]
+        handles += [hookable.register_step_pre_hook(hook), hookable.register_step_post_hook(hook.end_step)]
     return handles
 
 
@@ -44,7 +44,8 @@ class _BeforeStep:
 
     torch runs the hooks twice where the step of a class calls that of its base class. The inner run is ignored: it
     comes before the outer step has ended, and finds the gradient that the action has seen. A step that failed never
-    ends, but the next one has other gradients.
+    ends. The next one is recognised by its gradients, as ``zero_grad`` has replaced them; where it zeroes them in
+    place, one step is left out.
     """
 
     def __init__(self, action: Action) -> None:
@@ -56,35 +57,35 @@ class _BeforeStep:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """``args`` begin with the optimizer itself; a closure is the next of them, or given by its name."""
-        if self._running and _one_gradient(optimizer) is self._gradient:
+        if self._running and _smallest_gradient(optimizer) is self._gradient:
             return None
-        self._running, self._gradient = True, _one_gradient(optimizer)
+        self._running, self._gradient = True, _smallest_gradient(optimizer)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
             if not getattr(optimizer, "found_inf", False):
-                self._act(optimizer, _loss_scale(optimizer, kwargs.get("grad_scaler")))
+                self._run_action(optimizer, _loss_scale(optimizer, kwargs.get("grad_scaler")))
             return None
 
         def closure_and_action() -> Any:
             loss = closure()
-            self._act(optimizer, None)  # a GradScaler takes no closure
-            self._gradient = _one_gradient(optimizer)
+            self._run_action(optimizer, None)  # a GradScaler takes no closure
+            self._gradient = _smallest_gradient(optimizer)
             return loss
 
         if "closure" in kwargs:
             return args, {**kwargs, "closure": closure_and_action}
         return (args[0], closure_and_action, *args[2:]), kwargs
 
-    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def end_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Note that the step has ended."""
         self._running, self._gradient = False, None
 
-    def _act(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+    def _run_action(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         with torch.no_grad():
             self.action(_own_parameter_ids(optimizer), scale)
 
 
-def _one_gradient(optimizer: Optimizer) -> Tensor | None:
+def _smallest_gradient(optimizer: Optimizer) -> Tensor | None:
     """Return the smallest gradient: it is kept during a step."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return min(gradients, key=Tensor.numel, default=None)
@@ -92,8 +93,8 @@ def _one_gradient(optimizer: Optimizer) -> Tensor | None:
 
 def _own_parameter_ids(optimizer: Optimizer) -> set[int]:
     """Return the ids of the parameters that it holds and no optimizer that it wraps does."""
-    one, *wrapped = flatten_optimizers(optimizer)
-    return _parameter_ids(one) - {i for inner in wrapped for i in _parameter_ids(inner)}
+    outer, *wrapped = flatten_optimizers(optimizer)
+    return _parameter_ids(outer) - {i for inner in wrapped for i in _parameter_ids(inner)}
 
 
 def _parameter_ids(optimizer: Optimizer) -> set[int]:

@@ -1,4 +1,4 @@
-"""The L1 penalty on batch norm scales, which makes nodes worthless before they are cut."""
+"""The L1 penalty on batch norm scales, which drives scales towards zero before nodes are cut."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from earlycrop.utils.modules import tensors_by_name
 from earlycrop.utils.parameters import flatten_optimizers
 
 SHARE_PER_ROUND = 0.2
-"""Which share of the weights that are left is removed after each training."""
+"""The share of the remaining weights that is removed after each training."""
 
 
 class LotteryTicket(Procedure):
@@ -33,7 +33,7 @@ class LotteryTicket(Procedure):
         rewind: k as a share of the epochs.
 
     Raises:
-        ValueError: ``rewind`` is not a share below 1.
+        ValueError: ``rewind`` is not a share below 1, or leaves no epoch to train.
 
     Source: Frankle et al. 2020, algorithm 1 and section 3 (k > 0); Frankle and Carbin 2019 (k = 0).
     """
@@ -47,7 +47,7 @@ class LotteryTicket(Procedure):
             raise ValueError(
                 f"rewinding to epoch {self.rewind_epoch} of {plan.epochs} leaves nothing to train: rewind further back"
             )
-        self.targets = _targets(plan.request.targets[-1])
+        self.targets = _make_targets(plan.request.targets[-1])
         self.total_epochs = plan.epochs + len(self.targets) * self._epochs_again
         self._round = 0
         self._start: dict[str, Any] | None = None
@@ -66,17 +66,17 @@ class LotteryTicket(Procedure):
     def step(self, epoch: int, distance: WeightDistance, batches: Iterable[Any]) -> Event | None:
         if epoch == self.rewind_epoch:
             self._start = self._snapshot()
-        done, plan = self._round, self.plan
-        if self.finished() or epoch != plan.epochs + done * self._epochs_again:
+        rounds_done, plan = self._round, self.plan
+        if self.finished() or epoch != plan.epochs + rounds_done * self._epochs_again:
             return None
-        reason = f"training {done + 1} of {len(self.targets) + 1} is over; rewound to epoch {self.rewind_epoch}"
-        request = replace(plan.request, targets=[self.targets[done]])
-        event = run_pruning(request, plan.context, plan.read(batches), reason, epoch)
+        reason = f"training {rounds_done + 1} of {len(self.targets) + 1} is over; rewound to epoch {self.rewind_epoch}"
+        request = replace(plan.request, targets=[self.targets[rounds_done]])
+        event = run_pruning(request, plan.context, plan.read_batches(batches), reason, epoch)
         if self._masks is not None:
             self._masks.release()
         assert event.masks is not None
         assert self._start is not None
-        self._masks, self._round = event.masks, done + 1
+        self._masks, self._round = event.masks, rounds_done + 1
         self._rewind(self._start)
         event.masks.enforce(plan.context.optimizers)
         return event
@@ -120,7 +120,7 @@ class LotteryTicket(Procedure):
         self._masks = masks
 
 
-def _targets(target: float) -> list[float]:
+def _make_targets(target: float) -> list[float]:
     """Return the sparsity after each training."""
     targets = [target]
     left = 1 - SHARE_PER_ROUND

@@ -52,24 +52,26 @@ class TriggeredPruning(Procedure):
     def step(self, epoch: int, distance: WeightDistance, batches: Iterable[Any]) -> Event | None:
         if self._done:
             return None
-        context, read = self.plan.context, list[Any]()
+        context, score_batches = self.plan.context, list[Any]()
 
-        def mask() -> Tensor:
+        def current_mask() -> Tensor:
             with fail_together(context.group):
                 if self._graph is not None:
                     check_unchanged(parameters_by_name(context.network), self._graph.shapes)
-                read.extend(self.plan.read(batches))
-                self._graph = self._graph or self.plan.trace(read)
-            return candidate_mask(self.plan.request, context, self._graph, read)
+                score_batches.extend(self.plan.read_batches(batches))
+                self._graph = self._graph or self.plan.trace(score_batches)
+            return candidate_mask(self.plan.request, context, self._graph, score_batches)
 
-        reason = self.pending_reason or self.trigger.update(TriggerContext(context.network, epoch, distance, mask))
+        reason = self.pending_reason or self.trigger.update(
+            TriggerContext(context.network, epoch, distance, current_mask)
+        )
         check_same_value(reason, context.group, "whether to prune now")
         if reason is None:
             return None
         self.pending_reason = reason
         with fail_together(context.group):
-            read = read or self.plan.read(batches)
-        event = run_pruning(self.plan.request, context, read, reason, epoch, self._baseline)
+            score_batches = score_batches or self.plan.read_batches(batches)
+        event = run_pruning(self.plan.request, context, score_batches, reason, epoch, self._baseline)
         self.pending_reason, self._done, self._baseline = None, True, DenseBaseline()
         self.close()
         return event
