@@ -103,7 +103,7 @@ def failing(rank: int) -> list[tuple[str, str, int]]:
     """What is said, and how wide the first layer is then, where something fails in the second process alone."""
     said = []
 
-    def tried(scored: list[Any], certified: Any = shrink.certified) -> None:
+    def tried(scored: list[Any], certified: Any = shrink.compare_outputs) -> None:
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         pruner = Pruner(
@@ -112,7 +112,7 @@ def failing(rank: int) -> list[tuple[str, str, int]]:
         kind, told = "", ""
         with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            patched.setattr(shrink, "compare_outputs", certified if rank else shrink.certified)
+            patched.setattr(shrink, "compare_outputs", certified if rank else shrink.compare_outputs)
             try:
                 pruner.step(scored)
             except Exception as error:
