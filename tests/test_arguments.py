@@ -69,7 +69,7 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "a function as model": ({"model": lambda x: x}, "the model cannot be a function: give a torch.nn.Module"),
     "parameters": ({"optimizer": network().parameters()}, "the optimizer cannot be a generator: give the torch.optim"),
     "None among optimizers": ({"optimizer": [None]}, "the optimizer cannot be None: give the torch.optim.Optimizer"),
-    "a number as copies": ({"copies": 3}, r"a copy cannot be 3: give averages .*, such as copies=\[ema\]"),
+    "a number as copies": ({"copies": 3}, r"an EMA model cannot be 3: give averages .*, such as ema_models=\[ema\]"),
 }
 
 

@@ -102,14 +102,14 @@ def failing(rank: int) -> list[tuple[str, str, int]]:
     """What is said, and how wide the first layer is then, where something fails in the second process alone."""
     said = []
 
-    def tried(scored: list[Any], certified: Any = shrink.certified) -> None:
+    def tried(scored: list[Any], certified: Any = shrink.compare_outputs) -> None:
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         pruner = Pruner(model, optimizer, loss, "crop-s", 0.5, epochs=4, group=distributed.group.WORLD)
         kind, told = "", ""
         with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            patched.setattr(shrink, "compare_outputs", certified if rank else shrink.certified)
+            patched.setattr(shrink, "compare_outputs", certified if rank else shrink.compare_outputs)
             try:
                 pruner.step(scored)
             except Exception as error:
@@ -169,7 +169,7 @@ def test_the_cut_and_what_is_learned_are_those_of_one_process(method: str, told:
 def test_processes_that_disagree_are_told(told: list[dict[str, Any]]) -> None:
     for found in told:
         nodes, weights, when = found["said"]
-        assert nodes.startswith("the processes chose to remove different nodes or weights: see that they hold the same")
+        assert nodes.startswith("the processes chose to remove different nodes or weights: make sure that they")
         assert weights == nodes
         assert when == (
             "the processes that train this model disagree on whether to prune now: process 0: before training; "

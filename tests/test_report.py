@@ -294,7 +294,7 @@ WRONG_TOO: list[Any] = [
     (["tests.reportable:NUMBER"], "is a int, and not something to call"),
     (
         ["tests.reportable:script"],
-        "'tests.reportable:script': the model is a script of torch.jit, and cannot be watched",
+        "'tests.reportable:script': the model is a torch.jit script, which cannot be traced",
     ),
     (["tests.reportable:no_module"], "'tests.reportable:no_module' gives a str: it must give a torch.nn.Module"),
     (["tests.reportable:mlp", "--with", "widht=3"], "called with (widht=3) it raises TypeError"),

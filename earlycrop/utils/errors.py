@@ -1,19 +1,23 @@
-"""The errors of this library."""
+"""Errors that this library raises."""
 
 from __future__ import annotations
 
 
-class SurgeryError(RuntimeError):
-    """The cut was not made, or was taken back: model, copies and optimizers are as they were."""
+class EarlyCropError(RuntimeError):
+    """Base class of the errors of this library."""
 
 
-class FlowError(RuntimeError):
-    """The loss has no usable derivative at some parameter."""
+class FlowError(EarlyCropError):
+    """The loss has no usable derivative with respect to a parameter, or scores cannot rank what to remove."""
 
 
-class SavingError(RuntimeError):
-    """A file is missing, broken, or not what it should be; nothing was changed."""
+class SavingError(EarlyCropError):
+    """A file is missing, broken, or does not fit. The model is unchanged."""
 
 
-class TraceError(RuntimeError):
+class SurgeryError(EarlyCropError):
+    """A cut was refused or undone. The model, EMA models and optimizers are unchanged."""
+
+
+class TraceError(EarlyCropError):
     """The network could not be run on the example."""
