@@ -139,7 +139,6 @@ def compare_outputs(model: nn.Module, graph: Graph, reference: Reference) -> Cer
         difference = _check_difference(reference.outputs, run(), reference.precision, "")
         if reference.noisy_outputs is None:
             return difference, reference.caveats
-        outputs: list[Tensor] = []
         try:
             outputs = run(reference.noise.replace)
         except Exception:

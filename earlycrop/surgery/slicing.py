@@ -106,7 +106,7 @@ class Swap:
             old = getattr(owner, attribute)
             if old != new:
                 self.sizes.append((owner, attribute, old))
-                _set_attribute(owner, attribute, new)
+                setattr(owner, attribute, new)
 
     def undo(self) -> None:
         """Restore the old tensors and sizes, the latest first. An error in one does not stop the others."""
@@ -114,14 +114,7 @@ class Swap:
             for name, places in self.places.items():
                 stack.callback(assign_tensor, places, self.tensors[name][0])
             for owner, attribute, old in self.sizes:
-                stack.callback(_set_attribute, owner, attribute, old)
-
-
-def _set_attribute(owner: nn.Module, attribute: str, value: int) -> None:
-    if attribute in vars(owner):  # nn.Module.__setattr__ is slow, and does nothing else for an int
-        vars(owner)[attribute] = value
-    else:
-        setattr(owner, attribute, value)
+                stack.callback(setattr, owner, attribute, old)
 
 
 def cut_module(module: nn.Module, keep: KeptIndices, size_attributes: Mapping[tuple[str, str], int]) -> Swap:

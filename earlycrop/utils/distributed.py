@@ -151,10 +151,8 @@ def merge_across_processes(messages: Mapping[Any, str], group: ProcessGroup) -> 
     Returns:
         The messages of all processes. For a key that several use, the message of the first of them.
     """
-    merged: dict[Any, str] = {}
-    for other in reversed(_all_gather(dict(messages), group)):
-        merged |= other
-    return merged
+    by_rank = reversed(_all_gather(dict(messages), group))
+    return {key: message for process_messages in by_rank for key, message in process_messages.items()}
 
 
 def _all_gather(value: Any, group: ProcessGroup) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ def materialise(
     modules = [(path, module) for path, module in _children_first(model, "", set()) if _has_meta_tensors(module)]
     if initialise is None:
         lacking = [
-            f"'{path}' ({type(module).__name__})" for path, module in modules if _get_initialiser(module) is None
+            f"'{path}' ({type(m).__name__})" for path, m in modules if not any(hasattr(m, n) for n in INITIALISERS)
         ]
         if lacking:
             raise ValueError(
@@ -54,9 +53,7 @@ def materialise(
     with outside_inference_mode(), torch.no_grad():
         for _, module in modules:
             replaced += _allocate(module, torch.device(device), allocated)
-            fill = _get_initialiser(module) if initialise is None else partial(initialise, module)
-            assert fill is not None
-            fill()
+            (initialise or _reset_parameters)(module)
     return model
 
 
@@ -88,8 +85,8 @@ def _has_meta_tensors(module: nn.Module) -> bool:
     return any(t.is_meta for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
 
 
-def _get_initialiser(module: nn.Module) -> Callable[[], object] | None:
-    return next((getattr(module, name) for name in INITIALISERS if hasattr(module, name)), None)
+def _reset_parameters(module: nn.Module) -> None:
+    next(getattr(module, name) for name in INITIALISERS if hasattr(module, name))()
 
 
 def _allocate(module: nn.Module, device: torch.device, allocated: dict[int, Tensor]) -> list[Tensor]:

@@ -14,9 +14,6 @@ from earlycrop.utils.distributed import ProcessGroup
 from earlycrop.utils.modules import tensors_by_name
 from earlycrop.utils.validation import as_modules
 
-_STALE = DistributedDataParallel
-"""The wrapper that keeps the parameters from before a cut. Compiled models recompile when a size changes."""
-
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the network inside ``torch.compile``, ``DistributedDataParallel``, ``DataParallel`` or ``AveragedModel``.
@@ -126,9 +123,12 @@ def warn_rewrap(model: nn.Module, stacklevel: int) -> None:
 
 
 def rewrap_message(model: nn.Module) -> str | None:
-    """Return the text of that warning, or None if no wrapper holds old parameters."""
+    """Return the text of that warning, or None if no wrapper holds old parameters.
+
+    Only ``DistributedDataParallel`` keeps them. Compiled models recompile when a size changes.
+    """
     wrappers = _wrapper_chain(model)
-    while wrappers and not isinstance(wrappers[-1][0], _STALE):
+    while wrappers and not isinstance(wrappers[-1][0], DistributedDataParallel):
         wrappers.pop()
     if not wrappers:
         return None
@@ -136,8 +136,8 @@ def rewrap_message(model: nn.Module) -> str | None:
     for wrapper, _ in reversed(wrappers):
         expression = f"{_constructor_name(wrapper)}({expression})"
     return (
-        f"the {_STALE.__name__} around the model still synchronises the parameters from before the cut: wrap what is "
-        f"inside again, with the options that you gave it: model = {expression}"
+        "the DistributedDataParallel around the model still synchronises the parameters from before the cut: wrap what "
+        f"is inside again, with the options that you gave it: model = {expression}"
     )
 
 
