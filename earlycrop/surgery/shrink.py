@@ -23,7 +23,6 @@ from earlycrop.surgery.certificate import (
     MAX_ROUNDING,
     Certificate,
     OutputMismatchError,
-    Reference,
     compare_outputs,
     reference_outputs,
 )
@@ -181,33 +180,33 @@ class _CutPlan:
 
     def run(self, certify: bool, undo_stack: ExitStack) -> Certificate:
         """Cut modules and optimizers, and register in ``undo_stack`` what undoes it. After an error, undo it here."""
-        network = self.modules[0]
-        tensors = tensors_by_name(network)
+        tensors = tensors_by_name(self.modules[0])
         states = [cut_states(o, tensors, self.keep) for o in self.optimizers]
-        if not certify:
-            return self._apply(states, None, undo_stack)
         try:
-            return self._apply(states, reference_outputs(network, self.graph, self.removed), undo_stack)
+            return self._apply(states, torch.float32 if certify else None, undo_stack)
         except OutputMismatchError as mismatch:
             if mismatch.difference > MAX_ROUNDING:
                 raise
             try:
-                reference = reference_outputs(network, self.graph, self.removed, torch.float64)
-                difference, caveats = self._apply(states, reference, undo_stack)
+                difference, caveats = self._apply(states, torch.float64, undo_stack)
             except Exception:
                 raise mismatch from None
             rounding = f"it was made in float64: in less, rounding makes a difference of {mismatch.difference:.2g}"
             return difference, (*caveats, rounding)
 
-    def _apply(self, states: list[States], reference: Reference | None, undo_stack: ExitStack) -> Certificate:
+    def _apply(self, states: list[States], precision: torch.dtype | None, undo_stack: ExitStack) -> Certificate:
+        """Cut modules and optimizers. With a ``precision``, certify the cut in it."""
+        network = self.modules[0]
         certificate: Certificate = (None, ())
+        if precision:
+            reference = reference_outputs(network, self.graph, self.removed, precision)
         with ExitStack() as stack:
             swaps = []
             for module in self.modules:
                 swaps.append(cut_module(module, self.keep, self.graph.sizes(self.removed)))
                 stack.callback(swaps[-1].undo)
-            if reference is not None:
-                certificate = compare_outputs(self.modules[0], self.graph, reference)
+            if precision:
+                certificate = compare_outputs(network, self.graph, reference)
             for optimizer, state in zip(self.optimizers, states, strict=True):
                 stack.callback(snapshot_optimizer(optimizer))
                 swap_parameters(optimizer, swaps[0], state)
