@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 import earlycrop
 from earlycrop import Limits, Pruner, prune
 from earlycrop.utils.validation import as_modules, as_optimizers, check_sparsity, describe
+from tests.pruner_arguments import unchecked_pruner
 
 Batch = tuple[Tensor, Tensor]
 
@@ -37,12 +38,8 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def unchecked(**given: Any) -> Pruner:
-    """A pruner as users make it, without the type checker of these tests, which would speak first."""
     model = network()
-    everything = {"model": model, "optimizer": sgd(model), "loss": loss, "epochs": 8, **given}
-    pruner = Pruner.__new__(Pruner)
-    inspect.unwrap(Pruner.__init__)(pruner, **everything)
-    return pruner
+    return unchecked_pruner(**{"model": model, "optimizer": sgd(model), "loss": loss, "epochs": 8, **given})
 
 
 def limits_of(**given: Any) -> Limits:
@@ -69,7 +66,10 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "a function as model": ({"model": lambda x: x}, "the model cannot be a function: give a torch.nn.Module"),
     "parameters": ({"optimizer": network().parameters()}, "the optimizer cannot be a generator: give the torch.optim"),
     "None among optimizers": ({"optimizer": [None]}, "the optimizer cannot be None: give the torch.optim.Optimizer"),
-    "a number as copies": ({"ema_models": 3}, r"a copy cannot be 3: give averages .*, such as copies=\[ema\]"),
+    "a number as averages": (
+        {"ema_models": 3},
+        r"an EMA model cannot be 3: give averages .*, such as ema_models=\[ema\]",
+    ),
 }
 
 

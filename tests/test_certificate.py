@@ -98,7 +98,7 @@ def test_a_network_of_tokens_says_so() -> None:
     model, x = build("lstm")
     cut = shrink(model, trace(model, x), [0, 7])
     assert cut.caveats == (
-        "it stands on the example alone: the model is called with no floating tensor to put noise in the place of",
+        "it stands on the example alone: the model is called with no floating tensor to replace by noise",
     )
 
 

@@ -39,7 +39,7 @@ def test_an_average_goes_on_entry_for_entry(name: str, average: str) -> None:
         ema.update_parameters(model)
     masked = zeroed(model, graph, remove)
     other = copy.deepcopy(ema)
-    shrink(model, graph, remove, optimizer, copies=[ema])
+    shrink(model, graph, remove, optimizer, ema_models=[ema])
     with torch.no_grad():
         for p in (*model.parameters(), *masked.parameters()):
             p.mul_(0.7)
@@ -62,7 +62,7 @@ def test_norms_of_an_average_are_updated() -> None:
     ema.update_parameters(model)
     graph = trace(model, x)
     other = zeroed(ema.module, graph, [0, 5])
-    shrink(model, graph, [0, 5], copies=[ema])
+    shrink(model, graph, [0, 5], ema_models=[ema])
     swa_utils.update_bn([x, x + 1], ema)
     swa_utils.update_bn([x, x + 1], other)
     stays = [i for i in range(12) if i not in (0, 5)]
@@ -80,7 +80,7 @@ def test_several_copies_and_plain_ones() -> None:
             p.mul_(2)
     graph = trace(model, x)
     masked = zeroed(teacher, graph, [1, 12])
-    shrink(model, graph, [1, 12], copies=(teacher, ema, wrapped))
+    shrink(model, graph, [1, 12], ema_models=(teacher, ema, wrapped))
     torch.testing.assert_close(teacher(x), masked(x))
     assert [tuple(p.shape) for m in (teacher, ema, wrapped) for p in m.parameters()] == [
         tuple(p.shape) for p in model.parameters()
@@ -163,5 +163,5 @@ def test_another_models_average_is_refused_at_once(structured: bool) -> None:
         lambda: Pruner(model, optimizer, loss, epochs=6, ema_models=[other]),
         lambda: prune(model, loss, data(), structured=structured, ema_models=[other]),
     ):
-        with pytest.raises(ValueError, match=r"copies\[0\] \(AveragedModel\) is no copy of the model"):
+        with pytest.raises(ValueError, match=r"ema_models\[0\] \(AveragedModel\) is no copy of the model"):
             call()

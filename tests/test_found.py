@@ -211,7 +211,7 @@ def test_an_lstm_that_torch_cannot_run_is_refused_in_words() -> None:
     x = torch.randn(2, 3, 4).double()
     graph = trace(model, x)
     hidden = next(s.nodes for s in graph.axes if s.tensor == "rnn.weight_hr_l0" and s.dim == 1).tolist()
-    with pytest.raises(SurgeryError, match="an LSTM with 3 hidden units and 3 projections is none that torch can run"):
+    with pytest.raises(SurgeryError, match="torch cannot run an LSTM with 3 hidden units and 3 projections"):
         shrink(model, graph, hidden[:3])
     assert rnn.hidden_size == 6
     assert shrink(model, graph, hidden[:2]).difference <= 1e-10  # type: ignore[operator]

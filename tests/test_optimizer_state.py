@@ -71,9 +71,9 @@ class Odd(torch.optim.SGD):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (EightBit, r"EightBit keeps 'codes' for '0.weight' in uint8: .* share their scale .*state.clear"),
-        (lambda p: Odd(p, "attribute"), "Odd holds parameters in 'slow' as well"),
-        (lambda p: Odd(p, "group"), "Odd holds parameters in 'slow' as well"),
+        (EightBit, r"EightBit keeps 'codes' for '0.weight' in uint8: .* share a scale .*state.clear"),
+        (lambda p: Odd(p, "attribute"), "Odd also holds parameters in 'slow'"),
+        (lambda p: Odd(p, "group"), "Odd also holds parameters in 'slow'"),
         (lambda p: Odd(p, "name"), "Odd keeps state by '0.weight' and not by parameter"),
         (lambda p: Odd(p, "list"), "Odd keeps 'history' for '0.weight' as a list of tensors"),
         (lambda p: Odd(p, "flat"), "Odd keeps 'flat' for '0.weight' in a form that does not follow"),
@@ -232,7 +232,7 @@ def test_nothing_holds_the_parameters_from_before() -> None:
     kept_alive[1].update()
     graph = trace(model, x)
     old = [weakref.ref(p) for m in (model, ema) for p in m.parameters() if p.shape[0] == 12]
-    shrink(model, graph, [0, 15], optimizer, copies=[ema])
+    shrink(model, graph, [0, 15], optimizer, ema_models=[ema])
     gc.collect()
     assert len(old) == 8
     assert all(ref() is None for ref in old)

@@ -15,7 +15,7 @@ import earlycrop
 from earlycrop import METHODS, Limits, Pruner, PrunerOptions, prune
 from earlycrop.procedures.gate_decorators import GateDecorators
 from earlycrop.procedures.lottery_ticket import LotteryTicket
-from tests.pruner_arguments import with_options
+from tests.pruner_arguments import unchecked_pruner, with_options
 from tests.test_pruner import EPOCHS, data, loss, network, train_epoch, weights_left
 
 
@@ -264,7 +264,7 @@ def test_a_network_without_batch_norm_is_told_so() -> None:
         Pruner(model, optimizer, loss, "gatedecorators", epochs=EPOCHS)
     event = prune(model, loss, data(), "norm-scale", 0.5)
     assert event.notes == (
-        "the network has no batch norm: the norm of the rows that produce a node stood for its scale",
+        "the network has no batch norm: the norm of the rows that produce a node replaced its scale",
     )
     assert prune(network(), loss, data(), "norm-scale", 0.5).notes == ()
 
@@ -328,7 +328,7 @@ def test_the_watched_mask_distance_is_early_bird_s() -> None:
             seen.append(pruner.log().get("mask_distance"))
             if epoch == 2 and method != "earlybird":
                 state = pruner.state_dict()
-                pruner = Pruner(model, optimizer, loss, method, 0.5, **options)
+                pruner = Pruner(model, optimizer, loss, method, 0.5, **with_options(**options))
                 pruner.load_state_dict(state)
         logs.append(seen)
     assert logs[0] == logs[1]
@@ -342,20 +342,27 @@ def test_the_watched_mask_distance_is_early_bird_s() -> None:
         ("crop-s", {"trigger": "sometimes"}, "there is no trigger 'sometimes': take one of before, lazy-regime, knee"),
         ("crop-s", {"trigger": "-3"}, "or the number of the epoch to prune after"),
         ("crop-s", {"trigger": 99}, "the trigger may wait until epoch 99, and there are"),
-        ("ltr", {"trigger": "knee"}, "this method knows itself when to prune"),
+        ("ltr", {"trigger": "knee"}, "this method decides itself when to prune"),
         ("gatedecorators", {"epochs": 3}, "gatedecorators needs at least 4 epochs, and there are 3"),
-        ("crop-s", {"optimizer_state": "lose"}, "optimizer_state is keep or reset, and not 'lose'"),
+        ("crop-s", {"optimizer_state": "lose"}, "optimizer_state must be 'keep' or 'reset', and is 'lose'"),
         ("taylor", {"epochs": 1}, "pruning after training needs at least 2 epochs"),
     ],
 )
 def test_what_cannot_be_is_refused(method: str, options: dict[str, Any], told: str) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    arguments = {"epochs": EPOCHS, **options}
     with pytest.raises(ValueError, match=told):
-        started(method, **options)
+        unchecked_pruner(model=model, optimizer=optimizer, loss=loss, method=method, sparsity=0.5, **arguments)
 
 
 @pytest.mark.parametrize("trigger", [3, "3"])
 def test_a_number_is_the_epoch_to_prune_after(trigger: int | str) -> None:
-    model, optimizer, pruner = started("crop-s", trigger=trigger)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    pruner = unchecked_pruner(
+        model=model, optimizer=optimizer, loss=loss, method="crop-s", epochs=EPOCHS, trigger=trigger
+    )
     pruner.step(data())
     while pruner.event is None:
         train_epoch(model, optimizer, data())

@@ -172,7 +172,7 @@ def test_the_cut_and_what_is_learned_are_those_of_one_process(method: str, told:
 def test_processes_that_disagree_are_told(told: list[dict[str, Any]]) -> None:
     for found in told:
         nodes, weights, when = found["said"]
-        assert nodes.startswith("the processes chose to remove different nodes or weights: see that they hold the same")
+        assert nodes.startswith("the processes chose to remove different nodes or weights: make sure that they")
         assert weights == nodes
         assert when == (
             "the processes that train this model disagree on whether to prune now: process 0: before training; "

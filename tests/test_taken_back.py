@@ -1,4 +1,4 @@
-"""Failures at every stage of a cut: model, copies and optimizers are as they were, by identity and by value."""
+"""Failures at every stage of a cut: model, EMA models and optimizers are as they were, by identity and by value."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Failing(nn.Module):
 
 
 CALLS: list[Failing] = []
-ARMED = ("at", "least", "fixed")
+ARMED = ("at", "min_rows", "fixed")
 """Attributes by which a test makes a module fail."""
 
 
 class Setter(nn.Linear):
-    """Takes no weight with fewer rows than ``least``."""
+    """Takes no weight with fewer rows than ``min_rows``."""
 
-    least = 0
+    min_rows = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight" and isinstance(value, Tensor) and len(value) < self.min_kept:
+        if name == "weight" and isinstance(value, Tensor) and len(value) < self.min_rows:
             raise KeyError("this layer takes no smaller weight")
         super().__setattr__(name, value)
 
@@ -140,7 +140,7 @@ def state_at(n: int) -> Callable[[nn.Sequential, Any], None]:
 
 
 def no_smaller_weight(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
-    model[5].least = 10
+    model[5].min_rows = 10
 
 
 def no_smaller_input(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
@@ -196,7 +196,7 @@ def test_a_failure_leaves_everything_as_it_was(stage: str) -> None:
     arm(model, optimizers[1])
     at = model[3].at
     with pytest.raises(error) as raised:
-        shrink(model, graph, [0, 3, 9], optimizers, copies=[ema])
+        shrink(model, graph, [0, 3, 9], optimizers, ema_models=[ema])
     assert type(raised.value) is error, "another failure than the one that was made"
     model[3].error = RuntimeError
     after = around(model, ema, optimizers)
@@ -204,9 +204,9 @@ def test_a_failure_leaves_everything_as_it_was(stage: str) -> None:
     torch.testing.assert_close(before[1], after[1], rtol=0, atol=0)
     assert not at or len(CALLS) == at
     # and all can go on: the same cut, with nothing in its way
-    model[3].at, model[5].least, model[7].fixed, optimizers[1].state.left = 0, 0, False, -1  # type: ignore[attr-defined]
+    model[3].at, model[5].min_rows, model[7].fixed, optimizers[1].state.left = 0, 0, False, -1  # type: ignore[attr-defined]
     CALLS.clear()
-    assert shrink(model, graph, [0, 3, 9], optimizers, copies=[ema]).difference <= 1e-5  # type: ignore[operator]
+    assert shrink(model, graph, [0, 3, 9], optimizers, ema_models=[ema]).difference <= 1e-5  # type: ignore[operator]
     assert len(CALLS) == 4
     model(torch.randn(4, 2, 6)).sum().backward()
     for o in optimizers:
@@ -218,22 +218,22 @@ def test_a_failure_leaves_everything_as_it_was(stage: str) -> None:
 def test_a_copy_that_does_not_fit_is_refused_before_anything_is_changed(which: str) -> None:
     model, ema, optimizers, graph = trained()
     other: nn.Module = ema
-    sentence = r"copies\[1\] \(.*\) is no copy of the model"
+    sentence = r"ema_models\[1\] \(.*\) is no copy of the model"
     if which == "shapes":
         other = nn.Sequential(*list(copy.deepcopy(model))[:-1], nn.Linear(10, 4))
     elif which == "names":
         other = nn.ModuleDict({"inner": copy.deepcopy(model)})
     elif which == "shared":
-        sentence = r"copies\[1\] \(AveragedModel\) shares tensors with the model or another copy"
+        sentence = r"ema_models\[1\] \(AveragedModel\) shares tensors with the model or another EMA model"
     elif which == "itself":
-        other, sentence = model, r"copies\[1\] \(Sequential\) shares tensors"
+        other, sentence = model, r"ema_models\[1\] \(Sequential\) shares tensors"
     else:
         other = copy.deepcopy(model)
         other[0].weight.register_hook(lambda g: g)
         sentence = "'0.weight' has hooks that a cut would lose"
     before = around(model, ema, optimizers)
     with pytest.raises(ValueError, match=sentence):
-        shrink(model, graph, [0], optimizers, copies=[ema, other])
+        shrink(model, graph, [0], optimizers, ema_models=[ema, other])
     after = around(model, ema, optimizers)
     assert before[0] == after[0]
     torch.testing.assert_close(before[1], after[1], rtol=0, atol=0)

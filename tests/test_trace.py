@@ -203,13 +203,13 @@ def exported() -> nn.Module:
 UNWATCHABLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "script": (
         lambda: torch.jit.trace(small(), torch.zeros(2, 3)),
-        "the model is a script of torch.jit, and cannot be",
+        "the model is a torch.jit script, which cannot be traced",
     ),
     "script inside": (
         lambda: nn.Sequential(torch.jit.trace(small(), torch.zeros(2, 3)), nn.Linear(1, 1)),
-        "'0' is a script of torch.jit, .*: prune the module that it was made from, and script that afterwards",
+        "'0' is a torch.jit script, .*: prune the module that it was made from, then script the result",
     ),
-    "export": (exported, "the model comes from torch.export, .*: prune the module that was exported, and export that"),
+    "export": (exported, "the model comes from torch.export, .*: prune the module that was exported, then export"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 1)), "'0.weight' has no shape yet: run the model on"),
 }
 

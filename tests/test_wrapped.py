@@ -212,7 +212,7 @@ def test_sharded_models_are_refused() -> None:
     older = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
     with pytest.warns(UserWarning, match="FSDP is switching"):
         older = FullyShardedDataParallel(older, device_id=torch.device("cpu"))
-    with pytest.raises(ValueError, match="sharded by FullyShardedDataParallel: prune it before it is wrapped"):
+    with pytest.raises(ValueError, match="sharded by FullyShardedDataParallel: prune the model before wrapping it"):
         trace(older, x)
 
 

@@ -1,13 +1,13 @@
-"""The proof of a cut: the small network against the masked dense one, on the example and on noise in its place."""
+"""Certificate of a cut: compare the small network with the masked dense one, on the example and on noise."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,105 +22,141 @@ from earlycrop.utils.errors import SurgeryError
 from earlycrop.utils.modules import call_model, collect_tensors, is_functorch_tensor, tensors_by_name
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-"""Largest relative difference that a certificate allows, by the outputs' type."""
+"""Largest relative difference that a certificate allows, by the type of the outputs."""
 HALF = (torch.float16, torch.bfloat16)
 HALF_TOLERANCE = 5e-2
-"""The same where a model computes in half precision, whatever is done: it proves little."""
+"""Tolerance for a model that computes in half precision even if it is given float32. It proves little."""
 MAX_ROUNDING = 1e-3
-"""A difference above the tolerance and up to this may be one of rounding alone; in float64 it is none."""
+"""A difference in float32 above the tolerance and up to this may be rounding. In float64 rounding is far smaller."""
+Certificate: TypeAlias = tuple[float | None, tuple[str, ...]]
+"""The relative difference, or None without a certificate, and the caveats (see ``Cut``)."""
 _OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
 class OutputMismatchError(SurgeryError):
-    """The small network's output differs from the masked dense one's by more than is allowed."""
+    """The outputs of the small network and the masked dense one differ by more than the tolerance.
 
-    def __init__(self, difference: float, told: str) -> None:
-        super().__init__(told)
+    Attributes:
+        difference: The relative difference.
+    """
+
+    def __init__(self, difference: float, message: str) -> None:
+        super().__init__(message)
         self.difference = difference
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the masked dense network returns, and how it was run; what a small one is held against.
+    """The outputs of the masked dense network, with which a small one is compared.
 
-    noisy: on noise, or None where that proves nothing. least: the type that numbers of less precision were cast up to,
-    or None if that was not possible. caveats: see ``Cut``.
+    Attributes:
+        outputs: The outputs on the example.
+        noisy_outputs: The outputs on noise, or None if noise proves nothing.
+        noise: The noise.
+        precision: Less precise tensors were cast up to this type. None if the model does not run like that.
+        caveats: See ``Cut``.
     """
 
     outputs: list[Tensor]
-    noisy: list[Tensor] | None
+    noisy_outputs: list[Tensor] | None
     noise: Noise
     precision: torch.dtype | None
     caveats: tuple[str, ...]
 
 
 def reference_outputs(
-    model: nn.Module, graph: Graph, removed: NodeMask, least: torch.dtype | None = torch.float32
+    model: nn.Module, graph: Graph, removed: NodeMask, precision: torch.dtype = torch.float32
 ) -> Reference:
-    """Run the dense network with the nodes in ``removed`` masked, in the precision ``least`` or more.
+    """Run the dense network with removed nodes masked, on the example and on noise.
+
+    Args:
+        model: The dense network.
+        graph: Its graph.
+        removed: The nodes to mask.
+        precision: Cast less precise tensors up to this type.
+
+    Returns:
+        The outputs, and how they were computed.
 
     Raises:
-        SurgeryError: it returns nothing to compare. Whatever the model raises on the example.
+        SurgeryError: The network returns nothing to compare.
+        Exception: What the network raises on the example.
     """
-    masked = _masked_parameters(model, graph, removed)
-    noise, caveats = Noise(), []
+    run = partial(run_outputs, model, graph.example, _mask_parameters(model, graph, removed))
+    noise = Noise()
+    caveats: list[str] = []
+    used_precision: torch.dtype | None = precision
     try:
-        given = run_outputs(model, graph.example, masked, least, draw=noise)
+        outputs = run(precision, noise.record)
     except (SurgeryError, *_OUT_OF_MEMORY):
         raise
     except Exception as error:
-        if least is torch.float64:
+        if precision is torch.float64:
             raise
-        noise, least = Noise(), None
-        given = run_outputs(model, graph.example, masked, least, draw=noise)
-        caveats = [f"it allows {HALF_TOLERANCE:g}: the model does not run in float32 ({_first_line(error)})"]
-    if least and any(t.dtype in HALF for t in given):
-        caveats = [f"it allows {HALF_TOLERANCE:g}: the model returns half precision, whatever it is given"]
-    noisy = None
-    if noise.drawn:
-        try:
-            noisy = run_outputs(model, graph.example, masked, least, put=noise)
-        except _OUT_OF_MEMORY:
-            raise
-        except Exception as error:
-            why = f"the dense model fails on noise ({_first_line(error)})"
-        else:
-            why = "the dense model's output on noise is not finite"
-            if not _equally_finite(given, noisy):
-                noisy = None
-    else:
-        why = "the model is called with no floating tensor to put noise in the place of"
-    if noisy is None:
-        caveats.append(f"it stands on the example alone: {why}")
-    return Reference(given, noisy, noise, least, tuple(caveats))
+        noise, used_precision = Noise(), None
+        outputs = run(None, noise.record)
+        caveats.append(f"it allows {HALF_TOLERANCE:g}: the model does not run in float32 ({_first_line(error)})")
+    if used_precision and any(t.dtype in HALF for t in outputs):
+        caveats.append(f"it allows {HALF_TOLERANCE:g}: the model returns half precision, whatever it is given")
+    noisy_outputs, problem = None, "the model is called with no floating tensor to replace by noise"
+    if noise.samples:
+        noisy_outputs, problem = _run_on_noise(partial(run, used_precision, noise.replace), outputs)
+    if noisy_outputs is None:
+        caveats.append(f"it stands on the example alone: {problem}")
+    return Reference(outputs, noisy_outputs, noise, used_precision, tuple(caveats))
 
 
-def compare_outputs(model: nn.Module, graph: Graph, expected: Reference) -> tuple[float, tuple[str, ...]]:
-    """The largest relative difference of the small network, and the caveats.
+def _run_on_noise(run: Callable[[], list[Tensor]], outputs: list[Tensor]) -> tuple[list[Tensor] | None, str]:
+    """Return the outputs on noise, or None and the reason why they prove nothing."""
+    try:
+        noisy_outputs = run()
+    except _OUT_OF_MEMORY:
+        raise
+    except Exception as error:
+        return None, f"the dense model fails on noise ({_first_line(error)})"
+    if not _are_equally_finite(outputs, noisy_outputs):
+        return None, "the dense model's output on noise is not finite"
+    return noisy_outputs, ""
+
+
+def compare_outputs(model: nn.Module, graph: Graph, reference: Reference) -> Certificate:
+    """Compare the outputs of the small network with those of the masked dense one.
+
+    Args:
+        model: The small network.
+        graph: The graph of the dense network.
+        reference: The outputs of the masked dense network.
+
+    Returns:
+        The largest relative difference, and the caveats of the certificate.
 
     Raises:
-        SurgeryError: it is above the tolerance, or the small network does not run.
+        OutputMismatchError: The difference is above the tolerance.
+        SurgeryError: The small network does not run, or returns outputs of other shapes.
     """
+    run = partial(run_outputs, model, graph.example, {}, reference.precision)
     try:
-        got = run_outputs(model, graph.example, {}, expected.precision)
-        worst = _difference(expected.outputs, got, expected.precision, "")
-        if expected.noisy is None:
-            return worst, expected.caveats
+        difference = _check_difference(reference.outputs, run(), reference.precision, "")
+        if reference.noisy_outputs is None:
+            return difference, reference.caveats
         try:
-            got = run_outputs(model, graph.example, {}, expected.precision, put=expected.noise)
+            outputs = run(reference.noise.replace)
         except Exception:
-            if not expected.noise.unlike:
+            if not reference.noise.shape_changed:
                 raise
-        if expected.noise.unlike:
-            return worst, (*expected.caveats, "it stands on the example alone: what is cut is an input of the model")
-        return max(worst, _difference(expected.noisy, got, expected.precision, " on noise")), expected.caveats
+        if reference.noise.shape_changed:
+            return difference, (
+                *reference.caveats,
+                "it stands on the example alone: what is cut is an input of the model",
+            )
+        noisy_difference = _check_difference(reference.noisy_outputs, outputs, reference.precision, " on noise")
+        return max(difference, noisy_difference), reference.caveats
     except (SurgeryError, *_OUT_OF_MEMORY):
         raise
     except Exception as error:
         raise SurgeryError(
-            f"the small network does not run ({_first_line(error)}); the model is as it was. Look at "
-            f"Graph.report(), and "
-            "leave the nodes of the layer in question out of the cut"
+            f"the small network does not run ({_first_line(error)}); the model is as it was. Look at Graph.report(), "
+            "and leave the nodes of the layer in question out of the cut"
         ) from error
 
 
@@ -128,137 +164,166 @@ def run_outputs(
     model: nn.Module,
     example: Any,
     parameters: Mapping[str, Tensor],
-    least: torch.dtype | None = torch.float32,
-    draw: Noise | None = None,
-    put: Noise | None = None,
+    precision: torch.dtype | None = torch.float32,
+    replace_inputs: Callable[[int, Any], Any] | None = None,
 ) -> list[Tensor]:
-    """Every floating tensor that the model returned while the example ran, or else what the example gave.
+    """Run the model on an example in evaluation mode, and return the floating tensors that it returned.
 
-    ``parameters`` stand in the place of the model's own. ``least``: what is less precise is cast up to this, and
-    autocast is off.
+    If the example is a callable that does not call the model itself, the tensors are those that the callable returned.
+
+    Args:
+        model: The model. Its state is restored.
+        example: The example, as for ``earlycrop.trace``.
+        parameters: Name -> tensor that replaces the model's parameter in this run.
+        precision: Cast less precise tensors up to this type, and switch autocast off. With None, do neither.
+        replace_inputs: A function of the number of the model's call, from 1, and its inputs (args, kwargs), which
+            returns the inputs to use.
+
+    Returns:
+        The tensors of all calls. Complex ones become pairs of real numbers.
+
+    Raises:
+        SurgeryError: There is no floating tensor, or all are empty.
+        Exception: What the model raises.
     """
-    seen: list[Tensor] = []
+    collected: list[Tensor] = []
     calls = 0
 
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def prepare_inputs(module: nn.Module, args: Any, kwargs: Any) -> Any:
         nonlocal calls
-        inputs, calls = (args, kwargs), calls + 1
-        if draw is not None:
-            draw.draw(calls, inputs)
-        if put is not None:
-            inputs = put.put(calls, inputs)
-        return tree_map(partial(_upcast, least=least), inputs) if least else inputs
+        calls += 1
+        inputs = (args, kwargs) if replace_inputs is None else replace_inputs(calls, (args, kwargs))
+        return tree_map(partial(_upcast, precision=precision), inputs) if precision else inputs
 
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen.extend(t.detach().clone() for t in collect_tensors(output) if not is_functorch_tensor(t))
+    def collect_outputs(module: nn.Module, inputs: Any, output: Any) -> None:
+        collected.extend(t.detach().clone() for t in collect_tensors(output) if not is_functorch_tensor(t))
 
     with ExitStack() as stack:
-        stack.enter_context(replace_tensors(model, parameters))
-        if least:
-            wide = {name: up for name, t in tensors_by_name(model).items() if (up := _upcast(t, least)) is not t}
-            stack.enter_context(replace_tensors(model, wide))
-        stack.callback(model.register_forward_pre_hook(enter, with_kwargs=True).remove)
-        stack.callback(model.register_forward_hook(leave).remove)
-        stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", torch.backends.cuda.matmul.allow_tf32)
-        stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        stack.enter_context(preserve_attributes(model))
-        stack.enter_context(preserve_state(model))
-        stack.enter_context(differentiable_kernels(model))
-        if least:
-            stack.enter_context(_no_autocast())
-        stack.enter_context(torch.no_grad())
-        model.eval()
-        for seed in (torch.manual_seed, np.random.seed, random.seed):
-            seed(0)  # a loss or a forward that draws numbers draws the same ones every time
+        stack.callback(model.register_forward_pre_hook(prepare_inputs, with_kwargs=True).remove)
+        stack.callback(model.register_forward_hook(collect_outputs).remove)
+        stack.enter_context(_reproducible_evaluation(model, parameters, precision))
         output = call_model(model, example)
-    given = [torch.view_as_real(t) if t.is_complex() else t for t in seen or collect_tensors(output)]
-    found = [t for t in given if t.is_floating_point()]
-    if not any(t.numel() for t in found):
-        what = "only empty tensors" if found else "no floating tensor to compare"
+    tensors = [torch.view_as_real(t) if t.is_complex() else t for t in collected or collect_tensors(output)]
+    floating = [t for t in tensors if t.is_floating_point()]
+    if not any(t.numel() for t in floating):
+        returned = "only empty tensors" if floating else "no floating tensor to compare"
         raise SurgeryError(
-            f"the model returns {what}, so that the cut cannot be proven: trace it on an example for which it returns "
-            "some (a callable of the model may give what comes before), or cut with certify=False"
+            f"the model returns {returned}, so that the cut cannot be proven: trace it on an example for which it "
+            "returns some (a callable of the model may return an earlier result), or cut with certify=False"
         )
-    return found
-
-
-def _masked_parameters(model: nn.Module, graph: Graph, removed: NodeMask) -> dict[str, Tensor]:
-    """The dense network's parameters with the removed nodes' outgoing weights at zero.
-
-    Where two activations are multiplied there are no outgoing weights: there, all that the node owns is zero.
-    """
-    named = dict(model.named_parameters())
-    masked: dict[str, Tensor] = {}
-    for slot in graph.axes:
-        gone = (slot.nodes >= 0) & removed[slot.nodes]
-        if Role.DIRECTION in slot.role:
-            continue  # its length is zero instead
-        if Role.COLUMN not in slot.role:
-            gone &= graph.activation_products[slot.nodes]
-        if slot.tensor in named and gone.any():
-            now = masked.get(slot.tensor, named[slot.tensor].detach())
-            index = torch.from_numpy(gone.nonzero()[0]).to(now.device)
-            masked[slot.tensor] = now.index_fill(slot.dim, index, 0)
-    return {name: nn.Parameter(t, named[name].requires_grad) for name, t in masked.items()}
-
-
-def _difference(expected: list[Tensor], got: list[Tensor], least: torch.dtype | None, where: str) -> float:
-    if [t.shape for t in expected] != [t.shape for t in got]:
-        shapes = f"{[tuple(t.shape) for t in got]} instead of {[tuple(t.shape) for t in expected]}"
-        raise SurgeryError(f"the small network's outputs{where} have the shapes {shapes}; the model is as it was")
-    worst = 0.0
-    for a, b in zip(expected, got, strict=True):
-        if not a.numel():
-            continue
-        same = (a == b) | (a.isnan() & b.isnan())  # two infinities have no difference
-        apart = (a.double() - b.double()).abs().masked_fill(same, 0)
-        scale = float(a.double().abs().masked_fill(~a.isfinite(), 0).max())
-        difference = float(apart.max()) / max(scale, torch.finfo(a.dtype).tiny)
-        worst = max(worst, difference)
-        allowed = TOLERANCE.get(a.dtype, HALF_TOLERANCE) if least else HALF_TOLERANCE
-        if not difference <= allowed:
-            raise OutputMismatchError(
-                difference,
-                f"the small network's output{where} differs from the masked dense one's by {difference:.2g} (relative; "
-                f"allowed {allowed:g}); the model is as it was. Either the forward computes with its own width, or "
-                "this is a bug in the tracer: please report it with Graph.report()",
-            )
-    return worst
-
-
-def _equally_finite(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether ``b`` is finite, but where ``a`` is not (a masked logit)."""
-    if [t.shape for t in a] != [t.shape for t in b]:
-        return all(bool(t.isfinite().all()) for t in b)
-    return all(torch.equal(s.isfinite(), t.isfinite()) for s, t in zip(a, b, strict=True))
+    return floating
 
 
 @contextmanager
-def _no_autocast() -> Iterator[None]:
-    """Regions of autocast in a forward or a loss do nothing."""
+def _reproducible_evaluation(
+    model: nn.Module, parameters: Mapping[str, Tensor], precision: torch.dtype | None
+) -> Iterator[None]:
+    """Run ``model`` in evaluation mode with fixed seeds, with other parameters and in higher precision.
+
+    On exit, the state of the model and of torch is restored.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(replace_tensors(model, parameters))
+        if precision:
+            casts = {
+                name: cast for name, t in tensors_by_name(model).items() if (cast := _upcast(t, precision)) is not t
+            }
+            stack.enter_context(replace_tensors(model, casts))
+        backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+        for backend in backends:
+            stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
+            backend.allow_tf32 = False
+        stack.enter_context(preserve_attributes(model))
+        stack.enter_context(preserve_state(model))
+        stack.enter_context(differentiable_kernels(model))
+        if precision:
+            stack.enter_context(_disable_autocast())
+        stack.enter_context(torch.no_grad())
+        model.eval()
+        for set_seed in (torch.manual_seed, np.random.seed, random.seed):
+            set_seed(0)  # a loss or a forward pass that draws random numbers draws the same ones in every run
+        yield
+
+
+def _mask_parameters(model: nn.Module, graph: Graph, removed: NodeMask) -> dict[str, Tensor]:
+    """Return the parameters with the outgoing weights of removed nodes at zero.
+
+    A node in a product of two activations has no outgoing weights. All weights that it owns are zero instead.
+    """
+    parameters = dict(model.named_parameters())
+    masked: dict[str, Tensor] = {}
+    for axis in graph.axes:
+        if Role.DIRECTION in axis.role:
+            continue  # its length is zero instead
+        zeroed = (axis.nodes >= 0) & removed[axis.nodes]
+        if Role.COLUMN not in axis.role:
+            zeroed &= graph.activation_products[axis.nodes]
+        if axis.tensor in parameters and zeroed.any():
+            values = masked.get(axis.tensor, parameters[axis.tensor].detach())
+            index = torch.from_numpy(zeroed.nonzero()[0]).to(values.device)
+            masked[axis.tensor] = values.index_fill(axis.dim, index, 0)
+    return {name: nn.Parameter(t, parameters[name].requires_grad) for name, t in masked.items()}
+
+
+def _check_difference(
+    expected: list[Tensor], outputs: list[Tensor], precision: torch.dtype | None, label: str
+) -> float:
+    """Return the largest relative difference: max |output - expected| / max |expected|, the worst over the outputs."""
+    if [t.shape for t in expected] != [t.shape for t in outputs]:
+        shapes = f"{[tuple(t.shape) for t in outputs]} instead of {[tuple(t.shape) for t in expected]}"
+        raise SurgeryError(f"the small network's outputs{label} have the shapes {shapes}; the model is as it was")
+    largest = 0.0
+    for a, b in zip(expected, outputs, strict=True):
+        if not a.numel():
+            continue
+        equal = (a == b) | (a.isnan() & b.isnan())  # the difference of two infinities would be nan
+        distance = float((a.double() - b.double()).abs().masked_fill(equal, 0).max())
+        scale = float(a.double().abs().masked_fill(~a.isfinite(), 0).max())
+        difference = distance / max(scale, torch.finfo(a.dtype).tiny)
+        largest = max(largest, difference)
+        tolerance = TOLERANCE.get(a.dtype, HALF_TOLERANCE) if precision else HALF_TOLERANCE
+        if not difference <= tolerance:  # nan fails, too
+            raise OutputMismatchError(
+                difference,
+                f"the small network's output{label} differs from the masked dense one's by {difference:.2g} (relative; "
+                f"allowed {tolerance:g}); the model is as it was. Either the forward computes with its own width, or "
+                "this is a bug in the tracer: please report it with Graph.report()",
+            )
+    return largest
+
+
+def _are_equally_finite(outputs: list[Tensor], noisy_outputs: list[Tensor]) -> bool:
+    """Return whether ``noisy_outputs`` are finite except where ``outputs`` are not (a masked logit)."""
+    if [t.shape for t in outputs] != [t.shape for t in noisy_outputs]:
+        return all(bool(t.isfinite().all()) for t in noisy_outputs)
+    return all(torch.equal(a.isfinite(), b.isfinite()) for a, b in zip(outputs, noisy_outputs, strict=True))
+
+
+@contextmanager
+def _disable_autocast() -> Iterator[None]:
+    """Make autocast regions in a forward pass or a loss do nothing."""
     enter = torch.autocast.__enter__
 
-    def disabled(region: torch.autocast) -> Any:
+    def enter_disabled(region: torch.autocast) -> Any:
         enabled, region._enabled = region._enabled, False
         try:
             return enter(region)  # type: ignore[no-untyped-call]
         finally:
             region._enabled = enabled
 
-    torch.autocast.__enter__ = disabled  # type: ignore[method-assign]
+    torch.autocast.__enter__ = enter_disabled  # type: ignore[method-assign]
     try:
         yield
     finally:
         torch.autocast.__enter__ = enter  # type: ignore[method-assign]
 
 
-def _upcast(t: Any, least: torch.dtype) -> Any:
-    """A floating tensor of less precision than ``least`` in that; anything else as it is."""
-    if not isinstance(t, Tensor) or not t.is_floating_point() or torch.promote_types(t.dtype, least) == t.dtype:
+def _upcast(t: Any, precision: torch.dtype) -> Any:
+    """Cast a floating tensor that is less precise than ``precision``, and return anything else unchanged."""
+    if not isinstance(t, Tensor) or not t.is_floating_point() or torch.promote_types(t.dtype, precision) == t.dtype:
         return t
-    wide = t.detach().to(least)
-    return nn.Parameter(wide, t.requires_grad) if isinstance(t, nn.Parameter) else wide
+    cast = t.detach().to(precision)
+    return nn.Parameter(cast, t.requires_grad) if isinstance(t, nn.Parameter) else cast
 
 
 def _first_line(error: Exception) -> str:

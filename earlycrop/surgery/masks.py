@@ -1,8 +1,8 @@
-"""Hold removed weights at zero while any optimizer trains the rest, at no cost in the forward pass.
+"""Hold removed weights at zero while any optimizer trains the others, at no cost in the forward pass.
 
-A removed weight is zero from the start; its gradient is zeroed as soon as it has been accumulated, so that gradient
-clipping, GradScaler and the optimizer never see it; and after every optimizer step it is set to zero once more, for
-optimizers that move a weight without a gradient (weight decay on momentum, Muon's orthogonalisation).
+Removed weights are set to zero once. Hooks then set their gradients to zero as soon as they are accumulated, before
+gradient clipping, GradScaler and the optimizer see them. After every optimizer step the weights are set to zero again,
+because some optimizers move a weight without a gradient (weight decay with momentum, Muon's orthogonalisation).
 """
 
 from __future__ import annotations
@@ -24,22 +24,28 @@ from earlycrop.utils.parametrizations import parameters_without_zeros
 from earlycrop.utils.wrappers import tensor_shapes, unwrap, unwrap_ema_models
 
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integer type as wide as a floating one, by bytes; complex128 has none, and is filled."""
+"""Integer type by the size of a floating number in bytes. complex128 has none, and uses ``masked_fill_``."""
 
 
 class Masks:
-    """Holds the removed weights of a model at zero; made by an unstructured pruning, or from zeros (:meth:`of_zeros`).
+    """Holds the removed weights of a model at zero.
 
-    removed: by parameter name, true where a weight is gone. optimizer: all that train the model, one or several.
-    copies: averages of the model's weights, whose removed weights are set to zero once: averages of zeros stay zero.
-    ``release`` takes the hooks off again; the weights stay as they are then, and may grow back.
+    An unstructured pruning makes them; :meth:`of_zeros` makes them from a model that has zeros already.
 
-    The hooks are on the model's parameters, and go with those that ``load_state_dict`` puts in their place. A deep copy
-    of the model alone is not held (``Masks.of_zeros`` holds it); one of model, optimizer and masks together is.
+    The hooks are on the model's parameters. They also cover parameters that ``load_state_dict`` puts in their place. A
+    deep copy of the model alone is not covered (use ``Masks.of_zeros``), a deep copy of model, optimizer and masks
+    together is.
+
+    Args:
+        model: The model. A wrapped model is unwrapped.
+        removed: Parameter name -> mask of the parameter's shape, true where a weight is removed.
+        optimizer: All optimizers that train the model, one or several.
+        ema_models: Modules that average the model's weights. Their removed weights are set to zero once, because
+            averages of zeros stay zero.
 
     Raises:
-        TypeError: an optimizer or a copy is none. ValueError: a name is no parameter of the model, a mask has not its
-        shape, or an optimizer or a copy is not the model's.
+        TypeError: An optimizer is not an optimizer, or an EMA model not a module.
+        ValueError: A mask fits no parameter, or an optimizer or EMA model is not the model's.
     """
 
     def __init__(
@@ -47,131 +53,158 @@ class Masks:
         model: nn.Module,
         removed: Mapping[str, Bool[Tensor, "..."]],
         optimizer: Optimizer | Sequence[Optimizer] | None = None,
-        copies: nn.Module | Sequence[nn.Module] = (),
+        ema_models: nn.Module | Sequence[nn.Module] = (),
     ) -> None:
         model = unwrap(model)
         parameters = dict(model.named_parameters())
-        for name, gone in removed.items():
-            if name not in parameters or parameters[name].shape != gone.shape:
+        for name, mask in removed.items():
+            if name not in parameters or parameters[name].shape != mask.shape:
                 raise ValueError(
                     f"the mask of '{name}' fits no parameter of the model: prune the model that it was made for"
                 )
         check_optimizers(model, optimizer)
-        copied = [dict(m.named_parameters()) for m in unwrap_ema_models(copies, model, tensor_shapes(model))]
-        # all bits set where a weight stays: "and" with them is exact for any value, and several times faster than a
-        # multiplication by booleans or a masked fill
-        self._bits = {name: _mask_bits(parameters[name], gone) for name, gone in removed.items()}
-        where = tensor_owners(model)
-        self._spots = [(owner, place, name) for name in removed for owner, place in where[id(parameters[name])]]
+        averages = [dict(m.named_parameters()) for m in unwrap_ema_models(ema_models, model, tensor_shapes(model))]
+        # All bits are set where a weight stays. A bitwise "and" is exact for any value, and several times faster than
+        # a multiplication by booleans or masked_fill_.
+        self._bits = {name: _make_bits(parameters[name], mask) for name, mask in removed.items()}
+        owners = tensor_owners(model)
+        self._places = [(*place, name) for name in removed for place in owners[id(parameters[name])]]
         self._optimizers = hookable_optimizers(optimizer)
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-        self._pairs = self._found()
-        self._averages = [(own[name], bits) for own in copied for name, bits in self._bits.items()]
-        self._loaded = _LoadHook()
+        self._masked: list[tuple[Tensor, Tensor]] = []
+        self._masked = self._find_parameters()
+        self._averages = [(tensors[name], bits) for tensors in averages for name, bits in self._bits.items()]
+        self._load_hook = _LoadHook()
         self._handles: list[RemovableHandle] = []
-        for owner in {id(owner): owner for owner, _, _ in self._spots}.values():
-            self._handles.append(owner.register_load_state_dict_post_hook(self._loaded))  # type: ignore[no-untyped-call]
-        self._put_hooks()
+        for owner in {id(owner): owner for owner, _, _ in self._places}.values():
+            self._handles.append(owner.register_load_state_dict_post_hook(self._load_hook))  # type: ignore[no-untyped-call]
+        self._register_hooks()
         self.enforce(optimizer)
 
     @classmethod
     def of_zeros(cls, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> Masks:
-        """Masks of every weight matrix's entries that are exactly zero now, where those are zeros of the weight; those
-        of whole numbers are left alone.
+        """Make masks of all entries of weight matrices that are exactly zero now.
+
+        Matrices of whole numbers, and those whose zeros are not zeros of the weight (an orthogonal parametrization),
+        are left out.
+
+        Args:
+            model: The model.
+            optimizer: All optimizers that train the model, one or several.
+
+        Returns:
+            The masks.
+
+        Raises:
+            TypeError: An optimizer is not an optimizer.
+            ValueError: An optimizer holds none of the model's parameters.
         """
         model = unwrap(model)
-        whole = parameters_without_zeros(model)
-        real = {name: p for name, p in weight_matrices(model).items() if p.is_floating_point() or p.is_complex()}
-        return cls(model, {name: p.detach() == 0 for name, p in real.items() if id(p) not in whole}, optimizer)
+        without_zeros = parameters_without_zeros(model)
+        removed = {
+            name: p.detach() == 0
+            for name, p in weight_matrices(model).items()
+            if (p.is_floating_point() or p.is_complex()) and id(p) not in without_zeros
+        }
+        return cls(model, removed, optimizer)
 
     @property
     def removed(self) -> dict[str, Bool[Tensor, "..."]]:
-        """By parameter name, true where a weight is gone."""
+        """The masks by parameter name, true where a weight is removed."""
         return {name: bits == 0 for name, bits in self._bits.items()}
 
     def enforce(self, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> None:
-        """Zero the removed weights, there and in the copies, their gradients and what the optimizers hold of them, now:
-        after a state has been loaded that knows nothing of the masks.
+        """Set removed weights to zero now, with their gradients, the EMA models' weights and the optimizers' state.
+
+        Call it after loading a state from before the pruning.
+
+        Args:
+            optimizer: The optimizers whose state of removed weights is set to zero.
         """
-        for p, bits in self._pairs + self._averages:
+        for p, bits in self._masked + self._averages:
             _zero(p, bits)
-        for p, bits in self._pairs:
+        for p, bits in self._masked:
             _zero_gradient(bits, p)
-        for one in flatten_optimizers(optimizer):
-            self._zero_state(one)
+        for o in flatten_optimizers(optimizer):
+            self._zero_state(o)
 
     def hold(self, module: nn.Module | None = None) -> None:
-        """Zero the removed weights of the module (or of all), and hold what stands in the place of a parameter by now:
-        ``load_state_dict(..., assign=True)`` puts others there.
+        """Set removed weights to zero, and hook parameters that have replaced masked ones.
+
+        ``load_state_dict(..., assign=True)`` replaces parameters, for one.
+
+        Args:
+            module: Set only the weights of this module to zero, without its submodules. By default, all.
         """
-        if self._loaded.masks is None:
+        if self._load_hook.masks is None:
             return
-        known = {id(p) for p, _ in self._pairs}
+        hooked = {id(p) for p, _ in self._masked}
         loaded = None if module is None else {id(p) for p in module._parameters.values()}
-        self._pairs = self._found()
-        for p, bits in self._pairs:
-            if id(p) not in known:
-                self._put_hook(p, bits)
+        self._masked = self._find_parameters()
+        for p, bits in self._masked:
+            if id(p) not in hooked:
+                self._register_gradient_hook(p, bits)
             if loaded is None or id(p) in loaded:
                 _zero(p, bits)
 
     def release(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks. The weights keep their values, and training may change them again."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._loaded.masks = None
+        self._load_hook.masks = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without hooks, which parameters and optimizers do not take along into a copy."""
-        return {**vars(self), "_handles": [], "held": self._loaded.masks is not None}
+        """Return the state without the hooks, which are not copied along with parameters and optimizers."""
+        return {**vars(self), "_handles": [], "is_active": self._load_hook.masks is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        held = state.pop("held")
+        is_active = state.pop("is_active")
         vars(self).update(state)
-        if held:
-            self._put_hooks()
+        if is_active:
+            self._register_hooks()
 
-    def _put_hooks(self) -> None:
-        self._loaded.masks = self
-        for p, bits in self._pairs:
-            self._put_hook(p, bits)
-        for one in self._optimizers:
-            self._handles.append(one.register_step_post_hook(self._after_step))
+    def _register_hooks(self) -> None:
+        self._load_hook.masks = self
+        for p, bits in self._masked:
+            self._register_gradient_hook(p, bits)
+        for o in self._optimizers:
+            self._handles.append(o.register_step_post_hook(self._zero_weights))
 
-    def _put_hook(self, p: Tensor, bits: Tensor) -> None:
+    def _register_gradient_hook(self, p: Tensor, bits: Tensor) -> None:
         if p.requires_grad:
             hook = partial(_zero_gradient, bits)
             self._handles.append(p.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
 
-    def _found(self) -> list[tuple[Tensor, Tensor]]:
-        """What stands in the places of the masked parameters now, each once, with its bits; where none does, what did:
-        a parametrization has moved it.
-        """
-        was = {id(bits): p for p, bits in self._pairs}
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        for owner, place, name in self._spots:
-            p: Tensor | None = owner._parameters.get(place)
-            if p is None:
-                p = was.get(id(self._bits[name]))
-            if p is not None and p.shape == self._bits[name].shape:
-                found[id(p)] = (p, self._bits[name])
-        return list(found.values())
+    def _find_parameters(self) -> list[tuple[Tensor, Tensor]]:
+        """Return each masked parameter that the model has now, once, with its bits.
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for p, bits in self._pairs:
+        If a parametrization has moved a parameter elsewhere, the previous parameter is returned.
+        """
+        previous = {id(bits): p for p, bits in self._masked}
+        masked: dict[int, tuple[Tensor, Tensor]] = {}
+        for owner, attribute, name in self._places:
+            bits = self._bits[name]
+            p: Tensor | None = owner._parameters.get(attribute)
+            if p is None:
+                p = previous.get(id(bits))
+            if p is not None and p.shape == bits.shape:
+                masked[id(p)] = (p, bits)
+        return list(masked.values())
+
+    def _zero_weights(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for p, bits in self._masked:
             _zero(p, bits)
 
     def _zero_state(self, optimizer: Optimizer) -> None:
-        """Forget the momentum of removed weights: it would move them before the next step's end."""
-        for p, bits in self._pairs:
+        """Set the momentum of removed weights to zero, because it would move them within the next step."""
+        for p, bits in self._masked:
             for value in optimizer.state.get(p, {}).values():
                 if isinstance(value, Tensor) and value.shape == bits.shape:
                     value.masked_fill_(bits == 0, 0)
 
 
 class _LoadHook:
-    """Has masks hold what a module has loaded. In a copy of the module it does nothing, unless they are copied, too."""
+    """Calls ``Masks.hold`` after ``load_state_dict``. A deep copy does nothing until copied masks activate it."""
 
     masks: Masks | None = None
 
@@ -183,22 +216,22 @@ class _LoadHook:
         return _LoadHook, ()
 
 
-def _mask_bits(p: Tensor, gone: Tensor) -> Tensor:
-    return torch.where(gone.to(p.device), 0, -1).to(_INTEGER.get(p.element_size(), torch.int8))
+def _make_bits(p: Tensor, removed: Tensor) -> Tensor:
+    return torch.where(removed.to(p.device), 0, -1).to(_INTEGER.get(p.element_size(), torch.int8))
 
 
 def _zero(t: Tensor, bits: Tensor) -> None:
     if t.element_size() == bits.element_size() and t.device == bits.device:
         t.detach().view(bits.dtype).bitwise_and_(bits)
-    else:  # the model was moved or converted since
+    else:  # the model was moved or converted after the masks were made
         t.detach().masked_fill_((bits == 0).to(t.device), 0)
 
 
 def _zero_gradient(bits: Tensor, p: Tensor) -> None:
     if p.grad is None:
         return
-    if p.grad.is_sparse:  # of an embedding: some rows
-        places = tuple(p.grad._indices())
-        p.grad._values().masked_fill_((bits == 0)[places], 0)
+    if p.grad.is_sparse:  # some rows of an embedding
+        indices = tuple(p.grad._indices())
+        p.grad._values().masked_fill_((bits == 0)[indices], 0)
     else:
         _zero(p.grad, bits)

@@ -1,4 +1,4 @@
-"""Noise in the place of what a model is called with, so that a proof does not stand on one example alone."""
+"""Noise that replaces a model's inputs, so that a certificate does not rest on one example alone."""
 
 from __future__ import annotations
 
@@ -12,41 +12,44 @@ from earlycrop.utils.modules import is_functorch_tensor
 
 
 class Noise:
-    """What stands in the place of the floating tensors that a model is called with: the same in every run.
+    """Normal noise for the floating tensors that a model is called with, the same in every run.
 
-    Normal, with the mean, the spread and the range of the tensor that it replaces; where that is constant or not
-    finite, it stays. ``drawn`` while a run is watched; put in place by later ones.
+    It has the mean, the standard deviation and the range of the tensor that it replaces. A tensor that is constant or
+    not finite is not replaced. ``record`` makes the noise in one run, ``replace`` uses it in later ones.
+
+    Attributes:
+        samples: The noise by (number of the call, position among the inputs of the call).
+        shape_changed: Whether a later run called the model with a tensor of another shape.
     """
 
     def __init__(self) -> None:
-        self.drawn: dict[tuple[int, int], Tensor] = {}
-        """By call of the model, and place among what it was called with."""
-        self.unlike = False
-        """Whether a later run called the model with tensors of another shape."""
+        self.samples: dict[tuple[int, int], Tensor] = {}
+        self.shape_changed = False
         self._generator = torch.Generator().manual_seed(0)
 
-    def draw(self, number: int, inputs: Any) -> None:
-        """Look at what the model is called with, for the ``number``-th time."""
-        drawn: dict[int, Tensor] = {}
+    def record(self, call: int, inputs: Any) -> Any:
+        """Make noise like the inputs of the model's ``call``-th call, and return the inputs unchanged."""
+        samples: dict[int, Tensor] = {}
         for i, t in enumerate(tree_flatten(inputs)[0]):
-            if _plain(t) and t.is_floating_point() and t.numel():
-                if id(t) not in drawn:
-                    drawn[id(t)] = self._like(t)
-                if bool((drawn[id(t)] != drawn[id(t)].flatten()[0]).any()):
-                    self.drawn[number, i] = drawn[id(t)]
+            if _is_plain(t) and t.is_floating_point() and t.numel():
+                if id(t) not in samples:
+                    samples[id(t)] = self._sample_like(t)
+                if bool((samples[id(t)] != samples[id(t)].flatten()[0]).any()):
+                    self.samples[call, i] = samples[id(t)]
+        return inputs
 
-    def put(self, number: int, inputs: Any) -> Any:
-        """The same with noise in it."""
+    def replace(self, call: int, inputs: Any) -> Any:
+        """Return the inputs of the model's ``call``-th call with noise in place of the recorded tensors."""
         leaves, spec = tree_flatten(inputs)
         for i, t in enumerate(leaves):
-            noise = self.drawn.get((number, i))
+            noise = self.samples.get((call, i))
             if noise is not None and isinstance(t, Tensor) and t.shape == noise.shape:
                 leaves[i] = noise.to(t)
             elif noise is not None:
-                self.unlike = True
+                self.shape_changed = True
         return tree_unflatten(leaves, spec)
 
-    def _like(self, t: Tensor) -> Tensor:
+    def _sample_like(self, t: Tensor) -> Tensor:
         values = t.detach().to(torch.promote_types(t.dtype, torch.float32))
         noise = torch.randn(t.shape, generator=self._generator).to(values)
         low, high = values.aminmax()
@@ -54,7 +57,7 @@ class Noise:
         return noise if bool(noise.isfinite().all()) else torch.zeros_like(noise)
 
 
-def _plain(t: object) -> bool:
+def _is_plain(t: object) -> bool:
     if not isinstance(t, Tensor) or type(t) not in (Tensor, nn.Parameter):
         return False
     return t.layout == torch.strided and not t.is_nested and not is_functorch_tensor(t)

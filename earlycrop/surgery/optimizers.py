@@ -1,4 +1,4 @@
-"""What optimizers hold of the parameters that are cut: places in their groups, and state."""
+"""Move optimizers to the cut parameters: their parameter groups and their state."""
 
 from __future__ import annotations
 
@@ -11,51 +11,73 @@ from torch.utils._pytree import tree_leaves
 
 from earlycrop.surgery.slicing import KeptIndices, Swap, select_entries
 from earlycrop.utils.errors import SurgeryError
-from earlycrop.utils.modules import parameters_by_name
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.validation import as_optimizers
 
 States = dict[str, dict[str, Any]]
-"""By parameter name, an optimizer's state after the cut."""
+"""Parameter name -> an optimizer's state of that parameter after the cut."""
 _CLEAR_STATE = "clear its state first (optimizer.state.clear()), so that it starts afresh"
 
 
 def check_optimizers(module: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
-    """Raise ValueError where an optimizer trains nothing of the module, or what the module no longer has, and TypeError
-    where it is none.
+    """Check that every optimizer trains parameters of a module.
+
+    Args:
+        module: The module.
+        optimizer: One optimizer, several, or None.
+
+    Raises:
+        TypeError: An entry is not an optimizer.
+        ValueError: An optimizer holds none of the module's parameters.
     """
-    mine = {id(p) for p in parameters_by_name(module).values()} if optimizer is not None else set()
-    for one in as_optimizers(optimizer):
-        if not any(id(p) in mine for o in flatten_optimizers(one) for group in o.param_groups for p in group["params"]):
+    model_ids = {id(p) for p in module.parameters()} if optimizer is not None else set()
+    for outer in as_optimizers(optimizer):
+        groups = [group for o in flatten_optimizers(outer) for group in o.param_groups]
+        if not any(id(p) in model_ids for group in groups for p in group["params"]):
             raise ValueError("the optimizer holds none of the model's parameters: give the one that trains this model")
 
 
-def cut_states(optimizer: Optimizer, named: Mapping[str, Tensor], keep: KeptIndices) -> States:
-    """The state of the parameters that are cut: tensors that run along their dimensions are cut the same way.
+def cut_states(optimizer: Optimizer, tensors: Mapping[str, Tensor], keep: KeptIndices) -> States:
+    """Compute the state of the parameters that are cut. The optimizer is not changed.
+
+    Args:
+        optimizer: The optimizer.
+        tensors: The parameters before the cut, by name.
+        keep: The indices that stay. State tensors are cut along the dimensions that they share with the parameter.
+
+    Returns:
+        The new state, by parameter name.
 
     Raises:
-        SurgeryError: state that does not follow a parameter's shape, in 8 bits, or kept elsewhere than by parameter.
+        SurgeryError: The optimizer has state that does not follow a parameter's shape, has 8 bits, or is stored
+            elsewhere than by parameter.
     """
-    _check_state_by_parameter(optimizer, {id(named[name]) for name in keep})
+    _check_state_by_parameter(optimizer, {id(tensors[name]) for name in keep})
     if isinstance(optimizer, LBFGS) and any(optimizer.state.values()):
         raise SurgeryError(
             "LBFGS keeps the curvature of all parameters at once, which is that of the network before the cut: "
             + _CLEAR_STATE
         )
-    states = {}
-    for name, dims in keep.items():
-        held = optimizer.state.get(named[name], {})
-        states[name] = {
-            key: _cut_state_entry(optimizer, name, named[name], dims, key, value) for key, value in held.items()
+    return {
+        name: {
+            key: _cut_state_entry(optimizer, name, tensors[name], dims, key, value)
+            for key, value in optimizer.state.get(tensors[name], {}).items()
         }
-    return states
+        for name, dims in keep.items()
+    }
 
 
 def swap_parameters(optimizer: Optimizer, swap: Swap, states: States) -> None:
-    """Hold the live parameters, in the same groups and places, with their state."""
-    new_of = {id(old): new for old, new in swap.tensors.values()}
+    """Replace the old parameters in an optimizer by the new ones, in the same groups and positions.
+
+    Args:
+        optimizer: The optimizer, changed in place.
+        swap: The old and new parameters.
+        states: The state of the new parameters, by name.
+    """
+    new_by_id = {id(old): new for old, new in swap.tensors.values()}
     for group in optimizer.param_groups:
-        group["params"][:] = [new_of.get(id(p), p) for p in group["params"]]
+        group["params"][:] = [new_by_id.get(id(p), p) for p in group["params"]]
     for name, (old, new) in swap.tensors.items():
         if old in optimizer.state:
             optimizer.state[new] = states[name]
@@ -65,13 +87,13 @@ def swap_parameters(optimizer: Optimizer, swap: Swap, states: States) -> None:
 
 
 def snapshot_optimizer(optimizer: Optimizer) -> Callable[[], None]:
-    """A function that puts groups and state back as they are now."""
+    """Record the parameter groups and the state of an optimizer, and return a function that restores them."""
     groups = [(group["params"], list(group["params"])) for group in optimizer.param_groups]
     state = dict(optimizer.state)
 
     def restore() -> None:
-        for held, before in groups:
-            held[:] = before
+        for parameters, saved in groups:
+            parameters[:] = saved
         optimizer.state.clear()
         optimizer.state.update(state)
 
@@ -79,14 +101,15 @@ def snapshot_optimizer(optimizer: Optimizer) -> Callable[[], None]:
 
 
 def _cut_state_entry(
-    optimizer: Optimizer, name: str, old: Tensor, dims: Mapping[int, Tensor], key: str, value: Any
+    optimizer: Optimizer, name: str, parameter: Tensor, keep: Mapping[int, Tensor], key: str, value: Any
 ) -> Any:
-    """One entry of a parameter's state, as long as the parameter will be."""
-    where = f"{type(optimizer).__name__} keeps '{key}' for '{name}'"
+    """Cut the state entry ``key`` of the parameter ``name`` to the parameter's new shape."""
+    label = f"{type(optimizer).__name__} keeps '{key}' for '{name}'"
     if not isinstance(value, Tensor):
         if any(isinstance(t, Tensor) for t in tree_leaves(value)):
             raise SurgeryError(
-                f"{where} as a {type(value).__name__} of tensors, which a cut cannot follow: {_CLEAR_STATE}"
+                f"{label} as a {type(value).__name__} of tensors, which cannot be cut along with the parameter: "
+                f"{_CLEAR_STATE}"
             )
         return value
     if value.numel() <= 1:
@@ -94,43 +117,47 @@ def _cut_state_entry(
     if type(value) not in (Tensor, nn.Parameter) or value.element_size() == 1:
         kind = str(value.dtype).removeprefix("torch.") if type(value) is Tensor else type(value).__name__
         raise SurgeryError(
-            f"{where} in {kind}: numbers of 8 bits or less share their scale with a block of others, and cannot be cut "
-            f"out of it: {_CLEAR_STATE}"
+            f"{label} in {kind}: numbers of 8 bits or less share a scale with their block, and cannot be cut out of "
+            f"it: {_CLEAR_STATE}"
         )
-    if value.ndim != old.ndim or any(n not in (1, m) for n, m in zip(value.shape, old.shape, strict=True)):
-        raise SurgeryError(f"{where} in a form that does not follow the parameter's shape: {_CLEAR_STATE}")
-    small = select_entries(value, dims)
+    if value.ndim != parameter.ndim or any(n not in (1, m) for n, m in zip(value.shape, parameter.shape, strict=True)):
+        raise SurgeryError(f"{label} in a form that does not follow the parameter's shape: {_CLEAR_STATE}")
+    small = select_entries(value, keep)
     if isinstance(optimizer, Adafactor):
-        # means over a dimension that is cut: of the same sums, with zeros where entries go, over fewer entries
-        for dim, index in dims.items():
+        # A mean over a dimension that is cut: the sum stays, as removed entries are zero, and the count gets smaller.
+        for dim, index in keep.items():
             if value.shape[dim] == 1:
-                small = small * (old.shape[dim] / index.numel())
+                small = small * (parameter.shape[dim] / index.numel())
     return small
 
 
-def _check_state_by_parameter(optimizer: Optimizer, gone: set[int]) -> None:
-    """Raise SurgeryError where tensors that are cut, or state of no parameter, are held beside groups and state."""
-    mine = {id(group["params"]) for group in optimizer.param_groups}
+def _check_state_by_parameter(optimizer: Optimizer, cut_ids: set[int]) -> None:
+    """Raise SurgeryError if parameters are stored outside of groups and state, or state not by parameter.
 
-    def holds(value: Any) -> bool:
+    ``cut_ids`` are the ids of the parameters that will be cut.
+    """
+    parameter_lists = {id(group["params"]) for group in optimizer.param_groups}
+
+    def contains_cut(value: Any) -> bool:
         if isinstance(value, Mapping):
-            return any(holds(v) for pair in value.items() for v in pair)
+            return any(contains_cut(v) for pair in value.items() for v in pair)
         if isinstance(value, list | tuple | set | frozenset):
-            return id(value) not in mine and any(holds(v) for v in value)
-        return id(value) in gone
+            return id(value) not in parameter_lists and any(contains_cut(v) for v in value)
+        return id(value) in cut_ids
 
-    beside = {k: v for k, v in vars(optimizer).items() if k not in ("state", "param_groups")}
+    extra = {k: v for k, v in vars(optimizer).items() if k not in ("state", "param_groups")}
     for group in optimizer.param_groups:
-        beside |= {k: v for k, v in group.items() if k != "params"}
+        extra |= {k: v for k, v in group.items() if k != "params"}
     name = type(optimizer).__name__
-    for key, value in beside.items():
-        if holds(value):
+    for key, value in extra.items():
+        if contains_cut(value):
             raise SurgeryError(
-                f"{name} holds parameters in '{key}' as well, where a cut cannot follow: make a new one after the cut"
+                f"{name} also holds parameters in '{key}', where they cannot be replaced: make a new optimizer after "
+                "the cut"
             )
     owner: object
     for owner, value in optimizer.state.items():
         if not isinstance(owner, Tensor) and any(isinstance(t, Tensor) and t.numel() > 1 for t in tree_leaves(value)):
             raise SurgeryError(
-                f"{name} keeps state by {owner!r} and not by parameter, which a cut cannot follow: {_CLEAR_STATE}"
+                f"{name} keeps state by {owner!r} and not by parameter, which cannot be cut: {_CLEAR_STATE}"
             )

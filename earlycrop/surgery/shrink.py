@@ -1,7 +1,7 @@
-"""Cut nodes out of a module and its optimizers, in place, and prove that nothing else changed.
+"""Remove nodes from a network and its optimizers in place, with a certificate that nothing else changed.
 
-The oracle is the masked dense network: the same network with the removed nodes' outgoing weights at zero. Both give the
-same output, or the cut is taken back.
+The certificate compares the small network with the masked dense one: the dense network with the outgoing weights of the
+removed nodes at zero. Both return the same output, or the cut is undone.
 """
 
 from __future__ import annotations
@@ -21,28 +21,33 @@ from earlycrop.graph.types import NodeIndices, NodeMask
 from earlycrop.saving import patch_save_pretrained
 from earlycrop.surgery.certificate import (
     MAX_ROUNDING,
+    Certificate,
     OutputMismatchError,
-    Reference,
     compare_outputs,
     reference_outputs,
 )
-from earlycrop.surgery.optimizers import check_optimizers, cut_states, snapshot_optimizer, swap_parameters
+from earlycrop.surgery.optimizers import States, check_optimizers, cut_states, snapshot_optimizer, swap_parameters
 from earlycrop.surgery.slicing import KeptIndices, cut_module, kept_indices
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_together
 from earlycrop.utils.errors import SurgeryError
 from earlycrop.utils.modules import tensors_by_name
 from earlycrop.utils.parameters import flatten_optimizers
-from earlycrop.utils.wrappers import process_group_of, unwrap, unwrap_ema_models, warn_rewrap
+from earlycrop.utils.wrappers import process_group_of, tensor_shapes, unwrap, unwrap_ema_models, warn_rewrap
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a cut did.
+    """The result of a cut.
 
-    difference: the certificate, the worst of max |small - masked| / max |masked| over the outputs on the example and on
-    noise; None if not asked for. caveats: what the certificate lacks, a sentence each: noise that proved nothing, or
-    outputs in half precision. Empty for a full one.
+    Attributes:
+        nodes: The number of nodes that were removed.
+        weights_before: The number of entries in weight matrices before the cut.
+        weights_after: The same after the cut.
+        difference: The certificate: max |small - masked| / max |masked|, the worst over the outputs on the example and
+            on noise. None if it was not asked for.
+        caveats: What weakens the certificate, a sentence each, such as noise that proved nothing or outputs in half
+            precision. Empty for a full certificate.
     """
 
     nodes: int
@@ -58,36 +63,47 @@ def shrink(
     remove: NodeIndices,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     certify: bool = True,
-    copies: nn.Module | Sequence[nn.Module] = (),
+    ema_models: nn.Module | Sequence[nn.Module] = (),
 ) -> Cut:
-    """Remove nodes from ``model`` in place, with their entries in buffers, gradients and the optimizers' state.
+    """Remove nodes from a model in place, with their entries in parameters, buffers, gradients and optimizer state.
 
-    ``remove``: indices into ``graph.nodes``, in any iterable, numpy array or tensor of integers, of a graph traced on
-    the model as it is now. Tied weights stay tied, and the sizes that torch's modules keep as attributes follow.
-    ``optimizer``: all that train the model, one or several.
-    ``copies``: modules that hold the same network with other values (a ``torch.optim.swa_utils.AveragedModel``), cut at
-    the same places. Where the model is compiled or wrapped (``DistributedDataParallel``, ...), the network inside is
-    cut, and a warning says what must be wrapped again.
+    Tied weights stay tied, and the size attributes of torch's modules (``out_features``) are updated. If the model is
+    compiled or wrapped (``DistributedDataParallel``), the network inside is cut, and a warning says what must be
+    wrapped again.
 
-    With ``certify``, the small network is run beside the masked dense one, in evaluation mode: on the graph's example,
-    and once more with normal noise in the place of the floating tensors that the model is called with (of the same
-    mean, spread and range; integers stay). The largest relative difference allowed is 1e-5 in float32 and 1e-10 in
-    float64. Parameters and inputs in half precision are cast up to float32 for it, and autocast is off; where the model
-    does not run like that, outputs in half precision are allowed 5e-2, and ``Cut.caveats`` says so. A difference of
-    at most 1e-3 above what is allowed may be one of rounding (long sums, deep networks): both networks are then run in
-    float64, the difference there is what counts, and ``Cut.caveats`` says so.
+    The certificate runs the small network and the masked dense one in evaluation mode, once on the graph's example and
+    once on normal noise in place of the floating tensors that the model is called with. The noise has their mean,
+    standard deviation and range; integers stay. The relative difference may be up to 1e-5 in float32 and 1e-10 in
+    float64. Parameters and inputs in half precision are cast up to float32, and autocast is off. If the model does not
+    run like that, outputs in half precision may differ by 5e-2, and ``Cut.caveats`` says so. A difference above the
+    tolerance and up to 1e-3 may be rounding (long sums, deep networks): both networks then run in float64, the
+    difference there counts, and ``Cut.caveats`` says so.
 
-    The optimizers' next step is that of the masked dense network, whose removed entries have no gradient and no state,
-    on every entry that is kept. Two of torch's scale a parameter's step by its size, and so do they here: Adafactor by
-    the root mean square of its entries, Muon by its number of rows and columns. LBFGS is cut only without state.
+    On the entries that are kept, the optimizer's next step is that of the masked dense network, whose removed entries
+    have neither gradient nor state. There are three exceptions. Adafactor scales the step of a parameter by the root
+    mean square of its entries, and Muon by its number of rows and columns, which are those of the small network. LBFGS
+    can only be cut without state.
+
+    Args:
+        model: The model.
+        graph: Its graph, traced on the model as it is now.
+        remove: Indices into ``graph.nodes``, in any iterable, numpy array or tensor of integers.
+        optimizer: All optimizers that train the model, one or several.
+        certify: Whether to compute the certificate.
+        ema_models: Modules that hold the same network with other values (``torch.optim.swa_utils.AveragedModel``). They
+            are cut at the same places.
+
+    Returns:
+        What was removed, and the certificate.
 
     Raises:
-        TypeError: an optimizer or a copy is none. ValueError: an index is no node, a layer would be emptied, the graph
-        is not the model's, an optimizer or a copy is not, or the parameters are sharded. SurgeryError: an optimizer has
-        state that cannot be cut (in 8 bits, say), or the certificate failed. After these and any other error, model,
-        copies and optimizers are as they were.
+        TypeError: An optimizer is not an optimizer, or an EMA model not a module.
+        ValueError: An index is not a node, the cut would empty a layer, the graph, an optimizer or an EMA model is not
+            the model's, or the parameters are sharded.
+        SurgeryError: The certificate failed, or an optimizer has state that cannot be cut (in 8 bits, say).
+            After any error, the model, EMA models and optimizers are as before.
     """
-    cut = cut_in_all_processes(model, graph, remove, optimizer, certify, copies, process_group_of(model))
+    cut = cut_in_all_processes(model, graph, remove, optimizer, certify, ema_models, process_group_of(model))
     if cut.nodes:
         warn_rewrap(model, stacklevel=2)
     return cut
@@ -99,100 +115,142 @@ def cut_in_all_processes(
     remove: NodeIndices,
     optimizer: Optimizer | Sequence[Optimizer] | None,
     certify: bool,
-    copies: nn.Module | Sequence[nn.Module],
+    ema_models: nn.Module | Sequence[nn.Module],
     group: ProcessGroup,
 ) -> Cut:
-    """The same in all processes of ``group``, or, after an error in one of them, in none."""
+    """Call ``shrink`` in all processes that train a model. After an error in one process, none of them is cut.
+
+    Args:
+        model: See ``shrink``.
+        graph: See ``shrink``.
+        remove: See ``shrink``. It must be the same in all processes.
+        optimizer: See ``shrink``.
+        certify: See ``shrink``.
+        ema_models: See ``shrink``.
+        group: The processes.
+
+    Returns:
+        What was removed, and the certificate of this process.
+
+    Raises:
+        TypeError: See ``shrink``.
+        ValueError: See ``shrink``. Also if the processes remove different nodes.
+        SurgeryError: See ``shrink``. Also if it is raised in another process.
+    """
     network = unwrap(model)
     removed = graph.mask(remove)
     check_same_removal([removed], group)
     keep = kept_indices(graph, removed)
-    named = tensors_by_name(network)
-    if {name: tuple(t.shape) for name, t in named.items()} != graph.shapes:
+    if tensor_shapes(network) != graph.shapes:
         raise ValueError("the graph is not this model's, or the model was cut since: trace it again")
-    every = [network, *unwrap_ema_models(copies, network, graph.shapes)]
-    for module in every:
+    modules = [network, *unwrap_ema_models(ema_models, network, graph.shapes)]
+    for module in modules:
         _check_cuttable(module, keep)
     check_optimizers(network, optimizer)
-    before = graph.cost("weights")
+    weights = graph.cost("weights")
     if not removed.any():
-        return Cut(0, before, before, 0.0 if certify else None)
-    with outside_inference_mode(), ExitStack() as taken_back:
+        return Cut(0, weights, weights, 0.0 if certify else None)
+    plan = _CutPlan(modules, graph, removed, keep, flatten_optimizers(optimizer))
+    with outside_inference_mode(), ExitStack() as undo_stack:
         with fail_together(group, SurgeryError):
-            difference, caveats = _cut_all(
-                every, graph, removed, keep, flatten_optimizers(optimizer), certify, taken_back
-            )
-        taken_back.pop_all()
-    for module in every:
+            difference, caveats = plan.run(certify, undo_stack)
+        undo_stack.pop_all()
+    for module in modules:
         patch_save_pretrained(module)
-    return Cut(int(removed.sum()), before, graph.cost("weights", removed), difference, caveats)
+    return Cut(int(removed.sum()), weights, graph.cost("weights", removed), difference, caveats)
 
 
-def _cut_all(
-    every: list[nn.Module], graph: Graph, removed: NodeMask, keep: KeptIndices, optimizers: list[Optimizer], certify:
-    bool, taken_back: ExitStack,
-) -> tuple[float | None, tuple[str, ...]]:  # fmt: skip
-    """Cut ``every`` module, the network first; what the certificate says. After an error all is as it was, and after
-    ``taken_back`` has been left.
+@dataclass(frozen=True)
+class _CutPlan:
+    """A cut that was checked: what to remove, and from what.
+
+    Attributes:
+        modules: The network, then the EMA models.
+        graph: The graph of the network.
+        removed: The nodes to remove.
+        keep: The indices that stay.
+        optimizers: All optimizers, with those that they wrap.
     """
-    network, own = every[0], graph.sizes(removed)
-    states = [cut_states(o, tensors_by_name(network), keep) for o in optimizers]
 
-    def carried_out(expected: Reference | None) -> tuple[float | None, tuple[str, ...]]:
-        with ExitStack() as here:
-            swaps = []
-            for module in every:
-                swaps.append(cut_module(module, keep, own))
-                here.callback(swaps[-1].undo)
-            found = (None, ()) if expected is None else compare_outputs(network, graph, expected)
-            for o, state in zip(optimizers, states, strict=True):
-                here.callback(snapshot_optimizer(o))
-                swap_parameters(o, swaps[0], state)
-            taken_back.push(here.pop_all())
-        return found
+    modules: list[nn.Module]
+    graph: Graph
+    removed: NodeMask
+    keep: KeptIndices
+    optimizers: list[Optimizer]
 
-    try:
-        return carried_out(reference_outputs(network, graph, removed) if certify else None)
-    except OutputMismatchError as apart:
-        if apart.difference > MAX_ROUNDING:
-            raise
+    def run(self, certify: bool, undo_stack: ExitStack) -> Certificate:
+        """Cut modules and optimizers, and register in ``undo_stack`` what undoes it. After an error, undo it here."""
+        tensors = tensors_by_name(self.modules[0])
+        states = [cut_states(o, tensors, self.keep) for o in self.optimizers]
         try:
-            difference, caveats = carried_out(reference_outputs(network, graph, removed, torch.float64))
-        except Exception:
-            raise apart from None
-        told = f"it was made in float64: in less, rounding makes a difference of {apart.difference:.2g}"
-        return difference, (*caveats, told)
+            return self._apply(states, torch.float32 if certify else None, undo_stack)
+        except OutputMismatchError as mismatch:
+            if mismatch.difference > MAX_ROUNDING:
+                raise
+            try:
+                difference, caveats = self._apply(states, torch.float64, undo_stack)
+            except Exception:
+                raise mismatch from None
+            rounding = f"it was made in float64: in less, rounding makes a difference of {mismatch.difference:.2g}"
+            return difference, (*caveats, rounding)
+
+    def _apply(self, states: list[States], precision: torch.dtype | None, undo_stack: ExitStack) -> Certificate:
+        """Cut modules and optimizers. With a ``precision``, certify the cut in it."""
+        network = self.modules[0]
+        certificate: Certificate = (None, ())
+        if precision:
+            reference = reference_outputs(network, self.graph, self.removed, precision)
+        with ExitStack() as stack:
+            swaps = []
+            for module in self.modules:
+                swaps.append(cut_module(module, self.keep, self.graph.sizes(self.removed)))
+                stack.callback(swaps[-1].undo)
+            if precision:
+                certificate = compare_outputs(network, self.graph, reference)
+            for optimizer, state in zip(self.optimizers, states, strict=True):
+                stack.callback(snapshot_optimizer(optimizer))
+                swap_parameters(optimizer, swaps[0], state)
+            undo_stack.push(stack.pop_all())
+        return certificate
 
 
 def find_uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> dict[Group, str]:
-    """The coupled layers whose part of a cut fails its certificate by itself, with what it says; tried on copies."""
-    wanted = set(remove)
-    failing: dict[Group, str] = {}
+    """Find the coupled layers whose part of a cut fails its certificate. Parts are cut on copies of the model.
 
-    def search(groups: list[Group]) -> None:
+    Args:
+        model: The model, which is not changed.
+        graph: Its graph.
+        remove: Indices into ``graph.nodes``, in any iterable, numpy array or tensor of integers.
+
+    Returns:
+        The error message by group of coupled layers.
+    """
+    nodes = set(remove)
+    failing: dict[Group, str] = {}
+    pending = [[group for group, members in graph.groups.items() if nodes & set(members)]]
+    while pending:
+        groups = pending.pop()
         try:
-            shrink(copy.deepcopy(model), graph, [i for g in groups for i in graph.groups[g] if i in wanted])
+            shrink(copy.deepcopy(model), graph, [i for g in groups for i in graph.groups[g] if i in nodes])
         except SurgeryError as error:
             if len(groups) == 1:
                 failing[groups[0]] = str(error)
-                return
-            search(groups[: len(groups) // 2])
-            search(groups[len(groups) // 2 :])
-
-    search([g for g, ids in graph.groups.items() if wanted & set(ids)])
+            else:
+                middle = len(groups) // 2
+                pending += [groups[middle:], groups[:middle]]
     return failing
 
 
 def _check_cuttable(module: nn.Module, keep: KeptIndices) -> None:
-    """Raise ValueError where a cut would empty a tensor, or lose its hooks."""
-    named = tensors_by_name(module)
+    """Raise ValueError if the cut would empty a tensor or lose its hooks."""
+    tensors = tensors_by_name(module)
     for name, dims in keep.items():
         emptied = [d for d, index in dims.items() if index.numel() == 0]
         if emptied:
             raise ValueError(
                 f"the cut would leave nothing of dimension {emptied[0]} of '{name}': keep one of its nodes"
             )
-        if getattr(named[name], "_post_accumulate_grad_hooks", None) or named[name]._backward_hooks:
+        if getattr(tensors[name], "_post_accumulate_grad_hooks", None) or tensors[name]._backward_hooks:
             raise ValueError(
                 f"'{name}' has hooks that a cut would lose (masks of an unstructured pruning, or your own): release "
                 "them first"

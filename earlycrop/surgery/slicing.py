@@ -1,10 +1,10 @@
-"""The plain part of surgery: which indices of each tensor stay, and which sizes in modules' attributes follow."""
+"""Cut the parameters and buffers of a module, and update its size attributes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -19,111 +19,135 @@ from earlycrop.utils.modules import assign_tensor, tensor_owners, tensors_by_nam
 from earlycrop.utils.parametrizations import parametrized_modules, weight_shape
 
 KeptIndices = dict[str, dict[int, Tensor]]
-"""Tensor name -> dimension -> the indices that stay, where some go."""
+"""Tensor name -> dimension -> the indices that stay, for the dimensions that are cut."""
 
 
 def kept_indices(graph: Graph, removed: NodeMask) -> KeptIndices:
-    """The indices that stay when the nodes in ``removed`` go."""
-    kept = np.append(~removed, True)
+    """Find the indices that stay when nodes are removed.
+
+    Args:
+        graph: The traced graph.
+        removed: The nodes to remove.
+
+    Returns:
+        The indices, for every tensor and dimension that is cut.
+    """
+    kept = np.append(~removed, True)  # the last entry serves channels without a node, which are numbered -1
     keep: KeptIndices = {}
-    for slot in graph.axes:
-        stay = kept[slot.nodes]
-        if not stay.all():
-            keep.setdefault(slot.tensor, {})[slot.dim] = torch.from_numpy(stay.nonzero()[0])
+    for axis in graph.axes:
+        stays = kept[axis.nodes]
+        if not stays.all():
+            keep.setdefault(axis.tensor, {})[axis.dim] = torch.from_numpy(stays.nonzero()[0])
     return keep
 
 
 class Scratch:
-    """Memory for what lies between two selections of one tensor: touching fresh pages costs more than the copy."""
+    """Memory that is reused for the intermediate result when two dimensions of a tensor are cut.
+
+    Without it, the first touch of newly allocated pages takes longer than the selection itself.
+    """
 
     def __init__(self) -> None:
-        self._held: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._buffers: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
-    def selected(self, tensor: Tensor, dim: int, index: Tensor) -> Tensor:
-        """``tensor.index_select(dim, index)``, good until the next call."""
+    def select(self, tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+        """Return ``tensor.index_select(dim, index)``. The result is overwritten by the next call."""
         shape = [index.numel() if d == dim else n for d, n in enumerate(tensor.shape)]
         key, count = (tensor.dtype, tensor.device), prod(shape)
-        if key not in self._held or self._held[key].numel() < count:
-            self._held[key] = tensor.new_empty(count)
-        return torch.index_select(tensor, dim, index, out=self._held[key][:count].view(shape))
+        if key not in self._buffers or self._buffers[key].numel() < count:
+            self._buffers[key] = tensor.new_empty(count)
+        return torch.index_select(tensor, dim, index, out=self._buffers[key][:count].view(shape))
 
 
 def select_entries(tensor: Tensor, keep: Mapping[int, Tensor], scratch: Scratch | None = None) -> Tensor:
-    """The entries of ``tensor`` that stay, in the same order in memory (channels last, say).
+    """Select the entries of a tensor that stay, and keep its memory format (channels last, say).
 
-    Dimensions that are 1 wide broadcast, and stay whole.
+    Args:
+        tensor: The tensor to cut.
+        keep: Dimension -> the indices that stay. A dimension of size 1 broadcasts, and is not cut.
+        scratch: Memory for an intermediate result.
+
+    Returns:
+        The smaller tensor, detached.
     """
     small = tensor.detach()
-    cut = [(dim, index.to(small.device)) for dim, index in keep.items() if small.shape[dim] > 1]
+    selections = [(dim, index.to(small.device)) for dim, index in keep.items() if small.shape[dim] > 1]
     if small.layout != torch.strided or small.is_contiguous():
-        if len(cut) == 2 and scratch is not None and small.layout == torch.strided:
-            small = scratch.selected(small, *cut.pop(0))
-        for dim, index in cut:
+        if len(selections) == 2 and scratch is not None and small.layout == torch.strided:
+            small = scratch.select(small, *selections.pop(0))
+        for dim, index in selections:
             small = small.index_select(dim, index)
         return small
     strides = small.stride()
     order = sorted(range(small.ndim), key=lambda d: -strides[d])
-    moved = small.permute(order)
-    for dim, index in cut:
-        moved = moved.index_select(order.index(dim), index)
-    return moved.permute([order.index(d) for d in range(small.ndim)])
+    permuted = small.permute(order)
+    for dim, index in selections:
+        permuted = permuted.index_select(order.index(dim), index)
+    return permuted.permute([order.index(d) for d in range(small.ndim)])
 
 
 @dataclass(frozen=True)
 class Swap:
-    """What a cut put in place of what, so that it can be taken back."""
+    """The tensors and size attributes that a cut replaced, so that it can be undone.
+
+    Attributes:
+        tensors: Name -> (old tensor, new tensor).
+        places: Name -> the (module, attribute) pairs that hold the tensor.
+        sizes: The module, the attribute and the old value of each size that changed.
+    """
 
     tensors: dict[str, tuple[Tensor, Tensor]]
-    """Name -> (old, new)."""
-    spots: dict[str, list[tuple[nn.Module, str]]]
-    sizes: list[tuple[nn.Module, str, int]]
-    """Module, attribute, old value."""
+    places: dict[str, list[tuple[nn.Module, str]]] = field(default_factory=dict)
+    sizes: list[tuple[nn.Module, str, int]] = field(default_factory=list)
 
-    def hold(self, owner: nn.Module, values: Mapping[str, int]) -> None:
-        for attribute, value in values.items():
-            before = getattr(owner, attribute)
-            if before != value:
-                self.sizes.append((owner, attribute, before))
-                _set_attribute(owner, attribute, value)
+    def set_sizes(self, owner: nn.Module, sizes: Mapping[str, int]) -> None:
+        """Set size attributes of a module, and record the old values."""
+        for attribute, new in sizes.items():
+            old = getattr(owner, attribute)
+            if old != new:
+                self.sizes.append((owner, attribute, old))
+                setattr(owner, attribute, new)
 
     def undo(self) -> None:
-        with ExitStack() as each:  # in reverse, and whatever another one raises
-            for name, where in self.spots.items():
-                each.callback(assign_tensor, where, self.tensors[name][0])
-            for owner, attribute, value in self.sizes:
-                each.callback(_set_attribute, owner, attribute, value)
+        """Restore the old tensors and sizes, the latest first. An error in one does not stop the others."""
+        with ExitStack() as stack:
+            for name, places in self.places.items():
+                stack.callback(assign_tensor, places, self.tensors[name][0])
+            for owner, attribute, old in self.sizes:
+                stack.callback(setattr, owner, attribute, old)
 
 
-def _set_attribute(owner: nn.Module, attribute: str, value: int) -> None:
-    if attribute in vars(owner):  # as all of torch's own: past its long way of setting one
-        vars(owner)[attribute] = value
-    else:
-        setattr(owner, attribute, value)
+def cut_module(module: nn.Module, keep: KeptIndices, size_attributes: Mapping[tuple[str, str], int]) -> Swap:
+    """Replace parameters, buffers and gradients by smaller ones, and update the size attributes. All or nothing.
 
+    Args:
+        module: The module to cut, in place.
+        keep: The indices that stay.
+        size_attributes: (module path, attribute) -> new size, for attributes of the user's own modules.
 
-def cut_module(module: nn.Module, keep: KeptIndices, own: Mapping[tuple[str, str], int]) -> Swap:
-    """Put smaller parameters and buffers in place, with their gradients. Sizes in attributes follow.
+    Returns:
+        A record of what was replaced, which can undo it.
 
-    ``own``: (module, attribute) -> size, for attributes of the modules' own.
-    Where that fails, everything is put back.
+    Raises:
+        SurgeryError: A parametrization fails at the new size, or torch has no such layer. The module is unchanged.
     """
-    named, where, scratch = tensors_by_name(module), tensor_owners(module), Scratch()
-    swap = Swap({name: (named[name], _cut_tensor(named[name], dims, scratch)) for name, dims in keep.items()}, {}, [])
-    owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in where[id(old)]}
+    tensors, owners_by_id, scratch = tensors_by_name(module), tensor_owners(module), Scratch()
+    swap = Swap({name: (tensors[name], _cut_tensor(tensors[name], dims, scratch)) for name, dims in keep.items()})
+    owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in owners_by_id[id(old)]}
     owners |= {
         id(m): m for _, m in parametrized_modules(module) if any(id(p) in owners for p in m.parametrizations.modules())
     }
-    rows = {key: _row_count(owner) for key, owner in owners.items()}
+    row_counts = {key: _count_rows(owner) for key, owner in owners.items()}
     try:
         for name, (old, new) in swap.tensors.items():
-            swap.spots[name] = where[id(old)]
-            assign_tensor(swap.spots[name], new)
+            swap.places[name] = owners_by_id[id(old)]
+            assign_tensor(swap.places[name], new)
         for key, owner in owners.items():
-            swap.hold(owner, _group_sizes(owner, rows[key]))
-            swap.hold(owner, layer_sizes(owner))  # after the groups: in_channels are counted in them
-        for (path, attribute), value in own.items():
+            swap.set_sizes(owner, _group_counts(owner, row_counts[key]))
+            swap.set_sizes(owner, layer_sizes(owner))  # after the groups, because in_channels depends on them
+        for (path, attribute), size in size_attributes.items():
             owner = module.get_submodule(path)
-            swap.hold(owner, {attribute: value})
+            swap.set_sizes(owner, {attribute: size})
             owner.__dict__.setdefault(SIZES_ATTRIBUTE, set()).add(attribute)
     except BaseException:
         swap.undo()
@@ -131,27 +155,26 @@ def cut_module(module: nn.Module, keep: KeptIndices, own: Mapping[tuple[str, str
     return swap
 
 
-def _cut_tensor(old: Tensor, dims: Mapping[int, Tensor], scratch: Scratch) -> Tensor:
+def _cut_tensor(old: Tensor, keep: Mapping[int, Tensor], scratch: Scratch) -> Tensor:
     if old.is_meta and old.grad is None:
-        shape = [dims[d].numel() if d in dims and n > 1 else n for d, n in enumerate(old.shape)]
-        return meta_like(old, shape)
-    new = select_entries(old, dims, scratch)
+        return meta_like(old, [keep[d].numel() if d in keep and n > 1 else n for d, n in enumerate(old.shape)])
+    new = select_entries(old, keep, scratch)
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
         new.__dict__.update(old.__dict__)
-        new.grad = None if old.grad is None else select_entries(old.grad, dims, scratch)
+        new.grad = None if old.grad is None else select_entries(old.grad, keep, scratch)
     return new
 
 
-def _row_count(module: nn.Module) -> int:
+def _count_rows(module: nn.Module) -> int:
     return next(iter(weight_shape(module)), 0)
 
 
-def _group_sizes(module: nn.Module, rows: int) -> dict[str, int]:
-    """Groups go with their channels where a convolution is cut by whole groups (see ``_products._grouped``)."""
+def _group_counts(module: nn.Module, old_rows: int) -> dict[str, int]:
+    """Return the number of groups after a cut by whole groups, from the number of weight rows before the cut."""
     match module:
         case nn.GroupNorm():
-            return {"num_groups": module.num_groups * _row_count(module) // rows}
+            return {"num_groups": module.num_groups * _count_rows(module) // old_rows}
         case nn.modules.conv._ConvNd() if module.groups > 1 and module.groups >= module.in_channels // module.groups:
-            return {"groups": module.groups * _row_count(module) // rows}
+            return {"groups": module.groups * _count_rows(module) // old_rows}
     return {}

@@ -1,4 +1,4 @@
-"""Context managers that change a module or a process for a while, and restore it."""
+"""Context managers that change or protect the state of a module or of torch, and restore it on exit."""
 
 from __future__ import annotations
 
@@ -13,35 +13,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from earlycrop.utils.modules import NORMS, assign_tensor, list_modules, tensor_owners, tensors_by_name
+from earlycrop.utils.modules import NORMS, assign_tensor, tensor_owners, tensors_by_name
 
 _CONTAINERS = (list, dict, OrderedDict, set)
 
 
 @contextmanager
 def replace_tensors(module: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
-    """For a while, hold ``new[name]`` in place of the parameter or buffer ``name``, wherever it is tied to."""
+    """Replace parameters and buffers within the context.
+
+    Args:
+        module: The module that holds the tensors.
+        new: Name -> replacement. A tied tensor is replaced everywhere.
+    """
     old = tensors_by_name(module)
-    where = tensor_owners(module)
-    spots = {name: where[id(old[name])] for name in new}
-    with ExitStack() as each:
+    owners = tensor_owners(module)
+    places = {name: owners[id(old[name])] for name in new}
+    with ExitStack() as stack:
         for name, tensor in new.items():
-            each.callback(assign_tensor, spots[name], old[name])
-            assign_tensor(spots[name], tensor)
+            stack.callback(assign_tensor, places[name], old[name])
+            assign_tensor(places[name], tensor)
         yield
 
 
 @contextmanager
 def outside_inference_mode() -> Iterator[None]:
-    """Out of inference mode, where that is on: a tensor that is made in it can never be trained."""
-    grad = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(grad):  # leaving the mode alone enables gradients
+    """Leave inference mode within the context. A tensor that is created in inference mode can never be trained."""
+    grad_enabled = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad_enabled):  # inference_mode(False) enables gradients
         yield
 
 
 @contextmanager
 def preserve_python_random_states() -> Iterator[None]:
-    """Restore the random states of numpy and Python on the way out."""
+    """Restore the random states of NumPy and Python on exit."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         yield
@@ -52,10 +57,14 @@ def preserve_python_random_states() -> Iterator[None]:
 
 @contextmanager
 def preserve_state(module: nn.Module) -> Iterator[None]:
-    """Restore training modes, buffers and the random states of torch, numpy and Python on the way out."""
+    """Restore training modes, buffers and the random states of torch, NumPy and Python on exit.
+
+    Args:
+        module: The module that is restored, with its submodules.
+    """
     with preserve_python_random_states():
         modes = [(m, m.training) for m in module.modules()]
-        # a forward may write into a buffer or put another one in its place: keep the object and its values
+        # A forward pass may write to a buffer or replace it, so keep both the object and its values.
         buffers = [
             (m, name, b, None if b is None else b.detach().clone())
             for m in module.modules()
@@ -69,44 +78,48 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
             for m, training in modes:
                 m.training = training
             with torch.no_grad():
-                for owner, name, buffer, before in buffers:
+                for owner, name, buffer, values in buffers:
                     owner._buffers[name] = buffer
-                    # only what has changed: an expanded buffer cannot be written to
-                    if (
-                        buffer is not None
-                        and before is not None
-                        and not (buffer.is_meta or torch.equal(buffer, before))
-                    ):
-                        buffer.copy_(before)
+                    if buffer is None or values is None or buffer.is_meta:
+                        continue
+                    if not torch.equal(buffer, values):  # an expanded buffer cannot be written to, nor has it changed
+                        buffer.copy_(values)
 
 
 @contextmanager
 def preserve_attributes(module: nn.Module) -> Iterator[None]:
-    """Restore plain attributes on the way out, and what is in their lists, dicts and sets.
+    """Restore plain attributes and the contents of their lists, dicts and sets on exit.
 
-    A forward may keep a state or an activation there, or register hooks and a note that it has.
+    A forward pass may store a state or an activation in an attribute, or register hooks and set a flag that it has.
+    Parameters must be the same objects on entry and exit, because an LSTM keeps a list of them.
 
-    Parameters must be the same ones on the way in and out: an LSTM keeps a list of them.
+    Args:
+        module: The module that is restored, with its submodules.
     """
-    attributes = [(m, dict(vars(m))) for _, m in list_modules(module)]
-    containers = [(v, type(v)(v)) for _, held in attributes for v in held.values() if type(v) in _CONTAINERS]
+    attributes = [(m, dict(vars(m))) for m in module.modules()]
+    containers = [(v, type(v)(v)) for _, saved in attributes for v in saved.values() if type(v) in _CONTAINERS]
     try:
         yield
     finally:
-        for m, held in attributes:
-            for name in vars(m).keys() - held.keys():
+        for m, saved in attributes:
+            for name in vars(m).keys() - saved.keys():
                 del vars(m)[name]
-            vars(m).update(held)
-        for value, before in containers:
-            if isinstance(value, list):
-                value[:] = before
+            vars(m).update(saved)
+        for container, contents in containers:
+            if isinstance(container, list):
+                container[:] = contents
             else:
-                value.clear()
-                value.update(before)
+                container.clear()
+                container.update(contents)
 
 
 def set_scoring_mode(module: nn.Module, batch_statistics: bool) -> None:
-    """Dropout off; normalisation on the batch's own statistics if asked, on the running ones otherwise."""
+    """Switch ``module`` to evaluation mode for scoring.
+
+    Args:
+        module: The module, changed in place.
+        batch_statistics: Whether batch norms use the statistics of the batch instead of the running ones.
+    """
     module.eval()
     if batch_statistics:
         for m in module.modules():
@@ -116,20 +129,22 @@ def set_scoring_mode(module: nn.Module, batch_statistics: bool) -> None:
 
 @contextmanager
 def differentiable_kernels(module: nn.Module) -> Iterator[None]:
-    """Run operations in the form that has a second derivative and a simple trace, uncompiled and in full precision.
+    """Run operations in a form that has a second derivative and a simple trace.
 
-    Fused attention and the RNNs of cuDNN and oneDNN have no double backward; torch.compile's graphs and the sparse
-    gradients of embeddings have none either.
+    Fused attention, the RNNs of cuDNN and oneDNN, compiled graphs and the sparse gradients of embeddings have no double
+    backward, so they are switched off. Autocast is off as well.
+
+    Args:
+        module: The module that will run in the context.
     """
-    cudnn, fastpath = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
-    modules = [m for _, m in list_modules(module)]
-    held = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+    modules = list(module.modules())
+    tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         if any(isinstance(m, nn.RNNBase) for m in modules):
-            stack.callback(setattr, torch.backends.cudnn, "enabled", cudnn)
+            stack.callback(setattr, torch.backends.cudnn, "enabled", torch.backends.cudnn.enabled)
             torch.backends.cudnn.enabled = False
             stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
             torch._C._set_mkldnn_enabled(False)
@@ -137,9 +152,9 @@ def differentiable_kernels(module: nn.Module) -> Iterator[None]:
             if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse:
                 stack.callback(setattr, m, "sparse", True)
                 m.sparse = False
-        if "torch._dynamo" in sys.modules:  # importing it takes seconds, and nothing is compiled where nobody has
+        if "torch._dynamo" in sys.modules:  # the import takes seconds; without it nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for kind in {"cpu", *(t.device.type for t in held)} - {"meta"}:
-            stack.enter_context(torch.autocast(kind, enabled=False))
+        for device_type in {"cpu", *(t.device.type for t in tensors)} - {"meta"}:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield

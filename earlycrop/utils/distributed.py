@@ -1,4 +1,4 @@
-"""Several processes that train one model: what they average, and what they must agree on."""
+"""Averages and agreement over the processes that train one model with ``DistributedDataParallel``."""
 
 from __future__ import annotations
 
@@ -12,93 +12,153 @@ import numpy.typing as npt
 from torch import Tensor, distributed
 
 ProcessGroup: TypeAlias = Any
-"""A torch.distributed.ProcessGroup (which torch has only where it was built with it) of at least two processes; None
-for a process that trains alone.
+"""A ``torch.distributed.ProcessGroup`` of at least two processes, or None for a process that trains alone.
+
+It is Any, because torch may be built without ``torch.distributed``.
 """
 
 
 def all_reduce_mean(tensors: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
-    """The mean over the processes of each tensor, in its place. Their gradients, so averaged, are those of the mean of
-    their losses, which is what DistributedDataParallel trains on.
+    """Average each tensor over the processes, in place.
+
+    The mean of the processes' gradients is the gradient of their mean loss, which DistributedDataParallel trains on.
+
+    Args:
+        tensors: Name -> tensor, of the same shapes in all processes.
+        group: The processes. With None nothing changes.
+
+    Returns:
+        The same tensors.
     """
     if group is not None:
         for t in tensors.values():
-            whole = t.contiguous()  # the kernels of convolutions may lie otherwise
-            distributed.all_reduce(whole, group=group)
-            t.copy_(whole.div_(group.size()))
+            contiguous = t.contiguous()  # gradients of convolutions may have other strides
+            distributed.all_reduce(contiguous, group=group)
+            t.copy_(contiguous.div_(group.size()))
     return dict(tensors)
 
 
 def broadcast_from_rank0(t: Tensor, group: ProcessGroup) -> Tensor:
-    """The first process's ``t``: of what is drawn at random there must be one."""
+    """Return the tensor of the first process, so that all processes use the same random numbers.
+
+    Args:
+        t: This process's tensor. On a device other than the CPU it is overwritten.
+        group: The processes. With None, ``t`` is returned.
+
+    Returns:
+        The first process's ``t``.
+    """
     if group is None:
         return t
     if t.device.type != "cpu":
         distributed.broadcast(t, group=group, group_src=0)
         return t
-    held = [t]
-    distributed.broadcast_object_list(held, group=group, group_src=0)  # NCCL takes no tensor of the CPU
-    return held[0]
+    objects = [t]
+    distributed.broadcast_object_list(objects, group=group, group_src=0)  # NCCL cannot send tensors on the CPU
+    return objects[0]
 
 
 def all_reduce_max(time: int, group: ProcessGroup) -> int:
-    """The largest of the times that the processes have measured: they must choose alike, and wait for the slowest in
-    any case.
+    """Return the largest measured time of the processes.
+
+    All processes must choose alike, and they wait for the slowest in every step.
+
+    Args:
+        time: This process's measurement.
+        group: The processes.
+
+    Returns:
+        The maximum over the processes.
     """
     return int(max(_all_gather(time, group)))
 
 
 def check_same_removal(removed: Iterable[npt.ArrayLike], group: ProcessGroup) -> None:
-    """Raise ValueError where the processes are about to remove different things. All of them must call this."""
+    """Check that all processes are about to remove the same nodes or weights. All processes must call this.
+
+    Args:
+        removed: Boolean arrays, true where something is removed.
+        group: The processes.
+
+    Raises:
+        ValueError: The processes' arrays differ.
+    """
     packed = b"" if group is None else b"".join(np.packbits(np.asarray(r)).tobytes() for r in removed)
     if len(set(_all_gather(sha256(packed).hexdigest(), group))) > 1:
         raise ValueError(
-            "the processes chose to remove different nodes or weights: see that they hold the same weights and masks, "
-            "and that each gives as many batches to score on"
+            "the processes chose to remove different nodes or weights: make sure that they hold the same weights and "
+            "masks, and that each gives as many batches to score on"
         )
 
 
-def check_same_value(told: str | None, group: ProcessGroup, what: str) -> None:
-    """Raise ValueError where the processes' sentences on ``what`` differ. All of them must call this."""
-    every = _all_gather(told, group)
-    if len(set(every)) > 1:
-        listed = "; ".join(f"process {i}: {each or 'nothing'}" for i, each in enumerate(every))
-        raise ValueError(f"the processes that train this model disagree on {what}: {listed}")
+def check_same_value(value: str | None, group: ProcessGroup, subject: str) -> None:
+    """Check that all processes pass the same value. All processes must call this.
+
+    Args:
+        value: This process's value.
+        group: The processes.
+        subject: What the value decides, for the error message.
+
+    Raises:
+        ValueError: The values differ.
+    """
+    values = _all_gather(value, group)
+    if len(set(values)) > 1:
+        listed = "; ".join(f"process {rank}: {v or 'nothing'}" for rank, v in enumerate(values))
+        raise ValueError(f"the processes that train this model disagree on {subject}: {listed}")
 
 
 @contextmanager
 def fail_together(group: ProcessGroup, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """What fails here in one of the processes fails in all of them, which would else wait for that one for ever, or go
-    on without it. All of them must come here, and nothing inside may wait for the others.
+    """Raise in all processes what one of them raises inside the context.
+
+    Without this the others would wait for that process forever, or continue without it. All processes must enter the
+    context, and nothing inside may communicate between processes.
+
+    Args:
+        group: The processes.
+        kind: An error class that is raised as such in the other processes. Other errors become ValueError there.
 
     Raises:
-        Exception: what was raised inside. In a process where nothing was: ``kind`` where another has raised that, else
-        ValueError; it tells of that one.
+        Exception: The error that was raised inside, in the process that raised it. In the others, ``kind`` or
+            ValueError with its message.
     """
-    failed: Exception | None = None
+    failure: Exception | None = None
     try:
         yield
     except Exception as error:
         if group is None:
             raise
-        failed = error
-    every = _all_gather(None if failed is None else (f"{failed}", isinstance(failed, kind)), group)
-    if failed is not None:
-        raise failed
-    for i, told in enumerate(every):
-        if told is not None:
-            raise (kind if told[1] else ValueError)(f"process {i}, which trains this model too, has failed: {told[0]}")
+        failure = error
+    failures = _all_gather(None if failure is None else (f"{failure}", isinstance(failure, kind)), group)
+    if failure is not None:
+        raise failure
+    for rank, other in enumerate(failures):
+        if other is not None:
+            message, is_kind = other
+            raise (kind if is_kind else ValueError)(
+                f"process {rank}, which trains this model too, has failed: {message}"
+            )
 
 
-def merge_across_processes(told: Mapping[Any, str], group: ProcessGroup) -> dict[Any, str]:
-    """What any of the processes tells; of several on the same, the first. All of them must call this."""
-    return {key: each for found in reversed(_all_gather(dict(told), group)) for key, each in found.items()}
+def merge_across_processes(messages: Mapping[Any, str], group: ProcessGroup) -> dict[Any, str]:
+    """Merge the messages of all processes. All processes must call this.
+
+    Args:
+        messages: This process's messages, by any key.
+        group: The processes.
+
+    Returns:
+        The messages of all processes. For a key that several use, the message of the first of them.
+    """
+    by_rank = reversed(_all_gather(dict(messages), group))
+    return {key: message for process_messages in by_rank for key, message in process_messages.items()}
 
 
 def _all_gather(value: Any, group: ProcessGroup) -> list[Any]:
-    """What each process has told."""
+    """Return each process's value, in the order of their ranks."""
     if group is None:
         return [value]
-    every: list[Any] = [None] * group.size()
-    distributed.all_gather_object(every, value, group)
-    return every
+    values: list[Any] = [None] * group.size()
+    distributed.all_gather_object(values, value, group)
+    return values

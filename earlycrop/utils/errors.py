@@ -1,22 +1,22 @@
-"""The errors of this library."""
+"""Errors that this library raises."""
 
 from __future__ import annotations
 
 
 class EarlyCropError(RuntimeError):
-    """The base class of the errors of this library."""
-
-
-class SurgeryError(EarlyCropError):
-    """The cut was not made, or was taken back: model, copies and optimizers are as they were."""
+    """Base class of the errors of this library."""
 
 
 class FlowError(EarlyCropError):
-    """The loss has no usable derivative at some parameter."""
+    """The loss has no usable derivative with respect to a parameter, or scores cannot rank what to remove."""
 
 
 class SavingError(EarlyCropError):
-    """A file is missing, broken, or not what it should be; nothing was changed."""
+    """A file is missing, broken, or does not fit. The model is unchanged."""
+
+
+class SurgeryError(EarlyCropError):
+    """A cut was refused or undone. The model, EMA models and optimizers are unchanged."""
 
 
 class TraceError(EarlyCropError):

@@ -1,4 +1,4 @@
-"""The attributes in which torch's own modules keep the sizes of their parameters."""
+"""The attributes in which torch's modules store the sizes of their parameters (``out_features``, ``in_channels``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from earlycrop.utils.errors import SurgeryError
 from earlycrop.utils.parametrizations import weight_shape
 
 SIZES_ATTRIBUTE = "_sizes_that_followed_a_cut"
-"""Where a module of the user's own notes its attributes that a cut has changed, so that they can be saved."""
+"""Attribute in which a user's module records the names of its size attributes that a cut changed, for saving."""
 _SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("out_features", "in_features")),
     (nn.modules.conv._ConvNd, ("out_channels", "in_channels")),
@@ -22,12 +22,22 @@ _SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
 
 
 def size_attribute_names(module: nn.Module) -> tuple[str, ...]:
-    """The attributes of torch's own modules that hold a size, whether or not ``sizes`` can tell it."""
+    """Return the names of the size attributes of a torch module, and none for other modules."""
     return next((names for kind, names in _SIZES if isinstance(module, kind)), ())
 
 
 def layer_sizes(module: nn.Module) -> dict[str, int]:
-    """The attributes of torch's own modules that hold a size, as the module's parameters have it now."""
+    """Compute the size attributes of a torch module from the current shapes of its parameters.
+
+    Args:
+        module: Any module. Submodules are not looked at.
+
+    Returns:
+        Attribute name -> size. Empty for modules that are not torch's, or have no parameters.
+
+    Raises:
+        SurgeryError: An LSTM has no more hidden units than projections, or a parametrization fails.
+    """
     shape = weight_shape(module)
     match module:
         case nn.Linear():
@@ -37,23 +47,29 @@ def layer_sizes(module: nn.Module) -> dict[str, int]:
         case nn.modules.conv._ConvNd():
             return {"out_channels": shape[0], "in_channels": shape[1] * module.groups}
         case nn.modules.batchnorm._NormBase():
-            held = shape or (() if module.running_mean is None else tuple(module.running_mean.shape))
-            return {"num_features": held[0]} if held else {}
+            shape = shape or (() if module.running_mean is None else tuple(module.running_mean.shape))
+            return {"num_features": shape[0]} if shape else {}
         case nn.GroupNorm() if shape:
             return {"num_channels": shape[0]}
         case nn.Embedding() | nn.EmbeddingBag():
             return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
         case nn.RNNBase():
-            gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-            own = dict(module.named_parameters(recurse=False))
-            projection = {"proj_size": own["weight_hr_l0"].shape[0]} if module.proj_size else {}
-            hidden = own["weight_hh_l0"].shape[0] // gates
-            if projection and hidden <= projection["proj_size"]:
-                raise SurgeryError(
-                    f"an LSTM with {hidden} hidden units and {projection['proj_size']} projections is none that torch "
-                    "can run: remove fewer units, or more projections"
-                )
-            return {"input_size": own["weight_ih_l0"].shape[1], "hidden_size": hidden, **projection}
+            return _recurrent_sizes(module)
         case nn.RNNCellBase():
             return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
     return {}
+
+
+def _recurrent_sizes(module: nn.RNNBase) -> dict[str, int]:
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    parameters = dict(module.named_parameters(recurse=False))
+    hidden = parameters["weight_hh_l0"].shape[0] // gates
+    sizes = {"input_size": parameters["weight_ih_l0"].shape[1], "hidden_size": hidden}
+    if module.proj_size:
+        sizes["proj_size"] = parameters["weight_hr_l0"].shape[0]
+        if hidden <= sizes["proj_size"]:
+            raise SurgeryError(
+                f"torch cannot run an LSTM with {hidden} hidden units and {sizes['proj_size']} projections: remove "
+                "fewer units, or more projections"
+            )
+    return sizes

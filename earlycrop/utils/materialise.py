@@ -1,9 +1,8 @@
-"""Networks that exist only on the meta device, given their weights a module at a time."""
+"""Allocate and initialise networks that were built on the meta device, one module at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,78 +11,97 @@ from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.validation import check_shapes_known
 
 INITIALISERS = ("reset_parameters", "_reset_parameters")
-"""What torch's own modules call the method that initialises their parameters and buffers."""
+"""Names of the methods by which torch's modules initialise their parameters and buffers."""
 
 
 def materialise(
     model: nn.Module, device: torch.device | str = "cpu", initialise: Callable[[nn.Module], object] | None = None
 ) -> nn.Module:
-    """Give ``model``, built under ``torch.device("meta")``, memory on ``device`` and values, module by module; itself.
+    """Allocate and initialise a model that was built under ``torch.device("meta")``, in place.
 
-    Each module that has parameters or buffers on the meta device is initialised by ``initialise(module)``, or, without
-    it, by its own ``reset_parameters``, right after it gets its memory: those inside a module before itself, as a
-    constructor does it, since some (``nn.MultiheadAttention``) start what is inside in their own way. Tied parameters
-    stay tied; what has values already is left alone. Memory: the weights, and what one module's initialisation takes.
+    Modules are initialised right after they are allocated, children before their parent as in a constructor, because
+    some parents (``nn.MultiheadAttention``) initialise their children in a way of their own. Tied parameters stay tied.
+    Tensors that have values already are left alone. The peak of memory is the weights plus what the initialisation of
+    one module takes.
+
+    Args:
+        model: The model.
+        device: The device to allocate it on.
+        initialise: A function that initialises the parameters and buffers of one module, without those of its children.
+            By default, each module's own ``reset_parameters``.
+
+    Returns:
+        ``model``.
 
     Raises:
-        ValueError: a module has no ``reset_parameters``, and no ``initialise`` is given, or it is lazy and has not run;
-        nothing was changed.
+        ValueError: A module has no ``reset_parameters`` and ``initialise`` is not given, or a lazy module has not run
+            yet. The model is unchanged.
     """
     check_shapes_known(model)
-    empty = [(path, module) for path, module in _children_first(model, "", set()) if _has_meta_tensors(module)]
+    modules = [(path, module) for path, module in _children_first(model, "", set()) if _has_meta_tensors(module)]
     if initialise is None:
-        lacking = [f"'{path}' ({type(module).__name__})" for path, module in empty if _initialiser(module) is None]
+        lacking = [
+            f"'{path}' ({type(m).__name__})" for path, m in modules if not any(hasattr(m, n) for n in INITIALISERS)
+        ]
         if lacking:
             raise ValueError(
-                f"{', '.join(lacking)} cannot initialise what it holds: give initialise, a function that fills a module"
+                f"no reset_parameters method in {', '.join(lacking)}: give initialise, a function that initialises one "
+                "module"
             )
-    made: dict[int, Tensor] = {}
-    kept: list[Tensor] = []  # so that no id is used again
+    allocated: dict[int, Tensor] = {}
+    replaced: list[Tensor] = []  # keeps the old tensors alive, so that their ids stay unique
     with outside_inference_mode(), torch.no_grad():
-        for _, module in empty:
-            kept += _allocate(module, torch.device(device), made)
-            fill = _initialiser(module) if initialise is None else partial(initialise, module)
-            assert fill is not None
-            fill()
+        for _, module in modules:
+            replaced += _allocate(module, torch.device(device), allocated)
+            (initialise or _reset_parameters)(module)
     return model
 
 
 def check_materialised(model: nn.Module) -> None:
-    """Raise a ValueError if ``model`` has parameters or buffers on the meta device."""
-    empty = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
-    if empty:
-        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        raise ValueError(f"'{empty[0]}'{more} have no values, on the meta device: call earlycrop.materialise first")
+    """Check that no parameter or buffer is on the meta device.
+
+    Args:
+        model: The module to check, with its submodules.
+
+    Raises:
+        ValueError: A parameter or buffer is on the meta device.
+    """
+    names = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise ValueError(f"'{names[0]}'{more} have no values, on the meta device: call earlycrop.materialise first")
 
 
-def _children_first(module: nn.Module, path: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """``named_modules``, each after those inside it."""
-    seen.add(module)
+def _children_first(module: nn.Module, path: str, visited: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Iterate like ``named_modules``, but over children before their parent."""
+    visited.add(module)
     for name, child in module.named_children():
-        if child not in seen:
-            yield from _children_first(child, f"{path}.{name}" if path else name, seen)
+        if child not in visited:
+            yield from _children_first(child, f"{path}.{name}" if path else name, visited)
     yield path, module
 
 
 def _has_meta_tensors(module: nn.Module) -> bool:
-    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    return any(t.is_meta for t in own)
+    return any(t.is_meta for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
 
 
-def _initialiser(module: nn.Module) -> Callable[[], object] | None:
-    return next((getattr(module, name) for name in INITIALISERS if hasattr(module, name)), None)
+def _reset_parameters(module: nn.Module) -> None:
+    next(getattr(module, name) for name in INITIALISERS if hasattr(module, name))()
 
 
-def _allocate(module: nn.Module, device: torch.device, made: dict[int, Tensor]) -> list[Tensor]:
-    """Put empty tensors on ``device`` in the place of the module's own on the meta device; those."""
-    before = [(held, dict(held)) for held in (module._parameters, module._buffers)]
+def _allocate(module: nn.Module, device: torch.device, allocated: dict[int, Tensor]) -> list[Tensor]:
+    """Replace the module's meta tensors by empty ones on ``device``, and return the old ones.
+
+    ``allocated`` maps the id of each meta tensor to its replacement, so that tied tensors stay tied.
+    """
+    before = [(tensors, dict(tensors)) for tensors in (module._parameters, module._buffers)]
     module._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t, recurse=False)  # type: ignore[no-untyped-call]
     replaced = []
-    for held, old in before:
-        for name, t in old.items():
-            if t is not None and t.is_meta:
-                now = held[name]
-                assert now is not None
-                held[name] = made.setdefault(id(t), now)  # type: ignore[assignment]
-                replaced.append(t)
+    for tensors, old_tensors in before:
+        for name, old in old_tensors.items():
+            if old is not None and old.is_meta:
+                new = tensors[name]
+                assert new is not None
+                tensors[name] = allocated.setdefault(id(old), new)  # type: ignore[assignment]
+                replaced.append(old)
     return replaced

@@ -1,4 +1,4 @@
-"""Reaching into a module: its parameters by name, putting others in their place, and leaving it as it was found."""
+"""Read a module's parameters and buffers by name, replace them, run it, and collect the tensors that it returns."""
 
 from __future__ import annotations
 
@@ -12,67 +12,52 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
-"""Modules whose training mode means batch statistics and whose evaluation mode means running ones."""
+"""Modules that use batch statistics in training mode and running statistics in evaluation mode."""
 
 
 def list_modules(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Path and module of each in it, itself first: ``named_modules`` without a generator a level."""
-    found: list[tuple[str, nn.Module]] = []
-    seen: set[int] = set()
-
-    def enter(path: str, m: nn.Module) -> None:
-        if id(m) not in seen:
-            seen.add(id(m))
-            found.append((path, m))
-            for name, child in m._modules.items():
-                if child is not None:
-                    enter(f"{path}.{name}" if path else name, child)
-
-    enter("", module)
-    return found
+    """Return the path and the module of every submodule, ``module`` itself first."""
+    return list(module.named_modules())
 
 
 def tensor_owners(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Every (owner, attribute) that holds a parameter or buffer, by the tensor's id: a tied one has several."""
-    found: dict[int, list[tuple[nn.Module, str]]] = {}
-    for _, owner in list_modules(module):
-        for held in (owner._parameters, owner._buffers):
-            for attribute, tensor in held.items():
+    """Find where each parameter and buffer is stored.
+
+    Args:
+        module: The module to search, with its submodules.
+
+    Returns:
+        For the id of each tensor, the (module, attribute) pairs that hold it. A tied tensor has several.
+    """
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for owner in module.modules():
+        for tensors in (owner._parameters, owner._buffers):
+            for attribute, tensor in tensors.items():
                 if tensor is not None:
-                    found.setdefault(id(tensor), []).append((owner, attribute))
-    return found
+                    owners.setdefault(id(tensor), []).append((owner, attribute))
+    return owners
 
 
 def tensors_by_name(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tied one once, under its first name."""
-    modules = list_modules(module)
-    return _named_entries(modules, "_parameters") | _named_entries(modules, "_buffers")
+    """Return parameters and buffers by name. A tied tensor appears once, under its first name."""
+    return {**parameters_by_name(module), **dict(module.named_buffers())}
 
 
 def parameters_by_name(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters by name; a tied one once, under its first name."""
-    return _named_entries(list_modules(module), "_parameters")
+    """Return the parameters by name. A tied parameter appears once, under its first name."""
+    return dict(module.named_parameters())
 
 
-def _named_entries(modules: list[tuple[str, nn.Module]], where: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    seen: set[int] = set()
-    for path, owner in modules:
-        held = vars(owner)[where]
-        if held:
-            for name, t in held.items():
-                if t is not None and id(t) not in seen:
-                    seen.add(id(t))
-                    found[f"{path}.{name}" if path else name] = t
-    return found
+def assign_tensor(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
+    """Store ``tensor`` in place of the parameter or buffer at each of ``places``.
 
+    Modules that override ``__setattr__`` (``nn.LSTM``) are set through it, because they keep lists of their parameters.
 
-def assign_tensor(where: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
-    """Hold ``tensor`` at each of these places, where there is one like it.
-
-    Lists that modules keep (``nn.LSTM``) follow in their own ``__setattr__``.
+    Args:
+        places: (module, attribute) pairs, as ``tensor_owners`` returns them.
+        tensor: The new tensor.
     """
-    for owner, attribute in where:
+    for owner, attribute in places:
         if type(owner).__setattr__ is not nn.Module.__setattr__:
             setattr(owner, attribute, tensor)
         elif attribute in owner._parameters:
@@ -82,7 +67,15 @@ def assign_tensor(where: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
 
 
 def call_model(model: nn.Module, example: Any) -> Any:
-    """Run ``model`` on ``example``, given as a tensor, a tuple, a dict of keywords or a callable of the model."""
+    """Run ``model`` on ``example``.
+
+    Args:
+        model: The module to call.
+        example: A tensor, a tuple of positional arguments, a dict of keyword arguments, or a callable of the model.
+
+    Returns:
+        The output of the model, or what the callable returns.
+    """
     if isinstance(example, tuple):
         return model(*example)
     if isinstance(example, Mapping):
@@ -93,31 +86,37 @@ def call_model(model: nn.Module, example: Any) -> Any:
 
 
 def collect_tensors(output: Any) -> list[Tensor]:
-    """The tensors that a forward returned, in containers, dataclasses and distributions too.
+    """Collect the tensors in the output of a forward pass.
 
-    Any other object (a cache of keys and values, say) is taken for the network's own state, and not for an output.
+    Any object other than those below (a key-value cache, say) counts as the network's own state and is skipped.
+
+    Args:
+        output: A tensor, or a nest of containers, dataclasses, namespaces and distributions.
+
+    Returns:
+        The tensors, in the order of the nest.
     """
-    found: list[Tensor] = []
-    seen: set[int] = set()
+    tensors: list[Tensor] = []
+    visited: set[int] = set()
 
-    def walk(value: Any) -> None:
+    def collect(value: Any) -> None:
         for leaf in tree_leaves(value):
             if isinstance(leaf, Tensor):
-                found.append(leaf)
-            elif _holds_outputs(leaf) and id(leaf) not in seen:
-                seen.add(id(leaf))
-                walk(dict(vars(leaf)))
+                tensors.append(leaf)
+            elif _is_output_container(leaf) and id(leaf) not in visited:
+                visited.add(id(leaf))
+                collect(dict(vars(leaf)))
 
-    walk(output)
-    return found
+    collect(output)
+    return tensors
 
 
 def is_functorch_tensor(t: Tensor) -> bool:
-    """Whether this stands for values inside torch.vmap or another of torch.func's: it means nothing outside."""
+    """Return whether ``t`` is a wrapper of torch.vmap or another torch.func transform, invalid outside of it."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(t))
 
 
-def _holds_outputs(value: Any) -> bool:
+def _is_output_container(value: Any) -> bool:
     if isinstance(value, type):
         return False
     return is_dataclass(value) or isinstance(value, torch.distributions.Distribution | SimpleNamespace)

@@ -1,4 +1,4 @@
-"""The weight matrices of a model, the scales of its norms, and the optimizers that hold its parameters."""
+"""Select weight matrices, scales of norms, and the optimizers that train them."""
 
 from __future__ import annotations
 
@@ -7,51 +7,67 @@ from collections.abc import Sequence
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.utils.modules import NORMS, list_modules
+from earlycrop.utils.modules import NORMS
 from earlycrop.utils.parametrizations import parameters_without_zeros
 from earlycrop.utils.validation import as_optimizers
 
 
 def flatten_optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
-    """The optimizers given, each followed by those that it wraps (its attributes that are optimizers)."""
-    found: list[Optimizer] = []
+    """List optimizers, each followed by the optimizers that it wraps.
 
-    def add(one: Optimizer) -> None:
-        if all(one is not o for o in found):
-            found.append(one)
-            for inner in vars(one).values():
+    Args:
+        optimizer: One optimizer, several, or None. An attribute that is an optimizer counts as wrapped.
+
+    Returns:
+        Every optimizer once.
+
+    Raises:
+        TypeError: An entry is not an optimizer.
+    """
+    optimizers: list[Optimizer] = []
+
+    def add(candidate: Optimizer) -> None:
+        if all(candidate is not o for o in optimizers):
+            optimizers.append(candidate)
+            for inner in vars(candidate).values():
                 if isinstance(inner, Optimizer):
                     add(inner)
 
-    for one in as_optimizers(optimizer):
-        add(one)
-    return found
+    for outer in as_optimizers(optimizer):
+        add(outer)
+    return optimizers
 
 
 def hookable_optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
-    """``listed``, without wrappers that take no hooks, as they forward all to the one inside without being set up as an
-    optimizer themselves (accelerate's).
+    """List the optimizers on which step hooks can be registered.
+
+    Args:
+        optimizer: As for ``flatten_optimizers``.
+
+    Returns:
+        The result of ``flatten_optimizers`` without wrappers that never called ``Optimizer.__init__`` (accelerate's).
+        The optimizers inside them are included.
     """
     return [
-        one
-        for one in flatten_optimizers(optimizer)
-        if hasattr(one, "_optimizer_step_pre_hooks") or len(flatten_optimizers(one)) == 1
+        o
+        for o in flatten_optimizers(optimizer)
+        if hasattr(o, "_optimizer_step_pre_hooks") or len(flatten_optimizers(o)) == 1
     ]
 
 
 def weight_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weight matrices: parameters with two or more dimensions, trained or not."""
+    """Return the weight matrices by name: parameters with two or more dimensions, trained or not."""
     return {name: p for name, p in model.named_parameters() if p.ndim > 1}
 
 
 def prunable_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weight matrices that can lose entries: those that are trained, and can hold zeros."""
-    whole = parameters_without_zeros(model)
-    return {name: p for name, p in weight_matrices(model).items() if p.requires_grad and id(p) not in whole}
+    """Return the weight matrices that can lose entries: they are trained, and their zeros are zeros of the weight."""
+    without_zeros = parameters_without_zeros(model)
+    return {name: p for name, p in weight_matrices(model).items() if p.requires_grad and id(p) not in without_zeros}
 
 
 def norm_scales(model: nn.Module) -> list[str]:
-    """The names of the scales of batch norms."""
+    """Return the names of the scales of batch norms."""
     return [
-        f"{path}.weight" if path else "weight" for path, m in list_modules(model) if isinstance(m, NORMS) and m.affine
+        f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, NORMS) and m.affine
     ]

@@ -1,4 +1,4 @@
-"""torchvision, also where its compiled operators do not load: a CPU torch beside a torchvision built for CUDA."""
+"""Import torchvision even if its compiled operators do not load (a CPU torch beside a torchvision built for CUDA)."""
 
 from __future__ import annotations
 
@@ -14,24 +14,34 @@ _library: torch.library.Library | None = None
 
 
 def load_torchvision(part: str = "torchvision") -> ModuleType:
-    """Import torchvision, a module of it, or a library that imports it where it is installed, as transformers does.
+    """Import torchvision, or a module that imports it.
 
-    Its import registers fake implementations for its operators ``nms`` and ``qnms``, and fails where their schemas were
-    never declared; where they cannot be loaded, that is done first. Networks and data sets work without them.
+    The import of torchvision registers fake implementations of its operators ``nms`` and ``qnms``, and fails if their
+    schemas are not declared. If the operators cannot be loaded, the schemas are declared first. Networks and data sets
+    work without the operators.
+
+    Args:
+        part: The module to import: torchvision, a submodule, or a library that imports it (transformers does).
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: The module is not installed, or its import fails.
     """
     _declare_operators()
     return importlib.import_module(part)
 
 
 def _declare_operators() -> None:
-    """Load the operators as torchvision does; where that fails, declare the schemas that its import asks for."""
+    """Load the operators as torchvision does, or else declare the schemas that its import needs."""
     global _library
-    found = importlib.util.find_spec("torchvision")
-    if _library is not None or found is None or found.origin is None:
+    spec = importlib.util.find_spec("torchvision")
+    if _library is not None or spec is None or spec.origin is None:
         return
-    for compiled in Path(found.origin).parent.glob("_C.*"):
+    for library_file in Path(spec.origin).parent.glob("_C.*"):
         try:
-            torch.ops.load_library(compiled)  # type: ignore[no-untyped-call]
+            torch.ops.load_library(library_file)  # type: ignore[no-untyped-call]
         except OSError:
             continue
         return

@@ -1,4 +1,4 @@
-"""Types of what users give."""
+"""Type aliases for what users pass in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 Loss = Callable[[nn.Module, Any], Tensor]
-"""(model, batch) -> scalar loss."""
+"""Loss function: (model, batch) -> scalar tensor."""
 Tensors = dict[str, Tensor]
 """Parameter name -> a tensor of that parameter's shape."""

@@ -1,4 +1,4 @@
-"""What users give, looked at before anything is done with it: where it is of another kind, a sentence says so."""
+"""Checks of what users pass in. An argument of the wrong kind raises an error that says what to pass instead."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from earlycrop.utils.modules import list_modules, tensors_by_name
+from earlycrop.utils.modules import tensors_by_name
 
 
 def check_sparsity(sparsity: object) -> float:
-    """The sparsity as a plain float: numpy's are as they are written in decimals, and can be kept in a checkpoint.
+    """Check a sparsity and convert it to a plain float, which can be stored in a checkpoint.
+
+    Args:
+        sparsity: The share to remove. Of a NumPy number the decimals are kept: ``float32(0.3)`` becomes 0.3.
+
+    Returns:
+        The sparsity.
 
     Raises:
-        TypeError: it is no number. ValueError: it is not between 0 and 1.
+        TypeError: It is not a number.
+        ValueError: It is not between 0 and 1.
     """
     if not isinstance(sparsity, Real):
         raise TypeError(f"sparsity is {describe(sparsity)}, and must be a number above 0 and below 1: 0.9 removes 90 %")
@@ -29,10 +36,18 @@ def check_sparsity(sparsity: object) -> float:
 
 
 def check_positive_int(name: str, value: object) -> int:
-    """A count, of 1 or more, as a plain int.
+    """Check a count and convert it to a plain int.
+
+    Args:
+        name: The argument's name, for the error message.
+        value: The count.
+
+    Returns:
+        The count.
 
     Raises:
-        TypeError: it is no whole number. ValueError: it is below 1.
+        TypeError: It is not a whole number.
+        ValueError: It is below 1.
     """
     if not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, and is {describe(value)}: give 1 or more")
@@ -42,85 +57,114 @@ def check_positive_int(name: str, value: object) -> int:
 
 
 def to_python_number(number: Real) -> int | float:
-    """A number, one of numpy's say, as Python's own."""
+    """Convert a number, of NumPy say, to a Python int or float with the same decimals."""
     if isinstance(number, Integral):
         return int(number)
     return float(str(number)) if isinstance(number, np.floating) else float(number)
 
 
-def check_type(name: str, value: object, kind: Any, instead: str) -> None:
-    """Raise TypeError where ``value`` is none of this ``kind``, a class; ``instead``: what to give."""
+def check_type(name: str, value: object, kind: Any, advice: str) -> None:
+    """Check the type of an argument.
+
+    Args:
+        name: The argument's name, for the error message.
+        value: The argument.
+        kind: The class, or a tuple of classes, that it must be an instance of.
+        advice: What to pass instead, for the error message.
+
+    Raises:
+        TypeError: ``value`` is not an instance of ``kind``.
+    """
     if not isinstance(value, kind):
-        raise TypeError(f"{name} cannot be {describe(value)}: {instead}")
+        raise TypeError(f"{name} cannot be {describe(value)}: {advice}")
 
 
-def as_optimizers(given: object) -> list[Optimizer]:
-    """The optimizer or optimizers, as a list.
+def as_optimizers(optimizer: object) -> list[Optimizer]:
+    """Return one optimizer, several, or None as a list.
+
+    Args:
+        optimizer: What the user passed.
+
+    Returns:
+        The optimizers.
 
     Raises:
-        TypeError: one is none, such as a scheduler, or parameters.
+        TypeError: An entry is not an optimizer (a scheduler, say).
     """
-    if given is None:
+    if optimizer is None:
         return []
-    found: list[Any] = list(given) if isinstance(given, Sequence) else [given]
-    for one in found:
+    optimizers: list[Any] = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    for o in optimizers:
         check_type(
-            "the optimizer",
-            one,
-            Optimizer,
-            "give the torch.optim.Optimizer that trains the model, or a list of several",
+            "the optimizer", o, Optimizer, "give the torch.optim.Optimizer that trains the model, or a list of several"
         )
-    return found
+    return optimizers
 
 
-def as_modules(copies: object) -> list[nn.Module]:
-    """The copies of a model, as a list; a single one may be given as it is.
+def as_modules(ema_models: object) -> list[nn.Module]:
+    """Return one module, or several, as a list.
+
+    Args:
+        ema_models: What the user passed. A ``Sequential`` is one module, a ``ModuleList`` several.
+
+    Returns:
+        The modules.
 
     Raises:
-        TypeError: one is no module.
+        TypeError: An entry is not a module.
     """
-    single = isinstance(copies, nn.Module) and not isinstance(
-        copies, nn.ModuleList
-    )  # a Sequential can be gone through, too
-    found: list[Any] = list(copies) if isinstance(copies, Iterable) and not single else [copies]
-    for one in found:
-        check_type("a copy", one, nn.Module, "give averages of the model's weights as modules, such as copies=[ema]")
-    return found
+    is_single = isinstance(ema_models, nn.Module) and not isinstance(ema_models, nn.ModuleList)
+    modules: list[Any] = list(ema_models) if isinstance(ema_models, Iterable) and not is_single else [ema_models]
+    advice = "give averages of the model's weights as modules, such as ema_models=[ema]"
+    for m in modules:
+        check_type("an EMA model", m, nn.Module, advice)
+    return modules
 
 
 def check_network(model: object) -> None:
-    """Raise where a model cannot be watched and cut, with what to give instead.
+    """Check that a model can be traced and cut.
+
+    Args:
+        model: What the user passed.
 
     Raises:
-        TypeError: it is no module. ValueError: it, or a part of it, is a script of torch.jit, comes from torch.export,
-        or has parameters without a shape.
+        TypeError: It is not a module.
+        ValueError: It, or a submodule, is a torch.jit script, comes from torch.export, or has parameters without a
+            shape.
     """
     check_type("the model", model, nn.Module, "give a torch.nn.Module")
     assert isinstance(model, nn.Module)
-    for path, m in list_modules(model):
-        what = f"'{path}'" if path else "the model"
+    for path, m in model.named_modules():
+        name = f"'{path}'" if path else "the model"
         if isinstance(m, torch.jit.ScriptModule):
             raise ValueError(
-                f"{what} is a script of torch.jit, and cannot be watched: prune the module that it was made from, and "
-                "script that afterwards"
+                f"{name} is a torch.jit script, which cannot be traced: prune the module that it was made from, then "
+                "script the result"
             )
-        if isinstance(m, torch.fx.GraphModule) and "eval" in vars(m):  # one that torch.fx made has its class's
+        if isinstance(m, torch.fx.GraphModule) and "eval" in vars(m):  # torch.export replaces eval; torch.fx does not
             raise ValueError(
-                f"{what} comes from torch.export, which has fixed its mode and sizes: prune the module that was "
-                "exported, and export that afterwards"
+                f"{name} comes from torch.export, which fixes its mode and sizes: prune the module that was exported, "
+                "then export the result"
             )
     check_shapes_known(model)
 
 
 def check_shapes_known(model: nn.Module) -> None:
-    """Raise ValueError where a parameter or buffer of a lazy module has no shape yet."""
+    """Check that no parameter or buffer belongs to a lazy module that has not run yet.
+
+    Args:
+        model: The module to check, with its submodules.
+
+    Raises:
+        ValueError: A parameter or buffer has no shape yet.
+    """
     for name, t in tensors_by_name(model).items():
         if is_lazy(t):
             raise ValueError(f"'{name}' has no shape yet: run the model on one batch first")
 
 
 def describe(value: object) -> str:
-    """A value in a sentence: itself, where that is short."""
+    """Describe a value for an error message: the value itself if it is short, or else its type."""
     if isinstance(value, Real):
         return str(value)
     return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
