@@ -261,8 +261,8 @@ def test_the_trigger_is_logged_every_epoch_until_it_fires() -> None:
 )
 def test_bad_options_are_refused_in_a_sentence(options: dict[str, Any], sentence: str) -> None:
     model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(ValueError, match=sentence):
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
         unchecked_pruner(model=model, optimizer=optimizer, loss=loss, **{"epochs": EPOCHS, **options})
 
 
