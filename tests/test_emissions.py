@@ -15,7 +15,7 @@ from codecarbon import OfflineEmissionsTracker
 import earlycrop
 from earlycrop.emissions import EmissionsMeter, EmissionsReading
 from tasks import _cli, cartpole
-from tests.runs import TINY, command, folder, until
+from tests.tasks.runs import TINY, command, folder, until
 
 
 def busy(seconds: float) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import gc
-import inspect
 import weakref
 from functools import cache
 from pathlib import Path
@@ -12,50 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 import earlycrop
-from earlycrop import CRITERIA, METHODS, Event, Pruner, PrunerOptions, prune
+from earlycrop import CRITERIA, METHODS, Event, Pruner, PrunerOptions
 from earlycrop.methods import Method
 from earlycrop.selection.schedules import halving, linear
 from earlycrop.selection.targets import max_remaining
 from earlycrop.triggers.triggers import AtEpoch, LazyRegime, after, before
 from tests.pruner_arguments import unchecked_pruner
+from tests.toy import EPOCHS, data, loss, network, train_epoch, weights_left
 
-EPOCHS = 6
+SLOW = pytest.mark.slow
 PRUNING = [name for name, method in METHODS.items() if method.criterion is not None]
-ONCE = [name for name in PRUNING if METHODS[name].procedure == "once"]
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1, bias=False),
-        nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 3),
-    )  # fmt: skip
-
-
-def data() -> list[tuple[Tensor, Tensor]]:
-    """Three classes told apart by where the light is."""
-    g = torch.Generator().manual_seed(1)
-    y = torch.randint(0, 3, (96,), generator=g)
-    x = torch.randn(96, 1, 6, 6, generator=g) * 0.3
-    for i in range(96):
-        x[i, 0, 2 * y[i] : 2 * y[i] + 2] += 1
-    return list(zip(x.split(32), y.split(32), strict=True))
-
-
-def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return functional.cross_entropy(model(batch[0]), batch[1])
-
-
-def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Any]) -> None:
-    model.train()
-    for batch in batches:
-        optimizer.zero_grad()
-        loss(model, batch).backward()
-        optimizer.step()
+KINDS = ("random-s", "snip", "crop-s", "earlycrop-s", "earlycrop-u", "earlybird", "gatedecorators", "taylor")
+"""A method of each procedure, trigger and kind of unit, but for ltr, which trains for longest."""
 
 
 def run(method: str | Method, sparsity: float = 0.9, **options: Any) -> tuple[nn.Module, Pruner, list[Event | None]]:
@@ -67,10 +36,6 @@ def run(method: str | Method, sparsity: float = 0.9, **options: Any) -> tuple[nn
         train_epoch(model, optimizer, batches)
         events.append(pruner.step(batches))
     return model, pruner, events
-
-
-def weights_left(model: nn.Module) -> int:
-    return sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1)
 
 
 def dead(model: nn.Module) -> bool:
@@ -86,11 +51,23 @@ def hooks_of(model: nn.Module, pruner: Pruner) -> int:
     )
 
 
-@pytest.mark.parametrize("sparsity", [0.3, 0.9])
-@pytest.mark.parametrize("method", PRUNING)
+@cache
+def whole_run(method: str, sparsity: float) -> tuple[nn.Module, Pruner, list[Event | None]]:
+    """One that several tests look at, and none changes."""
+    return run(method, sparsity)
+
+
+@pytest.mark.parametrize(
+    ("method", "sparsity"),
+    [
+        pytest.param(method, sparsity, marks=[] if sparsity == 0.9 or method in KINDS else SLOW)
+        for method in PRUNING
+        for sparsity in (0.3, 0.9)
+    ],
+)
 def test_every_method_reaches_its_sparsity_within_its_budget(method: str, sparsity: float) -> None:
     dense = weights_left(network())
-    model, pruner, events = run(method, sparsity)
+    model, pruner, events = whole_run(method, sparsity)
     fired = [e for e in events if e is not None]
     row = METHODS[method]
     event = fired[-1]
@@ -119,11 +96,9 @@ def test_every_method_reaches_its_sparsity_within_its_budget(method: str, sparsi
         assert accuracy > 0.6 if row.trigger is after else accuracy > 0.8, "the pruned network no longer learns"
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=pytest.mark.slow) if m in ("synflow", "ltr") else m for m in METHODS]
-)
+@pytest.mark.parametrize("method", [m if m in KINDS else pytest.param(m, marks=SLOW) for m in METHODS])
 def test_every_method_is_the_same_for_a_seed(method: str) -> None:
-    first, _, events = run(method)
+    first, _, events = whole_run(method, 0.9)
     second, _, again = run(method)
     assert [e and {**e.record(), "seconds": 0} for e in events] == [e and {**e.record(), "seconds": 0} for e in again]
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
@@ -131,27 +106,23 @@ def test_every_method_is_the_same_for_a_seed(method: str) -> None:
 
 RESUMED = [("earlycrop-s", EPOCHS), ("earlycrop-u", EPOCHS), ("snip", EPOCHS), ("dense", EPOCHS)]
 RESUMED += [("earlybird", EPOCHS), ("gatedecorators", EPOCHS), ("taylor", EPOCHS), ("ltr", 16)]
-
-
-@cache
-def uninterrupted(method: str, sparsity: float) -> tuple[dict[str, Tensor], int, list[Event | None]]:
-    """The final state of a whole run, its epochs and its events: the same for all places where others are cut off."""
-    model, pruner, events = run(method, sparsity)
-    return model.state_dict(), pruner.total_epochs, events
+AT_ONCE = [("earlycrop-s", 1), ("earlycrop-s", 4), ("earlycrop-u", 4), ("snip", 1), ("earlybird", 1)]
+AT_ONCE += [("gatedecorators", 4), ("taylor", 4), ("ltr", 10)]
+"""Before a pruning and after it, by each procedure; all other places are slow tests."""
 
 
 @pytest.mark.parametrize(
     ("method", "after"),
     [
-        pytest.param(name, after, marks=[] if name == "earlycrop-s" or after in (1, 4, 10) else pytest.mark.slow)
+        pytest.param(name, after, marks=[] if (name, after) in AT_ONCE else SLOW)
         for name, epochs in RESUMED
         for after in range(epochs)
     ],
 )
 def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(method: str, after: int, tmp_path: Path) -> None:
     sparsity = 0.5 if method == "ltr" else 0.9
-    whole, epochs, events = uninterrupted(method, sparsity)
-    assert epochs > after
+    whole, uninterrupted, events = whole_run(method, sparsity)
+    assert uninterrupted.total_epochs > after
     model, batches = network(), data()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     pruner = Pruner(model, optimizer, loss, method, sparsity, epochs=EPOCHS)
@@ -177,29 +148,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(method: str, after: int, tm
         assert (event is None) == (expected is None)
         if event is not None and expected is not None:
             assert {**event.record(), "seconds": 0} == {**expected.record(), "seconds": 0}
-    assert all(torch.equal(a, b) for a, b in zip(whole.values(), model.state_dict().values(), strict=True))
-
-
-def test_weights_that_are_kept_are_not_changed() -> None:
-    for structured in (True, False):
-        model, batches = network(), data()
-        before = copy.deepcopy(dict(model.named_parameters()))
-        prune(model, loss, batches, sparsity=0.7, structured=structured)
-        values = {v for p in before.values() for v in p.flatten().tolist()} | {0.0}
-        assert all(v in values for p in model.parameters() for v in p.flatten().tolist())
-
-
-@pytest.mark.parametrize("criterion", list(CRITERIA))
-@pytest.mark.parametrize("of", ["weights", "nodes", "macs", "bytes"])
-def test_prune_meets_any_measure(criterion: str, of: str) -> None:
-    model, batches = network(), data()
-    event = prune(model, loss, batches[:1], criterion, 0.6, of, rounds=2)
-    assert event.of == of
-    left = earlycrop.trace(model, lambda m: loss(m, batches[0])).cost(of)
-    if of == "nodes":  # of which a trace sees none in a layer of one
-        left = sum(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    assert event.left == left <= max_remaining(event.dense, 0.6)
-    assert event.batches == 1
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), model.state_dict().values(), strict=True))
 
 
 def test_batches_are_read_only_when_there_is_something_to_score() -> None:
@@ -264,39 +213,6 @@ def test_bad_options_are_refused_in_a_sentence(options: dict[str, Any], sentence
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(ValueError, match=sentence):
         unchecked_pruner(model=model, optimizer=optimizer, loss=loss, **{"epochs": EPOCHS, **options})
-
-
-def test_bad_calls_of_prune_are_refused() -> None:
-    model = network()
-    with pytest.raises(ValueError, match="there is no criterion 'tailor'"):
-        inspect.unwrap(prune)(model, loss, data(), "tailor")
-    with pytest.raises(ValueError, match="there is no batch to score on"):
-        prune(model, loss, [])
-    with pytest.raises(ValueError, match="no node of this model can be removed"):
-        prune(nn.Linear(36, 3), lambda m, b: functional.cross_entropy(m(b[0].flatten(1)), b[1]), data())
-    frozen = network().requires_grad_(False)
-    with pytest.raises(ValueError, match="the model has no trained weight matrix"):
-        prune(frozen, loss, data(), structured=False)
-
-
-def test_frozen_matrices_count_and_stay() -> None:
-    model = network()
-    model[3].weight.requires_grad_(False)
-    dense, frozen = weights_left(model), model[3].weight.numel()
-    event = prune(model, loss, data(), "magnitude", 0.1, structured=False)
-    assert weights_left(model) == event.left == max_remaining(dense, 0.1)
-    assert int(model[3].weight.count_nonzero()) == frozen
-
-
-def test_an_impossible_target_is_reported() -> None:
-    model = network()
-    with pytest.warns(
-        UserWarning, match=r"asked to remove 99.90% of the weights, and 9\d.\d\d% could be removed: .* \(0, 3\)"
-    ):
-        event = prune(model, loss, data(), sparsity=0.999)
-    assert event.left > max_remaining(event.dense, 0.999)
-    assert event.achieved < event.asked
-    assert event.floors == ("0", "3")
 
 
 def test_copies_of_the_dense_weights_and_a_batch_are_let_go_of_after_a_cut() -> None:

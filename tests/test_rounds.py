@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import prune
+from tests.toy import Net, loss, vectors
 
 HEADS, SIZE, WIDTH = 4, 6, 32
 
@@ -29,10 +30,6 @@ class Attention(nn.Module):
         return self.narrow(self.wide(self.out(mixed)).relu()).mean(1)
 
 
-def loss(model: nn.Module, batch: Any) -> Tensor:
-    return functional.cross_entropy(model(batch[0]), batch[1])
-
-
 @pytest.mark.parametrize(("of", "sparsity"), [("nodes", 0.95), ("weights", 0.9)])
 def test_a_last_head_is_one_unit_still_and_a_last_neuron_is_counted(of: str, sparsity: float) -> None:
     events = []
@@ -49,3 +46,20 @@ def test_a_last_head_is_one_unit_still_and_a_last_neuron_is_counted(of: str, spa
     assert five.node_sparsity == 1 - left / (3 * HEADS + 8 + WIDTH)
     assert five.layers["wide"] == (WIDTH, 1) or of == "weights"
     assert (five.left, five.achieved) == (one.left, one.achieved) or of == "weights"
+
+
+def test_a_layer_whose_cut_cannot_be_certified_stays_whole_and_the_rest_is_cut() -> None:
+    """A tensor holds its own width, which a run on shapes cannot tell from another."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return self.c(self.b(x / torch.tensor([x.shape[-1]])).relu())
+
+    model = Net(forward, a=nn.Linear(6, 16), b=nn.Linear(16, 40), c=nn.Linear(40, 3))
+    event = prune(model, loss, vectors(), sparsity=0.5, rounds=3)
+    assert event.left <= event.dense // 2
+    assert model.a.out_features == 16
+    assert model.b.out_features < 40
+    assert "a.weight" in event.whole
+    assert event.difference is not None
+    assert event.difference <= 1e-5

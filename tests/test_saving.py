@@ -15,9 +15,11 @@ from torch.nn.utils.parametrize import register_parametrization
 import earlycrop
 from earlycrop import Masks, SavingError, shrink, trace
 from tests.networks import CASES, build
-from tests.test_surgeon import outputs, some_nodes
+from tests.oracles import outputs, some_nodes
+from tests.toy import loss, mlp, vectors
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_shrunk_network_loads_into_a_fresh_one(name: str, tmp_path: Path) -> None:
     model, example = build(name)
@@ -205,3 +207,17 @@ def test_a_lazy_module_is_run_first(tmp_path: Path) -> None:
     earlycrop.save(run, tmp_path)
     with pytest.raises(ValueError, match=told):
         earlycrop.load(tmp_path, model())
+
+
+def test_an_optimizer_made_before_loading_trains_the_loaded_model(tmp_path: Any) -> None:
+    small = mlp()
+    shrink(small, trace(small, torch.randn(2, 6)), [0, 20])
+    earlycrop.save(small, tmp_path)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    earlycrop.load(tmp_path, model)
+    before = model[0].weight.detach().clone()
+    loss(model, vectors()[0]).backward()
+    optimizer.step()
+    assert model[0].weight.shape == (15, 6)
+    assert not torch.equal(model[0].weight, before)

@@ -1,0 +1,96 @@
+"""README's tables of results: those of the committed CSVs, and what is said where they are not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from leaderboards import readme
+from leaderboards.records import read_records
+from leaderboards.table import csv_text
+from tests.leaderboards.commands import call
+from tests.leaderboards.results import edit
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """README with the CSVs that its tables are made of."""
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "out" / "tables").mkdir(parents=True)
+    shutil.copy(ROOT / "leaderboards" / "cartpole.csv", tmp_path / "out")
+    for name in ("scores.csv", "kitchen.csv", "minilm.csv"):
+        shutil.copy(ROOT / "leaderboards" / "tables" / name, tmp_path / "out" / "tables")
+    return tmp_path
+
+
+def test_the_committed_tables_are_what_the_csvs_say() -> None:
+    assert list(readme.problems(ROOT / "README.md", ROOT / "leaderboards")) == []
+    assert {place["name"] for place in readme.PLACE.finditer((ROOT / "README.md").read_text())} == set(readme.TABLES)
+
+
+def test_every_form_of_the_study_has_its_row() -> None:
+    study = pd.read_csv(ROOT / "leaderboards" / "tables" / "scores.csv")
+    assert set(study["method"]) == set(readme.FORMS)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("README.md", "| snip | 483.0 ± 21.7 |", "| snip | 499.0 ± 21.7 |", "table cartpole is not what the CSVs say"),
+        ("out/cartpole.csv", "return,495.74,", "return,400.0,", "table cartpole is not what the CSVs say"),
+        ("out/tables/scores.csv", "481.078", "482.5", "table scores is not what the CSVs say"),
+        ("README.md", "<!-- table: scores", "<!-- table: marks", "there is no table marks: it is one of"),
+    ],
+)  # fmt: skip
+def test_a_stale_table_is_named_and_made_again(place: Path, file: str, old: str, new: str, told: str) -> None:
+    before = (place / "README.md").read_text()
+    assert list(readme.problems(place / "README.md", place / "out")) == []
+    edit(place / file, old, new)
+    (problem,) = readme.problems(place / "README.md", place / "out")
+    assert problem.startswith(f"{place / 'README.md'}: {told}")
+    if "there is no" in told:
+        assert call(place, "tables")[0] == 2
+        return
+    assert call(place, "tables")[0] == 0
+    assert list(readme.problems(place / "README.md", place / "out")) == []
+    assert ((place / "README.md").read_text() == before) == (file == "README.md")
+
+
+def test_check_fails_for_a_stale_table(place: Path) -> None:
+    shutil.copytree(ROOT / "leaderboards" / "records" / "cartpole", place / "out" / "records" / "cartpole")
+    results = (record.result for record in read_records(place / "out").values())
+    (place / "out" / "cartpole.csv").write_text(csv_text(results))
+    assert call(place, "check", "--task", "cartpole")[0] == 0
+    edit(place / "README.md", "483.0", "484.0")
+    code, told = call(place, "check", "--task", "cartpole")
+    assert (code, "run `make tables`" in told) == (1, True)
+
+
+def test_what_is_missing_is_one_sentence(place: Path) -> None:
+    (place / "out" / "tables" / "scores.csv").unlink()
+    with pytest.raises(ValueError, match=r"scores.csv: missing$"):
+        readme.write(place / "README.md", place / "out")
+    rows = (place / "out" / "cartpole.csv").read_text().splitlines(keepends=True)
+    (place / "out" / "cartpole.csv").write_text("".join(row for row in rows if ",snip," not in row))
+    with pytest.raises(ValueError, match=r"cartpole.csv: README's table needs a run of snip, and there is none"):
+        readme.cartpole(place / "out")
+    kitchen = pd.read_csv(place / "out" / "tables" / "kitchen.csv")
+    kitchen[kitchen["method"] != "dense"].to_csv(place / "out" / "tables" / "kitchen.csv")
+    tables = place / "out" / "tables"
+    minilm = pd.read_csv(tables / "minilm.csv")
+    minilm[(minilm["method"] != "dense") | (minilm["dataset"] != "RTE")].to_csv(tables / "minilm.csv")
+    with pytest.raises(ValueError, match=r"minilm.csv: README's table needs the result of dense on RTE, and there is"):
+        readme.minilm(place / "out")
+    with pytest.raises(ValueError, match=r"kitchen.csv: README's table needs the result of dense, and there is none"):
+        readme.kitchen(place / "out")
+    (place / "README.md").write_text("no tables\n")
+    with pytest.raises(ValueError, match=r"README.md: has no place for a table"):
+        readme.write(place / "README.md", place / "out")
+    (place / "README.md").unlink()
+    assert list(readme.problems(place / "README.md", place / "out")) == []
+    assert call(place, "tables")[0] == 2
