@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 import earlycrop
-from earlycrop import Pruner, prune, shrink, trace
+from earlycrop import Pruner, PrunerOptions, prune, shrink, trace
 from tests.toy import loss, mlp, train_epoch, vectors
 
 

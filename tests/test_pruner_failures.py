@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import earlycrop
-from earlycrop import METHODS, Pruner
+from earlycrop import METHODS, Pruner, PrunerOptions
 from tests.toy import Net, loss, mlp, vectors
 
 

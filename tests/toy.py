@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.optim import SGD
 
 from earlycrop import Pruner
+from tests.pruner_arguments import with_options
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Inputs, and the number of each one's class."""

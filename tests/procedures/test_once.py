@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from earlycrop import Pruner
-from tests.toy import EPOCHS, data, loss, started, train_epoch
+from tests.pruner_arguments import unchecked_pruner, with_options
+from tests.toy import EPOCHS, data, loss, network, started, train_epoch
 
 
 def test_optimizers_start_afresh_after_a_pruning_if_asked() -> None:
@@ -74,6 +75,9 @@ def test_the_watched_mask_distance_is_early_bird_s() -> None:
     ],
 )
 def test_what_cannot_be_is_refused(method: str, options: dict[str, Any], told: str) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    arguments = {"epochs": EPOCHS, **options}
     with pytest.raises(ValueError, match=told):
         unchecked_pruner(model=model, optimizer=optimizer, loss=loss, method=method, sparsity=0.5, **arguments)
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop import TRIGGERS, Trigger, TriggerContext
 from earlycrop.scoring.criteria import CRITERIA, CriterionName, Gate
 from earlycrop.selection.targets import MEASURES, Measure
 from earlycrop.triggers.triggers import (
