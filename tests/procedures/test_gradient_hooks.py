@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -64,13 +64,24 @@ def gathered(step: Step, kind: Any = SGD) -> dict[str, Tensor]:
     return procedure._scores
 
 
+@cache
+def plainly_trained(penalty: float) -> dict[str, Tensor]:
+    """The parameters after plain steps of plain SGD, which most tests compare with."""
+    return dict(trained(plain, penalty=penalty)[0].named_parameters())
+
+
+@cache
+def plainly_gathered() -> dict[str, Tensor]:
+    return gathered(plain)
+
+
 def require_same(step: Step, kind: Any = SGD, rtol: float = 0) -> None:
     """Both the penalised training and what a tick gathers are those of plain steps of plain SGD."""
-    expected, unpenalised = (dict(trained(plain, penalty=weight)[0].named_parameters()) for weight in (0.5, 0.0))
+    expected, unpenalised = plainly_trained(0.5), plainly_trained(0.0)
     assert not torch.allclose(expected["1.weight"], unpenalised["1.weight"], rtol=0.05)
     got = dict(trained(step, kind=kind)[0].named_parameters())
     torch.testing.assert_close(got, expected, rtol=rtol, atol=rtol)
-    torch.testing.assert_close(gathered(step, kind), gathered(plain), rtol=rtol, atol=rtol)
+    torch.testing.assert_close(gathered(step, kind), plainly_gathered(), rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("step", [by_closure, by_named_closure])

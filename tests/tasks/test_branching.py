@@ -13,6 +13,8 @@ from tasks._a2c import A2C
 from tests.tasks.runs import command, contents, folder
 from tests.tasks.tiny_data import TINY_DATA
 
+pytestmark = pytest.mark.usefixtures("without_type_checks")
+
 
 @pytest.mark.parametrize(
     "method",

@@ -19,6 +19,8 @@ from earlycrop import METHODS
 from tasks import _cli, _outcome, _run, _store, cartpole
 from tests.tasks.runs import command, contents, folder, root
 
+pytestmark = pytest.mark.usefixtures("without_type_checks")
+
 PRUNED = {"after": 5, "mask_distance": 2, "lazy_regime": 2, "before": 0}
 """The epoch of the pruning by the method's trigger, of a budget of six."""
 

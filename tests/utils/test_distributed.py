@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +21,9 @@ from tests.pruner_arguments import with_options
 from tests.toy import loss
 
 PROCESSES = 2
-METHODS = (
-    *("random-s", "random-u", "snip", "grasp", "crop-s", "crop-u", "synflow", "taylor", "earlycrop-s", "earlycrop-u"),
-    *("ltr", "magnitude-s"),
-)
+METHODS = ("random-s", "snip", "crop-s", "taylor", "earlycrop-s", "earlycrop-u", "ltr")
+MORE_METHODS = ("random-u", "grasp", "crop-u", "synflow", "magnitude-s")
+"""Of a kind with one of the others each."""
 
 
 def network() -> nn.Module:
@@ -129,23 +129,31 @@ def failing(rank: int) -> list[tuple[str, str, int]]:
     return said
 
 
-def _process(rank: int, folder: str) -> None:
+def _process(rank: int, folder: str, methods: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     store = distributed.FileStore(f"{folder}/store", PROCESSES)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES)
-    found = {method: trained(method, rank) for method in METHODS}
+    found = {method: trained(method, rank) for method in methods}
     found["shuffled"] = trained("magnitude-s", rank, shuffled=True)
     held = derivatives(network(), rank, distributed.group.WORLD)
     torch.save({"trained": found, "held": held, "said": disagreeing(rank), "failed": failing(rank)}, f"{folder}/{rank}")
     distributed.destroy_process_group()
 
 
+def outcomes(folder: Path, methods: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What two processes have found."""
+    multiprocessing.start_processes(_process, (str(folder), methods), nprocs=PROCESSES, start_method="spawn")
+    return [torch.load(folder / str(rank), weights_only=False) for rank in range(PROCESSES)]
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two processes have found."""
-    folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.start_processes(_process, (str(folder),), nprocs=PROCESSES, start_method="spawn")
-    return [torch.load(folder / str(rank), weights_only=False) for rank in range(PROCESSES)]
+    return outcomes(tmp_path_factory.mktemp("processes"), METHODS)
+
+
+@pytest.fixture(scope="module")
+def told_of_more(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return outcomes(tmp_path_factory.mktemp("processes"), MORE_METHODS)
 
 
 def test_derivatives_and_scores_are_those_of_one_process(told: list[dict[str, Any]]) -> None:
@@ -154,8 +162,11 @@ def test_derivatives_and_scores_are_those_of_one_process(told: list[dict[str, An
         torch.testing.assert_close(found["held"], expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "shuffled"])
-def test_the_cut_and_what_is_learned_are_those_of_one_process(method: str, told: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize(
+    "method", [*METHODS, *(pytest.param(m, marks=pytest.mark.slow) for m in MORE_METHODS), "shuffled"]
+)
+def test_the_cut_and_what_is_learned_are_those_of_one_process(method: str, request: pytest.FixtureRequest) -> None:
+    told = request.getfixturevalue("told_of_more" if method in MORE_METHODS else "told")
     more = {"shuffled": True} if method == "shuffled" else {}
     weights, events = trained("magnitude-s" if more else method, None, **more)
     first, second = (found["trained"][method] for found in told)
