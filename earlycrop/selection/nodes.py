@@ -37,11 +37,7 @@ class NodeChoice:
 
 
 def choose_nodes(
-    graph: Graph,
-    scores: Float[Tensor, "nodes"],
-    allowed: int,
-    of: str = "weights",
-    limits: Limits | Bounds = NO_BOUNDS,
+    graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, of: str = "weights", limits: Limits | Bounds = NO_BOUNDS
 ) -> NodeChoice:
     """Remove the nodes with the lowest scores until what is left in ``of`` is at most ``allowed``.
 
