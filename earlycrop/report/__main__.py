@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import argparse
 import ast
-import faulthandler
 import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn, TextIO
 
@@ -35,8 +32,6 @@ from earlycrop.utils.errors import TraceError
 
 BAD_INPUT, TIME_UP, STOPPED = 2, 3, 130
 """Exit codes."""
-GRACE = 5.0
-"""Seconds after the time is up until a process is ended that native code keeps from ending itself."""
 _log = logging.getLogger("earlycrop.report")
 
 
@@ -71,14 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parse_arguments(arguments)
-        with _progress_to_stderr() as progress, _time_limit(options.seconds, progress), _stdout_to_stderr():
+        with _progress_to_stderr() as progress, _time_limit(options.seconds, progress), redirect_stdout(sys.stderr):
             report = _make_report(options)
         print(report)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        _kill_children()
         print("stopped", file=sys.stderr)
         return STOPPED
     return 0
@@ -156,7 +150,7 @@ def _parse_seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < threading.TIMEOUT_MAX - GRACE:
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time: give a number of seconds above 0")
     return seconds
 
@@ -185,69 +179,32 @@ def _progress_to_stderr() -> Iterator[_ProgressHandler]:
     """Write what the library logs to standard error."""
     progress = _ProgressHandler()
     logger = logging.getLogger("earlycrop")
-    before = logger.level, logger.propagate
     logger.addHandler(progress)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = False
     try:
         yield progress
     finally:
         logger.removeHandler(progress)
-        logger.level, logger.propagate = before
-
-
-@contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what the network prints to standard error, that of native code and of other processes included."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(stdout, 1)
-        os.close(stdout)
 
 
 @contextmanager
 def _time_limit(seconds: float, progress: _ProgressHandler) -> Iterator[None]:
-    """End the process after some time.
+    """End the process with a sentence after some time."""
 
-    A timer does it with a sentence. Native code that never releases the interpreter's lock keeps the timer from
-    running; faulthandler then ends the process with a traceback and exit code 1.
-    """
-    timer = threading.Timer(seconds, _end_process, (seconds, progress))
+    def end_process() -> None:
+        advice = "allow more with --seconds, or give a smaller --input"
+        print(
+            f"error: stopped after {seconds:g} s, in the step '{progress.step}': {advice}", file=sys.stderr, flush=True
+        )
+        os._exit(TIME_UP)
+
+    timer = threading.Timer(seconds, end_process)
     timer.daemon = True
     timer.start()
-    faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
     try:
         yield
     finally:
         timer.cancel()
-        faulthandler.cancel_dump_traceback_later()
-
-
-def _end_process(seconds: float, progress: _ProgressHandler) -> None:
-    sentence = (
-        f"error: stopped after {seconds:g} s, in the step '{progress.step}': allow more with --seconds, or give a "
-        "smaller --input\n"
-    )
-    try:
-        _kill_children()
-        os.write(2, sentence.encode())
-    finally:
-        os._exit(TIME_UP)
-
-
-def _kill_children(pid: str = "self") -> None:
-    """Kill the processes that a process has started, on systems that list them (Linux)."""
-    with suppress(OSError):  # the process or one of its threads has ended
-        for listing in list(Path(f"/proc/{pid}/task").glob("*/children")):
-            for child in listing.read_text().split():
-                _kill_children(child)
-                os.kill(int(child), signal.SIGKILL)
 
 
 if __name__ == "__main__":
