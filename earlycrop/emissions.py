@@ -59,7 +59,6 @@ class EmissionsMeter:
         self.country, self._tracker_class = country, OfflineEmissionsTracker
         self._device = torch.device("cpu") if device is None else device
         self._tracker: Any = None
-        self._output = _TotalsOutput()
 
     def __enter__(self) -> "EmissionsMeter":
         self._tracker = self._warn_on_failure(self._start)
@@ -90,7 +89,6 @@ class EmissionsMeter:
             allow_multiple_runs=True,
             output_methods=[],
             log_level="critical",
-            output_handlers=[self._output],
         )
         tracker.start()
         if gpus and not any(type(part).__name__ == "GPU" and part.gpu_ids for part in tracker._hardware):
@@ -99,12 +97,8 @@ class EmissionsMeter:
         return tracker
 
     def _read(self) -> EmissionsReading:
-        self._output.total = None
-        self._tracker.flush()
-        total = self._output.total
-        if total is None:
-            raise RuntimeError("it returns no totals")
-        return EmissionsReading(total.energy_consumed, 1000 * total.emissions, _is_measured(self._tracker))
+        grams = 1000 * self._tracker.flush()
+        return EmissionsReading(self._tracker._total_energy.kWh, grams, _is_measured(self._tracker))
 
     def _warn_on_failure(self, action: Callable[[], T]) -> T | None:
         """Call a function of the tracker. An error ends the measurement with a warning."""
@@ -116,24 +110,6 @@ class EmissionsMeter:
             self._tracker = None
             warnings.warn(f"emissions are not measured: codecarbon failed ({error!r})", stacklevel=3)
             return None
-
-
-class _TotalsOutput:
-    """An output of codecarbon's tracker that keeps the last totals."""
-
-    total: Any = None
-
-    def out(self, total: Any, delta: Any) -> None:
-        self.total = total
-
-    def live_out(self, total: Any, delta: Any) -> None:
-        """Do nothing: the totals are read with flush()."""
-
-    def task_out(self, data: Any, experiment_name: str) -> None:
-        """Do nothing: the tracker has no tasks."""
-
-    def exit(self) -> None:
-        """Do nothing: there is nothing to close."""
 
 
 def _is_measured(tracker: Any) -> bool:

@@ -88,23 +88,21 @@ def flow_by_parameter(
     batches: Iterable[Any],
     use: Callable[[str, Tensor, Tensor], None],
     *,
-    in_parts: bool = False,
     batch_statistics: bool = False,
     group: ProcessGroup = None,
 ) -> None:
-    """Compute g and Hg as :func:`flow` does, and hand them to ``use`` one parameter at a time.
+    """Compute g and Hg as :func:`flow` does, and hand them to ``use`` in terms that sum up to them.
 
-    With one batch, a parameter's Hg is freed before the next one is computed. Memory: the weights, g, one batch's
-    graph, and Hg of one parameter; without ``in_parts`` also the terms of Hg that are not summed yet, often as much as
-    g. With several batches or processes, Hg is stored as a whole.
+    With one batch, Hg of a parameter has a term for each operation that reads the parameter, and a term is freed before
+    the next one is computed. Memory: the weights, g, one batch's graph, and one term. With several batches or
+    processes, Hg is stored as a whole, and each parameter has one term.
 
     Args:
         model: The network.
         loss: (model, batch) -> scalar loss.
         batches: Training data; all of them are read.
-        use: Called with a parameter's name, g and Hg.
-        in_parts: Whether to hand over each term of Hg as soon as it is computed, one for each operation that reads the
-            parameter: the first with g, the others with zeros in place of g.
+        use: Called with a parameter's name, g and a term of Hg. Only the first term of a parameter comes with g, the
+            others with zeros in place of it.
         batch_statistics: Whether batch norms use the batch's statistics instead of the running ones.
         group: The processes that average, see :func:`flow`.
 
@@ -118,7 +116,7 @@ def flow_by_parameter(
             use(name, g, (derivatives.product or {})[name])
         return
     with _prepare_network(model, loss, batch_statistics) as network:
-        _stream_products(network, batches[0], use, in_parts)
+        _stream_products(network, batches[0], use)
 
 
 def expanded_zeros(like: Tensor) -> Tensor:
@@ -207,31 +205,25 @@ def _differentiate_batches(
     return Derivatives(gradient, _check_finite(all_reduce_mean(network.take_sums(), group), "Hessian product"))
 
 
-def _stream_products(network: _Network, batch: Any, use: Callable[[str, Tensor, Tensor], None], in_parts: bool) -> None:
-    """Hand each parameter's Hg, or each term of it, to ``use`` while autograd computes the others."""
+def _stream_products(network: _Network, batch: Any, use: Callable[[str, Tensor, Tensor], None]) -> None:
+    """Hand each term of the parameters' Hg to ``use`` while autograd computes the others."""
     graph = network.gradients(batch)
     gradient = _check_finite({name: g.detach() for name, g in graph.items()}, "gradient")
     pending = dict(gradient)
 
     def deliver(name: str, product: Tensor) -> None:
-        g = pending.pop(name, None)
         _check_finite({name: product}, "Hessian product")
-        use(name, expanded_zeros(product) if g is None else g, product)
+        use(name, pending.pop(name, expanded_zeros(product)), product)
 
-    def deliver_grad(name: str, leaf: Tensor) -> None:
-        if leaf.grad is not None:  # it is None if all terms of this leaf were intercepted
-            product, leaf.grad = leaf.grad.detach(), None
-            deliver(name, product)
-
-    for name, leaf in network.leaves.items():
-        leaf.register_post_accumulate_grad_hook(partial(deliver_grad, name))  # type: ignore[no-untyped-call]
     edges = _gradient_edges(graph)
-    if in_parts:
-        _intercept_terms(edges, network.leaves, deliver)
+    _intercept_terms(edges, network.leaves, deliver)
     del graph
     network.accumulate_products(edges, gradient)
-    for name, g in dict(pending).items():  # parameters that the gradient does not depend on
-        deliver(name, expanded_zeros(g))
+    for name, leaf in network.leaves.items():
+        if leaf.grad is not None:  # a term that is no operation's, as the gradient is the parameter itself
+            deliver(name, leaf.grad)
+        elif name in pending:  # the gradient does not depend on this parameter
+            deliver(name, expanded_zeros(leaf))
 
 
 def _intercept_terms(
