@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -64,9 +63,7 @@ class EmissionsMeter:
         self._tracker = self._warn_on_failure(self._start)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._tracker is not None:
             self._warn_on_failure(self._tracker.stop)
             self._tracker = None

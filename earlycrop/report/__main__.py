@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parse_arguments(arguments)
-        with _progress_to_stderr() as progress, _time_limit(options.seconds, progress), redirect_stdout(sys.stderr):
+        with _limit_time(options.seconds), redirect_stdout(sys.stderr):
             report = _make_report(options)
         print(report)
     except InputError as error:
@@ -84,9 +84,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Print what could be removed from a network, layer by layer, and what cannot be removed and why.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "target", metavar="NETWORK", type=_parse_target, help="torchvision:NAME, or package.module:callable"
-    )
+    parser.add_argument("target", metavar="NETWORK", help="torchvision:NAME, or package.module:callable")
     parser.add_argument(
         "--with",
         dest="keywords",
@@ -113,16 +111,12 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=lambda text: torch.zeros(_parse_shape(text), dtype=torch.long),
         help="the same with integers, all zero",
     )
-    parser.add_argument("--seconds", type=_parse_seconds, default=60.0, help="stop after this time (default: 60)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="stop after this time (default: 60)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    return parser.parse_args(arguments)
-
-
-def _parse_target(text: str) -> str:
-    place, _, name = text.partition(":")
-    if not place or not name:
-        raise argparse.ArgumentTypeError(f"'{text}' names no network: give torchvision:NAME or package.module:callable")
-    return text
+    options = parser.parse_args(arguments)
+    if not 0 < options.seconds <= threading.TIMEOUT_MAX:
+        parser.error(f"'{options.seconds:g}' is not a time: give a number of seconds above 0")
+    return options
 
 
 def _parse_keyword(text: str) -> tuple[str, Any]:
@@ -145,16 +139,6 @@ def _parse_shape(text: str) -> list[int]:
     return shape
 
 
-def _parse_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a time: give a number of seconds above 0")
-    return seconds
-
-
 def _make_report(options: argparse.Namespace) -> str:
     inputs: tuple[Tensor, ...] = tuple(options.inputs)
     model, example = build_network(options.target, dict(options.keywords), inputs)
@@ -175,21 +159,12 @@ def _make_report(options: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _progress_to_stderr() -> Iterator[_ProgressHandler]:
-    """Write what the library logs to standard error."""
+def _limit_time(seconds: float) -> Iterator[None]:
+    """Write what the library logs to standard error, and end the process with a sentence after some time."""
     progress = _ProgressHandler()
     logger = logging.getLogger("earlycrop")
     logger.addHandler(progress)
     logger.setLevel(logging.DEBUG)
-    try:
-        yield progress
-    finally:
-        logger.removeHandler(progress)
-
-
-@contextmanager
-def _time_limit(seconds: float, progress: _ProgressHandler) -> Iterator[None]:
-    """End the process with a sentence after some time."""
 
     def end_process() -> None:
         advice = "allow more with --seconds, or give a smaller --input"
@@ -205,6 +180,7 @@ def _time_limit(seconds: float, progress: _ProgressHandler) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        logger.removeHandler(progress)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from earlycrop.utils.contexts import differentiable_kernels, preserve_state, set_scoring_mode
+from earlycrop.utils.contexts import differentiable_kernels, preserve_state, replace_tensors, set_scoring_mode
 from earlycrop.utils.distributed import ProcessGroup, all_reduce_mean, fail_together
 from earlycrop.utils.errors import FlowError
-from earlycrop.utils.modules import assign_tensor, tensor_owners
 from earlycrop.utils.types import Loss, Tensors
 
 
@@ -257,35 +256,25 @@ def _intercept_terms(
 
 @contextmanager
 def _prepare_network(model: nn.Module, loss: Loss, batch_statistics: bool) -> Iterator[_Network]:
-    """Put the model into scoring mode, with leaves in place of its parameters."""
-    with preserve_state(model), differentiable_kernels(model), torch.enable_grad(), _attach_leaves(model) as leaves:
+    """Put the model into scoring mode, with leaves in place of its parameters.
+
+    The leaves share the parameters' memory, so that the parameters' ``.grad`` and hooks are not touched.
+    """
+    with preserve_state(model), differentiable_kernels(model), torch.enable_grad():
+        leaves: Tensors = {name: nn.Parameter(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+        if not leaves:
+            raise ValueError("no parameter requires a gradient: there is nothing to score")
         set_scoring_mode(model, batch_statistics)
-        yield _Network(model, loss, leaves)
-
-
-@contextmanager
-def _attach_leaves(model: nn.Module) -> Iterator[Tensors]:
-    """Replace the parameters by leaves that share their memory, so that ``.grad`` and hooks are not touched."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not parameters:
-        raise ValueError("no parameter requires a gradient: there is nothing to score")
-    leaves: Tensors = {name: nn.Parameter(p.detach()) for name, p in parameters.items()}
-    owners = tensor_owners(model)
-    places = {name: owners[id(p)] for name, p in parameters.items()}
-    try:
-        for name, leaf in leaves.items():
-            assign_tensor(places[name], leaf)
-        yield leaves
-    except RuntimeError as error:
-        if "use_reentrant" not in str(error):
-            raise
-        raise FlowError(
-            "a part of the model runs in torch.utils.checkpoint with use_reentrant=True, which does not support "
-            "gradients by parameter: call it with use_reentrant=False"
-        ) from error
-    finally:
-        for name, p in parameters.items():
-            assign_tensor(places[name], p)
+        try:
+            with replace_tensors(model, leaves):
+                yield _Network(model, loss, leaves)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise FlowError(
+                "a part of the model runs in torch.utils.checkpoint with use_reentrant=True, which does not support "
+                "gradients by parameter: call it with use_reentrant=False"
+            ) from error
 
 
 def _gradient_edges(graph: Tensors) -> dict[str, GradientEdge]:
@@ -332,6 +321,5 @@ def _check_direction(direction: Mapping[str, Tensor], leaves: Tensors) -> Mappin
     return direction
 
 
-def _format_names(names: list[str], limit: int = 5) -> str:
-    quoted = ", ".join(f"'{n}'" for n in names[:limit])
-    return f"{quoted} and {len(names) - limit} more" if len(names) > limit else quoted
+def _format_names(names: list[str]) -> str:
+    return ", ".join(f"'{n}'" for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
