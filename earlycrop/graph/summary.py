@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -143,7 +143,7 @@ def summarize(
     Returns:
         The summary.
     """
-    rows = _make_rows(graph, kinds or {})
+    rows = tuple(_make_rows(graph, kinds or {}))
     parameters = graph.cost("parameters")
     return Summary(
         nodes=graph.count,
@@ -157,19 +157,16 @@ def summarize(
     )
 
 
-def _make_rows(graph: GraphStructure, kinds: Mapping[str, str]) -> tuple[LayerRow, ...]:
+def _make_rows(graph: GraphStructure, kinds: Mapping[str, str]) -> Iterator[LayerRow]:
     layers = {layer.name: layer for layer in (*_unknown_layers(graph), *graph.layers)}
     with_matrix = {term.module for term in (*graph.costs("weights"), *graph.cost_terms)}
     parameters, macs = _sum_by_module(graph.costs("parameters")), _sum_by_module(graph.cost_terms)
     removable = _largest_cut(graph)
-    rows = []
     for name in {**parameters, **macs}:
-        if name not in with_matrix:
-            continue
-        nodes = layers[name].nodes if name in layers else np.zeros(0, np.int64)
-        removed = removable & graph.mask(nodes[nodes >= 0])
-        rows.append(
-            LayerRow(
+        if name in with_matrix:
+            nodes = layers[name].nodes if name in layers else np.zeros(0, np.int64)
+            removed = removable & graph.mask(nodes[nodes >= 0])
+            yield LayerRow(
                 layer=name,
                 kind=kinds.get(name, ""),
                 outputs=nodes.size,
@@ -179,22 +176,18 @@ def _make_rows(graph: GraphStructure, kinds: Mapping[str, str]) -> tuple[LayerRo
                 saves_parameters=parameters.total() - graph.cost("parameters", removed),
                 saves_macs=macs.total() - graph.cost("macs", removed),
             )
-        )
-    return tuple(rows)
 
 
-def _unknown_layers(graph: GraphStructure) -> list[Layer]:
-    """Return the matrices that only an operation without a rule uses.
+def _unknown_layers(graph: GraphStructure) -> Iterator[Layer]:
+    """Find the matrices that only an operation without a rule uses.
 
     Their outputs are unknown, and their first dimension stands for them.
     """
-    layers = []
     for name, axes in graph.axes_by_tensor.items():
         reasons = tuple(dict.fromkeys(r for axis in axes for r in axis.reasons if r.why == NOT_UNDERSTOOD))
         if reasons and graph.is_matrix(name) and not any(axis.role for axis in axes):
             rows = axes[0].nodes
-            layers.append(Layer(axes[0].layer, rows, np.zeros(rows.size, bool), reasons))
-    return layers
+            yield Layer(axes[0].layer, rows, np.zeros(rows.size, bool), reasons)
 
 
 def _sum_by_module(costs: Iterable[CostTerm]) -> Counter[str]:

@@ -167,10 +167,8 @@ def _limit_time(seconds: float) -> Iterator[None]:
     logger.setLevel(logging.DEBUG)
 
     def end_process() -> None:
-        advice = "allow more with --seconds, or give a smaller --input"
-        print(
-            f"error: stopped after {seconds:g} s, in the step '{progress.step}': {advice}", file=sys.stderr, flush=True
-        )
+        place = f"after {seconds:g} s, in the step '{progress.step}'"
+        print(f"error: stopped {place}: allow more with --seconds, or give a smaller --input", file=sys.stderr)
         os._exit(TIME_UP)
 
     timer = threading.Timer(seconds, end_process)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -143,14 +143,12 @@ def _split_into_multiples(
     return chunks, remainders, fillers
 
 
-def _find_layers(graph: Graph, limited: Mapping[str, int]) -> list[tuple[str, ChannelLabels, int]]:
+def _find_layers(graph: Graph, limited: Mapping[str, int]) -> Iterator[tuple[str, ChannelLabels, int]]:
     """Find the limited layers, the nodes among their outputs, and how many outputs are no nodes."""
-    layers = []
     for layer in graph.layers:
         if layer.name in limited:
             nodes = layer.nodes[layer.nodes >= 0]
-            layers.append((layer.name, nodes, layer.nodes.size - nodes.size))
-    return layers
+            yield layer.name, nodes, layer.nodes.size - nodes.size
 
 
 def _find_families(graph: Graph, multiple: int) -> list[tuple[ChannelLabels, int]]:
