@@ -18,7 +18,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
-from time import perf_counter
 from typing import Any, NoReturn, TextIO
 
 import torch
@@ -43,16 +42,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _ProgressHandler(logging.StreamHandler[TextIO]):
-    """Writes log messages with the seconds since its start, and keeps the last one."""
+    """Writes log messages to standard error with the seconds since the start, and keeps the last one."""
 
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.start = perf_counter()
-        self.step = "starting"
+    step = "starting"
 
     def format(self, record: logging.LogRecord) -> str:
         self.step = record.getMessage()
-        return f"{perf_counter() - self.start:5.1f} s  {self.step}"
+        return f"{record.relativeCreated / 1000:5.1f} s  {self.step}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
