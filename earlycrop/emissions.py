@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -59,15 +58,12 @@ class EmissionsMeter:
         self.country, self._tracker_class = country, OfflineEmissionsTracker
         self._device = torch.device("cpu") if device is None else device
         self._tracker: Any = None
-        self._output = _TotalsOutput()
 
     def __enter__(self) -> "EmissionsMeter":
         self._tracker = self._warn_on_failure(self._start)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._tracker is not None:
             self._warn_on_failure(self._tracker.stop)
             self._tracker = None
@@ -90,7 +86,6 @@ class EmissionsMeter:
             allow_multiple_runs=True,
             output_methods=[],
             log_level="critical",
-            output_handlers=[self._output],
         )
         tracker.start()
         if gpus and not any(type(part).__name__ == "GPU" and part.gpu_ids for part in tracker._hardware):
@@ -99,12 +94,8 @@ class EmissionsMeter:
         return tracker
 
     def _read(self) -> EmissionsReading:
-        self._output.total = None
-        self._tracker.flush()
-        total = self._output.total
-        if total is None:
-            raise RuntimeError("it returns no totals")
-        return EmissionsReading(total.energy_consumed, 1000 * total.emissions, _is_measured(self._tracker))
+        grams = 1000 * self._tracker.flush()
+        return EmissionsReading(self._tracker._total_energy.kWh, grams, _is_measured(self._tracker))
 
     def _warn_on_failure(self, action: Callable[[], T]) -> T | None:
         """Call a function of the tracker. An error ends the measurement with a warning."""
@@ -116,24 +107,6 @@ class EmissionsMeter:
             self._tracker = None
             warnings.warn(f"emissions are not measured: codecarbon failed ({error!r})", stacklevel=3)
             return None
-
-
-class _TotalsOutput:
-    """An output of codecarbon's tracker that keeps the last totals."""
-
-    total: Any = None
-
-    def out(self, total: Any, delta: Any) -> None:
-        self.total = total
-
-    def live_out(self, total: Any, delta: Any) -> None:
-        """Do nothing: the totals are read with flush()."""
-
-    def task_out(self, data: Any, experiment_name: str) -> None:
-        """Do nothing: the tracker has no tasks."""
-
-    def exit(self) -> None:
-        """Do nothing: there is nothing to close."""
 
 
 def _is_measured(tracker: Any) -> bool:

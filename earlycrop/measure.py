@@ -24,6 +24,9 @@ from earlycrop.tracing.trace import trace
 from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.wrappers import unwrap
 
+MAX_SECONDS = 20.0
+"""Seconds for each step that is timed."""
+
 
 def weight_counts(model: nn.Module) -> tuple[int, int]:
     """Count the entries of the weight matrices.
@@ -136,32 +139,10 @@ def csr_bytes(model: nn.Module) -> int:
     return ceil(bits / 8)
 
 
-def milliseconds(
-    step: Callable[[], object], device: torch.device, repeats: int = 50, warmup: int = 3, max_seconds: float = 20.0
-) -> float:
-    """Measure the time of a step, with the work that it queues on a GPU.
-
-    Args:
-        step: The function to time.
-        device: The device that it runs on.
-        repeats: Number of timed calls.
-        warmup: Number of calls before the timed ones.
-        max_seconds: Start no call after this time, once a call has been timed.
-
-    Returns:
-        The median in milliseconds.
-    """
-    return milliseconds_in_turn([step], device, repeats, warmup, max_seconds)[0]
-
-
 def milliseconds_in_turn(
-    steps: Sequence[Callable[[], object]],
-    device: torch.device,
-    repeats: int = 50,
-    warmup: int = 3,
-    max_seconds: float = 20.0,
+    steps: Sequence[Callable[[], object]], device: torch.device, repeats: int = 50, warmup: int = 3
 ) -> list[float]:
-    """Measure the times of several steps that are called in turn.
+    """Measure the times of steps that are called in turn, with the work that they queue on a GPU.
 
     Other load on the machine affects all steps alike, so that the ratios of the times can be trusted where a single
     time cannot.
@@ -170,14 +151,14 @@ def milliseconds_in_turn(
         steps: The functions to time.
         device: The device that they run on.
         repeats: Number of timed calls of each step.
-        warmup: Number of calls of each step before the timed ones.
-        max_seconds: Start no call after this time for each step, once each step has been timed.
+        warmup: Number of calls of each step before the timed ones. No call starts after ``MAX_SECONDS`` for each step,
+            once each step has been timed.
 
     Returns:
         The median of each step in milliseconds.
     """
     times: list[list[float]] = []
-    start, limit = perf_counter(), max_seconds * len(steps)
+    start, limit = perf_counter(), MAX_SECONDS * len(steps)
     while len(times) <= warmup or (len(times) < warmup + repeats and perf_counter() - start < limit):
         times.append([_time_step(step, device) for step in steps])
     return [1000 * median(seconds) for seconds in zip(*times[warmup:], strict=True)]

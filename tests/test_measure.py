@@ -57,7 +57,8 @@ def test_csr_bytes_by_hand() -> None:
 
 def test_time_is_the_median_and_memory_is_positive() -> None:
     calls = []
-    milliseconds = measure.milliseconds(lambda: calls.append(sum(range(1000))), torch.device("cpu"), 5, 2)
+    steps = [lambda: calls.append(sum(range(1000)))]
+    (milliseconds,) = measure.milliseconds_in_turn(steps, torch.device("cpu"), 5, 2)
     assert len(calls) == 7
     assert 0 < milliseconds < 1000
     before = measure.peak_memory_bytes(torch.device("cpu"))

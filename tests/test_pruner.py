@@ -15,7 +15,7 @@ from torch import nn
 import earlycrop
 from earlycrop import CRITERIA, METHODS, Event, Pruner, PrunerOptions
 from earlycrop.methods import Method
-from earlycrop.selection.schedules import halving, linear
+from earlycrop.selection.schedules import halving
 from earlycrop.selection.targets import max_remaining
 from earlycrop.triggers.triggers import AtEpoch, LazyRegime, after, before
 from tests.pruner_arguments import unchecked_pruner
@@ -168,7 +168,7 @@ def test_batches_are_read_only_when_there_is_something_to_score() -> None:
 
 
 def test_methods_and_triggers_can_be_ones_own() -> None:
-    mine = Method(CRITERIA["magnitude"], True, linear, lambda sparsity, epochs: AtEpoch(3))
+    mine = Method(CRITERIA["magnitude"], True, halving, lambda sparsity, epochs: AtEpoch(3))
     _, _, events = run(mine, 0.5, rounds=2)
     assert [e is not None for e in events] == [False] * 3 + [True] + [False] * 3
     _, pruner, events = run("crop-u", trigger=LazyRegime(10.0, latest=4))

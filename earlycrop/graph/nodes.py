@@ -125,12 +125,7 @@ class Nodes(Sequence[Node]):
         group = np.zeros(len(self) + 1, np.uint64)  # the last entry serves -1, which is no node
         for axis, tag in zip(self._axes, tags, strict=True):  # different axes collide with a probability of 2^-64
             group[axis.nodes] ^= tag
-        group = group[:-1]
-        firsts = np.sort(np.unique(group, return_index=True)[1]).tolist()
-        order = np.argsort(group, kind="stable")
-        ends = np.searchsorted(group[order], group[firsts], side="right").tolist()
-        begins = np.searchsorted(group[order], group[firsts]).tolist()
-        return {
-            tuple((tensor, dim) for tensor, dim, _ in self[first].owns): tuple(order[begin:end].tolist())
-            for first, begin, end in zip(firsts, begins, ends, strict=True)
-        }
+        order = np.argsort(group[:-1], kind="stable")
+        starts = np.unique(group[order], return_index=True)[1]
+        members = [nodes.tolist() for nodes in np.split(order, starts[1:]) if nodes.size]
+        return {tuple((tensor, dim) for tensor, dim, _ in self[n[0]].owns): tuple(n) for n in sorted(members)}

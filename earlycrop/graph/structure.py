@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -23,8 +23,6 @@ from earlycrop.graph.types import (
     layer_of,
     total_cost,
 )
-
-G = TypeVar("G", bound="GraphStructure")
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,6 +76,18 @@ class GraphStructure:
         return {(axis.tensor, axis.dim): axis for axis in self.axes}
 
     @cached_property
+    def axes_by_tensor(self) -> dict[str, list[TensorAxis]]:
+        """The axes of each parameter and buffer that has any."""
+        axes: dict[str, list[TensorAxis]] = {}
+        for axis in self.axes:
+            axes.setdefault(axis.tensor, []).append(axis)
+        return axes
+
+    def is_matrix(self, tensor: str) -> bool:
+        """Whether the tensor is a parameter with two or more dimensions."""
+        return tensor in self.parameters and len(self.shapes[tensor]) > 1
+
+    @cached_property
     def classes(self) -> ChannelLabels:
         """For each node, its class of coupled channels."""
         classes = np.zeros(self.count + 1, np.int64)  # the last entry serves -1, which is no node
@@ -90,8 +100,7 @@ class GraphStructure:
         """The modules with weight matrices, and their outputs. Coupled rows (a unit of an LSTM) count once."""
         producers: dict[str, list[TensorAxis]] = {}
         for axis in self.axes:
-            produces = Role.ROW in axis.role and Role.LOOKUP not in axis.role
-            if produces and axis.tensor in self.parameters and len(self.shapes[axis.tensor]) > 1:
+            if Role.ROW in axis.role and Role.LOOKUP not in axis.role and self.is_matrix(axis.tensor):
                 producers.setdefault(axis.layer, []).append(axis)
         layers = []
         for name, axes in producers.items():
@@ -136,20 +145,12 @@ class GraphStructure:
             raise ValueError(
                 f"'{of}' cannot be counted on a graph: use 'weights', 'parameters', 'nodes', 'macs' or 'bytes'"
             )
-        counted: dict[str, list[ChannelLabels]] = {
-            name: []
-            for name, shape in self.shapes.items()
-            if of == "bytes" or (name in self.parameters and (len(shape) > 1 or of == "parameters"))
-        }
-        for axis in self.axes:
-            if axis.tensor in counted:
-                counted[axis.tensor].append(axis.nodes)
         terms = []
-        for name, nodes in counted.items():
-            constant = prod(self.shapes[name]) // prod(n.size for n in nodes)
-            if of == "bytes":
-                constant *= self.itemsizes[name]
-            terms.append(CostTerm(constant, tuple(nodes), layer_of(name)))
+        for name, shape in self.shapes.items():
+            if of == "bytes" or self.is_matrix(name) or (of == "parameters" and name in self.parameters):
+                nodes = tuple(axis.nodes for axis in self.axes_by_tensor.get(name, []))
+                constant = prod(shape) // prod(n.size for n in nodes) * (self.itemsizes[name] if of == "bytes" else 1)
+                terms.append(CostTerm(constant, nodes, layer_of(name)))
         return tuple(terms)
 
     def cost(self, of: str, removed: NodeMask | None = None) -> int:
@@ -201,14 +202,14 @@ class GraphStructure:
                 this graph.
         """
         indices = as_indices(remove)
-        if indices.size and (indices.min() < 0 or indices.max() >= self.count):
-            bad = int(indices[(indices < 0) | (indices >= self.count)][0])
-            raise ValueError(f"there is no node {bad}: this graph has nodes 0 to {self.count - 1}")
+        unknown = indices[(indices < 0) | (indices >= self.count)]
+        if unknown.size:
+            raise ValueError(f"there is no node {unknown[0]}: this graph has nodes 0 to {self.count - 1}")
         removed = np.zeros(self.count, bool)
         removed[indices] = True
         return removed
 
-    def freeze(self: G, reasons: Mapping[int, Reason]) -> G:
+    def freeze(self, reasons: Mapping[int, Reason]) -> Self:
         """Return the graph in which some nodes are frozen. The other nodes are renumbered.
 
         Args:
@@ -225,10 +226,7 @@ class GraphStructure:
         for axis in self.axes:
             added = [reasons[i] for i in np.unique(axis.nodes).tolist() if i in reasons]
             axes.append(replace(axis, nodes=number[axis.nodes], reasons=tuple(dict.fromkeys([*axis.reasons, *added]))))
-        terms = tuple(
-            CostTerm(term.constant, tuple(number[nodes] for nodes in term.axes), term.module)
-            for term in self.cost_terms
-        )
+        terms = tuple(replace(term, axes=tuple(number[nodes] for nodes in term.axes)) for term in self.cost_terms)
         return replace(
             self,
             axes=tuple(axes),

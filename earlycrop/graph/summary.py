@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from math import prod
 
 import numpy as np
-from scipy.sparse import csr_array
 
-from earlycrop.graph.nodes import TensorAxis
 from earlycrop.graph.structure import GraphStructure
-from earlycrop.graph.types import NOT_UNDERSTOOD, ChannelLabels, CostTerm, Layer, NodeMask, Reason, total_cost
+from earlycrop.graph.types import NOT_UNDERSTOOD, CostTerm, Layer, NodeMask, Reason
 
 UNUSED = "no other weight uses its outputs"
 HARD_CODED_HELP = "compute the size from the tensor in the forward (x.shape[-1], or -1 in a view), not from a number"
@@ -144,7 +143,7 @@ def summarize(
     Returns:
         The summary.
     """
-    rows = _make_rows(graph, kinds or {})
+    rows = tuple(_make_rows(graph, kinds or {}))
     parameters = graph.cost("parameters")
     return Summary(
         nodes=graph.count,
@@ -158,73 +157,44 @@ def summarize(
     )
 
 
-def _make_rows(graph: GraphStructure, kinds: Mapping[str, str]) -> tuple[LayerRow, ...]:
+def _make_rows(graph: GraphStructure, kinds: Mapping[str, str]) -> Iterator[LayerRow]:
     layers = {layer.name: layer for layer in (*_unknown_layers(graph), *graph.layers)}
     with_matrix = {term.module for term in (*graph.costs("weights"), *graph.cost_terms)}
-    parameters, macs = graph.costs("parameters"), graph.costs("macs")
-    parameters_of, macs_of = _sum_by_module(parameters, graph.count), _sum_by_module(macs, graph.count)
-    parameters_saved, macs_saved = _savings_function(parameters, graph.count), _savings_function(macs, graph.count)
-    kept = np.flatnonzero(~_largest_cut(graph))
-    rows = []
-    for name in dict.fromkeys(term.module for term in (*parameters, *macs) if term.module in with_matrix):
-        nodes = layers[name].nodes if name in layers else np.zeros(0, np.int64)
-        removed = np.setdiff1d(nodes[nodes >= 0], kept)
-        rows.append(
-            LayerRow(
+    parameters, macs = _sum_by_module(graph.costs("parameters")), _sum_by_module(graph.cost_terms)
+    removable = _largest_cut(graph)
+    for name in {**parameters, **macs}:
+        if name in with_matrix:
+            nodes = layers[name].nodes if name in layers else np.zeros(0, np.int64)
+            removed = removable & graph.mask(nodes[nodes >= 0])
+            yield LayerRow(
                 layer=name,
                 kind=kinds.get(name, ""),
                 outputs=nodes.size,
                 removable=int((nodes >= 0).sum()),
-                parameters=parameters_of.get(name, 0),
-                macs=macs_of.get(name, 0),
-                saves_parameters=parameters_saved(removed),
-                saves_macs=macs_saved(removed),
+                parameters=parameters[name],
+                macs=macs[name],
+                saves_parameters=parameters.total() - graph.cost("parameters", removed),
+                saves_macs=macs.total() - graph.cost("macs", removed),
             )
-        )
-    return tuple(rows)
 
 
-def _unknown_layers(graph: GraphStructure) -> list[Layer]:
-    """Return the matrices that only an operation without a rule uses.
+def _unknown_layers(graph: GraphStructure) -> Iterator[Layer]:
+    """Find the matrices that only an operation without a rule uses.
 
     Their outputs are unknown, and their first dimension stands for them.
     """
-    axes_by_matrix: dict[str, list[TensorAxis]] = {}
-    for axis in graph.axes:
-        if axis.tensor in graph.parameters and len(graph.shapes[axis.tensor]) > 1:
-            axes_by_matrix.setdefault(axis.tensor, []).append(axis)
-    layers = []
-    for axes in axes_by_matrix.values():
+    for name, axes in graph.axes_by_tensor.items():
         reasons = tuple(dict.fromkeys(r for axis in axes for r in axis.reasons if r.why == NOT_UNDERSTOOD))
-        if reasons and not any(axis.role for axis in axes):
+        if reasons and graph.is_matrix(name) and not any(axis.role for axis in axes):
             rows = axes[0].nodes
-            layers.append(Layer(axes[0].layer, rows, np.zeros(rows.size, bool), reasons))
-    return layers
+            yield Layer(axes[0].layer, rows, np.zeros(rows.size, bool), reasons)
 
 
-def _sum_by_module(costs: Iterable[CostTerm], count: int) -> dict[str, int]:
-    sums: dict[str, int] = {}
+def _sum_by_module(costs: Iterable[CostTerm]) -> Counter[str]:
+    sums = Counter[str]()
     for term in costs:
-        sums[term.module] = sums.get(term.module, 0) + total_cost([term], np.zeros(count, bool))
+        sums[term.module] += term.constant * prod(nodes.size for nodes in term.axes)
     return sums
-
-
-def _savings_function(costs: tuple[CostTerm, ...], count: int) -> Callable[[ChannelLabels], int]:
-    """Return a function of nodes to remove that gives the decrease of the costs. It computes only terms that change."""
-    axes = [(i, np.unique(nodes[nodes >= 0])) for i, term in enumerate(costs) for nodes in term.axes]
-    nodes = np.concatenate([np.zeros(0, np.int64), *(nodes for _, nodes in axes)])
-    terms = np.repeat(np.array([i for i, _ in axes], np.int64), [nodes.size for _, nodes in axes])
-    terms_of_node = csr_array((np.ones(nodes.size, np.int8), (nodes, terms)), shape=(count, max(len(costs), 1)))
-
-    @cache  # coupled layers have the same nodes
-    def savings(node_bytes: bytes) -> int:
-        nodes = np.frombuffer(node_bytes, np.int64)
-        removed = np.zeros(count, bool)
-        removed[nodes] = True
-        changed = [costs[i] for i in np.unique(terms_of_node[nodes].indices).tolist()]
-        return total_cost(changed, np.zeros(count, bool)) - total_cost(changed, removed)
-
-    return lambda nodes: savings(nodes.astype(np.int64).tobytes()) if nodes.size else 0
 
 
 def _largest_cut(graph: GraphStructure) -> NodeMask:
@@ -239,16 +209,9 @@ def _estimate_cut(graph: GraphStructure, target: float | None) -> CutEstimate:
     removed = _largest_cut(graph)
     if target is not None:
         order = np.random.default_rng(0).permutation(np.flatnonzero(removed))
-        weights = graph.costs("weights")
         allowed = (1 - target) * graph.cost("weights")
-
-        def remove_first(n: int) -> NodeMask:
-            mask = np.zeros(graph.count, bool)
-            mask[order[:n]] = True
-            return mask
-
-        n = bisect_left(range(len(order)), -allowed, key=lambda n: -total_cost(weights, remove_first(n)))
-        removed = remove_first(n)
+        n = bisect_left(range(order.size), -allowed, key=lambda n: -graph.cost("weights", graph.mask(order[:n])))
+        removed = graph.mask(order[:n])
     return CutEstimate(target, *(graph.cost(of, removed) for of in ("weights", "parameters", "macs")))
 
 

@@ -86,14 +86,8 @@ def _cut_lines(summary: Summary) -> list[str]:
     dense = CutEstimate(0.0, summary.weights, summary.parameters, summary.macs)
     lines = [f"{'what remains':28}{'weights':>14}{'parameters':>16}{'MACs':>16}"]
     for cut in (dense, *summary.cuts):
-        weights, parameters, macs = (
-            f"{format_count(remaining)} {_format_share(remaining, total):>6}"
-            for remaining, total in (
-                (cut.weights, dense.weights),
-                (cut.parameters, dense.parameters),
-                (cut.macs, dense.macs),
-            )
-        )
+        pairs = (cut.weights, dense.weights), (cut.parameters, dense.parameters), (cut.macs, dense.macs)
+        weights, parameters, macs = (f"{format_count(n)} {_format_share(n, total):>6}" for n, total in pairs)
         lines.append(f"{_cut_name(cut, dense):28}{weights:>14}{parameters:>16}{macs:>16}")
     return lines
 

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import argparse
 import ast
-import faulthandler
 import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
-from pathlib import Path
-from time import perf_counter
 from typing import Any, NoReturn, TextIO
 
 import torch
@@ -35,8 +31,6 @@ from earlycrop.utils.errors import TraceError
 
 BAD_INPUT, TIME_UP, STOPPED = 2, 3, 130
 """Exit codes."""
-GRACE = 5.0
-"""Seconds after the time is up until a process is ended that native code keeps from ending itself."""
 _log = logging.getLogger("earlycrop.report")
 
 
@@ -48,16 +42,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _ProgressHandler(logging.StreamHandler[TextIO]):
-    """Writes log messages with the seconds since its start, and keeps the last one."""
+    """Writes log messages to standard error with the seconds since the start, and keeps the last one."""
 
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.start = perf_counter()
-        self.step = "starting"
+    step = "starting"
 
     def format(self, record: logging.LogRecord) -> str:
         self.step = record.getMessage()
-        return f"{perf_counter() - self.start:5.1f} s  {self.step}"
+        return f"{record.relativeCreated / 1000:5.1f} s  {self.step}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,14 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parse_arguments(arguments)
-        with _progress_to_stderr() as progress, _time_limit(options.seconds, progress), _stdout_to_stderr():
+        with _limit_time(options.seconds), redirect_stdout(sys.stderr):
             report = _make_report(options)
         print(report)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        _kill_children()
         print("stopped", file=sys.stderr)
         return STOPPED
     return 0
@@ -90,9 +80,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Print what could be removed from a network, layer by layer, and what cannot be removed and why.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "target", metavar="NETWORK", type=_parse_target, help="torchvision:NAME, or package.module:callable"
-    )
+    parser.add_argument("target", metavar="NETWORK", help="torchvision:NAME, or package.module:callable")
     parser.add_argument(
         "--with",
         dest="keywords",
@@ -119,16 +107,12 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=lambda text: torch.zeros(_parse_shape(text), dtype=torch.long),
         help="the same with integers, all zero",
     )
-    parser.add_argument("--seconds", type=_parse_seconds, default=60.0, help="stop after this time (default: 60)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="stop after this time (default: 60)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    return parser.parse_args(arguments)
-
-
-def _parse_target(text: str) -> str:
-    place, _, name = text.partition(":")
-    if not place or not name:
-        raise argparse.ArgumentTypeError(f"'{text}' names no network: give torchvision:NAME or package.module:callable")
-    return text
+    options = parser.parse_args(arguments)
+    if not 0 < options.seconds <= threading.TIMEOUT_MAX:
+        parser.error(f"'{options.seconds:g}' is not a time: give a number of seconds above 0")
+    return options
 
 
 def _parse_keyword(text: str) -> tuple[str, Any]:
@@ -151,16 +135,6 @@ def _parse_shape(text: str) -> list[int]:
     return shape
 
 
-def _parse_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < threading.TIMEOUT_MAX - GRACE:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a time: give a number of seconds above 0")
-    return seconds
-
-
 def _make_report(options: argparse.Namespace) -> str:
     inputs: tuple[Tensor, ...] = tuple(options.inputs)
     model, example = build_network(options.target, dict(options.keywords), inputs)
@@ -181,73 +155,26 @@ def _make_report(options: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _progress_to_stderr() -> Iterator[_ProgressHandler]:
-    """Write what the library logs to standard error."""
+def _limit_time(seconds: float) -> Iterator[None]:
+    """Write what the library logs to standard error, and end the process with a sentence after some time."""
     progress = _ProgressHandler()
     logger = logging.getLogger("earlycrop")
-    before = logger.level, logger.propagate
     logger.addHandler(progress)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    try:
-        yield progress
-    finally:
-        logger.removeHandler(progress)
-        logger.level, logger.propagate = before
 
+    def end_process() -> None:
+        place = f"after {seconds:g} s, in the step '{progress.step}'"
+        print(f"error: stopped {place}: allow more with --seconds, or give a smaller --input", file=sys.stderr)
+        os._exit(TIME_UP)
 
-@contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what the network prints to standard error, that of native code and of other processes included."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(stdout, 1)
-        os.close(stdout)
-
-
-@contextmanager
-def _time_limit(seconds: float, progress: _ProgressHandler) -> Iterator[None]:
-    """End the process after some time.
-
-    A timer does it with a sentence. Native code that never releases the interpreter's lock keeps the timer from
-    running; faulthandler then ends the process with a traceback and exit code 1.
-    """
-    timer = threading.Timer(seconds, _end_process, (seconds, progress))
+    timer = threading.Timer(seconds, end_process)
     timer.daemon = True
     timer.start()
-    faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
     try:
         yield
     finally:
         timer.cancel()
-        faulthandler.cancel_dump_traceback_later()
-
-
-def _end_process(seconds: float, progress: _ProgressHandler) -> None:
-    sentence = (
-        f"error: stopped after {seconds:g} s, in the step '{progress.step}': allow more with --seconds, or give a "
-        "smaller --input\n"
-    )
-    try:
-        _kill_children()
-        os.write(2, sentence.encode())
-    finally:
-        os._exit(TIME_UP)
-
-
-def _kill_children(pid: str = "self") -> None:
-    """Kill the processes that a process has started, on systems that list them (Linux)."""
-    with suppress(OSError):  # the process or one of its threads has ended
-        for listing in list(Path(f"/proc/{pid}/task").glob("*/children")):
-            for child in listing.read_text().split():
-                _kill_children(child)
-                os.kill(int(child), signal.SIGKILL)
+        logger.removeHandler(progress)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from functools import reduce
+from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
@@ -40,6 +40,8 @@ def build_network(target: str, keywords: Mapping[str, Any], inputs: tuple[Tensor
     """
     _log.debug("importing")
     place, _, name = target.partition(":")
+    if not place or not name:
+        raise InputError(f"'{target}' names no network: give torchvision:NAME or package.module:callable")
     if place == "torchvision":
         model, example = _build_torchvision(target, name, keywords), torch.rand(1, 3, 224, 224)
     else:
@@ -91,17 +93,15 @@ def _build_torchvision(target: str, name: str, keywords: Mapping[str, Any]) -> A
     if name not in models.list_models():
         raise InputError(f"torchvision has no model '{name}': torchvision.models.list_models() returns the names")
     builder = models.get_model_builder(name)
-    without_weights: dict[str, Any] = {"weights": None}
-    if "weights_backbone" in inspect.signature(builder).parameters:  # a detector downloads these as well
-        without_weights["weights_backbone"] = None
-    return _call_builder(target, builder, {**without_weights, **keywords})
+    downloads = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()
+    return _call_builder(target, builder, {**dict.fromkeys(downloads), **keywords})
 
 
 def _build_custom(target: str, keywords: Mapping[str, Any]) -> tuple[Any, Any]:
     place, _, name = target.partition(":")
     module = _import_module(place)
     try:
-        builder = reduce(getattr, name.split("."), module)
+        builder = attrgetter(name)(module)
     except AttributeError as error:
         raise InputError(f"'{place}' has no '{name}'") from error
     if not callable(builder):

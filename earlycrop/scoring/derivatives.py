@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from earlycrop.utils.contexts import differentiable_kernels, preserve_state, set_scoring_mode
+from earlycrop.utils.contexts import differentiable_kernels, preserve_state, replace_tensors, set_scoring_mode
 from earlycrop.utils.distributed import ProcessGroup, all_reduce_mean, fail_together
 from earlycrop.utils.errors import FlowError
-from earlycrop.utils.modules import assign_tensor, tensor_owners
 from earlycrop.utils.types import Loss, Tensors
 
 
@@ -88,23 +87,21 @@ def flow_by_parameter(
     batches: Iterable[Any],
     use: Callable[[str, Tensor, Tensor], None],
     *,
-    in_parts: bool = False,
     batch_statistics: bool = False,
     group: ProcessGroup = None,
 ) -> None:
-    """Compute g and Hg as :func:`flow` does, and hand them to ``use`` one parameter at a time.
+    """Compute g and Hg as :func:`flow` does, and hand them to ``use`` in terms that sum up to them.
 
-    With one batch, a parameter's Hg is freed before the next one is computed. Memory: the weights, g, one batch's
-    graph, and Hg of one parameter; without ``in_parts`` also the terms of Hg that are not summed yet, often as much as
-    g. With several batches or processes, Hg is stored as a whole.
+    With one batch, Hg of a parameter has a term for each operation that reads the parameter, and a term is freed before
+    the next one is computed. Memory: the weights, g, one batch's graph, and one term. With several batches or
+    processes, Hg is stored as a whole, and each parameter has one term.
 
     Args:
         model: The network.
         loss: (model, batch) -> scalar loss.
         batches: Training data; all of them are read.
-        use: Called with a parameter's name, g and Hg.
-        in_parts: Whether to hand over each term of Hg as soon as it is computed, one for each operation that reads the
-            parameter: the first with g, the others with zeros in place of g.
+        use: Called with a parameter's name, g and a term of Hg. Only the first term of a parameter comes with g, the
+            others with zeros in place of it.
         batch_statistics: Whether batch norms use the batch's statistics instead of the running ones.
         group: The processes that average, see :func:`flow`.
 
@@ -118,7 +115,7 @@ def flow_by_parameter(
             use(name, g, (derivatives.product or {})[name])
         return
     with _prepare_network(model, loss, batch_statistics) as network:
-        _stream_products(network, batches[0], use, in_parts)
+        _stream_products(network, batches[0], use)
 
 
 def expanded_zeros(like: Tensor) -> Tensor:
@@ -207,31 +204,25 @@ def _differentiate_batches(
     return Derivatives(gradient, _check_finite(all_reduce_mean(network.take_sums(), group), "Hessian product"))
 
 
-def _stream_products(network: _Network, batch: Any, use: Callable[[str, Tensor, Tensor], None], in_parts: bool) -> None:
-    """Hand each parameter's Hg, or each term of it, to ``use`` while autograd computes the others."""
+def _stream_products(network: _Network, batch: Any, use: Callable[[str, Tensor, Tensor], None]) -> None:
+    """Hand each term of the parameters' Hg to ``use`` while autograd computes the others."""
     graph = network.gradients(batch)
     gradient = _check_finite({name: g.detach() for name, g in graph.items()}, "gradient")
     pending = dict(gradient)
 
     def deliver(name: str, product: Tensor) -> None:
-        g = pending.pop(name, None)
         _check_finite({name: product}, "Hessian product")
-        use(name, expanded_zeros(product) if g is None else g, product)
+        use(name, pending.pop(name, expanded_zeros(product)), product)
 
-    def deliver_grad(name: str, leaf: Tensor) -> None:
-        if leaf.grad is not None:  # it is None if all terms of this leaf were intercepted
-            product, leaf.grad = leaf.grad.detach(), None
-            deliver(name, product)
-
-    for name, leaf in network.leaves.items():
-        leaf.register_post_accumulate_grad_hook(partial(deliver_grad, name))  # type: ignore[no-untyped-call]
     edges = _gradient_edges(graph)
-    if in_parts:
-        _intercept_terms(edges, network.leaves, deliver)
+    _intercept_terms(edges, network.leaves, deliver)
     del graph
     network.accumulate_products(edges, gradient)
-    for name, g in dict(pending).items():  # parameters that the gradient does not depend on
-        deliver(name, expanded_zeros(g))
+    for name, leaf in network.leaves.items():
+        if leaf.grad is not None:  # a term that is no operation's, as the gradient is the parameter itself
+            deliver(name, leaf.grad)
+        elif name in pending:  # the gradient does not depend on this parameter
+            deliver(name, expanded_zeros(leaf))
 
 
 def _intercept_terms(
@@ -265,35 +256,25 @@ def _intercept_terms(
 
 @contextmanager
 def _prepare_network(model: nn.Module, loss: Loss, batch_statistics: bool) -> Iterator[_Network]:
-    """Put the model into scoring mode, with leaves in place of its parameters."""
-    with preserve_state(model), differentiable_kernels(model), torch.enable_grad(), _attach_leaves(model) as leaves:
+    """Put the model into scoring mode, with leaves in place of its parameters.
+
+    The leaves share the parameters' memory, so that the parameters' ``.grad`` and hooks are not touched.
+    """
+    with preserve_state(model), differentiable_kernels(model), torch.enable_grad():
+        leaves: Tensors = {name: nn.Parameter(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+        if not leaves:
+            raise ValueError("no parameter requires a gradient: there is nothing to score")
         set_scoring_mode(model, batch_statistics)
-        yield _Network(model, loss, leaves)
-
-
-@contextmanager
-def _attach_leaves(model: nn.Module) -> Iterator[Tensors]:
-    """Replace the parameters by leaves that share their memory, so that ``.grad`` and hooks are not touched."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not parameters:
-        raise ValueError("no parameter requires a gradient: there is nothing to score")
-    leaves: Tensors = {name: nn.Parameter(p.detach()) for name, p in parameters.items()}
-    owners = tensor_owners(model)
-    places = {name: owners[id(p)] for name, p in parameters.items()}
-    try:
-        for name, leaf in leaves.items():
-            assign_tensor(places[name], leaf)
-        yield leaves
-    except RuntimeError as error:
-        if "use_reentrant" not in str(error):
-            raise
-        raise FlowError(
-            "a part of the model runs in torch.utils.checkpoint with use_reentrant=True, which does not support "
-            "gradients by parameter: call it with use_reentrant=False"
-        ) from error
-    finally:
-        for name, p in parameters.items():
-            assign_tensor(places[name], p)
+        try:
+            with replace_tensors(model, leaves):
+                yield _Network(model, loss, leaves)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise FlowError(
+                "a part of the model runs in torch.utils.checkpoint with use_reentrant=True, which does not support "
+                "gradients by parameter: call it with use_reentrant=False"
+            ) from error
 
 
 def _gradient_edges(graph: Tensors) -> dict[str, GradientEdge]:
@@ -340,6 +321,5 @@ def _check_direction(direction: Mapping[str, Tensor], leaves: Tensors) -> Mappin
     return direction
 
 
-def _format_names(names: list[str], limit: int = 5) -> str:
-    quoted = ", ".join(f"'{n}'" for n in names[:limit])
-    return f"{quoted} and {len(names) - limit} more" if len(names) > limit else quoted
+def _format_names(names: list[str]) -> str:
+    return ", ".join(f"'{n}'" for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

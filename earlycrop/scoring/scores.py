@@ -178,11 +178,6 @@ class _Source:
         gates = sum_units(_effects(self.criterion, snip, weights, Derivatives(gradient, None)))
         return compute(batches, direction={name: w * gates[name] for name, w in weights.items()})
 
-    def stream_derivatives(self, batches: Iterable[Any], use: Callable[[str, Tensor, Tensor], None]) -> None:
-        """Hand g and Hg to ``use`` one parameter at a time."""
-        compute = partial(flow_by_parameter, batch_statistics=self.batch_statistics, group=self.group)
-        compute(self.model, self.loss, batches, use, in_parts=self.criterion.additive)
-
 
 def _sum_effects(
     source: _Source, graph: Graph, axes: list[GatedAxis], batches: Iterable[Any]
@@ -192,17 +187,17 @@ def _sum_effects(
     effect = criterion.node_effect or criterion.effect
     assert effect is not None
     parameters = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
-    if criterion.order < 2 or criterion.direction == "gates":
+    if not criterion.additive or criterion.order < 2 or criterion.direction == "gates":
         derivatives = source.derivatives(
             batches, sum_units=lambda effects: spread_to_entries(sum_by_node(graph, axes, effects), axes, effects)
         )
         return sum_by_node(graph, axes, _effects(criterion, effect, parameters, derivatives))
     sums = torch.zeros(graph.count, dtype=torch.float64)
 
-    def add(name: str, g: Tensor, hg: Tensor) -> None:  # one parameter at a time, so that Hg is never stored as a whole
+    def add(name: str, g: Tensor, hg: Tensor) -> None:  # one term at a time, so that Hg is never stored as a whole
         sums.add_(sum_by_node(graph, axes, {name: _effect(criterion, effect, parameters[name], g, hg)}))
 
-    source.stream_derivatives(batches, add)
+    flow_by_parameter(model, source.loss, batches, add, batch_statistics=source.batch_statistics, group=source.group)
     return sums
 
 

@@ -10,14 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from earlycrop.scoring.derivatives import Derivatives
+from earlycrop.scoring.model_inputs import record_arguments
 from earlycrop.utils.contexts import differentiable_kernels, preserve_state, replace_tensors
 from earlycrop.utils.errors import FlowError
 from earlycrop.utils.modules import collect_tensors, tensors_by_name
 from earlycrop.utils.types import Loss
-
-
-class _StopForward(Exception):
-    """Raised after the model has run, because the rest of the loss is not needed."""
 
 
 def synaptic_flow(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Derivatives:
@@ -44,45 +41,18 @@ def synaptic_flow(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Deriv
     if batch is None:
         raise ValueError("no batch to take the shapes of: give at least one batch of training data")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    positive = {
-        name: _absolute_value(t)
-        for name, t in tensors_by_name(model).items()
-        if t.is_floating_point() or t.is_complex()
-    }
+    tensors = tensors_by_name(model)
+    positive = {n: _absolute_value(t) for n, t in tensors.items() if t.is_floating_point() or t.is_complex()}
     with preserve_state(model), differentiable_kernels(model), torch.enable_grad(), replace_tensors(model, positive):
         model.eval()
-        outputs = _run_on_ones(model, loss, batch)
-        total = sum((t.sum() for t in outputs), torch.zeros(()))
+        args, kwargs = tree_map(_fill_with_ones, record_arguments(model, loss, batch))
+        outputs = collect_tensors(model(*args, **kwargs))
+        total = sum((t.sum() for t in outputs if t.is_floating_point()), torch.zeros(()))
         if not total.requires_grad:
             raise FlowError("the model's outputs do not depend on any trained parameter: there is nothing to score")
         gradients = torch.autograd.grad(total, [positive[name] for name in trained], allow_unused=True)
     flows = {n: g.real if g.is_complex() else g for n, g in zip(trained, gradients, strict=True) if g is not None}
     return Derivatives({name: g * trained[name].detach().sgn() for name, g in flows.items()}, None)
-
-
-def _run_on_ones(model: nn.Module, loss: Loss, batch: Any) -> list[Tensor]:
-    """Run the model on ones in the shapes that the loss calls it with; return its floating-point outputs."""
-    outputs: list[Tensor] = []
-
-    def replace_inputs(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        return tree_map(_fill_with_ones, (args, kwargs))
-
-    def record_outputs(module: nn.Module, inputs: Any, output: Any) -> None:
-        outputs.extend(t for t in collect_tensors(output) if t.is_floating_point())
-        raise _StopForward
-
-    handles = [
-        model.register_forward_pre_hook(replace_inputs, with_kwargs=True),
-        model.register_forward_hook(record_outputs),
-    ]
-    try:
-        loss(model, batch)
-    except _StopForward:
-        return outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-    raise FlowError("the loss does not call the model: synflow needs the model's outputs, not the loss")
 
 
 def _absolute_value(t: Tensor) -> Tensor:

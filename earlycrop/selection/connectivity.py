@@ -50,10 +50,10 @@ class _PathFinder:
         self.kept = {name: torch.zeros_like(t, dtype=torch.bool) for name, t in scores.items()}
         axes = [axis for axis in graph.axes if axis.tensor in scores]
         self._rows = {axis.tensor: axis for axis in axes if Role.ROW in axis.role}
-        self._columns: dict[str, list[TensorAxis]] = {}
+        self._columns: dict[str, list[TensorAxis]] = {name: [] for name in scores}
         for axis in axes:
             if Role.COLUMN in axis.role:
-                self._columns.setdefault(axis.tensor, []).append(axis)
+                self._columns[axis.tensor].append(axis)
         self._producers: dict[int, list[str]] = {}
         """By class of channels, the matrices whose rows produce them."""
         for name, row in self._rows.items():
@@ -70,7 +70,7 @@ class _PathFinder:
             self.kept[consumer][index] = True
             row = self._rows.get(consumer)
             # a depthwise convolution has no columns: its channels are those that it consumes
-            for axis in self._columns.get(consumer, [] if row is None else [row]):
+            for axis in self._columns[consumer] or ([] if row is None else [row]):
                 pending += self._keep_producers(consumer, index, axis)
 
     def _keep_producers(self, consumer: str, index: Index, axis: TensorAxis) -> list[tuple[str, Index]]:
@@ -95,7 +95,7 @@ class _PathFinder:
     def _best_weight(self, name: str, rows: ChannelLabels) -> Index:
         """Return the best weight in these rows, in columns that other paths use if there are any."""
         candidates = {self._rows[name].dim: rows}
-        if name not in self._columns:
+        if not self._columns[name]:
             return _best_index(self.scores[name], candidates)
         column, used = self._columns[name][0], self._used_columns.setdefault(name, set())
         if used:

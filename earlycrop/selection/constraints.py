@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from numbers import Integral, Real
+from numbers import Real
 
 from torch import nn
 
 from earlycrop.graph.types import layers_of
 from earlycrop.utils.parameters import weight_matrices
-from earlycrop.utils.validation import check_type, describe, to_python_number
+from earlycrop.utils.validation import check_positive_int, check_type, describe, to_python_number
 
 Amount = int | float
 """A number of a layer's outputs (or weights), or as a float a share of them, above 0 and at most 1."""
@@ -45,7 +45,8 @@ class Limits:
             stay as it is, and so may channels that cannot be pruned.
 
     Raises:
-        TypeError: ``floors`` or ``ceilings`` is not a mapping, or ``exclude`` contains something that is not a pattern.
+        TypeError: ``floors`` or ``ceilings`` is not a mapping, ``exclude`` contains something that is not a pattern, or
+            ``multiple`` is not a whole number.
         ValueError: An amount or ``multiple`` is out of its range.
     """
 
@@ -71,11 +72,7 @@ class Limits:
                         f"{option}[{pattern!r}] is {describe(amount)}: give a whole number of at least 1, or as a "
                         "float a share of the layer, above 0 and at most 1"
                     )
-        if not isinstance(self.multiple, Integral):
-            raise ValueError(f"multiple must be a whole number, and is {describe(self.multiple)}: 1 rounds nothing")
-        object.__setattr__(self, "multiple", int(self.multiple))
-        if self.multiple < 1:
-            raise ValueError(f"multiple must be at least 1, and is {self.multiple}: 1 rounds nothing")
+        object.__setattr__(self, "multiple", check_positive_int("multiple", self.multiple))
 
     def require_known(self, model: nn.Module) -> None:
         """Check that every pattern matches a layer of the model.

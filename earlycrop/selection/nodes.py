@@ -7,7 +7,7 @@ stay. A target in time is met by :mod:`earlycrop.selection.step_time`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -37,11 +37,7 @@ class NodeChoice:
 
 
 def choose_nodes(
-    graph: Graph,
-    scores: Float[Tensor, "nodes"],
-    allowed: int,
-    of: str = "weights",
-    limits: Limits | Bounds = NO_BOUNDS,
+    graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, of: str = "weights", limits: Limits | Bounds = NO_BOUNDS
 ) -> NodeChoice:
     """Remove the nodes with the lowest scores until what is left in ``of`` is at most ``allowed``.
 
@@ -64,22 +60,16 @@ def choose_nodes(
     """
     costs = graph.costs(of)
     ranking = node_ranking(graph, scores, limits)
-    low, high = 0, ranking.count
-    while low < high:
-        middle = (low + high) // 2
-        if total_cost(costs, ranking.remove_first(middle)) <= allowed:
-            high = middle
-        else:
-            low = middle + 1
-    removed = ranking.remove_first(low)
-    reached = total_cost(costs, removed) <= allowed
+    # the smallest number of units without which the cost is at most ``allowed``, or all of them
+    n = bisect_left(range(ranking.count), -allowed, key=lambda n: -total_cost(costs, ranking.remove_first(n)))
+    removed = ranking.remove_first(n)
     remaining = _RemainingCost(costs, removed)
-    for i in range(low - 1, -1, -1):
-        if i in ranking.remainders and removed[ranking.remainders[i]].any():
-            continue
-        if remaining.restore(ranking.units[i], allowed):
+    floors = ranking.find_limiting_layers(n, remaining.total <= allowed)
+    for i in reversed(range(n)):
+        blocked = i in ranking.remainders and removed[ranking.remainders[i]].any()
+        if not blocked and remaining.restore(ranking.units[i], allowed):
             removed[ranking.units[i]] = False
-    return NodeChoice(removed, remaining.total, ranking.find_limiting_layers(low, reached))
+    return NodeChoice(removed, remaining.total, floors)
 
 
 def node_ranking(graph: Graph, scores: Float[Tensor, "nodes"], limits: Limits | Bounds) -> Ranking:
@@ -110,7 +100,7 @@ def node_bounds(graph: Graph, limits: Limits) -> Bounds:
     Raises:
         ValueError: A ceiling is below what floors, exclude and multiple protect; or see :meth:`Limits.to_bounds`.
     """
-    names = layers_of(n for n, shape in graph.shapes.items() if n in graph.parameters and len(shape) > 1)
+    names = layers_of(filter(graph.is_matrix, graph.shapes))
     widths = {layer.name: layer.nodes.size for layer in graph.layers}
     bounds = limits.to_bounds(names, widths, {layer.name: int((layer.nodes >= 0).sum()) for layer in graph.layers})
     if bounds.max_kept:
@@ -141,8 +131,7 @@ def remaining_outputs(graph: Graph, removed: NodeMask | None = None) -> dict[str
 class _RemainingCost:
     """The cost of what is left, updated as nodes come back."""
 
-    def __init__(self, costs: Iterable[CostTerm], removed: NodeMask) -> None:
-        costs = tuple(costs)
+    def __init__(self, costs: tuple[CostTerm, ...], removed: NodeMask) -> None:
         kept = np.append(~removed, True)
         self._constants = [term.constant for term in costs]
         self._counts = [[int(kept[axis].sum()) for axis in term.axes] for term in costs]
@@ -167,6 +156,6 @@ class _RemainingCost:
         if total > allowed:
             return False
         self.total = total
-        for i, c in counts.items():
-            self._counts[i], self._products[i] = c, products[i]
+        for i in counts:
+            self._counts[i], self._products[i] = counts[i], products[i]
         return True

@@ -50,8 +50,7 @@ def shuffle_weights(
     shuffled = {}
     for name, chosen in removed.items():
         before = torch.zeros_like(chosen) if alive is None else ~alive[name]
-        free = ~before & ~keep[name] if name in keep else ~before
-        candidates = free.flatten().nonzero().flatten()
+        candidates = (~(before | keep[name])).flatten().nonzero().flatten()
         count = int(chosen.sum()) - int(before.sum())
         order = torch.randperm(candidates.numel())[:count].to(candidates.device)
         shuffled[name] = before.flatten().index_fill(0, candidates[order], True).view_as(chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -89,18 +89,18 @@ def rank_nodes(graph: Graph, order: ChannelLabels, bounds: Bounds) -> Ranking:
     for _, nodes in protected:
         stays[nodes] = True
     remainders: dict[int, ChannelLabels] = {}
+    unit = np.full(graph.count, -1)
     if bounds.multiple == 1:
-        unit = np.full(graph.count, -1)
         unit[order[~stays[order]]] = np.arange(graph.count - stays.sum())
     else:
         chunks, remainders, fillers = _split_into_multiples(graph, rank, stays, bounds.multiple)
-        unit = _number_chunks(rank, chunks)
+        for i, chunk in enumerate(sorted(chunks, key=lambda chunk: int(rank[chunk[-1]]))):  # by their best nodes
+            unit[chunk] = i
         protected += fillers
     forced = _find_forced_units(graph, bounds, unit)
-    number = np.where(forced, -1, np.cumsum(~forced) - 1)
     count = int((~forced).sum())
-    number = np.append(number, count)  # for the nodes that stay, whose unit is -1
-    unit = number[unit]
+    # the last entry serves the nodes that stay, whose unit is -1
+    unit = np.append(np.where(forced, -1, np.cumsum(~forced) - 1), count)[unit]
     return Ranking(unit, count, rank, protected, {int(unit[node]): rest for node, rest in remainders.items()})
 
 
@@ -143,23 +143,12 @@ def _split_into_multiples(
     return chunks, remainders, fillers
 
 
-def _number_chunks(rank: ChannelLabels, chunks: list[ChannelLabels]) -> ChannelLabels:
-    """Number the chunks by their best nodes. Returns each node's number, -1 if it is in no chunk."""
-    best = np.array([rank[chunk[-1]] for chunk in chunks], np.int64)
-    unit = np.full(rank.size, -1)
-    for number, chunk in enumerate(np.argsort(best)):
-        unit[chunks[chunk]] = number
-    return unit
-
-
-def _find_layers(graph: Graph, limited: Mapping[str, int]) -> list[tuple[str, ChannelLabels, int]]:
+def _find_layers(graph: Graph, limited: Mapping[str, int]) -> Iterator[tuple[str, ChannelLabels, int]]:
     """Find the limited layers, the nodes among their outputs, and how many outputs are no nodes."""
-    layers = []
     for layer in graph.layers:
         if layer.name in limited:
             nodes = layer.nodes[layer.nodes >= 0]
-            layers.append((layer.name, nodes, layer.nodes.size - nodes.size))
-    return layers
+            yield layer.name, nodes, layer.nodes.size - nodes.size
 
 
 def _find_families(graph: Graph, multiple: int) -> list[tuple[ChannelLabels, int]]:

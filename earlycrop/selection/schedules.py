@@ -21,33 +21,19 @@ def one_shot(sparsity: float, rounds: int) -> list[float]:
     return [sparsity]
 
 
-def linear(sparsity: float, rounds: int) -> list[float]:
-    """s_i = rho i / n for i = 1..n.
-
-    Args:
-        sparsity: The target rho.
-        rounds: The number of rounds n.
-
-    Returns:
-        The sparsity after each round.
-    """
-    return [sparsity * i / rounds for i in range(1, rounds)] + [sparsity]
-
-
-def exponential(sparsity: float, rounds: int, steps: int = 100) -> list[float]:
-    """s_i = 1 - (1 - rho)^(i/n) for i = 1..n with n = ``steps``, whatever ``rounds`` is.
+def exponential(sparsity: float, rounds: int) -> list[float]:
+    """s_i = 1 - (1 - rho)^(i/n) for i = 1..n with n = 100, whatever ``rounds`` is.
 
     Source: SynFlow (Tanaka et al. 2020), algorithm 1, which needs 100 rounds to avoid the collapse of a layer.
 
     Args:
         sparsity: The target rho.
         rounds: Not used.
-        steps: The number of rounds n.
 
     Returns:
         The sparsity after each round.
     """
-    return [1 - (1 - sparsity) ** (i / steps) for i in range(1, steps)] + [sparsity]
+    return [1 - (1 - sparsity) ** (i / 100) for i in range(1, 100)] + [sparsity]
 
 
 def halving(sparsity: float, rounds: int) -> list[float]:

@@ -134,11 +134,7 @@ class StepTimer:
 
 
 def choose_nodes_in_time(
-    graph: Graph,
-    scores: Float[Tensor, "nodes"],
-    allowed: int,
-    probe: TimeProbe,
-    limits: Limits | Bounds = NO_BOUNDS,
+    graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, probe: TimeProbe, limits: Limits | Bounds = NO_BOUNDS
 ) -> NodeChoice:
     """Remove the nodes with the lowest scores until a step takes at most ``allowed`` microseconds.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal, get_args
 
+from earlycrop.utils.validation import check_sparsity
+
 Measure = Literal["weights", "nodes", "macs", "bytes", "time"]
 """What a sparsity can be a share of. "time" is that of a training step on this device."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -25,6 +27,4 @@ def max_remaining(dense: int, sparsity: float) -> int:
     Raises:
         ValueError: The sparsity is not between 0 and 1.
     """
-    if not 0 < sparsity < 1:
-        raise ValueError(f"sparsity must be above 0 and below 1, and is {sparsity}: it is the share that is removed")
-    return int((1 - Fraction(repr(float(sparsity)))) * dense)
+    return int((1 - Fraction(repr(check_sparsity(sparsity)))) * dense)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
+from earlycrop.scoring.model_inputs import record_arguments
 from earlycrop.utils.contexts import differentiable_kernels, preserve_state
 from earlycrop.utils.errors import FlowError
 from earlycrop.utils.modules import collect_tensors
@@ -41,7 +42,7 @@ class NTKDistance:
     """
 
     def __init__(self, model: nn.Module, loss: Loss, probe: Any) -> None:
-        self._arguments = _record_arguments(model, loss, probe)
+        self._arguments = record_arguments(model, loss, probe)
         self._previous: Tensor | None = None
 
     def update(self, model: nn.Module) -> float | None:
@@ -91,28 +92,6 @@ class NTKDistance:
             state: The state.
         """
         self._previous = state["previous"]
-
-
-class _StopForward(Exception):
-    """Raised when the model is called, because nothing else is needed."""
-
-
-def _record_arguments(model: nn.Module, loss: Loss, probe: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of the first call of the model."""
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def record(module: nn.Module, args: Any, kwargs: Any) -> None:
-        calls.append((args, dict(kwargs)))
-        raise _StopForward
-
-    handle = model.register_forward_pre_hook(record, with_kwargs=True)
-    try:
-        loss(model, probe)
-    except _StopForward:
-        return calls[0]
-    finally:
-        handle.remove()
-    raise FlowError("the loss does not call the model: compute it with the outputs of the model that it is given")
 
 
 def _first_output(output: Any) -> Tensor:

@@ -125,7 +125,7 @@ class EpochWindow(Trigger):
         ValueError: ``latest`` comes before ``earliest``.
     """
 
-    def __init__(self, latest: int, earliest: int) -> None:
+    def __init__(self, latest: int, earliest: int = 2) -> None:
         self.latest: int = latest
         self.earliest = max(earliest, 2)
         if latest < self.earliest:
@@ -200,9 +200,6 @@ class Knee(EpochWindow):
     """
 
     uses_weight_distance = True
-
-    def __init__(self, latest: int, earliest: int = 2) -> None:
-        super().__init__(latest, earliest)
 
     def update(self, context: TriggerContext) -> str | None:
         values = context.distance.values()
@@ -342,7 +339,5 @@ def trigger_by_name(name: str, sparsity: float, epochs: int) -> Trigger:
         return AtEpoch(int(name))
     if name not in TRIGGERS:
         names = ", ".join(TRIGGERS)
-        raise ValueError(
-            f"there is no trigger '{name}': take one of {names}, or the number of the epoch to prune after"
-        )
+        raise ValueError(f"there is no trigger '{name}': take one of {names}, or the number of an epoch to prune after")
     return TRIGGERS[name](sparsity, epochs)

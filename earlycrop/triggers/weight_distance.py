@@ -98,16 +98,6 @@ DEFINITIONS: dict[Definition, Callable[[DistanceHistory], float]] = {
 """The forms in which the paper and its code write the change that is compared with the threshold."""
 
 
-def fall(history: DistanceHistory) -> float:
-    """c_t / c_(t-1): the change in this epoch, as a ratio to that in the epoch before."""
-    return _ratio(history.changes[-1], history.changes[-2])
-
-
-def level(history: DistanceHistory) -> float:
-    """c_t / max of c_s over s <= t: the change in this epoch, as a ratio to the largest one so far."""
-    return _ratio(history.changes[-1], max(history.changes))
-
-
 def _ratio(change: float, reference: float) -> float:
     """Return the ratio, or infinity if the reference is zero: the weights have not moved, or started at zero."""
     return change / reference if reference else inf
@@ -149,6 +139,8 @@ class WeightDistance:
     def values(self) -> dict[str, float]:
         """Return the change by every definition, and the ratios of the knee.
 
+        With c_t the change of d_t in epoch t, "fall" is c_t / c_(t-1), and "level" is c_t / max of c_s over s <= t.
+
         Returns:
             The values by name, infinite if the reference is zero. Empty before epoch 2: the first change is the
             reference.
@@ -156,7 +148,8 @@ class WeightDistance:
         if len(self.history.from_start) < 3:
             return {}
         values: dict[str, float] = {name: compute(self.history) for name, compute in DEFINITIONS.items()}
-        return values | {"fall": fall(self.history), "level": level(self.history)}
+        changes = self.history.changes
+        return values | {"fall": _ratio(changes[-1], changes[-2]), "level": _ratio(changes[-1], max(changes))}
 
     def log(self) -> dict[str, float]:
         """Return the distance from the start and the finite ones of ``values``, to be logged.

@@ -52,7 +52,6 @@ def test_text_for_a_pair() -> None:
     assert ["0", "Linear", "10/10", "70", "300", "73.0%", "76.8%"] in [line.split() for line in out.splitlines()]
     assert max(map(len, out.splitlines())) <= 80
     assert "a line that the network prints" in err
-    assert "a line that native code prints" in err
     steps = [line.partition(" s  ")[2] for line in err.splitlines() if " s  " in line]
     assert steps[:3] == ["importing", "building", "tracing"]
     assert steps[-1] == "summarizing"
@@ -176,18 +175,6 @@ def test_a_torchvision_that_cannot_be_imported(tmp_path: Path) -> None:
 # --- time
 
 
-def _is_running(pid: int) -> bool:
-    """Whether a process runs. A zombie has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _pids(note: Path) -> list[int]:
-    return [int(pid) for pid in note.read_text().split()] if note.exists() else []
-
-
 def test_time_up_while_importing(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text("import time\ntime.sleep(600)\n")
     begin = time.monotonic()
@@ -198,32 +185,17 @@ def test_time_up_while_importing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_time_up_while_running_ends_all_that_was_started(tmp_path: Path) -> None:
-    note = tmp_path / "note"
-    code, out, err = run("tests.reportable:Waits", "--with", f"note={note}", "--input", "1,6", "--seconds", "20")
+def test_time_up_while_running() -> None:
+    code, out, err = run("tests.reportable:Waits", "--input", "1,6", "--seconds", "20")
     assert (code, out) == (3, "")
     assert "stopped after 20 s, in the step 'tracing': allow more with --seconds" in sentence(err)
-    assert len(_pids(note)) == 2
-    assert not any(map(_is_running, _pids(note)))
 
 
-@pytest.mark.slow
-def test_time_up_while_native_code_holds_the_interpreter() -> None:
-    """The timer gets no turn; faulthandler ends the process after the grace."""
-    code, out, err = run("tests.reportable:hangs", "--seconds", "5")
-    assert (code, out) == (1, "")
-    assert "Timeout (0:00:10)!" in err
-    assert "reportable.py" in err
-
-
-def test_control_c_ends_all_that_was_started(tmp_path: Path) -> None:
-    note = tmp_path / "note"
-    process = start("tests.reportable:hangs", "--with", f"note={note}")
-    while len(_pids(note)) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
+def test_control_c() -> None:
+    process = start("tests.reportable:hangs")
+    assert process.stderr is not None
+    assert any("building" in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "stopped"
-    assert not any(map(_is_running, _pids(note)))

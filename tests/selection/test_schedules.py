@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from earlycrop.selection.schedules import exponential, halving, linear, one_shot
+from earlycrop.selection.schedules import exponential, halving, one_shot
 
 
 def test_halving_is_the_papers_schedule() -> None:
@@ -21,7 +21,7 @@ def test_the_exponential_schedule_keeps_the_same_share_of_what_is_left_each_time
     assert [b / a for a, b in itertools.pairwise(left)] == pytest.approx([0.1**0.01] * 99)
 
 
-@pytest.mark.parametrize("schedule", [one_shot, linear, halving, exponential])
+@pytest.mark.parametrize("schedule", [one_shot, halving, exponential])
 @pytest.mark.parametrize("sparsity", [0.05, 0.3, 0.5, 0.51, 0.9, 0.999])
 @pytest.mark.parametrize("rounds", [1, 2, 5, 30])
 def test_every_schedule_rises_and_ends_on_the_target(schedule, sparsity: float, rounds: int) -> None:  # type: ignore[no-untyped-def]

@@ -67,7 +67,9 @@ def derivatives(model: nn.Module, rank: int | None, group: Any = None) -> dict[s
     """g and Hg of one batch and of several, parameter by parameter, and the scores of nodes."""
     parts: dict[str, Tensor] = {}
     one, several = list(batches(rank, 1)), list(batches(rank))
-    flow_by_parameter(model, loss, one, lambda n, g, hg: parts.update({n: torch.stack([g, hg])}), group=group)
+    flow_by_parameter(
+        model, loss, one, lambda n, g, hg: parts.update({n: parts.get(n, 0) + torch.stack([g, hg])}), group=group
+    )
     graph = trace(model, lambda m: loss(m, one[0]))
     scores = {n: node_scores(model, graph, CRITERIA[n], loss, several, group=group) for n in ("crop", "crop-gate")}
     whole = flow(model, loss, several, group=group)

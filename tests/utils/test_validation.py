@@ -130,7 +130,7 @@ def test_numbers_of_numpy_prune_and_are_kept(tmp_path: Path) -> None:
 def test_limits_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match=r"floors\['0'\] is '4': give a whole number"):
         limits_of(floors={"0": "4"})
-    with pytest.raises(ValueError, match=r"multiple must be a whole number, and is 2.5"):
+    with pytest.raises(TypeError, match=r"multiple must be a whole number, and is 2.5"):
         limits_of(multiple=2.5)
 
 
