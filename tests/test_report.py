@@ -163,7 +163,7 @@ def test_equal_reasons_are_one_region() -> None:
 
 
 def test_advice_is_for_reasons_that_are_given() -> None:
-    sources = [p for p in Path(earlycrop.__file__).parent.glob("*.py") if p.name != "_summary.py"]
+    sources = [p for p in Path(earlycrop.__file__).parent.rglob("*.py") if p.name != "summary.py"]
     given = {
         node.value
         for path in sources
