@@ -30,8 +30,8 @@ def index(recorder: ChannelRecorder, op: Op) -> None:
 
     The dimensions of the indices stand where the first index stood, or in front if the indices are apart.
     """
-    x, given = op.args[:2]
-    indices = [*given, *[None] * (x.ndim - len(given))]
+    x, partial_indices = op.args[:2]
+    indices = [*partial_indices, *[None] * (x.ndim - len(partial_indices))]
     indexed = [d for d, i in enumerate(indices) if i is not None]
     if any(indices[d].dtype == torch.bool for d in indexed):
         raise ValueError("a mask covers several dimensions")

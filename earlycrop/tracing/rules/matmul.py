@@ -222,7 +222,7 @@ def _cuts_whole_groups(recorder: ChannelRecorder, by_group: ChannelLabels) -> bo
         return True
     if recorder.is_same(by_group, by_group[:1]):
         return False
-    return width == 1 or groups >= width
+    return bool(width == 1 or groups >= width)
 
 
 def _count_cost(recorder: ChannelRecorder, macs: int, axes: Sequence[Channels]) -> None:
