@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from earlycrop.context import PruningContext
-from earlycrop.events import GATES, STATISTICS, Event, GateName, PruningRequest
+from earlycrop.events import Event, GateName, PruningRequest
 from earlycrop.methods import Method, MethodName, make_procedure, method_name, resolve_method
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.pruner_state import check_state
@@ -72,9 +72,6 @@ class PrunerOptions:
             raise ValueError(f"penalty must be 0 or more, and is {self.penalty}")
         if not 0 <= self.rewind < 1:
             raise ValueError(f"rewind must be a share of the epochs, from 0 to below 1, and is {self.rewind}")
-        for name, value, known in (("gate", self.gate, GATES), ("statistics", self.statistics, STATISTICS)):
-            if value not in known:
-                raise ValueError(f"{name} cannot be '{value}': take one of {', '.join(known)}")
 
 
 DEFAULT_OPTIONS = PrunerOptions()
