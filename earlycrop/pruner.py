@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
-from earlycrop.methods import Method, MethodName, make_procedure, method_name, resolve_method
+from earlycrop.methods import METHODS, Method, MethodName, make_procedure, method_name
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.pruner_state import check_state
 from earlycrop.scoring.criteria import Statistics
@@ -27,7 +27,7 @@ from earlycrop.utils.distributed import ProcessGroup, fail_together
 from earlycrop.utils.modules import parameters_by_name
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import check_positive_int, check_sparsity, check_type
+from earlycrop.utils.validation import check_positive_int, check_sparsity, check_type, look_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class Pruner:
         limits: Limits = NO_LIMITS,
         options: PrunerOptions = DEFAULT_OPTIONS,
     ) -> None:
-        self.method = resolve_method(method)
+        self.method = look_up("method", method, METHODS, Method)
         self.options = options
         prunes = self.method.criterion is not None
         check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")

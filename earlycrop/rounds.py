@@ -29,12 +29,7 @@ from earlycrop.selection.weights import WeightChoice, choose_weights, remaining_
 from earlycrop.surgery.masks import Masks
 from earlycrop.surgery.shrink import Cut, cut_in_all_processes, find_uncertified
 from earlycrop.tracing.trace import trace, trace_after_cut
-from earlycrop.utils.distributed import (
-    broadcast_from_rank0,
-    check_same_removal,
-    fail_together,
-    merge_across_processes,
-)
+from earlycrop.utils.distributed import broadcast_from_rank0, check_same_removal, fail_together, merge_across_processes
 from earlycrop.utils.errors import FlowError, SurgeryError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices, weight_matrices
 from earlycrop.utils.types import Tensors

@@ -226,10 +226,7 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("gather", indexing.gather),
     ("glu", views.glu),
     ("channel_shuffle native_channel_shuffle", views.channel_shuffle),
-    (
-        "rand_like randn_like randint_like bernoulli bernoulli_ normal_ uniform_ exponential_ random_ poisson",
-        _random,
-    ),
+    ("rand_like randn_like randint_like bernoulli bernoulli_ normal_ uniform_ exponential_ random_ poisson", _random),
     ("cat", views.cat),
     ("stack", views.stack),
     ("copy_", _copy),
