@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -38,7 +39,7 @@ class PruningContext:
 
     @classmethod
     def create(
-        cls, model: object, optimizer: object, loss: Loss, ema_models: object, group: ProcessGroup = None
+        cls, model: object, optimizer: object, loss: Any, ema_models: object, group: ProcessGroup = None
     ) -> PruningContext:
         """Check what a user gives, and unwrap the model.
 
