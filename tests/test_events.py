@@ -1,4 +1,4 @@
-"""What is asked of a pruning, how an event prints, and that its record is all of it."""
+"""Requests and events: the range of each argument, how an event prints, and that its record is complete."""
 
 from __future__ import annotations
 

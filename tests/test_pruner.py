@@ -1,4 +1,4 @@
-"""The seam: every method of the table through a real training loop, its checkpoints, and what it says of bad input."""
+"""Every method of the table in a real training loop, checkpoints in the middle of a run, and errors for bad input."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def hooks_of(model: nn.Module, pruner: Pruner) -> int:
 
 
 @cache
-def whole_run(method: str, sparsity: float) -> tuple[nn.Module, Pruner, list[Event | None]]:
+def full_run(method: str, sparsity: float) -> tuple[nn.Module, Pruner, list[Event | None]]:
     """One that several tests look at, and none changes."""
     return run(method, sparsity)
 
@@ -67,7 +67,7 @@ def whole_run(method: str, sparsity: float) -> tuple[nn.Module, Pruner, list[Eve
 )
 def test_every_method_reaches_its_sparsity_within_its_budget(method: str, sparsity: float) -> None:
     dense = weights_left(network())
-    model, pruner, events = whole_run(method, sparsity)
+    model, pruner, events = full_run(method, sparsity)
     fired = [e for e in events if e is not None]
     row = METHODS[method]
     event = fired[-1]
@@ -98,7 +98,7 @@ def test_every_method_reaches_its_sparsity_within_its_budget(method: str, sparsi
 
 @pytest.mark.parametrize("method", [m if m in KINDS else pytest.param(m, marks=SLOW) for m in METHODS])
 def test_every_method_is_the_same_for_a_seed(method: str) -> None:
-    first, _, events = whole_run(method, 0.9)
+    first, _, events = full_run(method, 0.9)
     second, _, again = run(method)
     assert [e and {**e.record(), "seconds": 0} for e in events] == [e and {**e.record(), "seconds": 0} for e in again]
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
@@ -121,7 +121,7 @@ AT_ONCE += [("gatedecorators", 4), ("taylor", 4), ("ltr", 10)]
 )
 def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(method: str, after: int, tmp_path: Path) -> None:
     sparsity = 0.5 if method == "ltr" else 0.9
-    whole, uninterrupted, events = whole_run(method, sparsity)
+    reference, uninterrupted, events = full_run(method, sparsity)
     assert uninterrupted.total_epochs > after
     model, batches = network(), data()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
@@ -148,7 +148,9 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(method: str, after: int, tm
         assert (event is None) == (expected is None)
         if event is not None and expected is not None:
             assert {**event.record(), "seconds": 0} == {**expected.record(), "seconds": 0}
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(reference.state_dict().values(), model.state_dict().values(), strict=True)
+    )
 
 
 def test_batches_are_read_only_when_there_is_something_to_score() -> None:
@@ -167,9 +169,9 @@ def test_batches_are_read_only_when_there_is_something_to_score() -> None:
     assert event.batches == 2
 
 
-def test_methods_and_triggers_can_be_ones_own() -> None:
-    mine = Method(CRITERIA["magnitude"], True, halving, lambda sparsity, epochs: AtEpoch(3))
-    _, _, events = run(mine, 0.5, rounds=2)
+def test_custom_methods_and_triggers() -> None:
+    custom_method = Method(CRITERIA["magnitude"], True, halving, lambda sparsity, epochs: AtEpoch(3))
+    _, _, events = run(custom_method, 0.5, rounds=2)
     assert [e is not None for e in events] == [False] * 3 + [True] + [False] * 3
     _, pruner, events = run("crop-u", trigger=LazyRegime(10.0, latest=4))
     assert events[2] is not None
@@ -215,7 +217,7 @@ def test_bad_options_are_refused_in_a_sentence(options: dict[str, Any], sentence
         unchecked_pruner(model=model, optimizer=optimizer, loss=loss, **{"epochs": EPOCHS, **options})
 
 
-def test_copies_of_the_dense_weights_and_a_batch_are_let_go_of_after_a_cut() -> None:
+def test_copies_of_the_dense_weights_and_a_batch_are_released_after_a_cut() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     pruner = Pruner(model, optimizer, loss, "earlycrop-s", 0.8, epochs=EPOCHS, options=PrunerOptions(log_triggers=True))
@@ -224,18 +226,18 @@ def test_copies_of_the_dense_weights_and_a_batch_are_let_go_of_after_a_cut() -> 
     train_epoch(model, optimizer, batches)
     pruner.step(batches)
     assert pruner._distance is not None
-    held = [weakref.ref(t) for reference in pruner._distance._references for t in reference.values()]
-    held.append(weakref.ref(batches[0][0]))
+    references = [weakref.ref(t) for reference in pruner._distance._references for t in reference.values()]
+    references.append(weakref.ref(batches[0][0]))
     while pruner.event is None:
         train_epoch(model, optimizer, batches)
         pruner.step(batches)
     del batches
     gc.collect()
-    assert len(held) > 2
-    assert not [ref for ref in held if ref() is not None]
+    assert len(references) > 2
+    assert not [ref for ref in references if ref() is not None]
 
 
-def test_masks_of_earlier_rounds_are_let_go_of() -> None:
+def test_masks_of_earlier_rounds_are_released() -> None:
     pruner = run("ltr", 0.6)[1]
     assert len(pruner.events) > 2
     assert [event.masks is None for event in pruner.events] == [True] * (len(pruner.events) - 1) + [False]

@@ -116,7 +116,7 @@ def test_masks_that_are_held_stay_where_a_state_is_refused() -> None:
     assert grown(pruner.model, pruner) == 0
 
 
-def test_what_is_no_state_is_told() -> None:
+def test_a_dict_that_is_no_state_is_refused() -> None:
     for take in (pruner_of("crop-s", trigger=3).load_state_dict, pruner_of("crop-s", trigger=3).branch_off):
         with pytest.raises(
             ValueError, match="this is not the state of a pruner, as it has no 'epoch': give what state_dict"
@@ -124,7 +124,7 @@ def test_what_is_no_state_is_told() -> None:
             take({})
 
 
-def test_a_model_that_something_else_has_cut_is_told() -> None:
+def test_a_model_that_something_else_has_cut_is_refused() -> None:
     watched = {
         "walk": pruner_of("earlycrop-s", trigger="knee"),
         "masks": pruner_of("crop-s", trigger="mask-distance"),

@@ -101,7 +101,7 @@ def test_an_impossible_target_is_reported() -> None:
     assert event.floors == ("0", "3")
 
 
-def test_a_loss_that_is_not_a_number_is_told_as_such() -> None:
+def test_a_loss_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(earlycrop.FlowError, match="the loss is nan: it cannot be differentiated"):
         prune(mlp(), lambda m, b: loss(m, b) * float("nan"), vectors())
 

@@ -1,4 +1,4 @@
-"""What several rounds come to is what one would: the same units, counted the same way."""
+"""Pruning in several rounds: the same units, counted the same way, as in one."""
 
 from __future__ import annotations
 

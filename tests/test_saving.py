@@ -116,8 +116,8 @@ def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(SavingError, match="there is no file"):
         earlycrop.load(tmp_path, model)
     file = earlycrop.save(model, tmp_path)
-    whole = file.read_bytes()
-    for broken in (b"", whole[:100], whole[:-1], b"\x00" * 200):
+    content = file.read_bytes()
+    for broken in (b"", content[:100], content[:-1], b"\x00" * 200):
         file.write_bytes(broken)
         with pytest.raises(SavingError, match=r"model\.safetensors is broken"):
             earlycrop.load(tmp_path, model)
@@ -199,13 +199,13 @@ def test_a_lazy_module_is_run_first(tmp_path: Path) -> None:
     def model() -> nn.Module:
         return nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
 
-    told = "'0.weight' has no shape yet: run the model on one batch first"
-    with pytest.raises(ValueError, match=told):
+    message = "'0.weight' has no shape yet: run the model on one batch first"
+    with pytest.raises(ValueError, match=message):
         earlycrop.save(model(), tmp_path)
     run = model()
     run(torch.zeros(1, 3))
     earlycrop.save(run, tmp_path)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         earlycrop.load(tmp_path, model())
 
 

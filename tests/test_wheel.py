@@ -34,9 +34,9 @@ def test_the_wheel_holds_every_module_and_its_data(tmp_path: Path) -> None:
     ]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    held = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path for package in PACKAGES for path in (source / package).rglob("*.py")}
     data = {path for folder in DATA for path in (source / folder).rglob("*") if path.is_file()}
     expected = {path.relative_to(source).as_posix() for path in modules | data} | {"earlycrop/py.typed"}
     assert "earlycrop/tracing/rules/table.py" in expected
-    assert held == expected
+    assert names == expected

@@ -23,8 +23,8 @@ def test_nodes_and_layer_outputs(name: str) -> None:
     assert graph.count == len(graph.nodes) == CASES[name].nodes
     assert graph.cost("nodes") == CASES[name].outputs
     assert graph.cost("weights") == sum(p.numel() for p in model.parameters() if p.ndim > 1)
-    held = [*model.parameters(), *model.buffers()]
-    assert graph.cost("bytes") == sum(t.numel() * t.element_size() for t in held)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert graph.cost("bytes") == sum(t.numel() * t.element_size() for t in tensors)
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -48,8 +48,8 @@ def test_a_node_owns_what_must_go_together() -> None:
     model, example = build("residual")
     owns = [{(name, dim): index for name, dim, index in node.owns} for node in trace(model, example).nodes]
     stem, inner = owns[:8], owns[8:]
-    for i, own in enumerate(stem):
-        assert own == {
+    for i, entries in enumerate(stem):
+        assert entries == {
             ("stem.weight", 0): (i,), ("stem.bias", 0): (i,), ("conv1.weight", 1): (i,), ("conv2.weight", 0): (i,),
             ("norm2.weight", 0): (i,), ("norm2.bias", 0): (i,), ("norm2.running_mean", 0): (i,),
             ("norm2.running_var", 0): (i,), ("fc.weight", 1): (i,),

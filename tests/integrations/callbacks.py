@@ -56,9 +56,9 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def require_live(optimizer: Any, model: nn.Module) -> None:
     """The optimizer has every parameter of the model, with its state, and no other."""
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
-    for p in held:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in parameters} == {id(p) for p in model.parameters()}
+    for p in parameters:
         assert optimizer.state[p]["exp_avg"].shape == p.shape
 
 

@@ -1,4 +1,4 @@
-"""The callback in real runs of Lightning's Trainer: as a loop of one's own, stopped and resumed."""
+"""The callback in real runs of Lightning's Trainer: the same as a hand-written loop, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def lit(folder: Path, dropout: float = 0.1) -> Any:
             self.network = fresh(folder, dropout)
 
         def training_step(self, batch: Any, index: int) -> dict[str, Tensor]:
-            told = self.network(**batch).loss
-            self.log("told", told)
-            return {"loss": told}
+            batch_loss = self.network(**batch).loss
+            self.log("training_loss", batch_loss)
+            return {"loss": batch_loss}
 
         def validation_step(self, batch: Any, index: int) -> None:
             pass
@@ -101,28 +101,30 @@ def lit_callback(method: str, **changed: Any) -> Any:
 @pytest.mark.parametrize(
     "method", ["earlycrop-s", *(pytest.param(m, marks=SLOW) for m in ("earlycrop-u", "magnitude-s"))]
 )
-def test_a_lightning_run_is_that_of_a_loop_of_one_s_own(method: str, folder: Path, tmp_path: Path) -> None:
+def test_a_lightning_run_equals_a_hand_written_loop(method: str, folder: Path, tmp_path: Path) -> None:
     module, callback = lit(folder, 0), lit_callback(method, batches=scored())
     run = fit(module, tmp_path, callback)
     assert (callback.pruner.event.epoch, callback.pruner.epoch) == (CUT, EPOCHS)
     require_live(run.optimizers[0], module)
     assert module.trainer is run
 
-    own = lit(folder, 0)
-    held = own.configure_optimizers()
-    optimizer, scheduler = held["optimizer"], held["lr_scheduler"]["scheduler"]
-    pruner = earlycrop.Pruner(own, optimizer, lambda m, b: loss(m.network, b), method, epochs=EPOCHS, **options(method))
+    reference = lit(folder, 0)
+    configured = reference.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    pruner = earlycrop.Pruner(
+        reference, optimizer, lambda m, b: loss(m.network, b), method, epochs=EPOCHS, **options(method)
+    )
     pruner.step(scored())
     for _ in range(EPOCHS):
-        own.train()
+        reference.train()
         for batch in DataLoader(examples(), 8, collate_fn=transformers.default_data_collator):
             optimizer.zero_grad()
-            loss(own.network, batch).backward()
-            nn.utils.clip_grad_norm_(own.parameters(), 1.0)
+            loss(reference.network, batch).backward()
+            nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
         pruner.step(scored())
-    torch.testing.assert_close(weights(module), weights(own), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights(module), weights(reference), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -138,18 +140,18 @@ def test_a_lightning_run_goes_on_from_a_checkpoint(
     method: str, late: bool, at: int, folder: Path, tmp_path: Path
 ) -> None:
     """Gradients of two batches; a checkpoint that is not "late" is from before the epoch's pruning."""
-    whole, callback = lit(folder, 0), lit_callback(method)
-    fit(whole, tmp_path, callback, late=late, accumulate_grad_batches=2)
+    uninterrupted, callback = lit(folder, 0), lit_callback(method)
+    fit(uninterrupted, tmp_path, callback, late=late, accumulate_grad_batches=2)
     again, module = lit_callback(method), lit(folder, 0)
     checkpoint = tmp_path / f"epoch={at - 1}.ckpt"
     run = fit(module, tmp_path / "resumed", again, checkpoint, late, accumulate_grad_batches=2)
-    torch.testing.assert_close(weights(module), weights(whole), rtol=0, atol=0)
+    torch.testing.assert_close(weights(module), weights(uninterrupted), rtol=0, atol=0)
     require_live(run.optimizers[0], module)
     assert again.pruner.epoch == callback.pruner.epoch == EPOCHS
     assert [e.epoch for e in again.pruner.events] == [CUT]
 
 
-def test_a_checkpoint_of_another_making_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_callback_is_refused(folder: Path, tmp_path: Path) -> None:
     import lightning.pytorch as lightning
 
     fit(lit(folder), tmp_path, lightning.Callback())
@@ -157,7 +159,7 @@ def test_a_checkpoint_of_another_making_is_refused(folder: Path, tmp_path: Path)
         fit(lit(folder), tmp_path / "resumed", lit_callback("earlycrop-s"), tmp_path / "epoch=0.ckpt")
 
 
-def test_what_lightning_cannot_do_is_a_sentence(folder: Path, tmp_path: Path) -> None:
+def test_unsupported_lightning_settings_are_refused(folder: Path, tmp_path: Path) -> None:
     lit_callback("earlycrop-s")
     from earlycrop.integrations.lightning import PruningCallback
 
@@ -232,7 +234,7 @@ def test_a_fit_that_goes_on_prunes_nothing_more(method: str, tmp_path: Path) -> 
     torch.testing.assert_close(weights(module), pruned, rtol=0, atol=0)
 
 
-def test_a_pruning_that_a_fit_had_not_come_to_is_of_the_next(tmp_path: Path) -> None:
+def test_a_pruning_that_a_fit_did_not_reach_is_made_in_the_next(tmp_path: Path) -> None:
     import lightning.pytorch as lightning
 
     stop = lightning.Callback()
@@ -292,8 +294,8 @@ def test_a_training_step_has_its_trainer_and_logs_nothing_while_it_is_scored(tmp
         def training_step(self, batch: Any, index: int) -> Tensor:
             rate = self.optimizers().param_groups[0]["lr"] + self.lr_schedulers().get_last_lr()[0]
             self.seen.append((self.trainer.current_epoch, self.current_epoch, rate))
-            self.log("told", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
-            self.logger.log_metrics({"own": 1.0})
+            self.log("steps", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
+            self.logger.log_metrics({"direct": 1.0})
             return super().training_step(batch, index)
 
         def configure_optimizers(self) -> Any:
@@ -313,8 +315,8 @@ def test_a_training_step_has_its_trainer_and_logs_nothing_while_it_is_scored(tmp
     steps = 3 * len(small_loader())
     assert len(module.seen) > steps  # in training, and to trace and to score
     assert set(module.seen) == {(epoch, epoch, 0.02) for epoch in range(3)}
-    assert sum("own" in m for m in logger.metrics) == steps
-    assert [m["told"] for m in logger.metrics if "told" in m] == [len(small_loader())] * 3
+    assert sum("direct" in m for m in logger.metrics) == steps
+    assert [m["steps"] for m in logger.metrics if "steps" in m] == [len(small_loader())] * 3
     assert module.trainer is run
     assert (run.logger, run.barebones) == (logger, False)
 

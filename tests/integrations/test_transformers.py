@@ -1,4 +1,4 @@
-"""The callback in real runs of a Trainer of transformers: as a loop of one's own, stopped and resumed."""
+"""The callback in real runs of a Trainer of transformers: the same as a hand-written loop, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def callback_of(method: str, **changed: Any) -> Any:
 @pytest.mark.parametrize(
     "method", ["earlycrop-s", *(pytest.param(m, marks=SLOW) for m in ("earlycrop-u", "magnitude-s"))]
 )
-def test_a_trainer_s_run_is_that_of_a_loop_of_one_s_own(method: str, folder: Path, tmp_path: Path) -> None:
+def test_a_trainer_s_run_equals_a_hand_written_loop(method: str, folder: Path, tmp_path: Path) -> None:
     callback, model = callback_of(method, batches=scored()), fresh(folder, 0)
     run = trainer(tmp_path, model, callback, train_sampling_strategy="sequential")
     run.train()
@@ -74,24 +74,24 @@ def test_a_trainer_s_run_is_that_of_a_loop_of_one_s_own(method: str, folder: Pat
     require_live(run.optimizer.optimizer, model)
     assert run.lr_scheduler.get_last_lr()[0] == pytest.approx(0, abs=1e-9)
 
-    own = fresh(folder, 0)
-    optimizer = torch.optim.AdamW(own.parameters(), 3e-3, weight_decay=0.0)
+    reference = fresh(folder, 0)
+    optimizer = torch.optim.AdamW(reference.parameters(), 3e-3, weight_decay=0.0)
     steps = EPOCHS * 6
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    pruner = earlycrop.Pruner(own, optimizer, loss, method, epochs=EPOCHS, **options(method))
+    pruner = earlycrop.Pruner(reference, optimizer, loss, method, epochs=EPOCHS, **options(method))
     pruner.step(scored())
     for _ in range(EPOCHS):
-        own.train()
+        reference.train()
         for batch in DataLoader(examples(), 8, collate_fn=transformers.default_data_collator):
             optimizer.zero_grad()
-            loss(own, batch).backward()
-            nn.utils.clip_grad_norm_(own.parameters(), 1.0)
+            loss(reference, batch).backward()
+            nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
         pruner.step(scored())
     assert pruner.event is not None
     assert pruner.event.weight_sparsity == event.weight_sparsity > 0
-    torch.testing.assert_close(weights(model), weights(own), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights(model), weights(reference), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_a_trainer_s_run_goes_on_from_a_checkpoint(
 ) -> None:
     """Gradients of two batches, random order, dropout; a checkpoint "in steps" is from before the epoch's pruning."""
     more = {"gradient_accumulation_steps": 2, "save_strategy": strategy, "save_steps": 3}
-    whole, callback = fresh(folder), callback_of(method)
-    trainer(tmp_path, whole, callback, **more).train()
+    uninterrupted, callback = fresh(folder), callback_of(method)
+    trainer(tmp_path, uninterrupted, callback, **more).train()
     assert [e.epoch for e in callback.pruner.events] == [CUT]
     checkpoint = tmp_path / f"checkpoint-{3 * at}"
     written_after = callback_of(method)
@@ -118,11 +118,11 @@ def test_a_trainer_s_run_goes_on_from_a_checkpoint(
     assert shrunk == (pruned and method == "earlycrop-s")
     run = trainer(tmp_path / "resumed", model, written_after, **more)
     run.train(resume_from_checkpoint=str(checkpoint))
-    torch.testing.assert_close(weights(model), weights(whole), rtol=0, atol=0)
+    torch.testing.assert_close(weights(model), weights(uninterrupted), rtol=0, atol=0)
     require_live(run.optimizer.optimizer, model)
     assert written_after.pruner.epoch == EPOCHS
     assert written_after.pruner.event.record() == callback.pruner.event.record() or not pruned
-    zeros = [sum(int((p == 0).sum()) for p in m.parameters() if p.ndim > 1) for m in (model, whole)]
+    zeros = [sum(int((p == 0).sum()) for p in m.parameters() if p.ndim > 1) for m in (model, uninterrupted)]
     assert zeros[0] == zeros[1]
     assert (zeros[0] > 500) == (method == "earlycrop-u")
 
@@ -137,7 +137,7 @@ def test_a_cut_is_proved_in_full_precision_where_training_is_not(folder: Path, t
     assert seen == [torch.bfloat16]  # and training goes on in half
 
 
-def test_what_a_trainer_cannot_do_is_a_sentence(folder: Path, tmp_path: Path) -> None:
+def test_unsupported_trainer_settings_are_refused(folder: Path, tmp_path: Path) -> None:
     best = {"load_best_model_at_end": True, "eval_strategy": "no", "save_strategy": "no"}
     with pytest.raises(ValueError, match="leave out load_best_model_at_end"):
         trainer(tmp_path, fresh(folder), callback_of("earlycrop-s"), **best).train()
@@ -163,10 +163,10 @@ def test_scoring_moves_neither_the_order_of_training_nor_dropout(folder: Path, t
     models, callback = [fresh(folder), fresh(folder)], callback_of("earlycrop-u", trigger=EPOCHS)
     trainer(tmp_path, models[0], transformers.TrainerCallback()).train()
     trainer(tmp_path, models[1], callback).train()
-    held = models[1].state_dict()
+    pruned = models[1].state_dict()
     for name, weight in models[0].state_dict().items():
-        kept = held[name] != 0
-        torch.testing.assert_close(weight[kept], held[name][kept], rtol=0, atol=0)
+        kept = pruned[name] != 0
+        torch.testing.assert_close(weight[kept], pruned[name][kept], rtol=0, atol=0)
 
 
 class Stream(torch.utils.data.IterableDataset[Any]):
@@ -228,11 +228,11 @@ def test_a_trainer_prunes_a_model_once(tmp_path: Path) -> None:
     assert size(other) == size(model)
 
 
-def test_a_training_that_did_not_come_to_its_pruning_begins_anew(tmp_path: Path) -> None:
+def test_a_training_that_did_not_reach_its_pruning_begins_anew(tmp_path: Path) -> None:
     callback, model = small_callback(), Small()
     run = small_trainer(tmp_path, model, callback)
     stop = transformers.TrainerCallback()
-    stop.on_epoch_end = lambda args, state, control, **held: setattr(control, "should_training_stop", True)
+    stop.on_epoch_end = lambda args, state, control, **kwargs: setattr(control, "should_training_stop", True)
     run.add_callback(stop)
     run.train()
     assert (callback.pruner.epoch, callback.pruner.event) == (1, None)
@@ -253,7 +253,7 @@ def test_two_callbacks_in_a_trainer_are_refused(tmp_path: Path) -> None:
     assert size(model) == size(Small())
 
 
-def test_a_structured_checkpoint_that_was_not_resumed_is_a_sentence(checkpoints: Path, tmp_path: Path) -> None:
+def test_a_structured_checkpoint_that_was_not_resumed_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     """So is one of another size than ``resume``'s; a Trainer loads the weights before training begins."""
     for resumed, begun in ((None, 8), (8, 4), (4, 8)):
         callback, model = small_callback(), Small()
@@ -289,7 +289,7 @@ def test_a_checkpoint_of_another_method_is_refused(checkpoints: Path) -> None:
     assert size(model) == size(Small())
 
 
-def test_load_points_to_what_lies_beside_a_file_of_another_s(checkpoints: Path) -> None:
+def test_load_points_to_the_file_beside_a_foreign_one(checkpoints: Path) -> None:
     checkpoint, fresh_one = checkpoints / "checkpoint-8", Small()
     with pytest.raises(earlycrop.SavingError, match=r"not written by earlycrop: load '.*8.earlycrop', which was"):
         earlycrop.load(checkpoint, fresh_one)
@@ -306,7 +306,7 @@ def test_data_are_drawn_in_batches_as_the_loader_has_them() -> None:
     rows = TensorDataset(torch.arange(40.0).view(40, 1))
     eights = DataLoader(rows, batch_sampler=BatchSampler(SequentialSampler(rows), 8, drop_last=False))
     assert [len(batch[0]) for batch in draw_batches(eights, None, 0, lambda b: b)] == [8] * 5
-    whole: Any = [{"x": torch.full((8, 1), float(i))} for i in range(5)]
-    batches = list(draw_batches(DataLoader(whole, batch_size=None), None, 0, lambda b: b))
+    prebatched: Any = [{"x": torch.full((8, 1), float(i))} for i in range(5)]
+    batches = list(draw_batches(DataLoader(prebatched, batch_size=None), None, 0, lambda b: b))
     assert sorted(float(batch["x"][0]) for batch in batches) == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert all(batch["x"].shape == (8, 1) for batch in batches)

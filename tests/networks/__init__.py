@@ -1,4 +1,4 @@
-"""Small networks, one for each thing that the tracer must understand, with what it should find in them."""
+"""Small networks, one for each construct that the tracer must understand, with the expected nodes and costs."""
 
 from __future__ import annotations
 

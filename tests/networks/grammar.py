@@ -46,14 +46,14 @@ class Network(nn.Module):
                 self.heads[str(i)] = project(s, 3)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor | tuple[Tensor, ...]:
-        found = []
+        outputs = []
         for i, block in enumerate(self.body, 1):
             x = block(x, *context) if getattr(block, "context", False) else block(x)
             if i in self.recipe.heads:
-                found.append(self.heads[str(i)](x))
+                outputs.append(self.heads[str(i)](x))
             if -i in self.recipe.heads:
-                found.append(x)
-        return tuple(found) if len(found) > 1 else found[0]
+                outputs.append(x)
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
 
 def drawn_recipe(pick: Pick, kind: str) -> Recipe:

@@ -66,9 +66,9 @@ def cut(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, shar
     made = shrink(model, graph, remove, optimizer)
     assert made.nodes == len(remove)
     assert made.weights_after == predicted == sum(p.numel() for p in model.parameters() if p.ndim > 1)
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    assert [id(p) for p in held] == [id(p) for p in model.parameters()]
-    assert all(p.shape == p.grad.shape == optimizer.state[p]["exp_avg"].shape for p in held)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert [id(p) for p in parameters] == [id(p) for p in model.parameters()]
+    assert all(p.shape == p.grad.shape == optimizer.state[p]["exp_avg"].shape for p in parameters)
     for x in (example, inputs(recipe)):
         for a, b in zip(outputs(masked, x), outputs(model, x), strict=True):
             assert bool(a.isfinite().all())

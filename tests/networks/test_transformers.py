@@ -1,4 +1,4 @@
-"""Models of transformers, made from a configuration: what is cut with no word about any of them, and rightly."""
+"""Models of transformers, made from a configuration: cut correctly without code for any of them."""
 
 from __future__ import annotations
 

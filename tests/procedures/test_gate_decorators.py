@@ -144,7 +144,7 @@ def test_a_tick_ranks_all_gates_by_what_they_gathered() -> None:
     torch.testing.assert_close(torch.cat([model[1].weight, model[4].weight]).detach(), expected)
 
 
-def test_a_network_without_batch_norm_is_told_so() -> None:
+def test_a_network_without_batch_norm_is_refused_or_noted() -> None:
     model = flat()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(ValueError, match="gatedecorators puts its gates on the scales of batch norms, and this"):

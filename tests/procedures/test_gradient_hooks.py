@@ -1,4 +1,4 @@
-"""What is added to the gradients of a step, and gathered of them: whoever makes them, scales them or takes the step."""
+"""Penalties on gradients and sums of them, with closures, gradient scalers and optimizers around others."""
 
 from __future__ import annotations
 

@@ -85,8 +85,12 @@ def test_rewinding_removes_the_smallest_of_what_is_left() -> None:
 
 
 def test_bad_rewinds_are_refused() -> None:
-    for share, told in ((1.0, "must be a share of the epochs"), (-0.1, "must be"), (0.99, "leaves nothing to train")):
-        with pytest.raises(ValueError, match=told):
+    for share, message in (
+        (1.0, "must be a share of the epochs"),
+        (-0.1, "must be"),
+        (0.99, "leaves nothing to train"),
+    ):
+        with pytest.raises(ValueError, match=message):
             started("ltr", rewind=share)
 
 

@@ -63,7 +63,7 @@ def test_the_watched_mask_distance_is_early_bird_s() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "told"),
+    ("method", "options", "message"),
     [
         ("crop-s", {"trigger": "sometimes"}, "there is no trigger 'sometimes': take one of before, lazy-regime, knee"),
         ("crop-s", {"trigger": "-3"}, "or the number of the epoch to prune after"),
@@ -74,11 +74,11 @@ def test_the_watched_mask_distance_is_early_bird_s() -> None:
         ("taylor", {"epochs": 1}, "pruning after training needs at least 2 epochs"),
     ],
 )
-def test_what_cannot_be_is_refused(method: str, options: dict[str, Any], told: str) -> None:
+def test_impossible_options_are_refused(method: str, options: dict[str, Any], message: str) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     arguments = {"epochs": EPOCHS, **options}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         unchecked_pruner(model=model, optimizer=optimizer, loss=loss, method=method, sparsity=0.5, **arguments)
 
 

@@ -99,7 +99,7 @@ def test_taylor_squares_each_batch_by_itself() -> None:
 
 
 @pytest.mark.parametrize("method", ["snip", "snap", "synflow", "crop-u", "crop-s"])
-def test_scores_that_are_all_zero_are_told_before_anything_is_removed(method: str) -> None:
+def test_scores_that_are_all_zero_are_refused_and_nothing_is_removed(method: str) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     batch = torch.randn(6, 4)

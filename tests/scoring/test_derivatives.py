@@ -58,13 +58,13 @@ def test_the_terms_of_a_parameter_sum_up_to_the_same_flow(name: str, batches: in
     model, _ = build(name)
     data = [CASES[name].example() for _ in range(batches)]
     data = [x.double() if x.is_floating_point() else x for x in data]
-    whole = flow(model, loss, data)
-    assert whole.product is not None
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in whole.gradient}
+    expected = flow(model, loss, data)
+    assert expected.product is not None
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in expected.gradient}
     flow_by_parameter(model, loss, data, lambda n, g, hg: seen[n].append((g.clone(), hg.clone())))
     for n, terms in seen.items():
-        torch.testing.assert_close(sum(g for g, _ in terms), whole.gradient[n])
-        torch.testing.assert_close(sum(hg for _, hg in terms), whole.product[n])
+        torch.testing.assert_close(sum(g for g, _ in terms), expected.gradient[n])
+        torch.testing.assert_close(sum(hg for _, hg in terms), expected.product[n])
     if name == "conv-norm" and batches == 1:  # a convolution's weight is read forward and backward
         assert max(len(terms) for terms in seen.values()) > 1
     assert all(p.grad is None for p in model.parameters())
@@ -186,7 +186,7 @@ def test_flow_leaves_everything_as_it_was(batch_statistics: bool, batches: int) 
     assert random.getstate() == states[2]
 
 
-def test_an_operation_without_a_second_derivative_is_told() -> None:
+def test_an_operation_without_a_second_derivative_is_named() -> None:
     model, ids = nn.Sequential(nn.EmbeddingBag(10, 8), nn.Linear(8, 3)), torch.randint(0, 10, (6, 3))
     for batches in (1, 2):
         with pytest.raises(FlowError, match=r"_embedding_bag_backward.* take a method that needs no second derivative"):
@@ -320,7 +320,7 @@ def test_a_checkpoint_that_gives_no_single_gradients_is_named(batches: int) -> N
     assert flow(Checkpointed(False), loss, data).product is not None
 
 
-def test_a_product_that_is_not_finite_is_told_alike_in_whole_and_by_parameter() -> None:
+def test_a_product_that_is_not_finite_has_the_same_error_in_flow_and_flow_by_parameter() -> None:
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
     with torch.no_grad():
         model[2].weight[0] = 0

@@ -53,8 +53,8 @@ def test_node_scores_are_those_of_explicit_gates(where: str, batches: int, crite
     if criterion == "grasp":
         norms = [g.detach().square() for g in gw]
         w1, b1, w2, b2, w3, _ = norms
-        own = [w1.sum(1) + b1, w2.sum(1) + b2] if where == "rows" else [w2.sum(0), w3.sum(0)]
-        wanted = wanted - torch.cat(own)
+        squares = [w1.sum(1) + b1, w2.sum(1) + b2] if where == "rows" else [w2.sum(0), w3.sum(0)]
+        wanted = wanted - torch.cat(squares)
     torch.testing.assert_close(got, wanted if criterion == "grasp" else wanted.abs())
 
 

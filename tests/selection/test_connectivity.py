@@ -63,7 +63,7 @@ class Flattened(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("make", "shape", "most"),
+    ("make", "shape", "max_kept"),
     [
         (SelfAttention, (6, 5, 3), 12),
         (Flattened, (6, 5, 3), 8),
@@ -71,8 +71,8 @@ class Flattened(nn.Module):
         (recurrent, (6, 5, 3), 60),
     ],
 )
-def test_what_is_kept_at_least_carries_the_input_to_the_output(
-    make: Callable[[], nn.Module], shape: tuple[int, ...], most: int
+def test_the_kept_path_carries_the_input_to_the_output(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], max_kept: int
 ) -> None:
     for seed in range(5):
         torch.manual_seed(seed)
@@ -88,7 +88,7 @@ def test_what_is_kept_at_least_carries_the_input_to_the_output(
         model(x).sum().backward()
         assert x.grad is not None
         assert bool(x.grad.abs().sum() > 0), seed
-        assert sum(int(k.sum()) for k in kept.values()) <= most
+        assert sum(int(k.sum()) for k in kept.values()) <= max_kept
 
 
 def test_few_weights_have_to_stay_of_many() -> None:

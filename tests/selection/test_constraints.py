@@ -131,7 +131,7 @@ def without_one(graph: Graph, removed: NodeMask, step: dict[tuple[int, ...], int
 
     Which of a group's nodes they are matters to no count here: all own the same.
     """
-    found = []
+    neighbours = []
     for ids in graph.groups.values():
         left = int((~removed[list(ids)]).sum())
         legal = sorted({len(ids), *range(0, len(ids), step[ids])})
@@ -141,8 +141,8 @@ def without_one(graph: Graph, removed: NodeMask, step: dict[tuple[int, ...], int
             changed = removed.copy()
             changed[list(ids)] = True
             changed[list(ids)[:n]] = False
-            found.append(changed)
-    return found
+            neighbours.append(changed)
+    return neighbours
 
 
 def emptied(graph: Graph, removed: NodeMask) -> bool:
@@ -170,8 +170,8 @@ def test_whatever_the_limits_targets_are_met_to_the_last_step_that_fits(data: st
     chosen = choose_nodes(graph, scores, allowed, of, limits)
 
     left = remaining_outputs(graph, chosen.removed)
-    least = {**floors, **{n: widths[n] for n in exclude}}
-    assert all(left[n] >= k for n, k in least.items())
+    minimums = {**floors, **{n: widths[n] for n in exclude}}
+    assert all(left[n] >= k for n, k in minimums.items())
     assert all(left[n] <= (k if multiple == 1 else max(k, multiple)) for n, k in ceilings.items())
     assert not emptied(graph, chosen.removed)
     assert chosen.left == graph.cost(of, chosen.removed)
@@ -184,7 +184,7 @@ def test_whatever_the_limits_targets_are_met_to_the_last_step_that_fits(data: st
 
     def broken(removed: NodeMask) -> bool:
         now = remaining_outputs(graph, removed)
-        return emptied(graph, removed) or any(now[n] < k for n, k in least.items())
+        return emptied(graph, removed) or any(now[n] < k for n, k in minimums.items())
 
     if chosen.left > allowed:
         assert chosen.floors
@@ -338,7 +338,7 @@ def test_a_single_output_that_is_left_is_counted() -> None:
     assert model[0].out_features == 1
 
 
-def test_what_the_limits_do_not_allow_is_said() -> None:
+def test_a_target_that_the_limits_do_not_allow_is_reported() -> None:
     model, x = mlp()
     with pytest.warns(
         UserWarning, match=r"asked to remove 90.00% of the weights, and 36.94% could be removed.* \(0, 2\)$"

@@ -1,4 +1,4 @@
-"""The control in which each layer loses as many, drawn at random."""
+"""Random control: each layer loses as many units as by the scores, drawn at random."""
 
 from __future__ import annotations
 

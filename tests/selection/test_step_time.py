@@ -1,4 +1,4 @@
-"""A target in time: what is chosen was measured to fit, in few measurements, on copies. How fast it is, is no test."""
+"""A target in step time: the choice was measured to fit, in few measurements, on copies. Speed is not tested."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_what_is_chosen_fits_and_is_found_in_few_measurements(name: str, sparsit
     assert chosen.left in asked
     assert len(asked) <= MAX_PROBES
     if chosen.left > max_remaining(dense, sparsity):
-        most = choose_nodes(graph, scores, 0, "macs").removed
-        assert chosen.removed.tolist() == most.tolist(), "more could go"
+        largest_cut = choose_nodes(graph, scores, 0, "macs").removed
+        assert chosen.removed.tolist() == largest_cut.tolist(), "more could go"
         assert chosen.floors
     elif cost is by_macs and chosen.left < max_remaining(dense, sparsity) - TOLERANCE * dense:
         # no cut between this one and the next smaller of the ranking that fits
@@ -116,7 +116,7 @@ def test_a_model_is_cut_to_a_share_of_its_time(rounds: int) -> None:
     assert event.weight_sparsity > 0
 
 
-def test_a_time_that_cannot_be_reached_is_said() -> None:
+def test_a_time_that_cannot_be_reached_is_reported() -> None:
     model = network()
     with pytest.warns(UserWarning, match=r"asked to remove 99.99% of the time, and .*could be removed.* \(0, 4\)"):
         event = prune(model, loss, [batch()], "magnitude", 0.9999, of="time", limits=Limits(floors={"*": 4}))
@@ -178,7 +178,7 @@ def test_processes_choose_alike_by_the_slowest(tmp_path: Path) -> None:
     assert first["model"]["0.weight"].shape[0] < 1024
 
 
-def test_a_step_that_cannot_be_timed_is_a_sentence() -> None:
+def test_a_step_that_cannot_be_timed_is_refused() -> None:
     """Batch norm takes no single sample in training mode, in which nothing is traced or scored."""
     model, (x, y) = network(), batch()
     with pytest.raises(ValueError, match=r"the training step cannot be timed .*more than 1 value per channel"):
@@ -191,10 +191,10 @@ def test_a_measurement_goes_on_until_it_is_sure() -> None:
     draw = np.random.default_rng(0)
     samples = np.exp(draw.normal(0, 0.1, (2000, 2, 51)))
     ratios = np.median(samples[:, 0], 1) / np.median(samples[:, 1], 1)
-    told = [step_time._relative_error(sample.tolist()) for sample in samples]
-    assert np.median(told) == pytest.approx(np.log(ratios).std(), rel=0.1)
+    errors = [step_time._relative_error(sample.tolist()) for sample in samples]
+    assert np.median(errors) == pytest.approx(np.log(ratios).std(), rel=0.1)
     samples[:, :, :5] *= 10
-    assert np.median([step_time._relative_error(sample.tolist()) for sample in samples]) < 1.4 * np.median(told)
+    assert np.median([step_time._relative_error(sample.tolist()) for sample in samples]) < 1.4 * np.median(errors)
 
 
 def test_time_is_measured_and_not_counted() -> None:

@@ -1,4 +1,4 @@
-"""What the certificate stands on: the example, noise in its place, and float32 where a model is in half precision."""
+"""Inputs of the certificate: the example, noise in its place, and float32 for a model in half precision."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def two_layers(forward: Any, **more: nn.Module) -> Net:
     return Net(forward, one=nn.Linear(4, 8), out=nn.Linear(8, 2), **more)
 
 
-def test_what_goes_wrong_only_beside_the_example_is_found() -> None:
+def test_an_error_that_the_example_does_not_show_is_found_by_noise() -> None:
     """Where the first input is above 1/2, which it never is in the example, the network computes with its own width."""
 
     def forward(self: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Averages of the weights are cut at the same places, with their own values, and go on as the masked network's do."""
+"""EMA models are cut at the same places, keep their own values, and are updated as the masked network's are."""
 
 from __future__ import annotations
 

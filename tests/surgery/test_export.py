@@ -54,8 +54,8 @@ def test_torch_export(name: str) -> None:
         expected = tree_leaves(model(x))
         got = tree_leaves(program.module()(x))
     assert apart(got, expected) <= 1e-5
-    held = {n: tuple(p.shape) for n, p in program.state_dict.items()}
-    assert held == {n: tuple(p.shape) for n, p in model.state_dict().items()}
+    shapes = {n: tuple(p.shape) for n, p in program.state_dict.items()}
+    assert shapes == {n: tuple(p.shape) for n, p in model.state_dict().items()}
 
 
 @pytest.mark.parametrize(

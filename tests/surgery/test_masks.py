@@ -175,13 +175,13 @@ def test_a_deep_copy_is_held_by_masks_of_its_own() -> None:
     model = network()
     removed = removed_of(model)
     Masks(model, removed)
-    for held in (False, True):
+    for masked in (False, True):
         other = copy.deepcopy(model)
         optimizer = torch.optim.SGD(other.parameters(), 0.1)
-        if held:
+        if masked:
             Masks.of_zeros(other, optimizer)
         train(other, optimizer, 2)
-        assert all(bool((p[removed[n]] == 0).all()) for n, p in other.named_parameters()) == held
+        assert all(bool((p[removed[n]] == 0).all()) for n, p in other.named_parameters()) == masked
 
 
 def test_a_mask_of_another_model_is_refused() -> None:
@@ -215,9 +215,9 @@ def test_a_loaded_state_is_masked_at_once_and_a_copy_s_is_not() -> None:
     masks = Masks(model, removed)
     dense = {n: torch.randn_like(t) for n, t in model.state_dict().items()}
     other = pickle.loads(pickle.dumps(copy.deepcopy(model)))
-    for m, held in ((model, True), (other, False)):
+    for m, masked in ((model, True), (other, False)):
         m.load_state_dict(dense)
-        assert all(bool((p[removed[n]] == 0).all()) for n, p in m.named_parameters()) == held
+        assert all(bool((p[removed[n]] == 0).all()) for n, p in m.named_parameters()) == masked
     model[0].weight = nn.Parameter(torch.ones(8, 6))  # by hand: nobody is told
     masks.hold()
     assert torch.equal(model[0].weight == 0, removed["0.weight"])

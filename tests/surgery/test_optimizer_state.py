@@ -1,4 +1,4 @@
-"""What stands around an optimizer: state it cannot follow, wrappers, scalers, schedules, several optimizers at once."""
+"""Optimizers in practice: unsupported state, wrappers, gradient scalers and schedulers."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class Odd(torch.optim.SGD):
 
     def __init__(self, parameters: Any, what: str) -> None:
         super().__init__(parameters, 0.1)
-        held = self.param_groups[0]["params"]
+        params = self.param_groups[0]["params"]
         if what == "attribute":
-            self.slow = {"first": [held[0]]}
+            self.slow = {"first": [params[0]]}
         elif what == "group":
-            self.param_groups[0]["slow"] = list(held)
+            self.param_groups[0]["slow"] = list(params)
         elif what == "name":
-            self.state["0.weight"] = {"slow": held[0].detach().clone()}  # type: ignore[index]
+            self.state["0.weight"] = {"slow": params[0].detach().clone()}  # type: ignore[index]
         elif what == "list":
-            self.state[held[0]]["history"] = [held[0].detach().clone()]
+            self.state[params[0]]["history"] = [params[0].detach().clone()]
         elif what == "flat":
-            self.state[held[0]]["flat"] = held[0].detach().flatten()
+            self.state[params[0]]["flat"] = params[0].detach().flatten()
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_state_that_cannot_follow_is_refused(make: Callable[[Any], Optimizer], s
     model, x = tanh_mlp(), torch.randn(5, 6, dtype=torch.float64)
     optimizer = make(list(model.parameters()))
     step(model, [optimizer], x)
-    held = [id(p) for p in model.parameters()]
+    identities = [id(p) for p in model.parameters()]
     with pytest.raises(SurgeryError, match=sentence):
         shrink(model, trace(model, x), [0, 15], optimizer)
-    assert [id(p) for p in model.parameters()] == held == [id(p) for p in optimizer.param_groups[0]["params"]]
+    assert [id(p) for p in model.parameters()] == identities == [id(p) for p in optimizer.param_groups[0]["params"]]
 
 
 def test_state_that_was_cleared_starts_afresh() -> None:

@@ -1,4 +1,4 @@
-"""The step after a cut is the masked dense network's, for every optimizer of torch; what cannot be is refused.
+"""The step after a cut equals the masked dense network's, for every optimizer of torch; LBFGS with state is refused.
 
 The masked dense network here: what a cut removes is zero in parameters, in every gradient and in the optimizer's state.
 """
@@ -60,14 +60,14 @@ class Sparse(nn.Module):
 
 def variants() -> list[tuple[str, dict[str, Any]]]:
     """Each optimizer as it comes, with each flag that it knows and that runs on this device, and with momentum."""
-    found: list[tuple[str, dict[str, Any]]] = []
+    pairs: list[tuple[str, dict[str, Any]]] = []
     for name, kind in KINDS.items():
         known = inspect.signature(kind).parameters
         asked: list[dict[str, Any]] = [{}, *({flag: True} for flag in FLAGS if flag in known)]
         if "momentum" in known and name != "Muon":
             asked.append({"momentum": 0.9, "weight_decay": 0.01})
-        found += [(name, NEEDED.get(name, {}) | options) for options in asked if not options or runs(kind, options)]
-    return found
+        pairs += [(name, NEEDED.get(name, {}) | options) for options in asked if not options or runs(kind, options)]
+    return pairs
 
 
 def runs(kind: type[Optimizer], options: dict[str, Any]) -> bool:
@@ -93,13 +93,17 @@ RUNS = [
 def optimizers_of(name: str, options: dict[str, Any], model: nn.Module) -> list[Optimizer]:
     """The optimizer for what it can train, in two groups where it may have them, and SGD for the rest."""
     if name == "Muon":
-        mine = [p for p in model.parameters() if p.ndim == 2]
+        trainable = [p for p in model.parameters() if p.ndim == 2]
     elif name == "SparseAdam":
-        mine = [model.embedding.weight]
+        trainable = [model.embedding.weight]
     else:
-        mine = list(model.parameters())
-    rest = [p for p in model.parameters() if all(p is not q for q in mine)]
-    groups: Any = mine if name == "LBFGS" or len(mine) < 2 else [{"params": mine[:2], "lr": 0.02}, {"params": mine[2:]}]
+        trainable = list(model.parameters())
+    rest = [p for p in model.parameters() if all(p is not q for q in trainable)]
+    groups: Any = (
+        trainable
+        if name == "LBFGS" or len(trainable) < 2
+        else [{"params": trainable[:2], "lr": 0.02}, {"params": trainable[2:]}]
+    )
     first = KINDS[name](groups, **options)
     return [first, torch.optim.SGD(rest, 0.1, momentum=0.9)] if rest else [first]
 
@@ -148,9 +152,9 @@ def test_the_step_after_a_cut_is_that_of_the_masked_network(network: str, name: 
                     other.state[p][key] = with_zeros(value, gone[n])
     shrink(model, graph, remove, optimizers)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    held = [p for o in optimizers for g in o.param_groups for p in g["params"]]
-    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
-    assert {id(p) for o in optimizers for p in o.state} <= {id(p) for p in held}
+    parameters = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert {id(p) for p in parameters} == {id(p) for p in model.parameters()}
+    assert {id(p) for o in optimizers for p in o.state} <= {id(p) for p in parameters}
     step(model, optimizers, example)
     step(masked, others, example, gone)
     allowed = 0.03 if name == "Muon" else 1e-8  # Muon computes in bfloat16

@@ -1,4 +1,4 @@
-"""What hangs on parameters and follows a cut: gradients, memory formats, lists, hooks, buffers, momentum."""
+"""What belongs to parameters follows a cut: gradients, memory formats, lists, hooks, buffers, momentum."""
 
 from __future__ import annotations
 

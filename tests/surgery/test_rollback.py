@@ -104,10 +104,10 @@ def around(model: nn.Module, ema: AveragedModel, optimizers: list[torch.optim.Op
     for module in (*model.modules(), *ema.modules()):
         identities.append({k: id(v) for k, v in vars(module).items() if not isinstance(v, bool | int)})
         values.append({k: v for k, v in vars(module).items() if isinstance(v, bool | int) and k not in ARMED})
-        for held in (module._parameters, module._buffers):
-            identities.append([(k, id(t), id(getattr(t, "grad", None))) for k, t in held.items()])
-            values += [t.detach().clone() for t in held.values() if t is not None]
-            values += [t.grad.clone() for t in held.values() if t is not None and t.grad is not None]
+        for tensors in (module._parameters, module._buffers):
+            identities.append([(k, id(t), id(getattr(t, "grad", None))) for k, t in tensors.items()])
+            values += [t.detach().clone() for t in tensors.values() if t is not None]
+            values += [t.grad.clone() for t in tensors.values() if t is not None and t.grad is not None]
         for hooks in (module._forward_hooks, module._forward_pre_hooks, module._forward_hooks_with_kwargs):
             identities.append([(k, id(hook)) for k, hook in hooks.items()])
         identities.append(list(module._forward_pre_hooks_with_kwargs))

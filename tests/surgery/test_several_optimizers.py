@@ -43,8 +43,8 @@ def test_prune_takes_several_optimizers(structured: bool) -> None:
     assert sum(int(z.sum()) for z in zeros.values()) == (0 if structured else event.dense - event.left)
     for _ in range(2):
         epoch(model, optimizers)
-    held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
-    assert held == {id(p) for p in model.parameters()}
+    identities = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+    assert identities == {id(p) for p in model.parameters()}
     assert all(bool((model.get_parameter(n)[z] == 0).all()) for n, z in zeros.items()), "Muon moved a removed weight"
 
 
@@ -59,22 +59,22 @@ def test_a_pruner_with_several_optimizers_goes_on_from_a_checkpoint(method: str,
             epoch(model, optimizers)
             pruner.step(data())
 
-    whole = start(tanh_mlp())
-    whole[2].step(data())
-    epochs(*whole, 4)
-    assert whole[2].event is not None
-    earlycrop.save(whole[0], tmp_path)
-    state = {"optimizers": [o.state_dict() for o in whole[1]], "pruner": whole[2].state_dict()}
+    uninterrupted = start(tanh_mlp())
+    uninterrupted[2].step(data())
+    epochs(*uninterrupted, 4)
+    assert uninterrupted[2].event is not None
+    earlycrop.save(uninterrupted[0], tmp_path)
+    state = {"optimizers": [o.state_dict() for o in uninterrupted[1]], "pruner": uninterrupted[2].state_dict()}
     earlycrop.save_state(state, tmp_path / "state")
-    epochs(*whole, 2)
+    epochs(*uninterrupted, 2)
 
     state = earlycrop.load_state(tmp_path / "state")
     resumed = start(earlycrop.load(tmp_path, tanh_mlp()))
-    for o, held in zip(resumed[1], state["optimizers"], strict=True):
-        o.load_state_dict(held)
+    for o, optimizer_state in zip(resumed[1], state["optimizers"], strict=True):
+        o.load_state_dict(optimizer_state)
     resumed[2].load_state_dict(state["pruner"])
     epochs(*resumed, 2)
-    assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), resumed[0].parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(uninterrupted[0].parameters(), resumed[0].parameters(), strict=True))
 
 
 def test_one_of_several_optimizers_that_is_another_models_is_refused() -> None:

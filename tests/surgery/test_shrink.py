@@ -108,8 +108,8 @@ def test_the_step_after_a_cut_is_that_of_the_masked_network(name: str, optimizer
     for p in model.parameters():
         assert p.grad is not None
         assert p.grad.shape == p.shape
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    assert {id(p) for p in held} == {id(p) for p in model.parameters()} == {id(p) for p in optimizer.state}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in parameters} == {id(p) for p in model.parameters()} == {id(p) for p in optimizer.state}
     step(model, optimizer)
     step(masked, other)
     small = dict(model.named_parameters())
@@ -135,10 +135,10 @@ class OwnWidth(nn.Module):
 
 
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-    held = {n: (id(t), t.detach().clone()) for n, t in model.state_dict(keep_vars=True).items()}
+    tensors = {n: (id(t), t.detach().clone()) for n, t in model.state_dict(keep_vars=True).items()}
     sizes = {n: (getattr(m, "in_features", None), getattr(m, "out_features", None)) for n, m in model.named_modules()}
     state = {id(p): {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()}
-    return held, sizes, state, [[id(p) for p in g["params"]] for g in optimizer.param_groups]
+    return tensors, sizes, state, [[id(p) for p in g["params"]] for g in optimizer.param_groups]
 
 
 def test_a_failed_certificate_leaves_everything_as_it_was() -> None:

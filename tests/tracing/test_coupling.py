@@ -72,7 +72,7 @@ def net(forward: Callable[[Tensor, Any], Tensor]) -> Net:
 
 
 @pytest.mark.parametrize("name", list(FROZEN))
-def test_what_would_mean_something_else_is_frozen(name: str) -> None:
+def test_channels_whose_cut_would_change_the_meaning_are_frozen(name: str) -> None:
     forward, why = FROZEN[name]
     graph = trace(net(forward), torch.randn(2, 3, 6).double())
     columns = next(s for s in graph.axes if s.tensor == "b.weight" and s.dim == 1)
@@ -86,10 +86,10 @@ def test_a_number_of_groups_or_heads_that_a_module_keeps_follows() -> None:
     model = nn.Sequential(nn.Conv1d(3, 16, 1), nn.GroupNorm(4, 16, affine=False), nn.Conv1d(16, 3, 1)).double()
     certified(model, torch.randn(2, 3, 5).double(), 4)
     assert model[1].num_groups == model[0].out_channels // 4 < 4
-    own = net(lambda x, n: attention(x, n, n.heads))
-    own.heads = 4
-    certified(own, torch.randn(2, 3, 6).double(), 4)
-    assert own.heads == own.b.in_features // 2 < 4
+    attention_net = net(lambda x, n: attention(x, n, n.heads))
+    attention_net.heads = 4
+    certified(attention_net, torch.randn(2, 3, 6).double(), 4)
+    assert attention_net.heads == attention_net.b.in_features // 2 < 4
 
 
 def test_matrices_under_weight_norm_lose_rows() -> None:

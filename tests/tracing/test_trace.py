@@ -141,15 +141,15 @@ UNWATCHABLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("kind", list(UNWATCHABLE))
-def test_what_cannot_be_watched_is_told_before_it_is_trained(kind: str) -> None:
-    make, told = UNWATCHABLE[kind]
+def test_a_model_that_cannot_be_watched_is_refused(kind: str) -> None:
+    make, message = UNWATCHABLE[kind]
     model = make()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         trace(model, torch.zeros(2, 3))
     for structured in (True, False):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             earlycrop.prune(model, lambda m, x: m(x).sum(), [torch.zeros(2, 3)], structured=structured)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         earlycrop.Pruner(model, torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), lambda m, x: m(x).sum(), epochs=3)
     assert model(torch.zeros(2, 3)).shape == (2, 1)
 
@@ -167,7 +167,7 @@ def test_a_loss_may_look_at_numbers_in_numpy() -> None:
     assert prune(mlp(), looking, vectors(), sparsity=0.5).achieved >= 0.5
 
 
-def test_a_loss_that_runs_another_model_is_told_so() -> None:
+def test_a_loss_that_runs_another_model_is_refused() -> None:
     other = mlp()
     with pytest.raises(TraceError, match="let it run the model that it is given"):
         trace(mlp(), lambda model: other(torch.randn(2, 6)))

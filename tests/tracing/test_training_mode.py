@@ -1,4 +1,4 @@
-"""What a forward does in training mode, and numbers that change from call to call: which of them freeze a width."""
+"""Forward passes in training mode, and numbers that change with each call: which of them freeze a width."""
 
 from __future__ import annotations
 

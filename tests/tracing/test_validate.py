@@ -1,4 +1,4 @@
-"""What trial cuts make of modules that look alike: what was seen of one is taken for all, and is never trusted."""
+"""Trial cuts of modules that look alike: what was found for one is assumed for all, and then checked."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_attribute_that_follows_in_one_module_follows_in_those_alike(tried: l
     assert set(tried) == {"", "blocks.0"}, "the others were tried with the whole network only"
 
 
-def test_what_looks_alike_and_is_not_is_found(tried: list[str]) -> None:
+def test_a_module_that_only_looks_alike_is_found(tried: list[str]) -> None:
     for kept in (["width", "written", "width"], ["heads", "written", "width"]):
         tried.clear()
         model, count = cut(*kept)

@@ -1,4 +1,4 @@
-"""How far the tangent kernel turns, against matrices worked out another way."""
+"""Distance between tangent kernels, against kernels that autograd computes row by row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kernel(model: nn.Module, x: Tensor) -> Tensor:
     return j @ j.T
 
 
-def test_the_turn_is_one_less_the_cosine_of_two_kernels() -> None:
+def test_the_distance_is_one_minus_the_cosine_of_two_kernels() -> None:
     model, x = mlp(), torch.randn(4, 3, dtype=torch.float64)
     turn = NTKDistance(model, loss, x)
     before = kernel(model, x)
@@ -64,7 +64,7 @@ def test_a_linear_model_never_turns_and_a_large_batch_is_cut_short() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_recurrent_networks_have_one_too(kind: Any) -> None:
+def test_recurrent_networks_have_a_kernel(kind: Any) -> None:
     model, x = kind(3, 4, batch_first=True), torch.randn(2, 5, 3)
     turn = NTKDistance(model, lambda m, b: m(b)[0].sum(), x)
     turn.update(model)
@@ -78,7 +78,7 @@ def test_what_has_no_kernel_is_refused() -> None:
     assert turn.update(nn.Embedding(3, 2)) is None
 
 
-def test_a_pruner_logs_it_until_it_prunes() -> None:
+def test_a_pruner_logs_the_distance_until_it_prunes() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     data = [torch.randn(8, 6) for _ in range(2)]

@@ -100,7 +100,7 @@ def test_fixed_epochs() -> None:
 
 
 @pytest.mark.parametrize("name", list(TRIGGERS))
-def test_every_trigger_is_one_and_has_its_latest_epoch_within_the_budget(name: str) -> None:
+def test_every_trigger_of_the_table_has_its_latest_epoch_within_the_budget(name: str) -> None:
     trigger = TRIGGERS[name](0.9, 40)
     assert isinstance(trigger, Trigger)
     assert trigger.latest == {"before": 0, "after": 30, "never": None}.get(name, 10)

@@ -34,11 +34,11 @@ def test_every_definition_by_hand() -> None:
 
 def test_a_state_goes_on_where_it_was() -> None:
     points = [(0.0, 1.0), (0.5, 2.0), (1.0, 2.5), (1.2, 2.7), (1.25, 2.8)]
-    whole, first, second = (Moved(LazyRegime(0.05, latest=50)) for _ in range(3))
+    uninterrupted, first, second = (Moved(LazyRegime(0.05, latest=50)) for _ in range(3))
     logs = []
     for epoch, at in enumerate(points):
-        whole.to(epoch, *at)
-        logs.append(whole.distance.log())
+        uninterrupted.to(epoch, *at)
+        logs.append(uninterrupted.distance.log())
     for epoch, at in enumerate(points[:3]):
         first.to(epoch, *at)
     second.distance.load_state_dict(first.distance.state_dict())

@@ -72,15 +72,15 @@ def derivatives(model: nn.Module, rank: int | None, group: Any = None) -> dict[s
     )
     graph = trace(model, lambda m: loss(m, one[0]))
     scores = {n: node_scores(model, graph, CRITERIA[n], loss, several, group=group) for n in ("crop", "crop-gate")}
-    whole = flow(model, loss, several, group=group)
-    assert whole.product is not None
+    multiple = flow(model, loss, several, group=group)
+    assert multiple.product is not None
     single = flow(model, loss, one, group=group)
-    return {"parts": parts, "scores": scores, "g": whole.gradient, "hg": whole.product, "one": single.product}
+    return {"parts": parts, "scores": scores, "g": multiple.gradient, "hg": multiple.product, "one": single.product}
 
 
 def disagreeing(rank: int) -> list[str]:
     """What is said where the processes do not hold the same weights."""
-    said = []
+    messages = []
     for structured in (True, False):
         model = DistributedDataParallel(network())
         with torch.no_grad():
@@ -88,18 +88,18 @@ def disagreeing(rank: int) -> list[str]:
         try:
             earlycrop.prune(model, loss, list(batches(rank)), "magnitude", 0.5, structured=structured)
         except ValueError as error:
-            said.append(str(error))
+            messages.append(str(error))
     pruner = Pruner(model, torch.optim.SGD(model.parameters(), 0.1), loss, "earlycrop-u", 0.5, epochs=4, trigger=rank)
     try:
         pruner.step(batches(rank))
     except ValueError as error:
-        said.append(str(error))
-    return said
+        messages.append(str(error))
+    return messages
 
 
 def failing(rank: int) -> list[tuple[str, str, int]]:
     """What is said, and how wide the first layer is then, where something fails in the second process alone."""
-    said = []
+    reports = []
 
     def tried(scored: list[Any], certified: Any = shrink.compare_outputs) -> None:
         model = network()
@@ -107,15 +107,15 @@ def failing(rank: int) -> list[tuple[str, str, int]]:
         pruner = Pruner(
             model, optimizer, loss, "crop-s", 0.5, epochs=4, options=PrunerOptions(group=distributed.group.WORLD)
         )
-        kind, told = "", ""
+        kind, message = "", ""
         with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             patched.setattr(shrink, "compare_outputs", certified if rank else shrink.compare_outputs)
             try:
                 pruner.step(scored)
             except Exception as error:
-                kind, told = type(error).__name__, str(error)
-        said.append((kind, told, model[0].out_channels))  # type: ignore[index]
+                kind, message = type(error).__name__, str(error)
+        reports.append((kind, message, model[0].out_channels))  # type: ignore[index]
 
     def raising(error: Exception) -> Callable[..., Any]:
         def certified(*_: Any) -> Any:
@@ -123,22 +123,27 @@ def failing(rank: int) -> list[tuple[str, str, int]]:
 
         return certified
 
-    own = list(batches(rank))
-    tried([] if rank else own)
-    tried([(x * float("nan"), y) for x, y in own] if rank else own)
-    tried(own, raising(RuntimeError("there is no more memory")))
-    tried(own, raising(earlycrop.SurgeryError("it differs by 1")))
-    return said
+    local_batches = list(batches(rank))
+    tried([] if rank else local_batches)
+    tried([(x * float("nan"), y) for x, y in local_batches] if rank else local_batches)
+    tried(local_batches, raising(RuntimeError("there is no more memory")))
+    tried(local_batches, raising(earlycrop.SurgeryError("it differs by 1")))
+    return reports
 
 
 def _process(rank: int, folder: str, methods: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     store = distributed.FileStore(f"{folder}/store", PROCESSES)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES)
-    found = {method: trained(method, rank) for method in methods}
-    found["shuffled"] = trained("magnitude-s", rank, shuffled=True)
-    held = derivatives(network(), rank, distributed.group.WORLD)
-    torch.save({"trained": found, "held": held, "said": disagreeing(rank), "failed": failing(rank)}, f"{folder}/{rank}")
+    by_method = {method: trained(method, rank) for method in methods}
+    by_method["shuffled"] = trained("magnitude-s", rank, shuffled=True)
+    outcome = {
+        "trained": by_method,
+        "derivatives": derivatives(network(), rank, distributed.group.WORLD),
+        "messages": disagreeing(rank),
+        "failed": failing(rank),
+    }
+    torch.save(outcome, f"{folder}/{rank}")
     distributed.destroy_process_group()
 
 
@@ -149,38 +154,38 @@ def outcomes(folder: Path, methods: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return outcomes(tmp_path_factory.mktemp("processes"), METHODS)
 
 
 @pytest.fixture(scope="module")
-def told_of_more(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def more_results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return outcomes(tmp_path_factory.mktemp("processes"), MORE_METHODS)
 
 
-def test_derivatives_and_scores_are_those_of_one_process(told: list[dict[str, Any]]) -> None:
+def test_derivatives_and_scores_are_those_of_one_process(results: list[dict[str, Any]]) -> None:
     expected = derivatives(network(), None)
-    for found in told:
-        torch.testing.assert_close(found["held"], expected, rtol=1e-9, atol=1e-12)
+    for result in results:
+        torch.testing.assert_close(result["derivatives"], expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "method", [*METHODS, *(pytest.param(m, marks=pytest.mark.slow) for m in MORE_METHODS), "shuffled"]
 )
 def test_the_cut_and_what_is_learned_are_those_of_one_process(method: str, request: pytest.FixtureRequest) -> None:
-    told = request.getfixturevalue("told_of_more" if method in MORE_METHODS else "told")
+    results = request.getfixturevalue("more_results" if method in MORE_METHODS else "results")
     more = {"shuffled": True} if method == "shuffled" else {}
     weights, events = trained("magnitude-s" if more else method, None, **more)
-    first, second = (found["trained"][method] for found in told)
+    first, second = (result["trained"][method] for result in results)
     assert first[1] == second[1] == events
     assert events
     torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
     torch.testing.assert_close(first[0], weights, rtol=1e-6, atol=1e-8)
 
 
-def test_processes_that_disagree_are_told(told: list[dict[str, Any]]) -> None:
-    for found in told:
-        nodes, weights, when = found["said"]
+def test_a_disagreement_of_processes_is_reported(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        nodes, weights, when = result["messages"]
         assert nodes.startswith("the processes chose to remove different nodes or weights: make sure that they")
         assert weights == nodes
         assert when == (
@@ -189,14 +194,14 @@ def test_processes_that_disagree_are_told(told: list[dict[str, Any]]) -> None:
         )
 
 
-def test_what_fails_in_one_process_fails_in_all_and_nothing_is_cut(told: list[dict[str, Any]]) -> None:
-    first, second = (found["failed"] for found in told)
+def test_what_fails_in_one_process_fails_in_all_and_nothing_is_cut(results: list[dict[str, Any]]) -> None:
+    first, second = (result["failed"] for result in results)
     other = "process 1, which trains this model too, has failed: "
-    told_alike = ("there is no batch to score on", "the loss is nan", "there is no more memory")
+    sentences = ("there is no batch to score on", "the loss is nan", "there is no more memory")
     kinds = (("ValueError", "ValueError"), ("FlowError", "FlowError"), ("ValueError", "RuntimeError"))
-    for here, there, sentence, (its, own) in zip(first, second, told_alike, kinds, strict=False):
-        assert (here[0], there[0]) == (its, own)
-        assert here[1].startswith(f"{other}{sentence}")
-        assert there[1].startswith(sentence)
-        assert here[2] == there[2] == 12
+    for at_first, at_second, sentence, (first_kind, second_kind) in zip(first, second, sentences, kinds, strict=False):
+        assert (at_first[0], at_second[0]) == (first_kind, second_kind)
+        assert at_first[1].startswith(f"{other}{sentence}")
+        assert at_second[1].startswith(sentence)
+        assert at_first[2] == at_second[2] == 12
     assert first[3] == second[3] == ("", "", 12), "what cannot be certified in one stays whole in all"

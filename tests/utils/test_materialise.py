@@ -55,8 +55,8 @@ def test_a_network_from_the_meta_device_has_the_weights_of_one_from_the_cpu(made
         model = made()
     torch.manual_seed(3)
     assert earlycrop.materialise(model) is model
-    for (name, here), there in zip(model.state_dict().items(), usual.state_dict().values(), strict=True):
-        assert torch.equal(here, there), name
+    for (name, value), expected in zip(model.state_dict().items(), usual.state_dict().values(), strict=True):
+        assert torch.equal(value, expected), name
 
 
 def test_tied_weights_stay_tied_and_recurrent_layers_run() -> None:
@@ -93,14 +93,14 @@ def test_a_module_that_cannot_initialise_itself_is_named_before_anything_is_made
 
 
 @pytest.mark.parametrize("structured", [True, False])
-def test_it_is_pruned_once_it_has_values_and_refused_before(structured: bool) -> None:
+def test_a_network_is_pruned_once_it_has_values_and_refused_before(structured: bool) -> None:
     with torch.device("meta"):
         model = convolutional()
     batch = (torch.randn(4, 3, 8, 8), torch.randint(5, (4,)))
-    told = "'0.weight' and 10 more have no values, on the meta device: call earlycrop.materialise first"
-    with pytest.raises(ValueError, match=told):
+    message = "'0.weight' and 10 more have no values, on the meta device: call earlycrop.materialise first"
+    with pytest.raises(ValueError, match=message):
         earlycrop.prune(model, loss, [batch], sparsity=0.5, structured=structured)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         earlycrop.Pruner(model, torch.optim.SGD(model.parameters(), 0.1), loss, epochs=2)
     earlycrop.materialise(model)
     assert earlycrop.prune(model, loss, [batch], sparsity=0.5, structured=structured).weight_sparsity >= 0.5

@@ -1,4 +1,4 @@
-"""Layers whose weight torch's parametrizations work out: what of them is cut, masked, or left whole and why."""
+"""Layers under torch's parametrizations: which of them are cut, masked or left uncut, and the reason."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_rows_that_a_matrix_picks_of_an_orthogonal_one_are_cut() -> None:
 
 
 @pytest.mark.parametrize("trivial", TRIVIAL)
-def test_a_matrix_whose_zeros_are_none_of_its_weight_s_is_left_alone_by_masks(trivial: bool) -> None:
+def test_masks_leave_a_matrix_alone_whose_zeros_are_not_zeros_of_the_weight(trivial: bool) -> None:
     model = network(trivial)
     name = "0.parametrizations.weight.original"
     before = dict(model.named_parameters())[name].detach().clone()
@@ -67,8 +67,8 @@ def test_a_matrix_whose_zeros_are_none_of_its_weight_s_is_left_alone_by_masks(tr
     assert torch.equal(dict(model.named_parameters())[name], before)
     assert event.left == event.dense - sum(int(gone.sum()) for gone in event.masks.removed.values())
     assert event.achieved >= 0.4
-    told = "stays whole: a zero in it is none in the weight that its parametrization makes of it"
-    assert event.notes == (f"'{name}' {told}",)
+    reason = "stays whole: a zero in it is none in the weight that its parametrization makes of it"
+    assert event.notes == (f"'{name}' {reason}",)
     assert name not in Masks.of_zeros(model).removed
 
 

@@ -1,4 +1,4 @@
-"""What a pruner is given: of another kind it is refused in a sentence, and numpy's numbers are as good as Python's."""
+"""Arguments of the wrong type or value raise a clear error, and numpy's numbers are accepted like Python's."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(
-    ("limits", "told"),
+    ("limits", "message"),
     [
         ({"floors": None}, r'floors cannot be None: write \{"layer1": 0.25\}'),
         ({"ceilings": [("0", 1)]}, r'ceilings cannot be a list: write \{"layer1": 0.25\}'),
@@ -68,13 +68,13 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
         ({"exclude": [3]}, "a pattern of exclude cannot be 3: give a layer's name"),
     ],
 )
-def test_limits_that_are_no_tables_and_no_names_are_refused(limits: dict[str, Any], told: str) -> None:
-    with pytest.raises(TypeError, match=told):
+def test_limits_of_the_wrong_container_are_refused(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         limits_of(**limits)
 
 
 @pytest.mark.parametrize("name", list(OTHER_KINDS))
-def test_another_kind_is_refused_in_a_sentence(name: str) -> None:
+def test_an_argument_of_the_wrong_type_is_refused(name: str) -> None:
     given, sentence = OTHER_KINDS[name]
     with pytest.raises(TypeError, match=sentence):
         unchecked(**given)
@@ -99,7 +99,7 @@ def test_a_sparsity_is_reported_as_it_was_given(sparsity: float, method: str) ->
         unchecked(method=method, sparsity=sparsity)
 
 
-def test_prune_is_as_strict() -> None:
+def test_prune_refuses_arguments_of_the_wrong_type() -> None:
     model = network()
     for given, sentence in (
         ({"sparsity": "0.5"}, "sparsity is '0.5'"),
@@ -127,7 +127,7 @@ def test_numbers_of_numpy_prune_and_are_kept(tmp_path: Path) -> None:
     assert type(check_sparsity(np.float64(0.5))) is float
 
 
-def test_limits_of_another_kind_are_refused() -> None:
+def test_limits_that_are_no_whole_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"floors\['0'\] is '4': give a whole number"):
         limits_of(floors={"0": "4"})
     with pytest.raises(TypeError, match=r"multiple must be a whole number, and is 2.5"):
@@ -147,7 +147,7 @@ def test_a_single_copy_needs_no_list(method: str) -> None:
     assert as_modules(nn.ModuleList([stack, ema])) == [stack, ema]
 
 
-def test_what_was_given_is_described_in_a_word() -> None:
+def test_describe_names_the_value_or_its_type() -> None:
     assert [describe(v) for v in (None, "x", 2.0, [1])] == ["None", "'x'", "2.0", "a list"]
 
 

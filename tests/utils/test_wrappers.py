@@ -1,4 +1,4 @@
-"""Compiled and wrapped models: what is inside is cut, what goes on by itself does, and the rest is said."""
+"""Compiled and wrapped models: the network inside is cut, and a warning says which wrappers to make again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ COMPILED.add(("conv-norm", "around", "aot_eager"))
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")
-def test_a_compiled_model_goes_on_by_itself(name: str, how: str, backend: str) -> None:
+def test_a_compiled_model_recompiles_automatically(name: str, how: str, backend: str) -> None:
     """It is compiled anew where a size has changed: outputs and gradients are the small network's, with no warning."""
     torch.compiler.reset()
     model, x = build(name, torch.float32)
@@ -119,12 +119,12 @@ def test_what_synchronises_gradients_must_be_wrapped_again() -> None:
     names["model"](x).square().sum().backward()
     optimizer.step()
     graph = trace(names["model"], x)
-    with pytest.warns(UserWarning, match="wrap what is inside again") as told:
+    with pytest.warns(UserWarning, match="wrap what is inside again") as caught:
         shrink(names["model"], graph, [0, 12], optimizer)
-    assert len(told) == 1
-    said = str(told[0].message)
-    assert said.endswith("model = torch.nn.parallel.DistributedDataParallel(model.module)")
-    exec(said.rpartition(": ")[2], names)
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.endswith("model = torch.nn.parallel.DistributedDataParallel(model.module)")
+    exec(message.rpartition(": ")[2], names)
     for _ in range(2):
         optimizer.zero_grad()
         names["model"](x).square().sum().backward()
@@ -148,9 +148,9 @@ def test_torch_fails_where_nothing_was_wrapped_again() -> None:
 def test_wrappers_in_wrappers() -> None:
     model, x = build("mlp", torch.float32)
     compiled = torch.compile(DistributedDataParallel(torch.compile(model, backend="eager")), backend="eager")
-    with pytest.warns(UserWarning, match="wrap what is inside") as told:
+    with pytest.warns(UserWarning, match="wrap what is inside") as caught:
         shrink(compiled, trace(compiled, x), [0])
-    assert str(told[0].message).endswith(
+    assert str(caught[0].message).endswith(
         "model = torch.compile(torch.nn.parallel.DistributedDataParallel(model._orig_mod.module))"
     )
     assert model[0].out_features == 9
@@ -164,12 +164,12 @@ def test_a_wrapped_model_is_pruned_inside(structured: bool, tmp_path: Path) -> N
     ddp = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(ddp.parameters(), 0.1, momentum=0.9)
     pruner = Pruner(ddp, optimizer, loss, "cropit-s" if structured else "cropit-u", 0.5, epochs=4)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         event = pruner.step(data())
     assert event is not None
     assert event.rounds == 5
-    assert [str(w.message).partition(" around")[0] for w in told] == ["the DistributedDataParallel"] * structured
+    assert [str(w.message).partition(" around")[0] for w in caught] == ["the DistributedDataParallel"] * structured
     if structured:
         ddp = DistributedDataParallel(ddp.module)
     for batch in data():
@@ -266,9 +266,9 @@ def test_each_of_several_cuts_says_what_to_wrap() -> None:
             optimizer.zero_grad()
             loss(model, data()[0]).backward()
             optimizer.step()
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             event = pruner.step(data())
         cuts += event is not None
-        assert sum("wrap what is inside again" in str(w.message) for w in told) == (event is not None)
+        assert sum("wrap what is inside again" in str(w.message) for w in caught) == (event is not None)
     assert cuts == 2

@@ -83,11 +83,11 @@ def raw(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape))
 
 
-def divisors(n: int, least: int = 2) -> list[int]:
-    return [d for d in range(least, n + 1) if n % d == 0]
+def divisors(n: int, smallest: int = 2) -> list[int]:
+    return [d for d in range(smallest, n + 1) if n % d == 0]
 
 
 def divided(pick: Pick, s: State) -> Options | None:
     """A divisor of the width, other than 1 and the width."""
-    found = divisors(s.width)[:-1]
-    return (pick(found),) if found else None
+    candidates = divisors(s.width)[:-1]
+    return (pick(candidates),) if candidates else None

@@ -104,10 +104,10 @@ def dense(s: State, *steps: Blocks) -> Made:
         now = replace(s, width=sum(widths))
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        found = [x]
+        outputs = [x]
         for step in self.steps:
-            found.append(step(torch.cat(found, s.dim)))
-        return torch.cat(found, s.dim)
+            outputs.append(step(torch.cat(outputs, s.dim)))
+        return torch.cat(outputs, s.dim)
 
     return Block(forward, steps=nn.ModuleList(chains)), now
 
@@ -117,12 +117,12 @@ def branches(s: State, how: str, *several: Blocks) -> Made:
     width = made[0][1].width
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        found = [branch(x) for branch in self.branches]
+        outputs = [branch(x) for branch in self.branches]
         if how == "cat":
-            return torch.cat(found, s.dim)
+            return torch.cat(outputs, s.dim)
         if how == "product":
-            return torch.stack([y.tanh() for y in found]).prod(0)
-        stacked = torch.stack(found, s.dim)
+            return torch.stack([y.tanh() for y in outputs]).prod(0)
+        stacked = torch.stack(outputs, s.dim)
         return stacked.amax(s.dim) if how == "max" else stacked.mean(s.dim)
 
     if how == "cat":

@@ -229,8 +229,8 @@ def shuffle(s: State, groups: int, how: str) -> Made:
 
 
 def _shuffle(pick: Pick, s: State) -> Options | None:
-    found = divided(pick, s)
-    return found and (*found, pick(["view", "written"] + ["module"] * (s.kind == "image" and len(s.sizes) > 1)))
+    options = divided(pick, s)
+    return options and (*options, pick(["view", "written"] + ["module"] * (s.kind == "image" and len(s.sizes) > 1)))
 
 
 WORDS: dict[str, Word] = {

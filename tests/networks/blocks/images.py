@@ -211,8 +211,8 @@ def to_vector(s: State, how: str) -> Made:
                 return torch.cat([y.mean(2), y.std(2, unbiased=False)], 1)
         return torch.cat([x.mean(dims), x.amax(dims)], 1)
 
-    whole = prod(s.sizes) if how in ("flatten", "last") else 2 if how in ("both", "statistics") else 1
-    return Block(forward), State("vector", s.width * whole)
+    per_channel = prod(s.sizes) if how in ("flatten", "last") else 2 if how in ("both", "statistics") else 1
+    return Block(forward), State("vector", s.width * per_channel)
 
 
 def _to_vector(pick: Pick, s: State) -> Options:

@@ -68,11 +68,11 @@ def cells(s: State, width: int, kind: str) -> Made:
     """A cell in a Python loop over time."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        state, found = None, []
+        state, outputs = None, []
         for t in range(x.shape[1]):
             state = self.cell(x[:, t], state)
-            found.append(state[0] if kind == "lstm" else state)
-        return torch.stack(found, 1)
+            outputs.append(state[0] if kind == "lstm" else state)
+        return torch.stack(outputs, 1)
 
     make = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}[kind]
     return Block(forward, cell=make(s.width, width)), replace(s, width=width)

@@ -37,8 +37,8 @@ def unflatten(s: State, kind: str, k: int, how: str) -> Made:
 
 
 def _unflatten(pick: Pick, s: State) -> Options | None:
-    found = divided(pick, s)
-    return found and (pick(("image", "sequence")), *found, pick(("free", "written")))
+    options = divided(pick, s)
+    return options and (pick(("image", "sequence")), *options, pick(("free", "written")))
 
 
 def maxout(s: State, k: int) -> Made:
