@@ -55,7 +55,7 @@ class Method:
             raise ValueError(f"there is no procedure '{self.procedure}': take once, rewind or tick-tock")
 
 
-METHODS: dict[MethodName, Method] = {
+METHODS: dict[str, Method] = {
     "dense": Method(None, False, trigger=never),
     "random-u": Method(CRITERIA["random"], False),
     "random-s": Method(CRITERIA["random"], True),

