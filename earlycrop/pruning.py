@@ -91,9 +91,9 @@ def prune(
     sparsity, rounds = check_sparsity(sparsity), check_positive_int("rounds", rounds)
     check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
     context = PruningContext.create(model, optimizer, loss, ema_models)
-    criterion = look_up("criterion", criterion, CRITERIA, Criterion)
+    ranking = look_up("criterion", criterion, CRITERIA, Criterion)
     targets = halving(sparsity, rounds)
-    request = PruningRequest(criterion, structured, targets, of, gate, limits, statistics=statistics)
+    request = PruningRequest(ranking, structured, targets, of, gate, limits, statistics=statistics)
     with outside_inference_mode():
         return run_pruning(request, context, list(batches), "asked for", 0)
 
