@@ -38,12 +38,7 @@ class PruningContext:
 
     @classmethod
     def create(
-        cls,
-        model: object,
-        optimizer: object,
-        loss: Loss,
-        ema_models: object,
-        group: ProcessGroup = None,
+        cls, model: object, optimizer: object, loss: Loss, ema_models: object, group: ProcessGroup = None
     ) -> PruningContext:
         """Check what a user gives, and unwrap the model.
 

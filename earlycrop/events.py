@@ -136,10 +136,10 @@ class Event:
 
     def __str__(self) -> str:
         lines = [f"pruned at epoch {self.epoch}: {self.reason}"]
-        lines += [f"  {name:8} {_change(*counts)}" for name, counts in self.costs.items()]
+        labels = {"macs": "MACs", "time": "µs/step"}
+        lines += [f"  {labels.get(name, name):8} {_change(*counts)}" for name, counts in self.costs.items()]
         if self.of not in self.costs:
-            unit = "µs/step" if self.of == "time" else self.of
-            lines.append(f"  {unit:8} {_change(self.dense, self.left)}")
+            lines.append(f"  {labels.get(self.of, self.of):8} {_change(self.dense, self.left)}")
         lines.append(f"  target   {self.asked:.2%} of the {self.of}, achieved {self.achieved:.2%}")
         lines += [f"  {name}: {_change(*counts)}" for name, counts in self._most_changed()]
         if self.uncertified:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, cast
+from typing import Literal
 
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.gate_decorators import GateDecorators
@@ -86,23 +86,6 @@ METHODS: dict[MethodName, Method] = {
 }
 """Name -> method. A name that ends in -u prunes single weights, in -s nodes; snip, grasp, synflow and ltr prune
 weights, the others nodes."""
-
-
-def resolve_method(method: object) -> Method:
-    """Return the method, given itself or by its name.
-
-    Raises:
-        TypeError: It is neither.
-        ValueError: There is no method of that name.
-    """
-    names = ", ".join(METHODS)
-    if isinstance(method, str):
-        if method not in METHODS:
-            raise ValueError(f"there is no method '{method}': take one of {names}")
-        return cast(Mapping[str, Method], METHODS)[method]
-    check_type("the method", method, Method, f"take one of {names}, or make a Method")
-    assert isinstance(method, Method)
-    return method
 
 
 def method_name(method: Method) -> str | None:

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from earlycrop.context import PruningContext
-from earlycrop.events import GATES, STATISTICS, Event, GateName, PruningRequest
-from earlycrop.methods import Method, MethodName, make_procedure, method_name, resolve_method
+from earlycrop.events import Event, GateName, PruningRequest
+from earlycrop.methods import METHODS, Method, MethodName, make_procedure, method_name
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.pruner_state import check_state
 from earlycrop.scoring.criteria import Statistics
@@ -27,7 +27,7 @@ from earlycrop.utils.distributed import ProcessGroup, fail_together
 from earlycrop.utils.modules import parameters_by_name
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import check_positive_int, check_sparsity, check_type
+from earlycrop.utils.validation import check_positive_int, check_sparsity, check_type, look_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,6 @@ class PrunerOptions:
             raise ValueError(f"penalty must be 0 or more, and is {self.penalty}")
         if not 0 <= self.rewind < 1:
             raise ValueError(f"rewind must be a share of the epochs, from 0 to below 1, and is {self.rewind}")
-        for name, value, known in (("gate", self.gate, GATES), ("statistics", self.statistics, STATISTICS)):
-            if value not in known:
-                raise ValueError(f"{name} cannot be '{value}': take one of {', '.join(known)}")
 
 
 DEFAULT_OPTIONS = PrunerOptions()
@@ -148,7 +145,7 @@ class Pruner:
         limits: Limits = NO_LIMITS,
         options: PrunerOptions = DEFAULT_OPTIONS,
     ) -> None:
-        self.method = resolve_method(method)
+        self.method = look_up("method", method, METHODS, Method)
         self.options = options
         prunes = self.method.criterion is not None
         check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")

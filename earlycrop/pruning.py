@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -30,7 +30,7 @@ from earlycrop.utils.materialise import check_materialised
 from earlycrop.utils.modules import collect_tensors
 from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.types import Loss, Tensors
-from earlycrop.utils.validation import check_positive_int, check_sparsity, check_type
+from earlycrop.utils.validation import check_positive_int, check_sparsity, check_type, look_up
 
 
 def prune(
@@ -91,27 +91,11 @@ def prune(
     sparsity, rounds = check_sparsity(sparsity), check_positive_int("rounds", rounds)
     check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
     context = PruningContext.create(model, optimizer, loss, ema_models)
+    criterion = look_up("criterion", criterion, CRITERIA, Criterion)
     targets = halving(sparsity, rounds)
-    request = PruningRequest(resolve_criterion(criterion), structured, targets, of, gate, limits, statistics=statistics)
+    request = PruningRequest(criterion, structured, targets, of, gate, limits, statistics=statistics)
     with outside_inference_mode():
         return run_pruning(request, context, list(batches), "asked for", 0)
-
-
-def resolve_criterion(criterion: object) -> Criterion:
-    """Return the criterion, given itself or by its name.
-
-    Raises:
-        TypeError: It is neither.
-        ValueError: There is no criterion of that name.
-    """
-    names = ", ".join(CRITERIA)
-    if isinstance(criterion, str):
-        if criterion not in CRITERIA:
-            raise ValueError(f"there is no criterion '{criterion}': take one of {names}")
-        return cast(Mapping[str, Criterion], CRITERIA)[criterion]
-    check_type("the criterion", criterion, Criterion, f"give a Criterion, or one of {names}")
-    assert isinstance(criterion, Criterion)
-    return criterion
 
 
 def run_pruning(

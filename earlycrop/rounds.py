@@ -29,12 +29,7 @@ from earlycrop.selection.weights import WeightChoice, choose_weights, remaining_
 from earlycrop.surgery.masks import Masks
 from earlycrop.surgery.shrink import Cut, cut_in_all_processes, find_uncertified
 from earlycrop.tracing.trace import trace, trace_after_cut
-from earlycrop.utils.distributed import (
-    broadcast_from_rank0,
-    check_same_removal,
-    fail_together,
-    merge_across_processes,
-)
+from earlycrop.utils.distributed import broadcast_from_rank0, check_same_removal, fail_together, merge_across_processes
 from earlycrop.utils.errors import FlowError, SurgeryError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices, weight_matrices
 from earlycrop.utils.types import Tensors
@@ -145,24 +140,20 @@ def cut_nodes(
     return rounds.result(graph, removed)
 
 
+@dataclass
 class _NodeRounds:
     """One structured pruning: what its rounds have in common, and what they found."""
 
-    def __init__(
-        self,
-        request: PruningRequest,
-        context: PruningContext,
-        batches: list[Any],
-        baseline: DenseBaseline,
-        effects: Tensors | None,
-    ) -> None:
-        self.request, self.context, self.batches = request, context, batches
-        self.baseline, self.effects = baseline, effects
-        self.uncertified: dict[Group, Reason] = {}
-        self.timer: StepTimer | None = None
-        self.floors: set[str] = set()
-        self.difference = 0.0
-        self.left = 0
+    request: PruningRequest
+    context: PruningContext
+    batches: list[Any]
+    baseline: DenseBaseline
+    effects: Tensors | None
+    uncertified: dict[Group, Reason] = field(default_factory=dict)
+    timer: StepTimer | None = None
+    floors: set[str] = field(default_factory=set)
+    difference: float = 0.0
+    left: int = 0
 
     def trace(self) -> Graph:
         """Trace the network as it is now, and freeze what cannot be scored, or was not certified before."""

@@ -205,7 +205,7 @@ def test_the_trigger_is_logged_every_epoch_until_it_fires() -> None:
         ({"epochs": 2}, "early pruning needs at least 3 epochs"),
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"score_batches": 0}, "score_batches must be at least 1"),
-        ({"gate": "middle"}, "gate cannot be 'middle': take one of auto, rows, norms, columns"),
+        ({"gate": "middle"}, "there is no gate 'middle': take one of auto, rows, norms, columns"),
     ],
 )
 def test_bad_options_are_refused_in_a_sentence(options: dict[str, Any], sentence: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from earlycrop.graph.types import (
     layer_of,
     total_cost,
 )
+
+G = TypeVar("G", bound="GraphStructure")
 
 
 @dataclass(frozen=True, repr=False)
@@ -209,7 +211,7 @@ class GraphStructure:
         removed[indices] = True
         return removed
 
-    def freeze(self, reasons: Mapping[int, Reason]) -> Self:
+    def freeze(self: G, reasons: Mapping[int, Reason]) -> G:
         """Return the graph in which some nodes are frozen. The other nodes are renumbered.
 
         Args:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.methods import Method, MethodName, method_name, resolve_method
+from earlycrop.methods import METHODS, Method, MethodName, method_name
 from earlycrop.pruner import Pruner
 from earlycrop.utils.types import Loss
+from earlycrop.utils.validation import look_up
 from earlycrop.utils.wrappers import unwrap
 
 UNNAMED = "a custom method"
@@ -32,7 +33,8 @@ class CallbackBase:
         batches: Iterable[Any] | None = None,
         **pruner_arguments: Any,
     ) -> None:
-        self.method, self.sparsity, self.loss, self.batches = resolve_method(method), sparsity, loss, batches
+        self.method = look_up("method", method, METHODS, Method)
+        self.sparsity, self.loss, self.batches = sparsity, loss, batches
         self.method_name = method_name(self.method) or UNNAMED
         self.pruner_arguments = pruner_arguments
         self.pruner: Pruner | None = None

@@ -30,18 +30,16 @@ class LotteryTicket(Procedure):
 
     Args:
         plan: What to prune.
-        rewind: k as a share of the epochs.
+        rewind: k as a share of the epochs, below 1.
 
     Raises:
-        ValueError: ``rewind`` is not a share below 1, or leaves no epoch to train.
+        ValueError: ``rewind`` leaves no epoch to train.
 
     Source: Frankle et al. 2020, algorithm 1 and section 3 (k > 0); Frankle and Carbin 2019 (k = 0).
     """
 
     def __init__(self, plan: TrainingPlan, rewind: float) -> None:
         super().__init__(plan)
-        if not 0 <= rewind < 1:
-            raise ValueError(f"rewind must be a share of the epochs, from 0 to below 1, and is {rewind}")
         self.rewind_epoch = ceil(rewind * plan.epochs)
         if self.rewind_epoch >= plan.epochs:
             raise ValueError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from earlycrop.utils.modules import tensors_by_name
+
+T = TypeVar("T")
 
 
 def check_sparsity(sparsity: object) -> float:
@@ -168,3 +170,18 @@ def describe(value: object) -> str:
     if isinstance(value, Real):
         return str(value)
     return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def look_up(noun: str, value: object, table: Mapping[Any, T], kind: type[T]) -> T:
+    """Return ``value``, or the entry of a table if it is a name.
+
+    Raises:
+        TypeError: It is neither of this kind nor a name.
+        ValueError: The table has no such name.
+    """
+    if isinstance(value, str) and value not in table:
+        raise ValueError(f"there is no {noun} '{value}': take one of {', '.join(table)}")
+    entry = table[value] if isinstance(value, str) else value
+    check_type(f"the {noun}", entry, kind, f"take one of {', '.join(table)}, or make a {kind.__name__}")
+    assert isinstance(entry, kind)
+    return entry

@@ -103,7 +103,7 @@ def test_prune_is_as_strict() -> None:
     model = network()
     for given, sentence in (
         ({"sparsity": "0.5"}, "sparsity is '0.5'"),
-        ({"criterion": 3}, "the criterion cannot be 3: give a Criterion, or one of "),
+        ({"criterion": 3}, "the criterion cannot be 3: take one of "),
         ({"limits": {}}, "limits cannot be a dict"),
         ({"rounds": 1.5}, "rounds must be a whole number"),
         ({"loss": None}, "the loss cannot be None"),
