@@ -7,6 +7,7 @@ removed nodes at zero. Both return the same output, or the cut is undone.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_t
 from earlycrop.utils.errors import SurgeryError
 from earlycrop.utils.modules import tensors_by_name
 from earlycrop.utils.parameters import flatten_optimizers
-from earlycrop.utils.wrappers import process_group_of, tensor_shapes, unwrap, unwrap_ema_models, warn_rewrap
+from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_shapes, unwrap, unwrap_ema_models
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def shrink(
             After any error, the model, EMA models and optimizers are as before.
     """
     cut = cut_in_all_processes(model, graph, remove, optimizer, certify, ema_models, process_group_of(model))
-    if cut.nodes:
-        warn_rewrap(model, stacklevel=2)
+    if cut.nodes and (message := rewrap_message(model)):
+        warnings.warn(message, stacklevel=2)
     return cut
 
 
@@ -247,11 +248,8 @@ def _check_cuttable(module: nn.Module, keep: KeptIndices) -> None:
     for name, dims in keep.items():
         emptied = [d for d, index in dims.items() if index.numel() == 0]
         if emptied:
-            raise ValueError(
-                f"the cut would leave nothing of dimension {emptied[0]} of '{name}': keep one of its nodes"
-            )
+            raise ValueError(f"the cut would leave nothing of dimension {emptied[0]} of '{name}': keep one node")
         if getattr(tensors[name], "_post_accumulate_grad_hooks", None) or tensors[name]._backward_hooks:
             raise ValueError(
-                f"'{name}' has hooks that a cut would lose (masks of an unstructured pruning, or your own): release "
-                "them first"
+                f"'{name}' has hooks that a cut would lose (an unstructured pruning's masks, say): release them first"
             )

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from earlycrop.graph.graph import Graph
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.utils.contexts import preserve_attributes, preserve_state
-from earlycrop.utils.modules import collect_tensors, list_modules
+from earlycrop.utils.modules import collect_tensors
 
 Shapes = list[tuple[int, ...]]
 
@@ -47,7 +47,7 @@ class ModuleCallRecorder:
         self.calls: dict[str, ModuleCall] = {}
         self._recorder: ChannelRecorder | None = None
         self._keeps_calls = False
-        for name, module in list_modules(network):
+        for name, module in network.named_modules():
             if type(module).forward is not nn.Module.forward or "forward" in vars(module):
                 module.__dict__["forward"] = self._wrap_forward(name, module.forward)
         network.register_forward_hook(self._freeze_outputs)

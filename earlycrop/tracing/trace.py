@@ -31,7 +31,7 @@ from earlycrop.tracing.validate import freeze_failing_nodes
 from earlycrop.utils.contexts import differentiable_kernels, preserve_python_random_states
 from earlycrop.utils.errors import TraceError
 from earlycrop.utils.meta import meta_like, shapes_only
-from earlycrop.utils.modules import call_model, list_modules, parameters_by_name, tensors_by_name
+from earlycrop.utils.modules import call_model, parameters_by_name, tensors_by_name
 from earlycrop.utils.validation import check_network
 from earlycrop.utils.wrappers import unwrap
 
@@ -98,14 +98,13 @@ def _gc_disabled() -> Iterator[None]:
     A trace makes next to no garbage before its end, and each collection visits all that torch has imported, which takes
     longer than the trace of a small network.
     """
-    if not gc.isenabled():
-        yield
-        return
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 def _trace(model: nn.Module, example: Any, coupling: Mapping[tuple[str, int], ChannelLabels], real: bool) -> Graph:
@@ -173,7 +172,7 @@ def _record_training(
     If it fails, the channels that these parameters would be coupled with are unknown, and they are frozen.
     """
     evaluation_cost = list(recorder.cost_terms)
-    modes = [(m, m.training) for _, m in list_modules(network)]
+    modes = [(m, m.training) for m in network.modules()]
     try:
         recorder.training = True
         network.train()
@@ -227,7 +226,7 @@ def _copy_model(model: nn.Module, real: bool) -> nn.Module:
 
 def _detached_results(model: nn.Module) -> dict[int, Any]:
     """Return copies of the results of earlier runs that modules keep, by id: deepcopy refuses tensors with a graph."""
-    attributes = [value for _, m in list_modules(model) for value in vars(m).values()]
+    attributes = [value for m in model.modules() for value in vars(m).values()]
     leaves = tree_leaves([value for value in attributes if isinstance(value, Tensor | list | tuple)])
     return {id(t): t.detach() for t in leaves if isinstance(t, Tensor) and t.grad_fn is not None}
 
@@ -236,7 +235,7 @@ def _freeze_attention(recorder: ChannelRecorder, network: nn.Module) -> None:
     """Freeze torch's own attention, which compares the widths of its input and its projections with ``embed_dim``."""
     recorder.operation = "nn.MultiheadAttention"
     why = "it insists on embed_dim, and can lose neither heads nor width: project and attend with layers of your own"
-    for name, m in list_modules(network):
+    for name, m in network.named_modules():
         if isinstance(m, nn.MultiheadAttention):
             recorder.module_stack = [name]
             for t in (m.in_proj_weight, m.q_proj_weight):

@@ -22,7 +22,7 @@ from earlycrop.graph.nodes import Group, SizeAttribute
 from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.tracing.labels import expand_labels
-from earlycrop.tracing.module_calls import ModuleCall, ModuleCallRecorder, output_shapes, training_mode
+from earlycrop.tracing.module_calls import ModuleCallRecorder, output_shapes, training_mode
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
@@ -78,16 +78,10 @@ class Trials:
     """By module ("" is the network) and whether in training mode: the scalars that are the same in a second run."""
     passes_uncut: dict[str, bool] = field(default_factory=dict)
     """By module, whether its first call can be repeated without a fault when nothing is cut."""
-    subgraphs: dict[str, tuple[Graph, Graph]] = field(default_factory=dict)
-    """By module, the graph of its last trial cut, and the part of that graph that concerns the module."""
 
     @property
     def network(self) -> nn.Module:
         return self.module_calls.network
-
-    @property
-    def calls(self) -> dict[str, ModuleCall]:
-        return self.module_calls.calls
 
     def check_cut(
         self,
@@ -111,9 +105,7 @@ class Trials:
         """
         module = self.network.get_submodule(root)
         removed = graph.mask(remove)
-        subgraph = self._get_subgraph(graph, root)
-        more = _size_attributes_inside(size_attributes, root)
-        subgraph = replace(subgraph, size_attributes=subgraph.size_attributes + more)
+        subgraph = _make_subgraph(graph, root, graph.size_attributes + size_attributes)
         classes = self._cut_classes(graph, tested), self._single_classes(subgraph, removed)
         try:
             swap = cut_module(module, kept_indices(subgraph, removed), subgraph.sizes(removed))
@@ -151,10 +143,10 @@ class Trials:
             The module that was run, and what is wrong.
         """
         path = common_module(group).split(".")
-        remove = sample_nodes(graph, [ids])
+        remove, calls = sample_nodes(graph, [ids]), self.module_calls.calls
         for n in range(len(path), -1, -1):
             root = ".".join(path[:n])
-            if not root or (root in self.calls and self.calls[root].repeatable):
+            if not root or (root in calls and calls[root].repeatable):
                 faults = self.check_cut(graph, remove, ids, root, size_attributes)
                 if not faults or not root or self._passes_uncut(graph, root):
                     return root, faults
@@ -193,7 +185,7 @@ class Trials:
                 if not root:
                     self.run(module)
                     return None
-                call = self.calls[root]
+                call = self.module_calls.calls[root]
                 shapes = output_shapes(module(*call.args, **call.kwargs))
             except Exception as error:  # whatever a forward raises when a size has changed
                 return error
@@ -202,7 +194,8 @@ class Trials:
         return None
 
     def _expected_scalars(self, root: str, training: bool) -> Sequence[ScalarArgs | None]:
-        first = self.training_scalars if training else self.calls[root].scalars if root else self.scalars
+        first = self.scalars if not root else self.module_calls.calls[root].scalars
+        first = self.training_scalars if training else first
         return self.repeatable_scalars.get((root, training), first or [])
 
     def _find_repeatable_scalars(self, root: str, training: bool) -> list[ScalarArgs | None]:
@@ -213,38 +206,25 @@ class Trials:
         second = [*recorder.scalars, *[None] * len(first)]
         return [a if a == b else None for a, b in zip(first, second, strict=False)]
 
-    def _get_subgraph(self, graph: Graph, root: str) -> Graph:
-        if not root:
-            return graph
-        if root not in self.subgraphs or self.subgraphs[root][0] is not graph:
-            self.subgraphs[root] = graph, _make_subgraph(graph, root)
-        return self.subgraphs[root][1]
-
     def _passes_uncut(self, graph: Graph, root: str) -> bool:
         if root not in self.passes_uncut:
             self.passes_uncut[root] = not self.check_cut(graph, [], [], root)
         return self.passes_uncut[root]
 
 
-def _make_subgraph(graph: Graph, root: str) -> Graph:
-    """Return the part of a graph that concerns a module, with names relative to the module."""
-    prefix = f"{root}."
-    axes = tuple(
-        replace(axis, tensor=axis.tensor.removeprefix(prefix)) for axis in graph.axes if axis.tensor.startswith(prefix)
-    )
-    return replace(graph, axes=axes, size_attributes=_size_attributes_inside(graph.size_attributes, root))
-
-
-def _size_attributes_inside(size_attributes: tuple[SizeAttribute, ...], root: str) -> tuple[SizeAttribute, ...]:
-    """Return those that concern a module, with names relative to the module."""
+def _make_subgraph(graph: Graph, root: str, size_attributes: tuple[SizeAttribute, ...]) -> Graph:
+    """Return the part of a graph and of size attributes that concerns a module, with names relative to the module."""
     if not root:
-        return size_attributes
+        return replace(graph, size_attributes=size_attributes)
     prefix = f"{root}."
-    return tuple(
-        replace(a, module=a.module[len(prefix) :], tensor=a.tensor.removeprefix(prefix))
+    n = len(prefix)
+    axes = tuple(replace(axis, tensor=axis.tensor[n:]) for axis in graph.axes if axis.tensor.startswith(prefix))
+    inside = tuple(
+        replace(a, module=a.module[n:], tensor=a.tensor[n:])
         for a in size_attributes
         if f"{a.module}.".startswith(prefix) and a.tensor.startswith(prefix)
     )
+    return replace(graph, axes=axes, size_attributes=inside)
 
 
 def _add_tensors(recorder: TrialRecorder, graph: Graph, module: nn.Module, removed: NodeMask) -> None:

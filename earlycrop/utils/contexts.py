@@ -80,9 +80,8 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for owner, name, buffer, values in buffers:
                     owner._buffers[name] = buffer
-                    if buffer is None or values is None or buffer.is_meta:
-                        continue
-                    if not torch.equal(buffer, values):  # an expanded buffer cannot be written to, nor has it changed
+                    # An expanded buffer cannot be written to, nor has it changed.
+                    if not (buffer is None or values is None or buffer.is_meta or torch.equal(buffer, values)):
                         buffer.copy_(values)
 
 

@@ -40,24 +40,17 @@ def layer_sizes(module: nn.Module) -> dict[str, int]:
     """
     shape = weight_shape(module)
     match module:
-        case nn.Linear():
-            return {"out_features": shape[0], "in_features": shape[1]}
         case nn.modules.conv._ConvTransposeNd():
             return {"in_channels": shape[0], "out_channels": shape[1] * module.groups}
         case nn.modules.conv._ConvNd():
             return {"out_channels": shape[0], "in_channels": shape[1] * module.groups}
-        case nn.modules.batchnorm._NormBase():
-            shape = shape or (() if module.running_mean is None else tuple(module.running_mean.shape))
-            return {"num_features": shape[0]} if shape else {}
-        case nn.GroupNorm() if shape:
-            return {"num_channels": shape[0]}
-        case nn.Embedding() | nn.EmbeddingBag():
-            return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
+        case nn.modules.batchnorm._NormBase() if not shape and module.running_mean is not None:
+            return {"num_features": module.running_mean.shape[0]}
         case nn.RNNBase():
             return _recurrent_sizes(module)
         case nn.RNNCellBase():
             return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
-    return {}
+    return dict(zip(size_attribute_names(module), shape, strict=False))
 
 
 def _recurrent_sizes(module: nn.RNNBase) -> dict[str, int]:
@@ -68,8 +61,6 @@ def _recurrent_sizes(module: nn.RNNBase) -> dict[str, int]:
     if module.proj_size:
         sizes["proj_size"] = parameters["weight_hr_l0"].shape[0]
         if hidden <= sizes["proj_size"]:
-            raise SurgeryError(
-                f"torch cannot run an LSTM with {hidden} hidden units and {sizes['proj_size']} projections: remove "
-                "fewer units, or more projections"
-            )
+            why = f"torch cannot run an LSTM with {hidden} hidden units and {sizes['proj_size']} projections"
+            raise SurgeryError(f"{why}: remove fewer units, or more projections")
     return sizes

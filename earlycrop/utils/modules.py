@@ -15,11 +15,6 @@ NORMS = (nn.modules.batchnorm._BatchNorm,)
 """Modules that use batch statistics in training mode and running statistics in evaluation mode."""
 
 
-def list_modules(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the path and the module of every submodule, ``module`` itself first."""
-    return list(module.named_modules())
-
-
 def tensor_owners(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """Find where each parameter and buffer is stored.
 

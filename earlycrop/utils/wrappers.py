@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
@@ -111,34 +110,15 @@ def check_unchanged(parameters: Mapping[str, Tensor], before: Mapping[str, Seque
             )
 
 
-def warn_rewrap(model: nn.Module, stacklevel: int) -> None:
-    """Warn if a wrapper around the network still holds the parameters from before a cut.
-
-    Args:
-        model: The model, with its wrappers.
-        stacklevel: As in ``warnings.warn``, from the caller.
-    """
-    if message := rewrap_message(model):
-        warnings.warn(message, stacklevel=stacklevel + 1)
-
-
 def rewrap_message(model: nn.Module) -> str | None:
-    """Return the text of that warning, or None if no wrapper holds old parameters.
+    """Return a warning for after a cut if a wrapper still holds the parameters from before it, or else None.
 
     Only ``DistributedDataParallel`` keeps them. Compiled models recompile when a size changes.
     """
-    wrappers = _wrapper_chain(model)
-    while wrappers and not isinstance(wrappers[-1][0], DistributedDataParallel):
-        wrappers.pop()
-    if not wrappers:
+    if not any(isinstance(wrapper, DistributedDataParallel) for wrapper, _ in _wrapper_chain(model)):
         return None
-    expression = "model" + "".join(f".{attribute}" for _, attribute in wrappers)
-    for wrapper, _ in reversed(wrappers):
-        expression = f"{_constructor_name(wrapper)}({expression})"
-    return (
-        "the DistributedDataParallel around the model still synchronises the parameters from before the cut: wrap what "
-        f"is inside again, with the options that you gave it: model = {expression}"
-    )
+    cause = "the DistributedDataParallel around the model still synchronises the parameters from before the cut"
+    return f"{cause}: wrap what is inside again, with the options that you gave it"
 
 
 def process_group_of(model: nn.Module) -> ProcessGroup:
@@ -163,12 +143,3 @@ def _wrapped_attribute(model: nn.Module) -> str | None:
     if eval_frame is not None and isinstance(model, eval_frame.OptimizedModule):
         return "_orig_mod"
     return "module" if isinstance(model, DataParallel | DistributedDataParallel | AveragedModel) else None
-
-
-def _constructor_name(wrapper: nn.Module) -> str:
-    names = {
-        DistributedDataParallel: "torch.nn.parallel.DistributedDataParallel",
-        DataParallel: "torch.nn.DataParallel",
-        AveragedModel: "torch.optim.swa_utils.AveragedModel",
-    }
-    return next((name for kind, name in names.items() if isinstance(wrapper, kind)), "torch.compile")

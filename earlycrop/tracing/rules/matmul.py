@@ -18,40 +18,22 @@ Channels: TypeAlias = ChannelLabels | None
 WITHIN_GROUP = "it is a position within a group, and this convolution is cut by whole groups"
 
 
-def mm(recorder: ChannelRecorder, op: Op) -> None:
-    """The columns of the first matrix are coupled with the rows of the second."""
-    recorder.set_info(op.results[0], _multiply(recorder, op.args[0], op.args[1]))
+def product(recorder: ChannelRecorder, op: Op) -> None:
+    """The columns of the first matrix are coupled with the rows of the second, or with the entries of a vector.
+
+    So it is in each matrix of a batch; channels that depend on the matrix (attention heads) are kept whole.
+    """
+    recorder.set_info(op.results[0], _multiply(recorder, *op.args[:2]))
 
 
-def mv(recorder: ChannelRecorder, op: Op) -> None:
-    """The columns of the matrix are coupled with the entries of the vector."""
-    a, b = op.args[:2]
-    a_columns, entries = recorder.labels_along(a, 1), recorder.labels_along(b, 0)
-    rows = recorder.labels_along(a, 0, without=1)
-    _contract(recorder, a, a_columns, b, entries)
-    _count_cost(recorder, a.numel(), (rows, _first_not_none(a_columns, entries)))
-    if recorder.info(a).weight:
-        recorder.add_role(rows, Role.ROW)
-    recorder.set_info(op.results[0], [] if rows is None else [rows])
-
-
-def addmm(recorder: ChannelRecorder, op: Op) -> None:
-    """The columns of the first matrix are coupled with the rows of the second, and the bias with the result."""
+def biased_product(recorder: ChannelRecorder, op: Op) -> None:
+    """As for ``product``, and the first argument is coupled with the result."""
     bias, a, b = op.args[:3]
-    recorder.set_info(op.results[0], _multiply(recorder, a, b))
-    _add_bias_role(recorder, bias)
-    recorder.set_info(op.results[0], recorder.elementwise([bias, op.results[0]], 2))
-
-
-def bmm(recorder: ChannelRecorder, op: Op) -> None:
-    """As for ``mm``, in each matrix of a batch; channels that depend on the matrix (attention heads) are kept whole."""
-    recorder.set_info(op.results[0], _multiply_batches(recorder, op.args[0], op.args[1]))
-
-
-def baddbmm(recorder: ChannelRecorder, op: Op) -> None:
-    """As for ``bmm``, and the first argument is coupled with the result."""
-    recorder.set_info(op.results[0], _multiply_batches(recorder, op.args[1], op.args[2]))
-    recorder.set_info(op.results[0], recorder.elementwise([op.args[0], op.results[0]], 3))
+    result = op.results[0]
+    recorder.set_info(result, _multiply(recorder, a, b))
+    if result.ndim == 2:
+        _add_bias_role(recorder, bias)
+    recorder.set_info(result, recorder.elementwise([bias, result], result.ndim))
 
 
 def convolution(recorder: ChannelRecorder, op: Op) -> None:
@@ -107,15 +89,19 @@ def _contract(recorder: ChannelRecorder, a: Any, a_channels: Channels, b: Any, b
 
 
 def _multiply(recorder: ChannelRecorder, a: Tensor, b: Tensor) -> list[ChannelLabels]:
-    """Record a product of two matrices, and return the labels of its result."""
+    """Record a product of two matrices, a matrix and a vector, or two batches, and return the labels of its result."""
+    if a.ndim == 3:
+        return _multiply_batches(recorder, a, b)
     a_columns, b_rows = recorder.labels_along(a, 1), recorder.labels_along(b, 0)
-    rows, columns = recorder.labels_along(a, 0, without=1), recorder.labels_along(b, 1, without=0)
+    rows = recorder.labels_along(a, 0, without=1)
+    columns = recorder.labels_along(b, 1, without=0) if b.ndim == 2 else None
     _contract(recorder, a, a_columns, b, b_rows)
-    _count_cost(recorder, a.numel() * b.shape[1], (rows, _first_not_none(a_columns, b_rows), columns))
+    axes = rows, _first_not_none(a_columns, b_rows), columns
+    _count_cost(recorder, a.numel() * b.shape[1:].numel(), axes)
     for t, channels in ((a, rows), (b, columns)):
         if recorder.info(t).weight:
             recorder.add_role(channels, Role.ROW)
-    return _stack_dims(rows, columns)
+    return _stack_dims(*(rows, columns)[: b.ndim])
 
 
 def _multiply_batches(recorder: ChannelRecorder, a: Tensor, b: Tensor) -> list[ChannelLabels]:

@@ -18,7 +18,7 @@ from earlycrop.graph.types import NOT_UNDERSTOOD
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import SPLIT_SHARES, UNKNOWN, ChannelRecorder
 from earlycrop.tracing.rules import indexing, matmul, norms, views
-from earlycrop.tracing.rules.zeros import is_zero_preserving
+from earlycrop.tracing.rules.zeros import aten_operations, is_zero_preserving
 
 aten: Any = torch.ops.aten
 Rule: TypeAlias = Callable[[ChannelRecorder, Op], None]
@@ -32,11 +32,8 @@ class _OperationTraits:
     name: str
     packet: Any
     writes: bool
-    is_factory: bool
     is_elementwise: bool
-    is_split: bool
     keeps_uniform: bool
-    is_contraction: bool
     rule: Rule
 
 
@@ -44,17 +41,10 @@ class _OperationTraits:
 def _get_traits(operation: Any) -> _OperationTraits:
     packet = operation.overloadpacket
     is_elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
-    return _OperationTraits(
-        name=operation._schema.name.removeprefix("aten::"),
-        packet=packet,
-        writes=operation._schema.is_mutable,
-        is_factory=packet in FACTORIES,
-        is_elementwise=is_elementwise,
-        is_split=packet in views.SPLITS,
-        keeps_uniform=is_elementwise or packet in views.VIEWS or packet in views.SPLITS,
-        is_contraction=packet in CONTRACTIONS,
-        rule=RULES.get(packet, _elementwise if is_elementwise else _freeze_unknown),
-    )
+    name = operation._schema.name.removeprefix("aten::")
+    rule = RULES.get(packet, _elementwise if is_elementwise else _freeze_unknown)
+    keeps_uniform = is_elementwise or packet in views.VIEWS or packet in views.SPLITS
+    return _OperationTraits(name, packet, operation._schema.is_mutable, is_elementwise, keeps_uniform, rule)
 
 
 def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
@@ -66,13 +56,14 @@ def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
     """
     record_scalars(recorder, op)
     traits = _get_traits(op.operation)
+    packet = traits.packet
     recorder.used_tensors.update(map(id, op.inputs))
     if traits.writes:
-        _record_write(recorder, traits.packet, op.args)
-    if traits.is_factory:
+        _record_write(recorder, packet, op.args)
+    if packet in FACTORIES:
         for result in op.results:  # zeros_like(x) is as wide as x
             recorder.set_info(result, recorder.labels(op.args[0]) if op.args else (), uniform=True)
-    elif traits.is_contraction or any(recorder.labels(t) for t in op.inputs):
+    elif packet in CONTRACTIONS or any(recorder.labels(t) for t in op.inputs):
         _record_channels(recorder, op, traits)
     elif traits.keeps_uniform and op.inputs and all(recorder.info(t).uniform for t in op.inputs):
         for result in op.results:
@@ -100,12 +91,12 @@ def record_scalars(recorder: ChannelRecorder, op: Op) -> None:
     """
     traits = _get_traits(op.operation)
     recorder.operation = traits.name
-    if traits.is_factory:
+    if traits.packet in FACTORIES:
         return
     if traits.is_elementwise:
         if scalars := tuple(_scalar_arguments(recorder, op.args)):  # copies may come and go with the widths
             recorder.record_scalars((traits.name, scalars))
-    elif traits.is_split:
+    elif traits.packet in views.SPLITS:
         recorder.record_scalars((SPLIT_SHARES, tuple(views.split_shares(traits.packet, op))))
 
 
@@ -201,24 +192,16 @@ def _copy(recorder: ChannelRecorder, op: Op) -> None:
         recorder.freeze(recorder.elementwise([target, source], target.ndim), PARTIAL_WRITE)
 
 
-def _aten_operations(names: str) -> list[Any]:
-    """Return the ATen operations of these names that this version of torch has."""
-    return [getattr(aten, name) for name in names.split() if hasattr(aten, name)]
-
-
-FACTORIES = _aten_operations(
+FACTORIES = aten_operations(
     "zeros ones full empty scalar_tensor zeros_like ones_like full_like empty_like "
     "new_zeros new_ones new_full new_empty"
 )
-ELEMENTWISE = _aten_operations(
+ELEMENTWISE = aten_operations(
     "native_dropout hardtanh_ hardswish_ where prelu _prelu_kernel hardsigmoid floor_divide masked_fill"
 )
 _FAMILIES: list[tuple[str, Rule]] = [
-    ("mm", matmul.mm),
-    ("mv", matmul.mv),
-    ("addmm", matmul.addmm),
-    ("bmm", matmul.bmm),
-    ("baddbmm", matmul.baddbmm),
+    ("mm mv bmm", matmul.product),
+    ("addmm baddbmm", matmul.biased_product),
     ("convolution", matmul.convolution),
     ("embedding _embedding_bag _embedding_bag_forward_only", indexing.embedding),
     ("index _unsafe_index", indexing.index),
@@ -259,10 +242,10 @@ _FAMILIES: list[tuple[str, Rule]] = [
         _mixing_rule("it runs along the dimensions that are pooled or resized", _spatial_dims),
     ),
 ]
-CONTRACTIONS = _aten_operations("mm mv addmm bmm baddbmm convolution")
+CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution")
 """Their cost is recorded whether or not their operands have channels."""
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(views.VIEWS, views.view),
     **dict.fromkeys(views.SPLITS, views.split),
-    **{operation: rule for names, rule in _FAMILIES for operation in _aten_operations(names)},
+    **{operation: rule for names, rule in _FAMILIES for operation in aten_operations(names)},
 }

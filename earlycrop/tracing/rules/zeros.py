@@ -18,11 +18,12 @@ from earlycrop.tracing.rules import views
 aten: Any = torch.ops.aten
 
 
-def _aten_operations(names: str) -> set[Any]:
+def aten_operations(names: str) -> set[Any]:
+    """Return the ATen operations of these names that this version of torch has."""
     return {getattr(aten, name) for name in names.split() if hasattr(aten, name)}
 
 
-KEEP_ZERO = _aten_operations(
+KEEP_ZERO = aten_operations(
     "bmm baddbmm embedding embedding_bag cat stack index index_select gather native_dropout "
     "relu relu_ leaky_relu leaky_relu_ prelu _prelu_kernel elu elu_ celu gelu gelu_ silu silu_ tanh tanh_ hardswish "
     "hardswish_ hardtanh hardtanh_ mish mish_ neg abs sin sqrt square sign relu6 softsign hardshrink softshrink "
@@ -30,11 +31,11 @@ KEEP_ZERO = _aten_operations(
     "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d constant_pad_nd glu channel_shuffle "
     "_weight_norm_interface"
 ) | {*views.VIEWS, *views.SPLITS}
-MATRIX_PRODUCTS = _aten_operations("mm mv addmm")
-SUMS = _aten_operations("add add_ sub sub_")
-PRODUCTS = _aten_operations("mul mul_")
-QUOTIENTS = _aten_operations("div div_ masked_fill masked_fill_")
-NORMS = _aten_operations(
+MATRIX_PRODUCTS = aten_operations("mm mv addmm")
+SUMS = aten_operations("add add_ sub sub_")
+PRODUCTS = aten_operations("mul mul_")
+QUOTIENTS = aten_operations("div div_ masked_fill masked_fill_")
+NORMS = aten_operations(
     "native_batch_norm native_group_norm _native_batch_norm_legit _native_batch_norm_legit_no_training"
 )
 
