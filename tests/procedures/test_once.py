@@ -66,7 +66,7 @@ def test_the_watched_mask_distance_is_early_bird_s() -> None:
     ("method", "options", "message"),
     [
         ("crop-s", {"trigger": "sometimes"}, "there is no trigger 'sometimes': take one of before, lazy-regime, knee"),
-        ("crop-s", {"trigger": "-3"}, "or the number of the epoch to prune after"),
+        ("crop-s", {"trigger": "-3"}, "or the number of an epoch to prune after"),
         ("crop-s", {"trigger": 99}, "the trigger may wait until epoch 99, and there are"),
         ("ltr", {"trigger": "knee"}, "this method decides itself when to prune"),
         ("gatedecorators", {"epochs": 3}, "gatedecorators needs at least 4 epochs, and there are 3"),

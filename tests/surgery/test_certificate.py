@@ -339,7 +339,7 @@ def test_a_model_that_is_called_under_vmap_is_cut() -> None:
     event = prune(model, lambda m, x: torch.func.vmap(m)(x).square().mean(), batches, sparsity=0.5)
     assert event.difference is not None
     assert event.difference <= 1e-5
-    assert not event.whole
+    assert not event.uncertified
     assert event.layers == prune(other, lambda m, x: m(x).square().mean(), batches, sparsity=0.5).layers
     assert torch.equal(model.one.weight, other.one.weight)
 
