@@ -161,7 +161,7 @@ def test_a_wrong_input_is_one_sentence(arguments: list[str], message: str, capfd
 def test_a_wrong_network_ends_the_process_with_a_code() -> None:
     code, out, err = run("tests.reportable:script")
     assert (code, out) == (2, "")
-    assert "'tests.reportable:script': the model is a script of torch.jit, and cannot be watched" in sentence(err)
+    assert "'tests.reportable:script': the model is a torch.jit script, which cannot be traced" in sentence(err)
 
 
 def test_a_torchvision_that_cannot_be_imported(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_masks_leave_a_matrix_alone_whose_zeros_are_not_zeros_of_the_weight(triv
     assert torch.equal(dict(model.named_parameters())[name], before)
     assert event.left == event.dense - sum(int(gone.sum()) for gone in event.masks.removed.values())
     assert event.achieved >= 0.4
-    reason = "stays whole: a zero in it is none in the weight that its parametrization makes of it"
+    reason = "was not pruned: its parametrization does not turn a zero in it into a zero of the weight"
     assert event.notes == (f"'{name}' {reason}",)
     assert name not in Masks.of_zeros(model).removed
 
