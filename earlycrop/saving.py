@@ -32,6 +32,7 @@ Plan = dict[str, dict[str, int]]
 """Module path -> size attribute -> size."""
 _FORMAT = "earlycrop 1"
 _GROUPS = ("groups", "num_groups")
+_SCALARS = (bool, int, float, str, type(None))
 _COMPLEX = "complex"
 """Entry of the header with the names of complex tensors that are stored as pairs of real numbers."""
 
@@ -191,10 +192,9 @@ def _check_same_kind(network: nn.Module, saved: Mapping[str, Tensor], plan: Plan
     for name, t in saved.items():
         shape = tensors[name].shape
         if t.ndim != len(shape) or any(small > dense for small, dense in zip(t.shape, shape, strict=True)):
-            raise SavingError(
-                f"{path} is of another kind of model: '{name}' is {tuple(t.shape)} in the file and {tuple(shape)} in "
-                "the model: give a fresh one, as its constructor makes it"
-            )
+            sizes = f"'{name}' is {tuple(t.shape)} in the file and {tuple(shape)} in the model"
+            advice = "give a fresh one, as its constructor makes it"
+            raise SavingError(f"{path} is of another kind of model: {sizes}: {advice}")
 
 
 def _pack(state: Any, tensors: dict[str, Tensor]) -> Any:
@@ -204,18 +204,15 @@ def _pack(state: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = state
         return {"tensor": name}
     if isinstance(state, Mapping):
-        return {"dict": [[_check_key(k), _pack(v, tensors)] for k, v in state.items()]}
+        for key in state:
+            if not isinstance(key, _SCALARS):
+                raise TypeError(f"a training state cannot have {key!r} as a key: make it a number or a string")
+        return {"dict": [[k, _pack(v, tensors)] for k, v in state.items()]}
     if isinstance(state, list | tuple):
         return [_pack(v, tensors) for v in state]
-    if state is None or isinstance(state, bool | int | float | str):
+    if isinstance(state, _SCALARS):
         return state
     raise TypeError(f"a training state cannot hold a {type(state).__name__}: make it tensors, numbers or strings")
-
-
-def _check_key(key: Any) -> Any:
-    if key is None or isinstance(key, bool | int | float | str):
-        return key
-    raise TypeError(f"a training state cannot have {key!r} as a key: make it a number or a string")
 
 
 def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -145,19 +145,16 @@ def compare_outputs(model: nn.Module, graph: Graph, reference: Reference) -> Cer
             if not reference.noise.shape_changed:
                 raise
         if reference.noise.shape_changed:
-            return difference, (
-                *reference.caveats,
-                "it stands on the example alone: what is cut is an input of the model",
-            )
+            caveat = "it stands on the example alone: what is cut is an input of the model"
+            return difference, (*reference.caveats, caveat)
         noisy_difference = _check_difference(reference.noisy_outputs, outputs, reference.precision, " on noise")
         return max(difference, noisy_difference), reference.caveats
     except (SurgeryError, *_OUT_OF_MEMORY):
         raise
     except Exception as error:
-        raise SurgeryError(
-            f"the small network does not run ({_first_line(error)}); the model is as it was. Look at Graph.report(), "
-            "and leave the nodes of the layer in question out of the cut"
-        ) from error
+        cause = f"the small network does not run ({_first_line(error)}); the model is as it was"
+        advice = "Look at Graph.report(), and leave the nodes of the layer in question out of the cut"
+        raise SurgeryError(f"{cause}. {advice}") from error
 
 
 def run_outputs(
@@ -225,9 +222,7 @@ def _reproducible_evaluation(
     with ExitStack() as stack:
         stack.enter_context(replace_tensors(model, parameters))
         if precision:
-            casts = {
-                name: cast for name, t in tensors_by_name(model).items() if (cast := _upcast(t, precision)) is not t
-            }
+            casts = {n: cast for n, t in tensors_by_name(model).items() if (cast := _upcast(t, precision)) is not t}
             stack.enter_context(replace_tensors(model, casts))
         backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
         for backend in backends:

@@ -59,9 +59,7 @@ class Masks:
         parameters = dict(model.named_parameters())
         for name, mask in removed.items():
             if name not in parameters or parameters[name].shape != mask.shape:
-                raise ValueError(
-                    f"the mask of '{name}' fits no parameter of the model: prune the model that it was made for"
-                )
+                raise ValueError(f"the mask of '{name}' fits no parameter: prune the model that it was made for")
         check_optimizers(model, optimizer)
         averages = [dict(m.named_parameters()) for m in unwrap_ema_models(ema_models, model, tensor_shapes(model))]
         # All bits are set where a weight stays. A bitwise "and" is exact for any value, and several times faster than

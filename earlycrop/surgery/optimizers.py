@@ -54,10 +54,7 @@ def cut_states(optimizer: Optimizer, tensors: Mapping[str, Tensor], keep: KeptIn
     """
     _check_state_by_parameter(optimizer, {id(tensors[name]) for name in keep})
     if isinstance(optimizer, LBFGS) and any(optimizer.state.values()):
-        raise SurgeryError(
-            "LBFGS keeps the curvature of all parameters at once, which is that of the network before the cut: "
-            + _CLEAR_STATE
-        )
+        raise SurgeryError(f"LBFGS keeps the curvature of all parameters at once, which a cut changes: {_CLEAR_STATE}")
     return {
         name: {
             key: _cut_state_entry(optimizer, name, tensors[name], dims, key, value)
@@ -107,19 +104,14 @@ def _cut_state_entry(
     label = f"{type(optimizer).__name__} keeps '{key}' for '{name}'"
     if not isinstance(value, Tensor):
         if any(isinstance(t, Tensor) for t in tree_leaves(value)):
-            raise SurgeryError(
-                f"{label} as a {type(value).__name__} of tensors, which cannot be cut along with the parameter: "
-                f"{_CLEAR_STATE}"
-            )
+            raise SurgeryError(f"{label} as a {type(value).__name__} of tensors, which cannot be cut: {_CLEAR_STATE}")
         return value
     if value.numel() <= 1:
         return value
     if type(value) not in (Tensor, nn.Parameter) or value.element_size() == 1:
         kind = str(value.dtype).removeprefix("torch.") if type(value) is Tensor else type(value).__name__
-        raise SurgeryError(
-            f"{label} in {kind}: numbers of 8 bits or less share a scale with their block, and cannot be cut out of "
-            f"it: {_CLEAR_STATE}"
-        )
+        why = "numbers of 8 bits or less share a scale with their block, and cannot be cut out of it"
+        raise SurgeryError(f"{label} in {kind}: {why}: {_CLEAR_STATE}")
     if value.ndim != parameter.ndim or any(n not in (1, m) for n, m in zip(value.shape, parameter.shape, strict=True)):
         raise SurgeryError(f"{label} in a form that does not follow the parameter's shape: {_CLEAR_STATE}")
     small = select_entries(value, keep)
@@ -151,13 +143,8 @@ def _check_state_by_parameter(optimizer: Optimizer, cut_ids: set[int]) -> None:
     name = type(optimizer).__name__
     for key, value in extra.items():
         if contains_cut(value):
-            raise SurgeryError(
-                f"{name} also holds parameters in '{key}', where they cannot be replaced: make a new optimizer after "
-                "the cut"
-            )
+            raise SurgeryError(f"{name} also holds parameters in '{key}': make a new optimizer after the cut")
     owner: object
     for owner, value in optimizer.state.items():
         if not isinstance(owner, Tensor) and any(isinstance(t, Tensor) and t.numel() > 1 for t in tree_leaves(value)):
-            raise SurgeryError(
-                f"{name} keeps state by {owner!r} and not by parameter, which cannot be cut: {_CLEAR_STATE}"
-            )
+            raise SurgeryError(f"{name} keeps state by {owner!r} and not by parameter: {_CLEAR_STATE}")

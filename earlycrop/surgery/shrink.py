@@ -250,6 +250,5 @@ def _check_cuttable(module: nn.Module, keep: KeptIndices) -> None:
         if emptied:
             raise ValueError(f"the cut would leave nothing of dimension {emptied[0]} of '{name}': keep one node")
         if getattr(tensors[name], "_post_accumulate_grad_hooks", None) or tensors[name]._backward_hooks:
-            raise ValueError(
-                f"'{name}' has hooks that a cut would lose (an unstructured pruning's masks, say): release them first"
-            )
+            hooks = "hooks that a cut would lose (masks of an unstructured pruning, or your own)"
+            raise ValueError(f"'{name}' has {hooks}: release them first")

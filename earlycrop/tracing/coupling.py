@@ -12,7 +12,7 @@ from torch import Tensor
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import TensorAxis
-from earlycrop.graph.types import ChannelLabels, CostTerm, Reason, Role
+from earlycrop.graph.types import ChannelLabels, CostTerm, NodeMask, Reason, Role
 from earlycrop.tracing.labels import varying_dims
 from earlycrop.tracing.recorder import ChannelRecorder, unique_labels
 
@@ -46,9 +46,9 @@ def build_graph(
     """
     roles = _combine_roles(recorder)
     reasons, reason_of_class = _find_reasons(recorder, classes, channels)
-    produced = _find_produced(channels, parameters, classes, roles)
-    is_node = _find_consumed(recorder, classes, roles) & produced & (reason_of_class < 0)
-    nodes = _number_nodes(classes, is_node)
+    parameter_channels = {name: vectors for name, vectors in channels.items() if name in parameters}
+    produced_and_consumed = _find_produced_and_consumed(recorder, parameter_channels, classes, roles)
+    nodes = _number_nodes(classes, produced_and_consumed & (reason_of_class < 0))
     count = int(nodes.max(initial=-1)) + 1
     in_products = np.zeros(count + 1, bool)  # the last entry is for channels without a node: -1
     for labels in recorder.activation_products:
@@ -114,28 +114,21 @@ def _find_reasons(
     return reasons, reason_of_class
 
 
-def _find_consumed(recorder: ChannelRecorder, classes: ChannelLabels, roles: ChannelLabels) -> ChannelLabels:
-    """Return for each class whether the columns of a weight or another activation are multiplied with it."""
-    consumed = np.zeros(classes.max(initial=-1) + 1, np.int64)
-    consumed[classes[roles & Role.COLUMN > 0]] = 1
+def _find_produced_and_consumed(
+    recorder: ChannelRecorder, parameter_channels: AxisChannels, classes: ChannelLabels, roles: ChannelLabels
+) -> NodeMask:
+    """Return for each class whether a parameter produces it, and columns of a weight or an activation consume it."""
+    produced, consumed = np.zeros((2, classes.max(initial=-1) + 1), bool)
+    consumed[classes[roles & Role.COLUMN > 0]] = True
     for labels in recorder.activation_products:
-        consumed[classes[labels]] = 1
-    return consumed
-
-
-def _find_produced(
-    channels: AxisChannels, parameters: frozenset[str], classes: ChannelLabels, roles: ChannelLabels
-) -> ChannelLabels:
-    """Return for each class whether a parameter produces it; a buffer never does."""
-    produced = np.zeros(classes.max(initial=-1) + 1, np.int64)
+        consumed[classes[labels]] = True
     produces = (roles == 0) | (roles & Role.ROW > 0)
-    for name, _, labels in _list_axes(channels):
-        if name in parameters:
-            produced[classes[labels[produces[labels]]]] = 1
-    return produced
+    for _, _, labels in _list_axes(parameter_channels):
+        produced[classes[labels[produces[labels]]]] = True
+    return produced & consumed
 
 
-def _number_nodes(classes: ChannelLabels, is_node: ChannelLabels) -> ChannelLabels:
+def _number_nodes(classes: ChannelLabels, is_node: NodeMask) -> ChannelLabels:
     """Return for each channel the number of its node, or -1.
 
     Nodes are numbered in the order of their first channels, so that equal networks have equal graphs. ``is_node`` has
@@ -144,7 +137,7 @@ def _number_nodes(classes: ChannelLabels, is_node: ChannelLabels) -> ChannelLabe
     first = np.full(is_node.size, classes.size)
     np.minimum.at(first, classes, np.arange(classes.size))
     order = np.argsort(first, kind="stable")
-    order = order[is_node[order] > 0]
+    order = order[is_node[order]]
     number = np.full(is_node.size, -1)
     number[order] = np.arange(order.size)
     return number[classes]

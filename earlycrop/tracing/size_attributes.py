@@ -130,9 +130,7 @@ def transfer_size_attributes(
     """
     transferred = []
     for a in size_attributes:
-        module, tensor = (
-            _corresponding_path(path.split("."), source.split("."), target.split(".")) for path in (a.module, a.tensor)
-        )
+        module, tensor = (_corresponding_path(path, source, target) for path in (a.module, a.tensor))
         try:
             value = vars(network.get_submodule(module)).get(a.attribute)
         except AttributeError:
@@ -143,10 +141,11 @@ def transfer_size_attributes(
     return tuple(transferred)
 
 
-def _corresponding_path(path: list[str], source: list[str], target: list[str]) -> str:
+def _corresponding_path(path: str, source: str, target: str) -> str:
     """Return the path that leads from ``target`` where ``path`` leads from ``source``."""
+    parts, source_parts, target_parts = (p.split(".") for p in (path, source, target))
     shared = 0
-    while shared < min(len(path), len(source)) and path[shared] == source[shared]:
+    while shared < min(len(parts), len(source_parts)) and parts[shared] == source_parts[shared]:
         shared += 1
-    up = len(source) - shared
-    return ".".join([*target[: len(target) - up], *path[shared:]])
+    up = len(source_parts) - shared
+    return ".".join([*target_parts[: len(target_parts) - up], *parts[shared:]])

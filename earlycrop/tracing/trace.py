@@ -153,15 +153,11 @@ def _record_evaluation(recorder: ChannelRecorder, network: nn.Module, run: Calla
     try:
         output = run(network)
     except Exception as error:
-        raise TraceError(
-            f"the model fails on the example ({type(error).__name__}: {error}): call it the same way without earlycrop "
-            "to see where"
-        ) from error
+        cause = f"the model fails on the example ({type(error).__name__}: {error})"
+        raise TraceError(f"{cause}: call it the same way without earlycrop to see where") from error
     freeze_outputs(recorder, output)
     if not recorder.used_tensors & {id(p) for p in parameters_by_name(network).values()}:
-        raise TraceError(
-            "the example uses no parameter of the model: if it is a callable, let it run the model that it is given"
-        )
+        raise TraceError("the example uses no parameter: if it is a callable, let it run the model that it is given")
 
 
 def _record_training(
@@ -218,10 +214,8 @@ def _copy_model(model: nn.Module, real: bool) -> nn.Module:
                     memo[id(t)] = meta_like(t)
         return copy.deepcopy(model, memo).eval()
     except Exception as error:
-        raise TraceError(
-            f"the model cannot be copied ({type(error).__name__}: {error}): remove from its attributes what "
-            "copy.deepcopy cannot copy"
-        ) from error
+        cause = f"{type(error).__name__}: {error}"
+        raise TraceError(f"the model cannot be copied ({cause}): remove what copy.deepcopy cannot copy") from error
 
 
 def _detached_results(model: nn.Module) -> dict[int, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -194,8 +195,7 @@ class Trials:
         return None
 
     def _expected_scalars(self, root: str, training: bool) -> Sequence[ScalarArgs | None]:
-        first = self.scalars if not root else self.module_calls.calls[root].scalars
-        first = self.training_scalars if training else first
+        first = self.training_scalars if training else self.module_calls.calls[root].scalars if root else self.scalars
         return self.repeatable_scalars.get((root, training), first or [])
 
     def _find_repeatable_scalars(self, root: str, training: bool) -> list[ScalarArgs | None]:
@@ -246,12 +246,8 @@ def common_module(group: Group) -> str:
     Args:
         group: The dimensions that the group has entries in.
     """
-    common: list[str] = []
-    for parts in zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return ".".join(common)
+    levels = zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False)
+    return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
 
 
 def sample_nodes(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:

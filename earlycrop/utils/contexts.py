@@ -65,11 +65,8 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
     with preserve_python_random_states():
         modes = [(m, m.training) for m in module.modules()]
         # A forward pass may write to a buffer or replace it, so keep both the object and its values.
-        buffers = [
-            (m, name, b, None if b is None else b.detach().clone())
-            for m in module.modules()
-            for name, b in m._buffers.items()
-        ]
+        buffers = [(m._buffers, dict(m._buffers)) for m in module.modules()]
+        values = [(b, b.detach().clone()) for b in module.buffers()]
         devices = sorted({t.device.index or 0 for t in tensors_by_name(module).values() if t.device.type == "cuda"})
         try:
             with torch.random.fork_rng(devices=devices):
@@ -77,12 +74,13 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
         finally:
             for m, training in modes:
                 m.training = training
+            for current, saved in buffers:
+                current.update(saved)
             with torch.no_grad():
-                for owner, name, buffer, values in buffers:
-                    owner._buffers[name] = buffer
+                for buffer, old_values in values:
                     # An expanded buffer cannot be written to, nor has it changed.
-                    if not (buffer is None or values is None or buffer.is_meta or torch.equal(buffer, values)):
-                        buffer.copy_(values)
+                    if not (buffer.is_meta or torch.equal(buffer, old_values)):
+                        buffer.copy_(old_values)
 
 
 @contextmanager

@@ -136,9 +136,8 @@ def fail_together(group: ProcessGroup, kind: type[Exception] = ValueError) -> It
     for rank, other in enumerate(failures):
         if other is not None:
             message, is_kind = other
-            raise (kind if is_kind else ValueError)(
-                f"process {rank}, which trains this model too, has failed: {message}"
-            )
+            error_class = kind if is_kind else ValueError
+            raise error_class(f"process {rank}, which trains this model too, has failed: {message}")
 
 
 def merge_across_processes(messages: Mapping[Any, str], group: ProcessGroup) -> dict[Any, str]:

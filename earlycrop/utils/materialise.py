@@ -44,10 +44,8 @@ def materialise(
             f"'{path}' ({type(m).__name__})" for path, m in modules if not any(hasattr(m, n) for n in INITIALISERS)
         ]
         if lacking:
-            raise ValueError(
-                f"no reset_parameters method in {', '.join(lacking)}: give initialise, a function that initialises one "
-                "module"
-            )
+            advice = "give initialise, a function that initialises one module"
+            raise ValueError(f"no reset_parameters method in {', '.join(lacking)}: {advice}")
     allocated: dict[int, Tensor] = {}
     replaced: list[Tensor] = []  # keeps the old tensors alive, so that their ids stay unique
     with outside_inference_mode(), torch.no_grad():

@@ -48,11 +48,8 @@ def hookable_optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> li
         The result of ``flatten_optimizers`` without wrappers that never called ``Optimizer.__init__`` (accelerate's).
         The optimizers inside them are included.
     """
-    return [
-        o
-        for o in flatten_optimizers(optimizer)
-        if hasattr(o, "_optimizer_step_pre_hooks") or len(flatten_optimizers(o)) == 1
-    ]
+    optimizers = flatten_optimizers(optimizer)
+    return [o for o in optimizers if hasattr(o, "_optimizer_step_pre_hooks") or len(flatten_optimizers(o)) == 1]
 
 
 def weight_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -68,6 +65,5 @@ def prunable_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def norm_scales(model: nn.Module) -> list[str]:
     """Return the names of the scales of batch norms."""
-    return [
-        f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, NORMS) and m.affine
-    ]
+    paths = [path for path, m in model.named_modules() if isinstance(m, NORMS) and m.affine]
+    return [f"{path}.weight" if path else "weight" for path in paths]

@@ -96,10 +96,9 @@ def as_optimizers(optimizer: object) -> list[Optimizer]:
     if optimizer is None:
         return []
     optimizers: list[Any] = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    advice = "give the torch.optim.Optimizer that trains the model, or a list of several"
     for o in optimizers:
-        check_type(
-            "the optimizer", o, Optimizer, "give the torch.optim.Optimizer that trains the model, or a list of several"
-        )
+        check_type("the optimizer", o, Optimizer, advice)
     return optimizers
 
 
@@ -139,15 +138,11 @@ def check_network(model: object) -> None:
     for path, m in model.named_modules():
         name = f"'{path}'" if path else "the model"
         if isinstance(m, torch.jit.ScriptModule):
-            raise ValueError(
-                f"{name} is a torch.jit script, which cannot be traced: prune the module that it was made from, then "
-                "script the result"
-            )
+            why = "a torch.jit script, which cannot be traced"
+            raise ValueError(f"{name} is {why}: prune the module that it was made from, then script the result")
         if isinstance(m, torch.fx.GraphModule) and "eval" in vars(m):  # torch.export replaces eval; torch.fx does not
-            raise ValueError(
-                f"{name} comes from torch.export, which fixes its mode and sizes: prune the module that was exported, "
-                "then export the result"
-            )
+            why = "comes from torch.export, which fixes its mode and sizes"
+            raise ValueError(f"{name} {why}: prune the module that was exported, then export the result")
     check_shapes_known(model)
 
 

@@ -71,16 +71,13 @@ def unwrap_ema_models(
             if isinstance(network, nn.Module) and tensor_shapes(network) == shapes:
                 break
         else:
-            raise ValueError(
-                f"{label} is no copy of the model: the names or shapes of its parameters or buffers differ. Give a "
-                "deep copy, or a wrapper that holds one as its .module"
-            )
+            why = "the names or shapes of its parameters or buffers differ"
+            advice = "Give a deep copy, or a wrapper that holds one as its .module"
+            raise ValueError(f"{label} is no copy of the model: {why}. {advice}")
         tensors = {id(t) for t in tensors_by_name(network).values()}
         if tensors & used:
-            raise ValueError(
-                f"{label} shares tensors with the model or another EMA model: leave it out, or give it tensors of its "
-                "own"
-            )
+            advice = "leave it out, or give it tensors of its own"
+            raise ValueError(f"{label} shares tensors with the model or another EMA model: {advice}")
         used |= tensors
         networks.append(network)
     return networks

@@ -54,10 +54,15 @@ def convolution(recorder: ChannelRecorder, op: Op) -> None:
     if groups == 1:
         _contract(recorder, x, channels, weight, columns)
         outputs = rows
-    elif transposed:
-        outputs, rows, columns = _contract_groups_transposed(recorder, weight, groups, channels, rows, columns)
     else:
-        outputs, rows, columns = _contract_groups(recorder, weight, groups, channels, rows, columns)
+        if channels is None:
+            channels = recorder.new_channels(x.shape[1])
+            recorder.freeze([channels], "it is convolved in groups with data of a fixed width")
+        by_group = channels.reshape(groups, -1)
+        if transposed:
+            outputs, rows, columns = _contract_groups_transposed(recorder, weight, by_group, rows, columns)
+        else:
+            outputs, rows, columns = _contract_groups(recorder, by_group, rows, columns)
     positions = x.numel() // x.shape[1] if transposed else op.results[0].numel() // op.results[0].shape[1]
     _count_cost(recorder, positions * weight.numel(), (rows, columns))
     recorder.set_info(op.results[0], [] if outputs is None else [expand_labels(outputs, 1, x.ndim)])
@@ -147,24 +152,23 @@ def _labels_of_batch(recorder: ChannelRecorder, t: Tensor) -> tuple[Channels, Ch
 
 
 def _contract_groups(
-    recorder: ChannelRecorder, weight: Tensor, groups: int, channels: Channels, rows: Channels, columns: Channels
+    recorder: ChannelRecorder, by_group: ChannelLabels, rows: Channels, columns: Channels
 ) -> tuple[Channels, Channels, Channels]:
     """Couple the input's channels with those of the weight of a grouped convolution.
 
-    Either whole groups are cut or the same positions in every group, whichever is finer.
+    Either whole groups are cut or the same positions in every group, whichever is finer. ``by_group`` are the channels
+    of the input, a row a group.
 
     Returns:
         The channels of the output, and the rows and columns of the weight that may be cut.
     """
-    channels = _input_channels(recorder, channels, groups * weight.shape[1])
-    by_group = channels.reshape(groups, -1)
     cuts_groups = _cuts_whole_groups(recorder, by_group)
     if (rows if cuts_groups else columns) is None:
-        recorder.freeze([channels], "the kernel that it is convolved with may not be cut")
+        recorder.freeze([by_group.reshape(-1)], "the kernel that it is convolved with may not be cut")
     first = by_group[:, :1] if cuts_groups else by_group[:1]
     recorder.join(by_group, first)
     if rows is not None:
-        outputs = rows.reshape(groups, -1)
+        outputs = rows.reshape(by_group.shape[0], -1)
         recorder.join(outputs, first if cuts_groups else outputs[:1])
     if columns is not None and cuts_groups:
         recorder.freeze([columns], WITHIN_GROUP)
@@ -175,11 +179,10 @@ def _contract_groups(
 
 
 def _contract_groups_transposed(
-    recorder: ChannelRecorder, weight: Tensor, groups: int, channels: Channels, rows: Channels, columns: Channels
+    recorder: ChannelRecorder, weight: Tensor, by_group: ChannelLabels, rows: Channels, columns: Channels
 ) -> tuple[Channels, Channels, Channels]:
     """The same for a transposed convolution: its weight has a column an input channel, and the rows of one group."""
-    channels = _input_channels(recorder, channels, weight.shape[0])
-    by_group = channels.reshape(groups, -1)
+    channels = by_group.reshape(-1)
     cuts_groups = _cuts_whole_groups(recorder, by_group)
     if columns is None:
         recorder.freeze([channels], "the kernel that it is convolved with may not be cut")
@@ -190,15 +193,7 @@ def _contract_groups_transposed(
     if cuts_groups:
         recorder.freeze([rows], WITHIN_GROUP)
         return np.repeat(by_group[:, 0], weight.shape[1]), None, columns
-    return None if rows is None else np.tile(rows, groups), rows, columns
-
-
-def _input_channels(recorder: ChannelRecorder, channels: Channels, width: int) -> ChannelLabels:
-    """Return the channels of the input of a grouped convolution; new ones that are frozen if it has none."""
-    if channels is None:
-        channels = recorder.new_channels(width)
-        recorder.freeze([channels], "it is convolved in groups with data of a fixed width")
-    return channels
+    return None if rows is None else np.tile(rows, by_group.shape[0]), rows, columns
 
 
 def _cuts_whole_groups(recorder: ChannelRecorder, by_group: ChannelLabels) -> bool:

@@ -70,8 +70,8 @@ def _pixel_unshuffle(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[An
 
 VIEWS: dict[Any, LabelMove] = {
     **dict.fromkeys([aten.clone, aten._to_copy, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous], _keep),
-    **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze], _reshape),
-    **dict.fromkeys([aten.squeeze_, aten.unsqueeze_], _reshape),
+    **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape], _reshape),
+    **dict.fromkeys([aten.squeeze, aten.squeeze_, aten.unsqueeze, aten.unsqueeze_], _reshape),
     aten.permute: _permute,
     **dict.fromkeys([aten.transpose, aten.transpose_], _transpose),
     **dict.fromkeys([aten.t, aten.t_], _t),
@@ -239,9 +239,7 @@ def _concatenate_vectors(recorder: ChannelRecorder, operands: list[Tensor], dim:
 
 def _couple_other_dims(recorder: ChannelRecorder, operands: list[Tensor], dim: int) -> list[ChannelLabels]:
     """Couple the operands' labels that do not depend on ``dim``; freeze those that some operand does not have."""
-    by_dims = [
-        {varying_dims(labels): labels for labels in recorder.labels(t) if labels.shape[dim] == 1} for t in operands
-    ]
+    by_dims = [{varying_dims(v): v for v in recorder.labels(t) if v.shape[dim] == 1} for t in operands]
     coupled = []
     for dims in {dims for labels in by_dims for dims in labels}:
         present = [labels[dims] for labels in by_dims if dims in labels]
