@@ -56,7 +56,8 @@ def select_entries(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
         for dim, index in selections:
             small = small.index_select(dim, index)
         return small
-    order = sorted(range(small.ndim), key=lambda d: -small.stride(d))
+    strides = small.stride()
+    order = sorted(range(small.ndim), key=lambda d: -strides[d])
     permuted = small.permute(order)
     for dim, index in selections:
         permuted = permuted.index_select(order.index(dim), index)

@@ -118,7 +118,8 @@ def _find_produced_and_consumed(
     recorder: ChannelRecorder, parameter_channels: AxisChannels, classes: ChannelLabels, roles: ChannelLabels
 ) -> NodeMask:
     """Return for each class whether a parameter produces it, and columns of a weight or an activation consume it."""
-    produced, consumed = np.zeros((2, classes.max(initial=-1) + 1), bool)
+    produced = np.zeros(classes.max(initial=-1) + 1, bool)
+    consumed = np.zeros_like(produced)
     consumed[classes[roles & Role.COLUMN > 0]] = True
     for labels in recorder.activation_products:
         consumed[classes[labels]] = True
