@@ -147,10 +147,9 @@ class Pruner:
     ) -> None:
         self.method = look_up("method", method, METHODS, Method)
         self.options = options
-        prunes = self.method.criterion is not None
         check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
         check_type("options", options, PrunerOptions, "write earlycrop.PrunerOptions(gate=...)")
-        if prunes or options.log_triggers:
+        if self.method.criterion is not None or options.log_triggers:
             sparsity = check_sparsity(sparsity)
         epochs, rounds = check_positive_int("epochs", epochs), check_positive_int("rounds", rounds)
         score_batches = None if score_batches is None else check_positive_int("score_batches", score_batches)
@@ -163,21 +162,20 @@ class Pruner:
         self.total_epochs = epochs
         self._procedure: Procedure | None = None
         if self.method.criterion is not None:
-            self.request = PruningRequest(
-                criterion=self.method.criterion,
-                structured=self.method.structured,
-                targets=self.method.schedule(sparsity, rounds),
-                of=of,
-                gate=options.gate,
-                limits=limits,
-                shuffled=options.shuffled,
-                statistics=options.statistics,
-            )
+            self.request = self._make_request(sparsity, rounds, of, limits)
             plan = TrainingPlan(self._context, self.request, epochs, score_batches, options.rewind_with)
             penalty = self.method.penalty if options.penalty is None else options.penalty
             self._procedure = make_procedure(plan, self.method, trigger, sparsity, rounds, options.rewind, penalty)
             self.total_epochs = self._procedure.total_epochs
         self._set_up_log(sparsity, limits)
+
+    def _make_request(self, sparsity: float, rounds: int, of: Measure, limits: Limits) -> PruningRequest:
+        method, options = self.method, self.options
+        assert method.criterion is not None
+        targets, gate = method.schedule(sparsity, rounds), options.gate
+        return PruningRequest(
+            method.criterion, method.structured, targets, of, gate, limits, options.shuffled, options.statistics
+        )
 
     def _set_up_log(self, sparsity: float, limits: Limits) -> None:
         """Prepare what is measured after every epoch, up to the first pruning."""

@@ -120,10 +120,7 @@ def run_pruning(
             the criterion.
     """
     with fail_together(context.group):
-        if not batches:
-            raise ValueError("there is no batch to score on: give at least one batch of training data")
-        if _is_empty(batches[0]):
-            raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
+        _check_batches(batches)
         check_materialised(context.network)
     start = perf_counter()
     if request.structured:
@@ -159,10 +156,13 @@ def run_pruning(
     return event
 
 
-def _is_empty(batch: Any) -> bool:
-    """Return whether the batch has tensors, and none of them has an entry."""
-    tensors = collect_tensors(dict(batch) if isinstance(batch, Mapping) else batch)
-    return bool(tensors) and not any(t.numel() for t in tensors)
+def _check_batches(batches: list[Any]) -> None:
+    """Raise ValueError where there is no batch, or the first has tensors and none of them has an entry."""
+    if not batches:
+        raise ValueError("there is no batch to score on: give at least one batch of training data")
+    tensors = collect_tensors(dict(batches[0]) if isinstance(batches[0], Mapping) else batches[0])
+    if tensors and not any(t.numel() for t in tensors):
+        raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
 
 
 def _warn_missed_target(event: Event) -> None:
