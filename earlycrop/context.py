@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from earlycrop.surgery.optimizers import check_optimizers
 from earlycrop.utils.distributed import ProcessGroup
 from earlycrop.utils.materialise import check_materialised
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import as_modules, as_optimizers, check_network, check_type
+from earlycrop.utils.validation import as_modules, as_optimizers, check_network
 from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_shapes, unwrap, unwrap_ema_models
 
 
@@ -54,7 +53,6 @@ class PruningContext:
             TypeError: An argument has the wrong type.
             ValueError: The model cannot be traced or has no values, or an optimizer or an average is not the model's.
         """
-        check_type("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
         check_network(model)
         assert isinstance(model, nn.Module)
         check_materialised(model)

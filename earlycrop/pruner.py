@@ -27,7 +27,7 @@ from earlycrop.utils.distributed import ProcessGroup, fail_together
 from earlycrop.utils.modules import parameters_by_name
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import check_positive_int, check_sparsity, check_type, look_up
+from earlycrop.utils.validation import check_loss, check_positive_int, check_sparsity, check_type, look_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +147,8 @@ class Pruner:
     ) -> None:
         self.method = look_up("method", method, METHODS, Method)
         self.options = options
+        if self.method.criterion is not None:
+            check_loss(loss)
         check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
         check_type("options", options, PrunerOptions, "write earlycrop.PrunerOptions(gate=...)")
         if self.method.criterion is not None or options.log_triggers:

@@ -30,7 +30,7 @@ from earlycrop.utils.materialise import check_materialised
 from earlycrop.utils.modules import collect_tensors
 from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.types import Loss, Tensors
-from earlycrop.utils.validation import check_positive_int, check_sparsity, check_type, look_up
+from earlycrop.utils.validation import check_loss, check_positive_int, check_sparsity, check_type, look_up
 
 
 def prune(
@@ -89,6 +89,7 @@ def prune(
         to 1 %, or after 10 s or 9 steps, whichever is longer.
     """
     sparsity, rounds = check_sparsity(sparsity), check_positive_int("rounds", rounds)
+    check_loss(loss)
     check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
     context = PruningContext.create(model, optimizer, loss, ema_models)
     ranking = look_up("criterion", criterion, CRITERIA, Criterion)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -165,6 +165,11 @@ def describe(value: object) -> str:
     if isinstance(value, Real):
         return str(value)
     return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def check_loss(loss: object) -> None:
+    """Raise TypeError if ``loss`` cannot be called."""
+    check_type("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
 
 
 def look_up(noun: str, value: object, table: Mapping[Any, T], kind: type[T]) -> T:
