@@ -171,7 +171,7 @@ class Pruner:
             self.total_epochs = self._procedure.total_epochs
         self._set_up_log(sparsity, limits)
 
-    def _make_request(self, sparsity: float, rounds: int, of: Measure, limits: Limits) -> PruningRequest:
+    def _make_request(self, sparsity: float, rounds: int, of: str, limits: Limits) -> PruningRequest:
         method, options = self.method, self.options
         assert method.criterion is not None
         targets, gate = method.schedule(sparsity, rounds), options.gate
