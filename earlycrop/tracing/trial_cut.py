@@ -53,9 +53,9 @@ class RecordingMode(MetaMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = tensor_arguments(args, kwargs)
-        result = self.run(func, args, kwargs, inputs)
+        result, results = self.run(func, args, kwargs, inputs)
         self.recorder.operation_count += 1
-        self.rule(self.recorder, Op(func, args, kwargs, inputs, tensor_arguments((result,), {})))
+        self.rule(self.recorder, Op(func, args, kwargs, inputs, results))
         return result
 
 

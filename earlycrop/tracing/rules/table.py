@@ -18,7 +18,7 @@ from earlycrop.graph.types import NOT_UNDERSTOOD
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import SPLIT_SHARES, UNKNOWN, ChannelRecorder
 from earlycrop.tracing.rules import indexing, matmul, norms, views
-from earlycrop.tracing.rules.zeros import aten_operations, is_zero_preserving
+from earlycrop.tracing.rules.zeros import ZERO_RULES, ZeroRule, aten_operations
 
 aten: Any = torch.ops.aten
 Rule: TypeAlias = Callable[[ChannelRecorder, Op], None]
@@ -32,19 +32,31 @@ class _OperationTraits:
     name: str
     packet: Any
     writes: bool
+    is_factory: bool
+    is_contraction: bool
+    is_split: bool
     is_elementwise: bool
     keeps_uniform: bool
     rule: Rule
+    zero_rule: ZeroRule | None
 
 
 @cache
 def _get_traits(operation: Any) -> _OperationTraits:
     packet = operation.overloadpacket
     is_elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
-    name = operation._schema.name.removeprefix("aten::")
-    rule = RULES.get(packet, _elementwise if is_elementwise else _freeze_unknown)
-    keeps_uniform = is_elementwise or packet in views.VIEWS or packet in views.SPLITS
-    return _OperationTraits(name, packet, operation._schema.is_mutable, is_elementwise, keeps_uniform, rule)
+    return _OperationTraits(
+        name=operation._schema.name.removeprefix("aten::"),
+        packet=packet,
+        writes=operation._schema.is_mutable,
+        is_factory=packet in FACTORIES,
+        is_contraction=packet in CONTRACTIONS,
+        is_split=packet in views.SPLITS,
+        is_elementwise=is_elementwise,
+        keeps_uniform=is_elementwise or packet in views.VIEWS or packet in views.SPLITS,
+        rule=RULES.get(packet, _elementwise if is_elementwise else _freeze_unknown),
+        zero_rule=ZERO_RULES.get(packet),
+    )
 
 
 def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
@@ -54,16 +66,15 @@ def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
         recorder: The recorder of the run.
         op: The operation, which has just run.
     """
-    record_scalars(recorder, op)
     traits = _get_traits(op.operation)
-    packet = traits.packet
+    _record_scalars(recorder, op, traits)
     recorder.used_tensors.update(map(id, op.inputs))
     if traits.writes:
-        _record_write(recorder, packet, op.args)
-    if packet in FACTORIES:
+        _record_write(recorder, traits.packet, op.args)
+    if traits.is_factory:
         for result in op.results:  # zeros_like(x) is as wide as x
             recorder.set_info(result, recorder.labels(op.args[0]) if op.args else (), uniform=True)
-    elif packet in CONTRACTIONS or any(recorder.labels(t) for t in op.inputs):
+    elif traits.is_contraction or any(recorder.labels(t) for t in op.inputs):
         _record_channels(recorder, op, traits)
     elif traits.keeps_uniform and op.inputs and all(recorder.info(t).uniform for t in op.inputs):
         for result in op.results:
@@ -71,7 +82,7 @@ def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
 
 
 def _record_channels(recorder: ChannelRecorder, op: Op, traits: _OperationTraits) -> None:
-    zero_preserving = is_zero_preserving(recorder, traits.packet, op)
+    zero_preserving = traits.zero_rule is not None and traits.zero_rule(recorder, op)
     try:
         traits.rule(recorder, op)
     except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
@@ -89,14 +100,17 @@ def record_scalars(recorder: ChannelRecorder, op: Op) -> None:
         recorder: The recorder of the run.
         op: The operation, which has just run.
     """
-    traits = _get_traits(op.operation)
+    _record_scalars(recorder, op, _get_traits(op.operation))
+
+
+def _record_scalars(recorder: ChannelRecorder, op: Op, traits: _OperationTraits) -> None:
     recorder.operation = traits.name
-    if traits.packet in FACTORIES:
+    if traits.is_factory:
         return
     if traits.is_elementwise:
         if scalars := tuple(_scalar_arguments(recorder, op.args)):  # copies may come and go with the widths
             recorder.record_scalars((traits.name, scalars))
-    elif traits.packet in views.SPLITS:
+    elif traits.is_split:
         recorder.record_scalars((SPLIT_SHARES, tuple(views.split_shares(traits.packet, op))))
 
 
