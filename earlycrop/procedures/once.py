@@ -11,8 +11,8 @@ from earlycrop.events import Event
 from earlycrop.graph.graph import Graph
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.l1_penalty import NormScaleL1
-from earlycrop.pruning import candidate_mask, run_pruning
-from earlycrop.rounds import DenseBaseline
+from earlycrop.pruning import run_pruning
+from earlycrop.rounds import DenseBaseline, candidate_mask
 from earlycrop.triggers.triggers import AtEpoch, Trigger, TriggerContext
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.distributed import check_same_value, fail_together
