@@ -52,6 +52,8 @@ def choose_weights(
         The weights, and how many are left without them.
     """
     device = next(iter(scores.values())).device
+    layers = list(_count_entries(scores))
+    scores = {name: scores[name] for name in sorted(scores, key=lambda name: layers.index(layer_of(name)))}
 
     def flatten(parts: dict[str, Tensor]) -> Tensor:
         return torch.cat([parts[name].detach().reshape(-1).to(device) for name in scores])

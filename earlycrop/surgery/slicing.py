@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import NodeMask
 from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, layer_sizes
 from earlycrop.utils.meta import meta_like
-from earlycrop.utils.modules import assign_tensor, find_tensor, tensor_owners
+from earlycrop.utils.modules import assign_tensor, tensor_owners
 from earlycrop.utils.parametrizations import parametrized_modules, weight_shape
 
 KeptIndices = dict[str, dict[int, Tensor]]
@@ -132,7 +133,7 @@ def cut_module(module: nn.Module, keep: KeptIndices, size_attributes: Mapping[tu
         SurgeryError: A parametrization fails at the new size, or torch has no such layer. The module is unchanged.
     """
     owners_by_id, scratch = tensor_owners(module), Scratch()
-    old_tensors = {name: find_tensor(module, name) for name in keep}
+    old_tensors: dict[str, Tensor] = {name: attrgetter(name)(module) for name in keep}
     swap = Swap({name: (old, _cut_tensor(old, keep[name], scratch)) for name, old in old_tensors.items()})
     owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in owners_by_id[id(old)]}
     for _, m in parametrized_modules(module):

@@ -47,18 +47,6 @@ def tensors_by_name(module: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def parameters_by_name(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters by name. A tied parameter appears once, under its first name."""
-    return dict(module.named_parameters())
-
-
-def find_tensor(module: nn.Module, name: str) -> Tensor:
-    """Return the parameter or buffer of this name."""
-    path, _, attribute = name.rpartition(".")
-    tensor: Tensor = getattr(module.get_submodule(path), attribute)
-    return tensor
-
-
 def assign_tensor(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
     """Store ``tensor`` in place of the parameter or buffer at each of ``places``.
 

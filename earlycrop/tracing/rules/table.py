@@ -32,8 +32,7 @@ class _OperationTraits:
     name: str
     packet: Any
     writes: bool
-    is_factory: bool
-    is_contraction: bool
+    always_applies: bool
     is_split: bool
     is_elementwise: bool
     keeps_uniform: bool
@@ -44,13 +43,12 @@ class _OperationTraits:
 @cache
 def _get_traits(operation: Any) -> _OperationTraits:
     packet = operation.overloadpacket
-    is_elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
+    is_elementwise = (torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE) and packet not in FACTORIES
     return _OperationTraits(
         name=operation._schema.name.removeprefix("aten::"),
         packet=packet,
         writes=operation._schema.is_mutable,
-        is_factory=packet in FACTORIES,
-        is_contraction=packet in CONTRACTIONS,
+        always_applies=packet in FACTORIES or packet in CONTRACTIONS,
         is_split=packet in views.SPLITS,
         is_elementwise=is_elementwise,
         keeps_uniform=is_elementwise or packet in views.VIEWS or packet in views.SPLITS,
@@ -66,15 +64,12 @@ def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
         recorder: The recorder of the run.
         op: The operation, which has just run.
     """
+    record_scalars(recorder, op)
     traits = _get_traits(op.operation)
-    _record_scalars(recorder, op, traits)
     recorder.used_tensors.update(map(id, op.inputs))
     if traits.writes:
         _record_write(recorder, traits.packet, op.args)
-    if traits.is_factory:
-        for result in op.results:  # zeros_like(x) is as wide as x
-            recorder.set_info(result, recorder.labels(op.args[0]) if op.args else (), uniform=True)
-    elif traits.is_contraction or any(recorder.labels(t) for t in op.inputs):
+    if traits.always_applies or any(recorder.labels(t) for t in op.inputs):
         _record_channels(recorder, op, traits)
     elif traits.keeps_uniform and op.inputs and all(recorder.info(t).uniform for t in op.inputs):
         for result in op.results:
@@ -100,13 +95,8 @@ def record_scalars(recorder: ChannelRecorder, op: Op) -> None:
         recorder: The recorder of the run.
         op: The operation, which has just run.
     """
-    _record_scalars(recorder, op, _get_traits(op.operation))
-
-
-def _record_scalars(recorder: ChannelRecorder, op: Op, traits: _OperationTraits) -> None:
+    traits = _get_traits(op.operation)
     recorder.operation = traits.name
-    if traits.is_factory:
-        return
     if traits.is_elementwise:
         if scalars := tuple(_scalar_arguments(recorder, op.args)):  # copies may come and go with the widths
             recorder.record_scalars((traits.name, scalars))
@@ -130,6 +120,12 @@ def _record_write(recorder: ChannelRecorder, packet: Any, args: tuple[Any, ...])
     for t in (target, target._base):
         if t is not None and recorder.info(t).uniform:
             recorder.set_info(t, recorder.labels(t))
+
+
+def _factory(recorder: ChannelRecorder, op: Op) -> None:
+    """``zeros_like(x)`` is as wide as x, and uniform."""
+    for result in op.results:
+        recorder.set_info(result, recorder.labels(op.args[0]) if op.args else (), uniform=True)
 
 
 def _elementwise(recorder: ChannelRecorder, op: Op) -> None:
@@ -180,10 +176,6 @@ def _reduced_dims(position: int) -> Callable[[Op], set[int]]:
         return {d % ndim for d in dims} if dims else set(range(ndim))
 
     return get_dims
-
-
-def _spatial_dims(op: Op) -> set[int]:
-    return set(range(2, op.args[0].ndim))
 
 
 def _padded_dims(op: Op) -> set[int]:
@@ -253,7 +245,9 @@ _FAMILIES: list[tuple[str, Rule]] = [
         "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d "
         "_upsample_bicubic2d_aa upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d fractional_max_pool2d",
-        _mixing_rule("it runs along the dimensions that are pooled or resized", _spatial_dims),
+        _mixing_rule(
+            "it runs along the dimensions that are pooled or resized", lambda op: set(range(2, op.args[0].ndim))
+        ),
     ),
 ]
 CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution")
@@ -261,5 +255,6 @@ CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution")
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(views.VIEWS, views.view),
     **dict.fromkeys(views.SPLITS, views.split),
+    **dict.fromkeys(FACTORIES, _factory),
     **{operation: rule for names, rule in _FAMILIES for operation in aten_operations(names)},
 }

@@ -53,10 +53,6 @@ def _product(recorder: ChannelRecorder, op: Op) -> bool:
     return any(info.zero_preserving for info in infos) or not any(info.labels for info in infos)
 
 
-def _first_input(recorder: ChannelRecorder, op: Op) -> bool:
-    return recorder.info(op.args[0]).zero_preserving
-
-
 def _norm(recorder: ChannelRecorder, op: Op) -> bool:
     return all(isinstance(t, Tensor) and recorder.info(t).weight for t in op.args[1:3])
 
@@ -75,7 +71,7 @@ _FAMILIES: list[tuple[str, ZeroRule]] = [
     ("convolution", _convolution),
     ("add add_ sub sub_", _sum),
     ("mul mul_", _product),
-    ("div div_ masked_fill masked_fill_", _first_input),
+    ("div div_ masked_fill masked_fill_", lambda recorder, op: recorder.info(op.args[0]).zero_preserving),
     ("native_batch_norm native_group_norm _native_batch_norm_legit _native_batch_norm_legit_no_training", _norm),
 ]
 ZERO_RULES: dict[Any, ZeroRule] = {
