@@ -14,7 +14,7 @@ from leaderboards.records import Record, faults, read_record, record_files
 from leaderboards.recount import Recount
 from leaderboards.sweep import lacking
 from leaderboards.table import csv_text, study_text
-from tasks._record import KINDS
+from tasks.runner.result import KINDS
 
 _HASH = re.compile("[0-9a-f]{40}(-dirty)?")
 Rows = dict[str, tuple[int, dict[str, str]]]

@@ -18,12 +18,12 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from leaderboards.home import Home, loose, packed, unpack
+from leaderboards.run_storage import Home, loose, packed, unpack
 from leaderboards.studies import Run
 from leaderboards.sweep import Work, run_id, taken_in
-from tasks import _cli
-from tasks._sentences import first_line
-from tasks._store import Store, checkpoint
+from tasks.runner import command_line
+from tasks.runner.errors import first_line
+from tasks.runner.store import Store, checkpoint
 
 LOST = 3
 """So often a run whose machine or worker died is started again, beside what may go wrong in the run itself."""
@@ -123,7 +123,7 @@ def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float) -> tupl
 
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
-                _cli.main(run.task, arguments, lambda runs, config: Sent(runs, config, send))
+                command_line.main(run.task, arguments, lambda runs, config: Sent(runs, config, send))
                 code = 0
             except SystemExit as left:
                 code = int(left.code or 0)

@@ -14,9 +14,10 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from earlycrop.emissions import EmissionsMeter
-from leaderboards import beside, cluster, page, readme, traces
-from leaderboards.boards import alone, display, refuse_loss, tabulate
+from leaderboards import cluster, page, paper_comparison, readme
+from leaderboards.build import alone, display, refuse_loss, tabulate
 from leaderboards.check import problems, uncommitted
+from leaderboards.plots import trigger
 from leaderboards.records import finished_runs, merge, read_records, read_run, record_files, write_record
 from leaderboards.recount import Recount
 from leaderboards.sweep import on_this_machine, sweep
@@ -93,7 +94,7 @@ class Show(Shows):
         if self.study:
             mine = tabulate(self.study, self.seeds, self.data, self.out, console)
             told = [record.result for record in mine if self.task in (None, record.result.task)]
-            beside.show(self.study, told, console, self.price)
+            paper_comparison.show(self.study, told, console, self.price)
         elif self.data is not None:
             raise ValueError("--data tells which runs are a study's: name the study, python -m leaderboards show STUDY")
         else:
@@ -170,8 +171,8 @@ class Trigger:
         folder = next((f for f in (self.runs / self.run, Path(self.run)) if f.is_dir()), None)
         if folder is None:
             raise ValueError(f"There is no run {self.run} in {self.runs}: give its id, or its folder.")
-        picture = traces.draw(folder)
-        for name, epoch in traces.would_fire(read_run(folder)).items():
+        picture = trigger.draw(folder)
+        for name, epoch in trigger.would_fire(read_run(folder)).items():
             console.print(f"{name}: " + ("not within the window" if epoch is None else f"epoch {epoch}"))
         console.print(f"Picture: {picture} (and .svg)", markup=False, soft_wrap=True)
         return 0

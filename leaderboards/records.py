@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tasks._files import replacing
-from tasks._record import Result
+from tasks.runner.atomic_files import replacing
+from tasks.runner.result import Result
 
 SHARES = ("sparsity_asked", "weight_sparsity", "node_sparsity")
 POSITIVE = (

@@ -18,8 +18,8 @@ from earlycrop.utils.errors import TraceError
 from leaderboards.records import Record, record_path
 from leaderboards.table import VARIES
 from tasks import Task
-from tasks._options import Options
-from tasks._outcome import living
+from tasks.runner.options import Options
+from tasks.runner.outcome import living
 
 TOLERANCE = 1e-4
 """A row of an embedding that stands for padding is zero without having been cut."""

@@ -18,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from leaderboards.records import Record, read_record, read_run, record_path, write_record
 from leaderboards.studies import STUDIES, Run
-from tasks import _cli
-from tasks._feed import cores
-from tasks._options import Options
-from tasks._store import checkpoint, configuration, identity
+from tasks.runner import command_line
+from tasks.runner.options import Options
+from tasks.runner.store import checkpoint, configuration, identity
+from tasks.vision.feed import cores
 
 Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]
 """What carries runs out: each as it finishes, with what went wrong, or None where its record is written."""
@@ -61,7 +61,7 @@ def run_id(run: Run) -> str:
 
 @cache
 def _options(task: str, arguments: tuple[str, ...]) -> Options:
-    return _cli.parse(importlib.import_module(f"tasks.{task}"), list(arguments))
+    return command_line.parse(importlib.import_module(f"tasks.{task}"), list(arguments))
 
 
 def here(study: Iterable[Run], data: Path | None) -> list[Run]:

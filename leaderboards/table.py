@@ -14,9 +14,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from leaderboards.records import Record
-from tasks._branch import FREE
-from tasks._options import VARIANTS
-from tasks._record import KINDS, Result
+from tasks.runner.branching import FREE
+from tasks.runner.options import VARIANTS
+from tasks.runner.result import KINDS, Result
 
 RECIPE = ["task", "dataset", "preset", "network", "metric", "higher_is_better", "split", "epochs"]
 """What runs share that may be compared with each other, and with dense."""

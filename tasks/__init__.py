@@ -1,8 +1,8 @@
-"""The paper's domains, one file a task, each an adapter between a domain and the one training loop in ``tasks._run``.
+"""The paper's domains, one file a task, each an adapter between a domain and the one training loop, ``tasks.runner``.
 
 A task module (a file here whose name has no leading underscore) defines three names:
 
-- ``Options``: a frozen dataclass, a subclass of :class:`tasks._options.Options`; its fields are the command line.
+- ``Options``: a frozen dataclass, a subclass of :class:`tasks.runner.options.Options`; its fields are the command line.
 - ``PRESETS``: name -> a function without arguments that returns an ``Options``; ``"default"`` is one of them.
 - ``make``: ``Options`` -> :class:`Task`.
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a worker process (tasks._worker) is there sooner without to
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from tasks._sameness import Known
+    from tasks.runner.data_fingerprint import Known
 
 
 class Task(Protocol):
@@ -42,7 +42,7 @@ class Task(Protocol):
     """Where it is known beforehand: the learning rate is set before each of them, else before each epoch."""
 
     splits: bool = False
-    """Whether several processes can train it, each on its part of every batch (see :mod:`tasks._ranks`)."""
+    """Whether several processes can train it, each on its part of every batch (see :mod:`tasks.runner.distributed`)."""
 
     def model(self) -> nn.Module:
         """A freshly initialised network (from torch's global random state)."""

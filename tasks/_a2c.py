@@ -26,9 +26,9 @@ from tasks._environments import make_environment
 from tasks._episode import draw
 from tasks._policy import Policy
 from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Player, Rollout, advantages, mean_return
-from tasks._sentences import require
 from tasks._workers import Worker
 from tasks.nets.actor_critic import ActorCritic
+from tasks.runner.errors import require
 
 EPISODES = 100
 TRAINING, SCORING = 0, 1

@@ -20,13 +20,13 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Task
-from tasks._encoders import encoder, pretrained
-from tasks._evaluating import evaluating, location
-from tasks._glue import GLUE, Split, held_out, read, write
-from tasks._options import Options as CommonOptions
-from tasks._sameness import Known, digest
-from tasks._sentences import require
-from tasks._tokens import Batch, Examples, grouped, sorted_by_length, tokenized
+from tasks.runner.data_fingerprint import Known, digest
+from tasks.runner.errors import require
+from tasks.runner.evaluation_mode import evaluating, location
+from tasks.runner.options import Options as CommonOptions
+from tasks.text.encoders import encoder, pretrained
+from tasks.text.glue_dataset import GLUE, Split, held_out, read, write
+from tasks.text.tokens import Batch, Examples, grouped, sorted_by_length, tokenized
 
 TRAINING, SCORING = 0, 1
 Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
@@ -251,6 +251,6 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks._cli import main
+    from tasks.runner.command_line import main
 
     main("glue")

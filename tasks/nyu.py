@@ -19,19 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks import Task, _depth, _maps
-from tasks._depth import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
-from tasks._evaluating import location
-from tasks._feed import generator, room
-from tasks._files import write
-from tasks._frames import Frames
-from tasks._nyu import held_out, read, spread
-from tasks._options import Options as CommonOptions
-from tasks._predicted import errors, errors_of_mean, predicted
-from tasks._sameness import Known, digest
-from tasks._sentences import require
-from tasks._vision import one_cycle
+from tasks import Task
+from tasks.depth import depth_maps, views
+from tasks.depth.frames import Frames
+from tasks.depth.nyu_dataset import held_out, read, spread
+from tasks.depth.prediction import errors, errors_of_mean, predicted
+from tasks.depth.views import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
 from tasks.nets.fcrn import FCRN
+from tasks.runner.atomic_files import write
+from tasks.runner.data_fingerprint import Known, digest
+from tasks.runner.errors import require
+from tasks.runner.evaluation_mode import location
+from tasks.runner.options import Options as CommonOptions
+from tasks.vision.classification import one_cycle
+from tasks.vision.feed import generator, room
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 3, H, W) float32, and depths in metres at the network's resolution, (N, h, w) float32, 0: no reading."""
@@ -211,7 +212,7 @@ class Depth(Task):
         return self._error(depths.float(), truth)
 
     def _error(self, depths: Tensor, truth: Tensor) -> Tensor:
-        return _depth.berhu(depths, truth) if self.options.error == "berhu" else _depth.l2(depths, truth)
+        return views.berhu(depths, truth) if self.options.error == "berhu" else views.l2(depths, truth)
 
     def log(self) -> dict[str, float]:
         """How many frames were skipped for want of a reading."""
@@ -240,7 +241,7 @@ class Depth(Task):
         write(metrics, json.dumps(told, indent=1) + "\n")
         models = {options.method: model}
         if options.method != "dense":
-            dense = _maps.dense_beside("nyu", self, options, folder)
+            dense = depth_maps.dense_beside("nyu", self, options, folder)
             if dense is None:
                 warnings.warn(f"{picture} lacks dense predictions: {folder.parent} has no dense run", stacklevel=2)
             else:
@@ -249,7 +250,7 @@ class Depth(Task):
         seen = {name: list(predicted(m, self.test, order, options.size, options.batch)) for name, m in models.items()}
         inputs, truth, _ = (torch.cat(each).cpu() for each in zip(*seen[options.method], strict=True))
         predictions = {name: torch.cat([part for _, _, part in parts]).cpu() for name, parts in seen.items()}
-        _maps.draw(_depth.shown(inputs), truth, predictions, picture)
+        depth_maps.draw(views.shown(inputs), truth, predictions, picture)
         return [metrics, picture]
 
     def _errors(self, model: nn.Module, frames: Frames) -> dict[str, float]:
@@ -269,6 +270,6 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks._cli import main
+    from tasks.runner.command_line import main
 
     main("nyu")

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tasks import Task
-from tasks._corpus import read
-from tasks._evaluating import evaluating, location
-from tasks._options import Options as CommonOptions
-from tasks._sameness import Known, digest
-from tasks._sentences import require
-from tasks._sequences import Batch, chunks, parts, streams
 from tasks.nets.psmm import PSMM, Memory, Mixture
+from tasks.runner.data_fingerprint import Known, digest
+from tasks.runner.errors import require
+from tasks.runner.evaluation_mode import evaluating, location
+from tasks.runner.options import Options as CommonOptions
+from tasks.text.corpus import read
+from tasks.text.sequences import Batch, chunks, parts, streams
 
 TRAINING, SCORING = 0, 1
 STREAMS, STRETCH = 16, 16
@@ -269,6 +269,6 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks._cli import main
+    from tasks.runner.command_line import main
 
     main("ptb")

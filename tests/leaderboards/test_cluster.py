@@ -20,8 +20,8 @@ from filelock import FileLock
 
 from leaderboards import __main__ as command
 from leaderboards import studies
-from leaderboards.home import Home, packed, unpack
 from leaderboards.records import read_records
+from leaderboards.run_storage import Home, packed, unpack
 from leaderboards.studies import Run
 
 TINY = ("--steps", "300", "--epochs", "3", "--agents", "2", "--widths", "8", "8", "--scoring-rollouts", "1")

@@ -12,8 +12,9 @@ import torch
 
 import earlycrop
 from leaderboards.recount import Recount, made, options_of
-from tasks import _cli, cartpole, ptb
-from tasks._store import configuration
+from tasks import cartpole, ptb
+from tasks.runner import command_line
+from tasks.runner.store import configuration
 from tests.leaderboards.commands import call
 from tests.tasks.runs import TINY
 from tests.tasks.tiny_data import text
@@ -25,11 +26,11 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("recount")
     runs = ["--runs", str(place / "runs")]
     for method in ("dense", "earlycrop-s", "snip"):
-        _cli.main("cartpole", [*TINY, *runs, "--method", method, "--sparsity", "0.6"])
+        command_line.main("cartpole", [*TINY, *runs, "--method", method, "--sparsity", "0.6"])
     text(place / "text")
     small = ["--embedding", "6", "--widths", "9", "--window", "5", "--batch", "4", "--length", "8", "--epochs", "1"]
     more = ["--method", "crop-s", "--sparsity", "0.9", "--data", str(place / "text"), "--vocabulary", "8"]
-    _cli.main("ptb", [*small, *more, *runs])
+    command_line.main("ptb", [*small, *more, *runs])
     call(place)
     return place
 
@@ -97,7 +98,7 @@ def test_options_come_back_from_a_configuration() -> None:
         (cartpole, "cartpole", ["--widths", "3", "4", "--floors", "0.*", "2", "--method", "snip"]),
         (ptb, "ptb", ["--preset", "tiny", "--widths", "5", "--clip", "None"]),
     ):
-        options = _cli.parse(module, arguments)
+        options = command_line.parse(module, arguments)
         config = configuration(name, options)
         assert options_of(module, config) == options
         assert configuration(name, options_of(module, config)) == config

@@ -11,7 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 from leaderboards import __main__ as command
-from leaderboards import costs, curves, studies
+from leaderboards import studies
+from leaderboards.plots import cost, sparsity
 from leaderboards.records import Record, read_records, write_record
 from leaderboards.studies import Run
 from leaderboards.sweep import run_id
@@ -78,13 +79,13 @@ def test_a_table_does_not_lose_runs_of_other_data(place: Path, monkeypatch: pyte
 
 def test_the_curves_by_hand() -> None:
     mine = records()
-    nodes, weights = curves.figure(mine).axes
+    nodes, weights = sparsity.figure(mine).axes
     assert [line.get_label() for line in nodes.lines[1:]] == ["earlycrop-s"]
     assert [line.get_label() for line in weights.lines[1:]] == ["snip"]
     assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.7, 0.3])  # what is left
     early = [record for record in mine if record.result.structured][:1]
     tenth = [replace(record, result=replace(record.result, sparsity_asked=0.9)) for record in early]
-    nodes, _ = curves.figure([*tenth, *(record for record in mine if not record.result.structured)]).axes
+    nodes, _ = sparsity.figure([*tenth, *(record for record in mine if not record.result.structured)]).axes
     assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.1])  # a panel of one point warns of nothing
     assert nodes.get_xlim()[0] == pytest.approx(1.2 * 0.7)  # and has the limits of its neighbour
 
@@ -92,7 +93,7 @@ def test_the_curves_by_hand() -> None:
 def test_a_variant_has_a_curve_and_a_kind_that_nothing_was_given_no_panel() -> None:
     single = [record for record in records() if not record.result.structured]
     variants = [replace(r, result=replace(r.result, variant="gate rows")) for r in single if r.result.method == "snip"]
-    (weights,) = curves.figure([*single, *variants]).axes
+    (weights,) = sparsity.figure([*single, *variants]).axes
     assert [line.get_label() for line in weights.lines[1:]] == ["snip", "snip (gate rows)"]
     assert len({line.get_color() for line in weights.lines}) == 3
     assert "CartPole-v0" in weights.get_title("left")
@@ -100,7 +101,7 @@ def test_a_variant_has_a_curve_and_a_kind_that_nothing_was_given_no_panel() -> N
 
 
 def test_costs_are_shares_of_what_dense_costs_in_the_same_run() -> None:
-    time, memory = costs.figure(records()).axes
+    time, memory = cost.figure(records()).axes
     for panel, share in ((time, 0.5), (memory, 0.75)):
         points = {tuple(line.get_color() for line in [c.lines[0]]): c.lines[0] for c in panel.containers}
         at = [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in points.values()]
@@ -109,10 +110,10 @@ def test_costs_are_shares_of_what_dense_costs_in_the_same_run() -> None:
         assert names == {"dense", "earlycrop-s", "snip"}
         assert all(panel.get_ylim()[0] < text.get_position()[1] < panel.get_ylim()[1] for text in panel.texts)
     level = [replace(r, result=replace(r.result, seed=s, value=93.4)) for r in records() for s in range(3)]
-    assert len(costs.figure(level).axes) == 2  # a mean of equal values may be below the lowest, by rounding
-    assert not list(costs.parts([r for r in records() if r.result.method != "dense"]))
+    assert len(cost.figure(level).axes) == 2  # a mean of equal values may be below the lowest, by rounding
+    assert not list(cost.parts([r for r in records() if r.result.method != "dense"]))
     other = [replace(r, result=replace(r.result, device="a GPU", value=1.0)) for r in records()]
-    assert len(costs.figure([*records(), *other]).axes) == 4  # times of two devices are not compared
+    assert len(cost.figure([*records(), *other]).axes) == 4  # times of two devices are not compared
 
 
 def test_a_price_and_emissions_are_columns(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,13 +12,15 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from leaderboards import __main__ as command
-from leaderboards import points, studies
-from leaderboards.boards import tabulate
+from leaderboards import studies
+from leaderboards.build import tabulate
+from leaderboards.plots import pruning_epoch
 from leaderboards.records import read_records
 from leaderboards.studies import STUDIES, Run
 from leaderboards.sweep import here
-from tasks import _cli, names
-from tasks._store import configuration, identity
+from tasks import names
+from tasks.runner import command_line
+from tasks.runner.store import configuration, identity
 
 TINY = ("--steps", "300", "--epochs", "2", "--agents", "2", "--widths", "8", "8", "--scoring-rollouts", "1")
 
@@ -119,13 +121,13 @@ def test_copies_that_are_pruned_at_an_epoch_branch_off_one_run(tmp_path: Path, m
     trunk = tmp_path / "runs" / records["dense"].result.run
     assert [line.get("branched_from") for line in records["crop-s"].log] == [None, trunk.name, None]
     assert (trunk / "checkpoint" / "epoch-00002").is_dir()
-    above, middle, _ = points.figure(list(read_records(tmp_path / "out").values())).axes
+    above, middle, _ = pruning_epoch.figure(list(read_records(tmp_path / "out").values())).axes
     assert list(above.lines[1].get_xdata()) == [2]  # the first line is dense's
     assert above.lines[1].get_ydata()[0] == pytest.approx(records["crop-s"].result.value)
     assert middle.lines
     assert imread(tmp_path / "out" / "tables" / "tiny.png").std() > 0.01
     with pytest.raises(ValueError, match="has a dense run, and others that are pruned at given epochs"):
-        points.figure([])
+        pruning_epoch.figure([])
 
 
 @pytest.mark.parametrize(
@@ -150,8 +152,8 @@ def test_every_study_has_runs_that_can_be_and_no_two_alike(name: str) -> None:
     runs = [run for run in STUDIES[name](1) if run.task in names()]
     ids = set()
     for run in runs:
-        options = _cli.parse(importlib.import_module(f"tasks.{run.task}"), list(run.arguments))
-        _cli.check(options)
+        options = command_line.parse(importlib.import_module(f"tasks.{run.task}"), list(run.arguments))
+        command_line.check(options)
         ids.add(identity(configuration(run.task, options)))
     assert len(ids) == len(runs) > 0
     assert set(STUDIES[name](1)) < set(STUDIES[name](2))

@@ -13,14 +13,14 @@ import pytest
 
 from leaderboards.records import Record
 from leaderboards.table import differing, groups, short, summary
-from tasks._record import KINDS, Result
+from tasks.runner.result import KINDS, Result
 from tests.leaderboards.results import ALL, DENSE, EARLY
 
 
 def test_result_survives_json_and_every_field_has_a_docstring() -> None:
     assert Result.from_json(EARLY.to_json()) == EARLY
     assert [field.name for field in fields(Result)] == list(KINDS)
-    source = Path(__file__).parents[2] / "tasks" / "_record.py"
+    source = Path(__file__).parents[2] / "tasks" / "runner" / "result.py"
     documented = re.findall(r'^    (\w+): [\w |]+(?: = .+)?\n    """', source.read_text(), re.MULTILINE)
     assert documented == list(KINDS)
 

@@ -1,0 +1,43 @@
+"""What workers read one by one, in batches; for what cannot be read, its sentence and no worker's traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from tasks.runner.store import RunError
+
+
+def loaded(read: Callable[[int], tuple[Any, ...]], order: list[int], batch: int, **options: Any) -> Iterator[list[Any]]:
+    """Batches of what ``read`` gives for the numbers of ``order``, in that order; ``options`` are the loader's.
+
+    Raises:
+        RunError: ``read`` raised a ValueError, of which this has the sentence.
+    """
+    for held in DataLoader(_Each(read, order), batch, collate_fn=_beside, **options):
+        if isinstance(held, str):
+            raise RunError(held)
+        yield held
+
+
+class _Each(Dataset[Any]):
+    """What is read for each number of an order, or the sentence of why it is not."""
+
+    def __init__(self, read: Callable[[int], tuple[Any, ...]], order: list[int]) -> None:
+        self.read, self.order = read, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, i: int) -> tuple[Any, ...] | str:
+        try:
+            return self.read(self.order[i])
+        except ValueError as error:
+            return str(error)
+
+
+def _beside(held: list[Any]) -> Any:
+    wrong = next((one for one in held if isinstance(one, str)), None)
+    return default_collate(held) if wrong is None else wrong

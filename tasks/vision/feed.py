@@ -1,0 +1,182 @@
+"""Batches of images for a device: of those that lie there already, or of those that workers decode one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from earlycrop.utils.torchvision_compat import load_torchvision
+from tasks.data.loader import loaded
+from tasks.runner import distributed
+from tasks.vision.augmentation import IMAGENET, Augmentation, prepared, statistics
+from tasks.vision.images import Images
+
+Batch = tuple[Tensor, Tensor]
+Key = tuple[int, ...]
+"""What seeds a shuffling: the run's seed, the epoch, and what it is for."""
+
+
+class Feed(Protocol):
+    """Where batches come from."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented; of each, this process's part."""
+
+    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
+        """The images at ``order``, in that order, as they are."""
+
+
+def generator(key: Key, device: torch.device | str = "cpu") -> Generator:
+    """Random numbers that follow from a key of whole numbers."""
+    return Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def room(device: str) -> float:
+    """Bytes that images may take where they are to lie: half of a GPU's memory, a quarter of the machine's for all of
+    the run's processes there. What else is in use does not count, as a run that goes on is to read as it did before.
+    """
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return torch.cuda.mem_get_info(None if device == "auto" else torch.device(device))[1] / 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 / distributed.here()
+
+
+def feeds(
+    train: Images, validation: Images, test: Images, size: int, augmentation: Augmentation, most_bytes: float
+) -> tuple[Feed, Feed, Feed]:
+    """Where each split's batches come from: memory, where images are of one size and take at most ``most_bytes``.
+
+    Raises:
+        ValueError: the training images are held, and others are of another size.
+    """
+    pixels = train.pixels(most_bytes)
+    if pixels is None:
+        return Streamed(train, size, augmentation), Streamed(validation, size, None), Streamed(test, size, None)
+    held = Held(pixels, train.labels, size, augmentation)
+    return held, held.beside(validation), held.beside(test)
+
+
+class Held:
+    """Images in a device's memory, in bytes; batches are made of them there."""
+
+    def __init__(
+        self, pixels: Tensor, labels: np.ndarray, size: int, augmentation: Augmentation | None,
+        scale: tuple[Tensor, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.pixels, self.labels, self.size = pixels, torch.from_numpy(labels), size
+        self.augmentation = augmentation
+        self.scale = statistics(pixels) if scale is None else scale
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def beside(self, images: Images) -> Held:
+        """Another split, normalised like this one and not augmented.
+
+        Raises:
+            ValueError: its images are of another size.
+        """
+        shape = self.pixels.shape[1:]
+        pixels = images.pixels(float("inf")) if len(images) else torch.empty(0, *shape, dtype=torch.uint8)
+        if pixels is None or pixels.shape[1:] != shape:
+            raise ValueError(
+                f"the images of the {images.name} split are not all {shape[1]} x {shape[2]}, as others are"
+            )
+        return Held(pixels, images.labels, self.size, None, self.scale)
+
+    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented."""
+        order = torch.randperm(len(self), generator=generator(key))
+        random = generator((*key, 1), device)
+        for chosen in torch.split(order, batch):
+            if len(chosen) == batch or len(self) < batch:
+                yield self._batch(chosen, device, random)
+
+    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
+        """The images at ``order``, in that order, as they are."""
+        for chosen in torch.split(order, batch):
+            yield self._batch(chosen, device, None)
+
+    def _batch(self, chosen: Tensor, device: torch.device, random: Generator | None) -> Batch:
+        if self.pixels.device != device:
+            self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
+            self.scale = (self.scale[0].to(device), self.scale[1].to(device))
+        at = chosen.to(device)
+        images, labels = self.pixels[at], self.labels[at]
+        if random is not None:  # augmented whole, with the random numbers of one process
+            images = images if self.augmentation is None else self.augmentation(images, random)
+            images, labels = distributed.part(images), distributed.part(labels)
+        return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last), labels
+
+
+class Streamed:
+    """Images that are decoded, and augmented, by worker processes: with random numbers of each process's own."""
+
+    def __init__(self, images: Images, size: int, augmentation: Augmentation | None) -> None:
+        self.images, self.size, self.augmentation = images, size, augmentation
+        self.workers = max(1, cores() // distributed.here())
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented."""
+        order = torch.randperm(len(self), generator=generator(key))
+        whole, own = len(self) >= batch, batch // distributed.processes()
+        key = (*key, distributed.rank()) if distributed.rank() else key
+        yield from self._load(
+            distributed.parts(order, batch), own, device, _training(self.size, self.augmentation), key, whole
+        )
+
+    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
+        """The images at ``order``, in that order, as they are."""
+        yield from self._load(order, batch, device, _evaluation(self.size), (0,), False)
+
+    def _load(
+        self, order: Tensor, batch: int, device: torch.device, transform: Any, key: Key, whole: bool
+    ) -> Iterator[Batch]:
+        def one(i: int) -> tuple[Tensor, int]:
+            return transform(self.images.rgb(i)), int(self.images.labels[i])
+
+        for images, labels in loaded(
+            one, order.tolist(), batch, num_workers=self.workers, drop_last=whole, pin_memory=device.type == "cuda",
+            generator=generator((*key, 1)),
+        ):  # fmt: skip
+            there = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            yield there, labels.to(device, non_blocking=True)
+
+
+def _evaluation(size: int) -> Any:
+    """The middle of the image, 7/8 of its shorter side."""
+    v2 = load_torchvision("torchvision.transforms.v2")
+    return v2.Compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size), *_normalised(v2)])
+
+
+def _training(size: int, augmentation: Augmentation | None) -> Any:
+    v2 = load_torchvision("torchvision.transforms.v2")
+    if augmentation is None:
+        return _evaluation(size)
+    steps = [v2.RandomResizedCrop(size, scale=(augmentation.smallest_crop, 1))]
+    if augmentation.padding:
+        steps.append(v2.RandomCrop(size, augmentation.padding))
+    if augmentation.rotation:
+        steps.append(v2.RandomRotation(augmentation.rotation))
+    if augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    return v2.Compose([*steps, *_normalised(v2)])
+
+
+def _normalised(v2: Any) -> list[Any]:
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)]
