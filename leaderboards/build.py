@@ -8,7 +8,8 @@ from filelock import FileLock
 from rich.console import Console
 
 from leaderboards.plots import cost, pruning_epoch, sparsity
-from leaderboards.plots.learning import draw, saved
+from leaderboards.plots.learning import draw
+from leaderboards.plots.style import saved
 from leaderboards.records import Record, read_records, record_files
 from leaderboards.sweep import recorded
 from leaderboards.table import csv_text, groups, named, show, study_text

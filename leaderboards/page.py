@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from leaderboards.plots.learning import method_looks
+from leaderboards.plots.style import method_looks
 from leaderboards.records import Record, record_path
 from leaderboards.table import RECIPE, differing, groups, labels, summary
 from tasks.runner.atomic_files import replacing

@@ -20,8 +20,8 @@ from leaderboards.records import Record, read_record, read_run, record_path, wri
 from leaderboards.studies import STUDIES, Run
 from tasks.runner import command_line
 from tasks.runner.options import Options
+from tasks.runner.resources import cores
 from tasks.runner.store import checkpoint, configuration, identity
-from tasks.vision.feed import cores
 
 Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]
 """What carries runs out: each as it finishes, with what went wrong, or None where its record is written."""

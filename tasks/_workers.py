@@ -15,7 +15,7 @@ from mmap import mmap
 from typing import IO, Any, NoReturn
 
 from tasks._worker import receive, send
-from tasks.runner.store import LostError, RunError
+from tasks.runner.errors import LostError, RunError
 
 MEMORY = 2**22
 """Bytes of shared memory for a process. What does not fit goes through the pipe, which is slower."""

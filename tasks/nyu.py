@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tasks import Task
-from tasks.depth import depth_maps, views
+from tasks.data.loader import generator
+from tasks.depth import depth_maps, metrics, views
 from tasks.depth.frames import Frames
 from tasks.depth.nyu_dataset import held_out, read, spread
 from tasks.depth.prediction import errors, errors_of_mean, predicted
@@ -30,9 +31,9 @@ from tasks.runner.atomic_files import write
 from tasks.runner.data_fingerprint import Known, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import location
+from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options as CommonOptions
-from tasks.vision.classification import one_cycle
-from tasks.vision.feed import generator, room
+from tasks.runner.resources import room
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 3, H, W) float32, and depths in metres at the network's resolution, (N, h, w) float32, 0: no reading."""
@@ -212,7 +213,7 @@ class Depth(Task):
         return self._error(depths.float(), truth)
 
     def _error(self, depths: Tensor, truth: Tensor) -> Tensor:
-        return views.berhu(depths, truth) if self.options.error == "berhu" else views.l2(depths, truth)
+        return metrics.berhu(depths, truth) if self.options.error == "berhu" else metrics.l2(depths, truth)
 
     def log(self) -> dict[str, float]:
         """How many frames were skipped for want of a reading."""

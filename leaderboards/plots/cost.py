@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter
 
-from leaderboards.plots.learning import STYLE, Look, method_looks, metric_label
+from leaderboards.plots.style import STYLE, Look, method_looks, metric_label
 from leaderboards.records import Record
 from leaderboards.table import RECIPE, frame
 

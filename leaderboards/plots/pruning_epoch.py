@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from leaderboards.plots.learning import STYLE, dense_line, metric_label
+from leaderboards.plots.style import STYLE, dense_line, metric_label
 from leaderboards.plots.trigger import LAZY, OTHERS, lines, traced, would_fire
 from leaderboards.records import Record
 from leaderboards.table import frame

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from leaderboards.plots.learning import STYLE, Look, dense_line, method_looks, metric_label
+from leaderboards.plots.style import STYLE, Look, dense_line, method_looks, metric_label
 from leaderboards.records import Record
 from leaderboards.table import RECIPE, frame, labels
 

@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from earlycrop.triggers.triggers import window
-from leaderboards.plots.learning import STYLE, saved
+from leaderboards.plots.style import STYLE, saved
 from leaderboards.records import Record, read_run
 
 LAZY = {

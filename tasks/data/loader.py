@@ -1,13 +1,19 @@
-"""What workers read one by one, in batches; for what cannot be read, its sentence and no worker's traceback."""
+"""Batches that worker processes read one by one, and the random numbers that shuffle them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Generator
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from tasks.runner.store import RunError
+from tasks.runner.errors import RunError
+
+Key = tuple[int, ...]
+"""What seeds a shuffling: the run's seed, the epoch, and what it is for."""
 
 
 def loaded(read: Callable[[int], tuple[Any, ...]], order: list[int], batch: int, **options: Any) -> Iterator[list[Any]]:
@@ -41,3 +47,8 @@ class _Each(Dataset[Any]):
 def _beside(held: list[Any]) -> Any:
     wrong = next((one for one in held if isinstance(one, str)), None)
     return default_collate(held) if wrong is None else wrong
+
+
+def generator(key: Key, device: torch.device | str = "cpu") -> Generator:
+    """Random numbers that follow from a key of whole numbers."""
+    return Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

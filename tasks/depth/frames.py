@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.data.loader import loaded
+from tasks.depth.metrics import UNREAD
 from tasks.depth.nyu_dataset import Pairs
-from tasks.depth.views import UNREAD, Size
-from tasks.runner.store import RunError
-from tasks.vision.feed import cores
+from tasks.depth.views import Size
+from tasks.runner.errors import RunError
+from tasks.runner.resources import cores
 
 AT_ONCE = 16
 """Frames that a worker reads at least, before another is worth its start."""

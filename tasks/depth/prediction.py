@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.depth.frames import Frames
-from tasks.depth.views import Errors, Size, depths_seen, images_seen, middle
+from tasks.depth.metrics import Errors
+from tasks.depth.views import Size, depths_seen, images_seen, middle
 from tasks.runner.evaluation_mode import evaluating, location
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from earlycrop import METHODS
 from tasks.runner.data_fingerprint import Known
+from tasks.runner.errors import RunError
 from tasks.runner.options import Options
-from tasks.runner.store import RunError, Store, checkpoint, read_checkpoint
+from tasks.runner.store import Store, checkpoint, read_checkpoint
 
 FREE = (
     *("method", "sparsity", "of", "exclude", "floors", "ceilings", "multiple", "rounds", "trigger", "shuffled"),

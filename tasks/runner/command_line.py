@@ -19,10 +19,10 @@ from earlycrop.selection.targets import MEASURES
 from earlycrop.triggers.triggers import before
 from tasks import Task
 from tasks.runner import branching, distributed
+from tasks.runner.errors import DivergedError, LostError, RunError
 from tasks.runner.options import Options
 from tasks.runner.result import Result
-from tasks.runner.store import LostError, RunError, Shared, Store, configuration, identity
-from tasks.runner.training_epoch import DivergedError
+from tasks.runner.store import Shared, Store, configuration, identity
 from tasks.runner.training_loop import device_of, fresh, pruner_of, run
 
 

@@ -22,16 +22,9 @@ from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.atomic_files import write
 from tasks.runner.data_fingerprint import Known, changed
+from tasks.runner.errors import RunError
 from tasks.runner.options import ASIDE, LATER, Options
 from tasks.runner.result import Result
-
-
-class RunError(RuntimeError):
-    """A run cannot go on as it is; the sentence says what to do."""
-
-
-class LostError(RunError):
-    """A run has lost what it needs, such as a process, by no fault of its own: the same command goes on."""
 
 
 def configuration(task: str, options: Options) -> dict[str, Any]:

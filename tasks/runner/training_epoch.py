@@ -11,19 +11,7 @@ from torch.optim import Optimizer
 
 from tasks import Task
 from tasks.runner import distributed
-from tasks.runner.store import RunError
-
-
-class DivergedError(RunError):
-    """A number that must be finite no longer is."""
-
-    def __init__(self, name: str, value: float, epoch: int, step: int | None = None) -> None:
-        where = f"after epoch {epoch}" if step is None else f"in epoch {epoch}, step {step}"
-        super().__init__(
-            f"the {name} is {value} {where}: training has diverged. The last checkpoint is kept; a lower learning rate "
-            "is the usual way out"
-        )
-        self.failure = {"epoch": epoch, **({} if step is None else {"step": step}), name: str(value)}
+from tasks.runner.errors import DivergedError, RunError
 
 
 def finite(told: Mapping[str, float], epoch: int) -> Mapping[str, float]:

@@ -19,11 +19,12 @@ from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.branching import start
 from tasks.runner.emissions import Meter
+from tasks.runner.errors import DivergedError, RunError
 from tasks.runner.options import Options
 from tasks.runner.outcome import living, outcome
 from tasks.runner.result import Result
-from tasks.runner.store import RunError, Store
-from tasks.runner.training_epoch import DivergedError, finite, train
+from tasks.runner.store import Store
+from tasks.runner.training_epoch import finite, train
 
 Report = Callable[[int, dict[str, Any]], None]
 """(epochs done, that epoch's line of the log), called after every epoch."""

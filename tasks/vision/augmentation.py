@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,22 +68,9 @@ def turn_and_crop(images: Tensor, degrees: float, smallest: float, random: Gener
     return functional.grid_sample(images.float(), grid, padding_mode=outside, align_corners=False)
 
 
-def statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel of (N, 3, H, W) uint8, as (1, 3, 1, 1), on the scale of 0 to 255."""
-    counts = torch.stack([torch.bincount(pixels[:, c].flatten().int(), minlength=256) for c in range(3)]).double()
-    values, total = torch.arange(256, device=counts.device).double(), counts.sum(1)
-    mean = (counts * values).sum(1) / total
-    deviation = ((counts * values.square()).sum(1) / total - mean.square()).clamp(min=1e-6).sqrt()
-    return mean.float()[None, :, None, None], deviation.float()[None, :, None, None]
-
-
 def prepared(images: Tensor, mean: Tensor, deviation: Tensor, size: int) -> Tensor:
     """uint8 (or 0 to 255) images as the network gets them: (N, 3, ``size``, ``size``) float32, normalised."""
     images = (images.float() - mean) / deviation
     if images.shape[-2:] != (size, size):
         images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
     return images
-
-
-IMAGENET: tuple[Sequence[float], Sequence[float]] = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-"""ImageNet's mean and deviation, on the scale of 0 to 1: for data that are too large to be measured first."""

@@ -17,14 +17,17 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Task
+from tasks.data.loader import generator
 from tasks.nets.classifiers import network, require_fit
 from tasks.runner import distributed
 from tasks.runner.data_fingerprint import Known, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, location
+from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options
+from tasks.runner.resources import room
 from tasks.vision.augmentation import Augmentation
-from tasks.vision.feed import Feed, Held, feeds, generator, room
+from tasks.vision.feed import Feed, Held, feeds
 from tasks.vision.images import first, held_out, read
 
 Batch = tuple[Tensor, Tensor]
@@ -92,17 +95,6 @@ def check(options: VisionOptions) -> None:
     require(options.clip is None or options.clip > 0, f"clip must be None or above 0, not {options.clip}")
     beyond = [epoch for epoch in options.test_epochs if not 1 <= epoch <= options.epochs]
     require(not beyond, f"test_epochs must be epochs from 1 to {options.epochs}, not {beyond}")
-
-
-def one_cycle(progress: float) -> float:
-    """The share of the largest rate: from 1/25 up over the first 30 %, and down to 1/250,000, along half cosines.
-
-    Smith and Topin 2018, "Super-convergence", with the cosines, and the numbers, of torch's OneCycleLR.
-    """
-    low, last, rise = 1 / 25, 1 / 25e4, 0.3
-    if progress < rise:
-        return low + (1 - low) * (1 - math.cos(math.pi * progress / rise)) / 2
-    return last + (1 - last) * (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2
 
 
 class Vision(Task):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -11,14 +10,14 @@ import torch
 from torch import Generator, Tensor
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.data.loader import loaded
+from tasks.data.loader import Key, generator, loaded
+from tasks.data.normalisation import IMAGENET, statistics
 from tasks.runner import distributed
-from tasks.vision.augmentation import IMAGENET, Augmentation, prepared, statistics
+from tasks.runner.resources import cores
+from tasks.vision.augmentation import Augmentation, prepared
 from tasks.vision.images import Images
 
 Batch = tuple[Tensor, Tensor]
-Key = tuple[int, ...]
-"""What seeds a shuffling: the run's seed, the epoch, and what it is for."""
 
 
 class Feed(Protocol):
@@ -32,25 +31,6 @@ class Feed(Protocol):
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
         """The images at ``order``, in that order, as they are."""
-
-
-def generator(key: Key, device: torch.device | str = "cpu") -> Generator:
-    """Random numbers that follow from a key of whole numbers."""
-    return Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-
-
-def cores() -> int:
-    """How many of the machine's cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def room(device: str) -> float:
-    """Bytes that images may take where they are to lie: half of a GPU's memory, a quarter of the machine's for all of
-    the run's processes there. What else is in use does not count, as a run that goes on is to read as it did before.
-    """
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return torch.cuda.mem_get_info(None if device == "auto" else torch.device(device))[1] / 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 / distributed.here()
 
 
 def feeds(

@@ -24,7 +24,8 @@ from tasks._rollouts import EVALUATION_SEED, Player, Rollout, mean_return, spans
 from tasks._workers import Worker
 from tasks.nets.actor_critic import ActorCritic
 from tasks.runner import command_line
-from tasks.runner.store import RunError, configuration
+from tasks.runner.errors import RunError
+from tasks.runner.store import configuration
 
 ENVIRONMENTS = {"CartPole-v1": (4, 2), "Acrobot-v1": (6, 3), "LunarLander-v3": (8, 4)}
 KEY = (0, 1, 0)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from earlycrop import METHODS
-from leaderboards.plots.learning import band, figure, method_looks, side_by_side
+from leaderboards.plots.learning import band, figure, side_by_side
+from leaderboards.plots.style import method_looks
 from tests.leaderboards.results import ALL, DENSE, EARLY, records
 
 

@@ -1,62 +1,19 @@
-"""Frames, the views of them that are trained on, and losses and errors of depths, by hand."""
+"""Views of frames that are trained on, by hand."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tasks.depth.frames import Frames, reduced
-from tasks.depth.nyu_dataset import read
-from tasks.depth.views import Augmentation, Errors, View, berhu, depths_seen, drawn, images_seen, l2, middle, shown
-from tasks.runner.store import RunError
-from tasks.vision.augmentation import IMAGENET
-from tests.tasks.tiny_data import scenes
+from tasks.data.normalisation import IMAGENET
+from tasks.depth.views import Augmentation, View, depths_seen, drawn, images_seen, middle, shown
 
 CPU = torch.device("cpu")
-
-
-# --- frames
-
-
-def test_frames_that_do_not_fit_are_read_by_workers_and_are_the_same(tmp_path: Path) -> None:
-    scenes(tmp_path, train=40)
-    train, _, _ = read(str(tmp_path))
-    held, streamed = Frames(train, (34, 51), 1e9), Frames(train, (34, 51), 1000)
-    assert held.held is not None
-    assert streamed.held is None
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(3))
-    state = torch.get_rng_state()
-    parts = [list(frames.batches(order, 8, CPU)) for frames in (held, streamed)]
-    assert torch.equal(torch.get_rng_state(), state)
-    for (images, depths), (others, deeps) in zip(*parts, strict=True):
-        assert torch.equal(images, others)
-        assert torch.equal(depths, deeps)
-    (tmp_path / "train/den_1/00009.h5").unlink()
-    with pytest.raises(RunError, match=r"00009.h5 cannot be read"):
-        list(streamed.batches(order, 8, CPU))
-
-
-def test_reducing_averages_colours_and_picks_depths() -> None:
-    random = np.random.default_rng(0)
-    rgb, depth = random.integers(0, 255, (3, 48, 64), dtype=np.uint8), random.random((48, 64)).astype(np.float32)
-    image, depths = reduced(rgb, depth, (12, 16))
-    np.testing.assert_array_equal(depths.numpy(), depth[2::4, 2::4])
-    peer = Image.fromarray(rgb.transpose(1, 2, 0)).resize((16, 12), Image.Resampling.BILINEAR)
-    assert np.abs(image.numpy().transpose(1, 2, 0).astype(int) - np.asarray(peer).astype(int)).max() <= 1
-    same, kept = reduced(rgb, depth, (48, 64))
-    np.testing.assert_array_equal(same.numpy(), rgb)
-    np.testing.assert_array_equal(kept.numpy(), depth)
-
-
-# --- views
 
 
 def view(**changed: Any) -> View:
@@ -146,37 +103,3 @@ def test_views_are_drawn_within_their_bounds() -> None:
         assert float(values.std()) == pytest.approx((high - low) / math.sqrt(12), rel=0.03)
     assert float((at.mirror == 1).float().mean()) == pytest.approx(0.5, abs=0.03)
     assert (drawn(99, Augmentation(flip=False), random, CPU).mirror == 1).all()
-
-
-# --- losses and errors
-
-
-TRUTH = torch.tensor([[[2.0, 0.0], [4.0, 1.0]]])
-PREDICTED = torch.tensor([[[2.5, 9.0], [3.0, 0.0]]])
-
-
-def test_losses_by_hand() -> None:
-    assert float(l2(PREDICTED, TRUTH)) == pytest.approx((0.25 + 1 + 1) / 3)
-    c = 1 / 5
-    assert float(berhu(PREDICTED, TRUTH)) == pytest.approx(((0.25 + c * c) + 2 * (1 + c * c)) / (2 * c) / 3)
-    close = TRUTH + torch.tensor([0.1, 1.0])
-    # |x| = 0.1 and 0.1 are below a fifth of the largest, 1
-    assert float(berhu(close, TRUTH)) == pytest.approx((0.1 + 0.1 + (1 + c * c) / (2 * c)) / 3)
-    assert float(berhu(TRUTH, TRUTH)) == 0
-
-
-def test_errors_by_hand_whatever_the_batches() -> None:
-    whole = Errors()
-    whole.add(PREDICTED, TRUTH)
-    told = whole.means()
-    assert told["rmse"] == pytest.approx(math.sqrt((0.25 + 1 + 1) / 3))
-    assert told["rel"] == pytest.approx((0.25 + 0.25 + 1) / 3)
-    # what is predicted at 0 counts as 1 cm there
-    assert told["log10"] == pytest.approx((math.log10(1.25) + math.log10(4 / 3) + 2) / 3)
-    assert (told["delta1"], told["delta2"], told["delta3"]) == pytest.approx((0, 2 / 3, 2 / 3))
-    parts = Errors()
-    parts.add(PREDICTED[:, :1], TRUTH[:, :1])  # one reading, and two in the other
-    parts.add(PREDICTED[:, 1:], TRUTH[:, 1:])
-    assert parts.means() == pytest.approx(told)
-    with pytest.raises(RunError, match="no pixel that was evaluated has a reading"):
-        Errors().means()

@@ -17,7 +17,7 @@ import earlycrop
 from tasks import ptb
 from tasks.nets.psmm import PSMM
 from tasks.runner import command_line
-from tasks.runner.store import RunError
+from tasks.runner.errors import RunError
 from tasks.text.corpus import _columns
 from tasks.text.corpus import read as read_corpus
 from tasks.text.sequences import PADDING, Batch, chunks, parts, streams

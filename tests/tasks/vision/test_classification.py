@@ -1,4 +1,4 @@
-"""Tasks of images: the networks' shapes, the learning rate, and a run from the command line."""
+"""Tasks of images: a run from the command line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from PIL import Image
 
 import earlycrop
 from tasks import cifar10
-from tasks.nets.classifiers import network, require_fit
+from tasks.nets.classifiers import network
 from tasks.runner import command_line
-from tasks.runner.training_loop import upset
-from tasks.vision.classification import one_cycle
 from tests.tasks.tiny_data import parquet
 from tests.tasks.vision.test_images import broken_image, folders
 
@@ -41,56 +39,6 @@ def test_an_image_that_a_worker_cannot_read_is_named_by_its_place_in_the_split(
     told = capsys.readouterr().err
     assert "image 0 of the train split cannot be read (" in told
     assert "Traceback" not in told
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "nodes", "millions"),
-    [
-        ("resnet18", 64, 5056, 11.70),  # as the authors count the nodes, and 398 Mbit / 34 the weights
-        ("vgg16", 64, 12928, 50.69),  # 1720 Mbit / 34
-        ("resnet18-cifar", 32, 4800, 11.17),
-        ("resnet20-cifar", 32, 784, 0.272),  # He et al. 2016: 0.27 M
-        ("vgg16-cifar", 32, 4224, 14.73),
-    ],
-)
-def test_networks_have_the_sizes_that_are_told_of_them(name: str, size: int, nodes: int, millions: float) -> None:
-    with torch.device("meta"):
-        model = network(name, 10, size)
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
-    assert sum(m.weight.shape[0] for m in layers[:-1]) == nodes
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=3e-3)
-
-
-def test_the_large_network_of_table_3_is_that() -> None:
-    with torch.device("meta"):
-        wide, narrow = network("resnext101_32x48d", 1000, 64), network("resnext101_32x16d", 1000, 64)
-    assert round(sum(p.numel() for p in wide.parameters()) / 1e6) == 828  # the paper tells 829
-    assert round(sum(p.numel() for p in narrow.parameters()) / 1e6) == 194
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "told"),
-    [
-        ("nothing", 32, "there is no network 'nothing': take one of resnet18"),
-        ("vgg16", 20, "vgg16 does not take images of 20 x 20: give another --size"),
-        ("googlenet", 64, "googlenet does not return logits alone when it is trained"),
-        ("timm:resnet18", 32, "needs timm, which is not installed"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Initializing zero-element")
-def test_networks_that_cannot_be_are_a_sentence(name: str, size: int, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        require_fit(name, 10, size)
-
-
-def test_the_schedule_is_torch_s_one_cycle() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2.0, total_steps=1001)
-    for step in range(1000):
-        # torch counts its steps from 0 to the last, and its peak is a step before 30 %
-        assert 2.0 * one_cycle(step / 1000) == pytest.approx(scheduler.get_last_lr()[0], rel=0.03, abs=1e-3)
-        optimizer.step()
-        scheduler.step()
 
 
 def run(place: Path, *more: str) -> tuple[Any, list[dict[str, Any]]]:
@@ -166,15 +114,6 @@ def test_pruned_on_another_device_it_is_the_same_network_and_the_dense_one_is_no
     assert (there.value, there.macs, there.weight_sparsity) == (here.value, here.macs, here.weight_sparsity)
     assert (there.dense_macs, there.dense_batch_ms, there.dense_step_bytes) == (None, None, None)
     assert log[0]["epoch"] == 0
-
-
-def test_what_a_pruning_upset_by_hand() -> None:
-    was = {"accuracy": 0.5, "prediction": torch.tensor([[0.5, 0.5]]).log()}
-    now = {"accuracy": 0.25, "prediction": torch.tensor([[0.25, 0.75]]).log()}
-    told = upset(was, now)
-    assert told["accuracy_before"] == 0.5
-    assert told["accuracy_after"] == 0.25
-    assert told["prediction_moved"] == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(2 / 3))
 
 
 @pytest.mark.parametrize(

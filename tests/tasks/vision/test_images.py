@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.vision.augmentation import statistics
+from tasks.data.normalisation import statistics
 from tasks.vision.images import first, held_out, read
 from tests.tasks.tiny_data import parquet, pictures
 
