@@ -20,11 +20,14 @@ from typing import Any
 
 from leaderboards.run_storage import Home, loose, packed, unpack
 from leaderboards.studies import Run
-from leaderboards.sweep import Work, run_id, taken_in
+from leaderboards.sweep import CHECKOUT, Work, run_id, taken_in
 from tasks.runner import command_line
 from tasks.runner.errors import first_line
+from tasks.runner.outcome import COMMIT_VARIABLE, commit
 from tasks.runner.store import Store, checkpoint
 
+EXCLUDED = ["/.git", "/.venv", "/runs", "/data", "/docs", "/tests", "/leaderboards/records", "*.png", "*.svg"]
+"""What of the checkout is not sent to the cluster's machines: no run reads it."""
 LOST = 3
 """So often a run whose machine or worker died is started again, beside what may go wrong in the run itself."""
 
@@ -48,7 +51,7 @@ def connected(address: str, gpus: float) -> Iterator[Any]:
         raise ValueError("--where ray needs Ray, which is not installed: pip install 'earlycrop[ray]'.") from None
     _require_reachable(address)
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, log_to_driver=False, logging_level="ERROR", runtime_env=environment())
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"There is no Ray cluster at {address} ({first_line(error)}): start one with ray start."
@@ -58,6 +61,15 @@ def connected(address: str, gpus: float) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def environment() -> dict[str, Any]:
+    """Return what each worker is given: this checkout's code, and the commit that it is of."""
+    return {
+        "working_dir": str(CHECKOUT),
+        "excludes": EXCLUDED,
+        "env_vars": {COMMIT_VARIABLE: commit()},
+    }
 
 
 def _require_reachable(address: str) -> None:
@@ -98,9 +110,14 @@ class Sent(Store):
         self._send([*loose(self.folder), checkpoint(self.folder, epoch)], (epoch, *keep))
 
 
-def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float) -> tuple[int, str]:
-    """Run it, on whatever machine this is, from where it has come to; the exit code and the last line that it said."""
+def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float, folder_of_sweep: str) -> tuple[int, str]:
+    """Run it, on whatever machine this is, from where it has come to; the exit code and the last line that it said.
+
+    A relative path in its arguments is one in the folder that the sweep was started in.
+    """
     ray = importlib.import_module("ray")
+    if Path(folder_of_sweep).is_dir():
+        os.chdir(folder_of_sweep)
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # "auto" would take one that is another run's
     turn, files = ray.get(home.lend.remote(name))
@@ -161,7 +178,7 @@ def on_machines(ray: Any, gpus: float, jobs: int, runs: Path, out: Path) -> Work
                         yield run, taken_in(run, runs, out)
                         continue
                     trunk = None if run.trunk is None else run_id(Run(run.task, run.trunk))
-                    at_work[task.remote(run, run_id(run), trunk, home, gpus)] = (run, attempt)
+                    at_work[task.remote(run, run_id(run), trunk, home, gpus, os.getcwd())] = (run, attempt)
                 for done in ray.wait(list(at_work))[0] if at_work else []:
                     run, attempt = at_work.pop(done)
                     code, said = _outcome(ray, done)

@@ -23,6 +23,7 @@ from tasks.runner.options import Options
 from tasks.runner.resources import cores
 from tasks.runner.store import checkpoint, configuration, identity
 
+CHECKOUT = Path(__file__).parents[1]
 Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]
 """What carries runs out: each as it finishes, with what went wrong, or None where its record is written."""
 
@@ -219,7 +220,8 @@ def _run(run: Run, runs: Path, threads: int) -> str | None:
         trunk = runs / run_id(Run(run.task, run.trunk))
         if checkpoint(trunk, int(run.arguments[run.arguments.index("--trigger") + 1])).is_dir():
             line += ["--branch-from", str(trunk)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     said = ""
     for _ in range(2):
         done = subprocess.run(line, env=environment, capture_output=True, text=True)

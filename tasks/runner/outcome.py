@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from tasks.runner.evaluation_mode import location
 from tasks.runner.options import VARIANTS, Options
 from tasks.runner.result import Result
 from tasks.runner.store import Store
+
+COMMIT_VARIABLE = "EARLYCROP_COMMIT"
 
 
 def living(model: nn.Module) -> int:
@@ -122,7 +125,12 @@ def variant(options: Options) -> str:
 
 
 def commit() -> str:
-    """The commit of the code that runs, with "-dirty" where files differ from it; "unknown" outside a checkout."""
+    """Return the commit of the code that runs, with "-dirty" where files differ from it.
+
+    In a copy without a repository it is what EARLYCROP_COMMIT says, or else "unknown".
+    """
+    if commit := os.environ.get(COMMIT_VARIABLE):
+        return commit
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -378,3 +378,8 @@ def test_what_a_pruning_upset_by_hand() -> None:
     assert told["accuracy_before"] == 0.5
     assert told["accuracy_after"] == 0.25
     assert told["prediction_moved"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+
+
+def test_a_copy_of_a_checkout_has_the_commit_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EARLYCROP_COMMIT", "0012345-dirty")
+    assert outcome.commit() == "0012345-dirty"
