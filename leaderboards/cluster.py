@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from leaderboards.run_storage import Home, loose, packed, unpack
+from leaderboards.run_storage import RunStorage, pack, top_level_files, unpack
 from leaderboards.studies import Run
 from leaderboards.sweep import CHECKOUT, Work, run_id, taken_in
 from tasks.runner import command_line
@@ -97,7 +97,7 @@ def _require_room(ray: Any, gpus: float) -> None:
         )
 
 
-class Sent(Store):
+class SendingStore(Store):
     """A run's folder on a worker's machine, of which every checkpoint is sent home."""
 
     def __init__(self, runs: Path, config: dict[str, Any], send: Any) -> None:
@@ -107,7 +107,7 @@ class Sent(Store):
     def save(self, model: Any, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
         """Write it, and send it with the log."""
         super().save(model, epoch, state, keep)
-        self._send([*loose(self.folder), checkpoint(self.folder, epoch)], (epoch, *keep))
+        self._send([*top_level_files(self.folder), checkpoint(self.folder, epoch)], (epoch, *keep))
 
 
 def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float, folder_of_sweep: str) -> tuple[int, str]:
@@ -136,11 +136,11 @@ def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float, folder_
 
         def send(paths: list[Path], keep: Iterable[int] | None) -> None:
             names = None if keep is None else tuple(checkpoint(folder, epoch).name for epoch in keep)
-            ray.get(home.keep.remote(name, turn, packed(folder, paths), names))
+            ray.get(home.keep.remote(name, turn, pack(folder, paths), names))
 
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
-                command_line.main(run.task, arguments, lambda runs, config: Sent(runs, config, send))
+                command_line.main(run.task, arguments, lambda runs, config: SendingStore(runs, config, send))
                 code = 0
             except SystemExit as left:
                 code = int(left.code or 0)
@@ -148,7 +148,7 @@ def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float, folder_
                 code = 1
                 traceback.print_exc()
         if folder.is_dir():
-            send(loose(folder), None)
+            send(top_level_files(folder), None)
     return code, (said.getvalue().strip().splitlines() or [f"exit code {code}"])[-1]
 
 
@@ -164,7 +164,7 @@ def on_machines(ray: Any, gpus: float, jobs: int, runs: Path, out: Path) -> Work
         raise ValueError(f"jobs must be at least 0, and is {jobs}.")
     place = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     mine = place(ray.get_runtime_context().get_node_id(), soft=False)
-    home = ray.remote(num_cpus=0, scheduling_strategy=mine)(Home).remote(str(runs.resolve()))
+    home = ray.remote(num_cpus=0, scheduling_strategy=mine)(RunStorage).remote(str(runs.resolve()))
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=LOST)(work)
 
     def each(study: list[Run]) -> Generator[tuple[Run, str | None]]:

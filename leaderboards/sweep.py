@@ -20,7 +20,7 @@ from leaderboards.records import Record, read_record, read_run, record_path, wri
 from leaderboards.studies import STUDIES, Run
 from tasks.runner import command_line
 from tasks.runner.options import Options
-from tasks.runner.resources import cores
+from tasks.runner.resources import available_cores
 from tasks.runner.store import checkpoint, configuration, identity
 
 CHECKOUT = Path(__file__).parents[1]
@@ -177,12 +177,14 @@ def on_this_machine(jobs: int, runs: Path, out: Path) -> Work:
     """
     if jobs < 0:
         raise ValueError(f"jobs must be at least 0, and is {jobs}.")
-    jobs = jobs or cores()
+    jobs = jobs or available_cores()
 
     def work(study: list[Run]) -> Generator[tuple[Run, str | None]]:
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                futures = {pool.submit(execute, run, runs, out, max(1, cores() // jobs)): run for run in study}
+                futures = {
+                    pool.submit(execute, run, runs, out, max(1, available_cores() // jobs)): run for run in study
+                }
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BaseException:  # those that run have had the same Ctrl-C, and keep their checkpoints

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a worker process (tasks._worker) is there sooner without to
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from tasks.runner.data_fingerprint import Known
+    from tasks.runner.data_fingerprint import DataFingerprint
 
 
 class Task(Protocol):
@@ -53,7 +53,7 @@ class Task(Protocol):
     def learning_rate(self, progress: float) -> float:
         """The learning rate when ``progress`` (0 to 1) of the training is done."""
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """What tells the data from others of the same name, for a run that goes on; nothing where there are none."""
         return {}
 
@@ -86,8 +86,8 @@ class Task(Protocol):
         """
         return {}
 
-    def outlook(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float | Tensor]:
-        """What a pruning should not upset, taken right before and right after it on scoring batches.
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float | Tensor]:
+        """Return diagnostics recorded just before and just after a pruning, on scoring batches.
 
         Numbers go into the event as they are, log probabilities (rows, choices) as the mean Kullback-Leibler divergence
         of what was from what is. It does not count as training time.
