@@ -20,9 +20,9 @@ from benchmarks.command_line import BenchmarkOptions, fail, require_known, run
 from benchmarks.results import Results
 from benchmarks.timing import REPEATS, in_turn
 from earlycrop import Limits, prune
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 
-transformers: Any = load("transformers")
+transformers: Any = load_torchvision("transformers")
 SIZES: dict[str, dict[str, int]] = {
     "MiniLM-L6-H384": {
         "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,

@@ -27,7 +27,7 @@ from benchmarks.timing import REPEATS, in_turn
 from earlycrop import flow, prune, shrink, trace
 from earlycrop.selection.nodes import choose_nodes
 from earlycrop.selection.targets import max_remaining
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ QUICK = Options(batch=2, size=16, repeats=1)
 def network() -> nn.Module:
     """ResNet18 with a 3 x 3 stem and no max pooling, ten classes."""
     torch.manual_seed(0)
-    model: nn.Module = load("torchvision.models").resnet18(num_classes=10)
+    model: nn.Module = load_torchvision("torchvision.models").resnet18(num_classes=10)
     model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
     return model
 

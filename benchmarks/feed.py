@@ -17,8 +17,8 @@ from benchmarks.command_line import BenchmarkOptions, fail, require_known, run
 from benchmarks.random_images import cifar10_data
 from benchmarks.results import Results
 from tasks import cifar10
-from tasks._run import device_of
-from tasks._vision import Vision
+from tasks.runner.training_loop import device_of
+from tasks.vision.classification import Vision
 
 GOAL = 0.05
 """Share of a training step that its data may take."""

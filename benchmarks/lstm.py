@@ -16,8 +16,8 @@ from benchmarks.results import Results
 from benchmarks.timing import REPEATS, in_turn
 from earlycrop import flow
 from tasks import ptb
-from tasks._sequences import Batch
 from tasks.nets.psmm import PSMM
+from tasks.text.sequences import Batch
 
 GOAL = 6
 """Gradients that a scoring may take."""

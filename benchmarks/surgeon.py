@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from benchmarks.command_line import BenchmarkOptions, require_installed, require_known, run
 from benchmarks.results import Results
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 
 FIGURES = (
     "parameters", "can", "why", "trace_seconds", "cut_seconds", "certified_seconds", "resident_mb", "peak_mb",
@@ -39,7 +39,7 @@ processes as repeats says, or, where the first one could not, its own.
 cut_seconds: without, certified_seconds: with the certificate. resident_mb: before the trace; peak_mb: of trace and cut.
 difference: between the small and the masked dense network, effect: between the small and the dense one; both relative
 to the largest output."""
-ZOO = load("torchvision.models")
+ZOO = load_torchvision("torchvision.models")
 PACKAGES = {"ours": ["torchvision"], "peer": ["torchvision", "torch-pruning"]}
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from earlycrop import Graph, shrink, trace
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 
 torch_pruning: Any = importlib.import_module("torch_pruning") if find_spec("torch_pruning") else None
 SHARE = 0.4
@@ -60,7 +60,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         return tiny(1000)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     side = 299 if name == "inception_v3" else 224
-    model = load("torchvision.models").get_model(name, weights=None, **options).eval()
+    model = load_torchvision("torchvision.models").get_model(name, weights=None, **options).eval()
     return model, torch.randn(1, 3, side, side)
 
 
@@ -224,7 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the tiny model, where none is named")
     options = parser.parse_args()
     options.model = options.model or (TINY if options.quick else None)
-    names = load("torchvision.models").list_models(module=load("torchvision.models"))
+    names = load_torchvision("torchvision.models").list_models(module=load_torchvision("torchvision.models"))
     if options.model is None:
         parser.error("name a model, or give --quick")
     if options.model not in (TINY, *names):

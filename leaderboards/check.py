@@ -14,7 +14,7 @@ from leaderboards.records import Record, faults, read_record, record_files
 from leaderboards.recount import Recount
 from leaderboards.sweep import lacking
 from leaderboards.table import csv_text, study_text
-from tasks._record import KINDS
+from tasks.runner.result import KINDS
 
 _HASH = re.compile("[0-9a-f]{40}(-dirty)?")
 Rows = dict[str, tuple[int, dict[str, str]]]
@@ -71,8 +71,8 @@ def history() -> set[str] | None:
 
 def uncommitted(out: Path, task: str | None = None) -> list[str]:
     """The ids of the runs whose code differed from its commit: their numbers are of code that is nowhere."""
-    found = (path for path in record_files(out, task) if b'-dirty"' in path.read_bytes())
-    return sorted(path.stem for path in found)
+    paths = (path for path in record_files(out, task) if b'-dirty"' in path.read_bytes())
+    return sorted(path.stem for path in paths)
 
 
 def _line(text: str, field: str) -> int:

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from leaderboards.figures import method_looks
+from leaderboards.plots.style import method_looks
 from leaderboards.records import Record, record_path
 from leaderboards.table import RECIPE, differing, groups, labels, summary
-from tasks._files import replacing
+from tasks.runner.atomic_files import replacing
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "words.js", "choice.js", "table.js", "plots.js", "page.js")

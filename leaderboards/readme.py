@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from leaderboards.table import Group, short, summary
-from tasks._files import replacing
+from tasks.runner.atomic_files import replacing
 
 PLACE = re.compile(r"(?P<start><!-- table: (?P<name>[\w-]+)[^>]*-->\n)(?P<old>.*?)(?P<end><!-- /table -->)", re.DOTALL)
 

@@ -18,11 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from leaderboards.records import Record, read_record, read_run, record_path, write_record
 from leaderboards.studies import STUDIES, Run
-from tasks import _cli
-from tasks._feed import cores
-from tasks._options import Options
-from tasks._store import checkpoint, configuration, identity
+from tasks.runner import command_line
+from tasks.runner.options import Options
+from tasks.runner.resources import available_cores
+from tasks.runner.store import checkpoint, configuration, identity
 
+CHECKOUT = Path(__file__).parents[1]
 Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]
 """What carries runs out: each as it finishes, with what went wrong, or None where its record is written."""
 
@@ -61,7 +62,7 @@ def run_id(run: Run) -> str:
 
 @cache
 def _options(task: str, arguments: tuple[str, ...]) -> Options:
-    return _cli.parse(importlib.import_module(f"tasks.{task}"), list(arguments))
+    return command_line.parse(importlib.import_module(f"tasks.{task}"), list(arguments))
 
 
 def here(study: Iterable[Run], data: Path | None) -> list[Run]:
@@ -71,12 +72,12 @@ def here(study: Iterable[Run], data: Path | None) -> list[Run]:
     return _on_data(study, data, Path.is_dir)
 
 
-def _on_data(study: Iterable[Run], data: Path | None, there: Callable[[Path], bool]) -> list[Run]:
-    """The study's runs, each once, with the folder of its task's data in ``data`` where ``there`` is one."""
+def _on_data(study: Iterable[Run], data: Path | None, exists: Callable[[Path], bool]) -> list[Run]:
+    """The study's runs, each once, with the folder of its task's data in ``data`` where one ``exists``."""
     runs = list(dict.fromkeys(study))
     if data is None:
         return runs
-    return [_with_data(run, folder) if there(folder := data / (run.data or run.task)) else run for run in runs]
+    return [_with_data(run, folder) if exists(folder := data / (run.data or run.task)) else run for run in runs]
 
 
 def _with_data(run: Run, folder: Path) -> Run:
@@ -86,15 +87,15 @@ def _with_data(run: Run, folder: Path) -> Run:
 
 def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
     """The runs that have no record yet, and how many have one; raises ValueError for a broken record."""
-    absent, found = [], 0
+    absent, count_found = [], 0
     for run in study:
         path = record_path(out, run.task, run_id(run))
         if path.exists():
             read_record(path)
-            found += 1
+            count_found += 1
         else:
             absent.append(run)
-    return absent, found
+    return absent, count_found
 
 
 def recorded(name: str, seeds: int, data: Path | None, records: Collection[str]) -> set[str]:
@@ -138,16 +139,16 @@ def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None,
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, and is {seeds}.")
     study = [run for run in here(runs_of(seeds), data) if task in (None, run.task)]
-    absent, found = missing(study, out)
+    absent, count_found = missing(study, out)
     if country:
         absent = [replace(run, arguments=(*run.arguments, "--country", country)) for run in absent]
-    outcome = Outcome(found, tasks={run.task for run in study})
+    outcome = Outcome(count_found, tasks={run.task for run in study})
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, speed_estimate_period=3600) as progress:
-        bar = progress.add_task(name, total=found + len(absent), completed=found)
+        bar = progress.add_task(name, total=count_found + len(absent), completed=count_found)
         for branches in (False, True):  # those come after what they branch off
             with closing(work([run for run in absent if (run.trunk is not None) == branches])) as finished:
                 for run, failure in finished:
@@ -176,12 +177,14 @@ def on_this_machine(jobs: int, runs: Path, out: Path) -> Work:
     """
     if jobs < 0:
         raise ValueError(f"jobs must be at least 0, and is {jobs}.")
-    jobs = jobs or cores()
+    jobs = jobs or available_cores()
 
     def work(study: list[Run]) -> Generator[tuple[Run, str | None]]:
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                futures = {pool.submit(execute, run, runs, out, max(1, cores() // jobs)): run for run in study}
+                futures = {
+                    pool.submit(execute, run, runs, out, max(1, available_cores() // jobs)): run for run in study
+                }
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BaseException:  # those that run have had the same Ctrl-C, and keep their checkpoints
@@ -219,7 +222,8 @@ def _run(run: Run, runs: Path, threads: int) -> str | None:
         trunk = runs / run_id(Run(run.task, run.trunk))
         if checkpoint(trunk, int(run.arguments[run.arguments.index("--trigger") + 1])).is_dir():
             line += ["--branch-from", str(trunk)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     said = ""
     for _ in range(2):
         done = subprocess.run(line, env=environment, capture_output=True, text=True)

@@ -1,8 +1,8 @@
-"""The paper's domains, one file a task, each an adapter between a domain and the one training loop in ``tasks._run``.
+"""The paper's domains, one file a task, each an adapter between a domain and the one training loop, ``tasks.runner``.
 
 A task module (a file here whose name has no leading underscore) defines three names:
 
-- ``Options``: a frozen dataclass, a subclass of :class:`tasks._options.Options`; its fields are the command line.
+- ``Options``: a frozen dataclass, a subclass of :class:`tasks.runner.options.Options`; its fields are the command line.
 - ``PRESETS``: name -> a function without arguments that returns an ``Options``; ``"default"`` is one of them.
 - ``make``: ``Options`` -> :class:`Task`.
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a worker process (tasks._worker) is there sooner without to
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from tasks._sameness import Known
+    from tasks.runner.data_fingerprint import DataFingerprint
 
 
 class Task(Protocol):
@@ -42,7 +42,7 @@ class Task(Protocol):
     """Where it is known beforehand: the learning rate is set before each of them, else before each epoch."""
 
     splits: bool = False
-    """Whether several processes can train it, each on its part of every batch (see :mod:`tasks._ranks`)."""
+    """Whether several processes can train it, each on its part of every batch (see :mod:`tasks.runner.distributed`)."""
 
     def model(self) -> nn.Module:
         """A freshly initialised network (from torch's global random state)."""
@@ -53,7 +53,7 @@ class Task(Protocol):
     def learning_rate(self, progress: float) -> float:
         """The learning rate when ``progress`` (0 to 1) of the training is done."""
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """What tells the data from others of the same name, for a run that goes on; nothing where there are none."""
         return {}
 
@@ -86,8 +86,8 @@ class Task(Protocol):
         """
         return {}
 
-    def outlook(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float | Tensor]:
-        """What a pruning should not upset, taken right before and right after it on scoring batches.
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float | Tensor]:
+        """Return diagnostics recorded just before and just after a pruning, on scoring batches.
 
         Numbers go into the event as they are, log probabilities (rows, choices) as the mean Kullback-Leibler divergence
         of what was from what is. It does not count as training time.

@@ -26,9 +26,9 @@ from tasks._environments import make_environment
 from tasks._episode import draw
 from tasks._policy import Policy
 from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, Player, Rollout, advantages, mean_return
-from tasks._sentences import require
 from tasks._workers import Worker
 from tasks.nets.actor_critic import ActorCritic
+from tasks.runner.errors import require
 
 EPISODES = 100
 TRAINING, SCORING = 0, 1
@@ -182,7 +182,7 @@ class A2C(Task):
             line["entropy"] = float(-(np.exp(log) * log).sum(-1).mean())
         return line
 
-    def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | Tensor]:
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | Tensor]:
         """The mean return of some games, other ones than the final evaluation's, and the policy on ``batches``."""
         with torch.no_grad():
             logits = [model(batch.observations)[0][batch.mask > 0] for batch in batches]

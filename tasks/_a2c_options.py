@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args, get_type_hints
 
-from tasks._options import Options
-from tasks._sentences import require
 from tasks.nets.actor_critic import ACTIVATIONS
+from tasks.runner.errors import require
+from tasks.runner.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from tasks._environments import known_warnings
-from tasks._files import replacing
 from tasks._policy import Policy
+from tasks.runner.atomic_files import replacing
 
 SEED = 2**31 + 2**20
 FRAMES, WIDTH = 250, 320

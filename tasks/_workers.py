@@ -14,8 +14,8 @@ from contextlib import suppress
 from mmap import mmap
 from typing import IO, Any, NoReturn
 
-from tasks._store import LostError, RunError
 from tasks._worker import receive, send
+from tasks.runner.errors import LostError, RunError
 
 MEMORY = 2**22
 """Bytes of shared memory for a process. What does not fit goes through the pipe, which is slower."""

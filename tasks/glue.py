@@ -20,13 +20,13 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Task
-from tasks._encoders import encoder, pretrained
-from tasks._evaluating import evaluating, location
-from tasks._glue import GLUE, Split, held_out, read, write
-from tasks._options import Options as CommonOptions
-from tasks._sameness import Known, digest
-from tasks._sentences import require
-from tasks._tokens import Batch, Examples, grouped, sorted_by_length, tokenized
+from tasks.runner.data_fingerprint import DataFingerprint, digest
+from tasks.runner.errors import require
+from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.options import Options as CommonOptions
+from tasks.text.encoders import encoder, pretrained
+from tasks.text.glue_dataset import GLUE, Split, held_out, read, write
+from tasks.text.tokens import Batch, Examples, grouped, sorted_by_length, tokenized
 
 TRAINING, SCORING = 0, 1
 Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
@@ -92,9 +92,9 @@ def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
     known = get_args(Name)
     require(options.task_name in known, f"task_name must be one of {', '.join(known)}, not {options.task_name!r}.")
-    for name, least in (("batch", 1), ("epochs", 1), ("scoring", 1), ("length", 8), ("examples", 0), ("seed", 0)):
+    for name, minimum in (("batch", 1), ("epochs", 1), ("scoring", 1), ("length", 8), ("examples", 0), ("seed", 0)):
         number = getattr(options, name)
-        require(number >= least, f"{name} must be {least} or more, not {number}.")
+        require(number >= minimum, f"{name} must be {minimum} or more, not {number}.")
     for name in ("validation", "warmup"):
         number = getattr(options, name)
         require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}.")
@@ -118,18 +118,20 @@ class LanguageUnderstanding(Task):
         train, validation = held_out(splits.pop("train"), options.examples, options.validation)
         require(len(train.labels) > 0, f"{options.data} has no training examples left: lower --validation.")
         self.encoder = encoder(options.model, max(1, self.glue.classes))
-        most = self.encoder.longest
-        require(options.length <= most, f"length is {options.length}, and {options.model} takes {most} at most.")
+        max_length = self.encoder.longest
+        require(
+            options.length <= max_length, f"length is {options.length}, and {options.model} takes {max_length} at most."
+        )
         self.network = self.encoder.name
         self.training = self._tokenized(train)
         self.validation = self._tokenized(validation) if len(validation.labels) else None
         self.evaluated = {name: self._tokenized(split) for name, split in splits.items()}
         self.batches_per_epoch = math.ceil(len(self.training) / options.batch)
         cut, count = self.training.truncated, sum(e.truncated for e in self.evaluated.values())
-        held = self.validation.truncated if self.validation is not None else 0
-        if cut or held or count:
+        cut_held = self.validation.truncated if self.validation is not None else 0
+        if cut or cut_held or count:
             warnings.warn(
-                f"{cut} of {len(self.training)} training examples and {held} of those held out, {count} of the "
+                f"{cut} of {len(self.training)} training examples and {cut_held} of those held out, {count} of the "
                 f"evaluated ones are longer than --length {options.length} tokens, and are cut there",
                 stacklevel=2,
             )
@@ -141,11 +143,11 @@ class LanguageUnderstanding(Task):
         """The pretrained encoder under a head with random weights."""
         return pretrained(self.encoder)
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """How many examples there are, and a digest of their tokens and labels."""
         every = [self.training, *([] if self.validation is None else [self.validation]), *self.evaluated.values()]
-        held = [t for e in every for t in (*e.inputs.values(), e.starts, e.labels)]
-        return {"examples": len(self.training), "digest of the tokens": digest(*held)}
+        tensors = [t for e in every for t in (*e.inputs.values(), e.starts, e.labels)]
+        return {"examples": len(self.training), "digest of the tokens": digest(*tensors)}
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """AdamW, without decay of biases and norms."""
@@ -163,7 +165,7 @@ class LanguageUnderstanding(Task):
 
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Every training example once, with others of like length."""
-        device, random = location(model), np.random.default_rng((self.options.seed, epoch, TRAINING))
+        device, random = model_device(model), np.random.default_rng((self.options.seed, epoch, TRAINING))
         for rows in grouped(self.training.lengths, self.options.batch, random):
             yield self.training.batch(rows, device)
 
@@ -171,13 +173,13 @@ class LanguageUnderstanding(Task):
         """The training examples of median length."""
         rows = self.training.lengths.argsort(stable=True)
         start = max(0, (len(rows) - self.options.batch) // 2)
-        return self.training.batch(rows[start : start + self.options.batch], location(model))
+        return self.training.batch(rows[start : start + self.options.batch], model_device(model))
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Random training examples."""
         options, random = self.options, np.random.default_rng((self.options.seed, epoch, SCORING))
         rows = torch.from_numpy(random.permutation(len(self.training))[: options.scoring * options.batch])
-        return [self.training.batch(part, location(model)) for part in torch.split(rows, options.batch)]
+        return [self.training.batch(part, model_device(model)) for part in torch.split(rows, options.batch)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy, or the squared error of a number."""
@@ -208,13 +210,13 @@ class LanguageUnderstanding(Task):
         measured = self.glue.measured(self.validation.labels.numpy(), self._predicted(model, self.validation))
         return {f"validation_{name}": value for name, value in measured.items()}
 
-    def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """Log probabilities of the classes on the scoring batches, and what ``validate`` measures."""
-        told: dict[str, float | Tensor] = dict(self.validate(model))
+        diagnostics: dict[str, float | Tensor] = dict(self.validate(model))
         if self.glue.classes:
             with evaluating(model):
-                told["prediction"] = torch.cat([self._logits(model, b).log_softmax(-1) for b in batches])
-        return told
+                diagnostics["prediction"] = torch.cat([self._logits(model, b).log_softmax(-1) for b in batches])
+        return diagnostics
 
     def evaluate(self, model: nn.Module) -> float:
         """The task's first metric on its first evaluated split."""
@@ -251,6 +253,6 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks._cli import main
+    from tasks.runner.command_line import main
 
     main("glue")

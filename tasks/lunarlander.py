@@ -64,6 +64,6 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks._cli import main
+    from tasks.runner.command_line import main
 
     main("lunarlander")

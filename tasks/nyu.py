@@ -19,19 +19,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks import Task, _depth, _maps
-from tasks._depth import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
-from tasks._evaluating import location
-from tasks._feed import generator, room
-from tasks._files import write
-from tasks._frames import Frames
-from tasks._nyu import held_out, read, spread
-from tasks._options import Options as CommonOptions
-from tasks._predicted import errors, errors_of_mean, predicted
-from tasks._sameness import Known, digest
-from tasks._sentences import require
-from tasks._vision import one_cycle
+from tasks import Task
+from tasks.data.loader import generator
+from tasks.depth import depth_maps, metrics, views
+from tasks.depth.frames import Frames
+from tasks.depth.nyu_dataset import held_out, read, spread
+from tasks.depth.prediction import errors, errors_of_mean, predicted
+from tasks.depth.views import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
 from tasks.nets.fcrn import FCRN
+from tasks.runner.atomic_files import write
+from tasks.runner.data_fingerprint import DataFingerprint, digest
+from tasks.runner.errors import require
+from tasks.runner.evaluation_mode import model_device
+from tasks.runner.learning_rates import one_cycle
+from tasks.runner.options import Options as CommonOptions
+from tasks.runner.resources import memory_budget
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 3, H, W) float32, and depths in metres at the network's resolution, (N, h, w) float32, 0: no reading."""
@@ -135,18 +137,18 @@ class Depth(Task):
         train, validation = held_out(spread(train, options.frames), options.validation)
         require(len(train) > 0, f"{options.data} has no training frames left: lower --validation")
         frame: Size = (round(options.size[0] / 0.95), round(options.size[1] / 0.95))
-        most = room(options.device) / 2
-        self.training, self.test = Frames(train, frame, most), Frames(test, frame, most)
-        self.validation = Frames(validation, frame, most)
+        max_bytes = memory_budget(options.device) / 2
+        self.training, self.test = Frames(train, frame, max_bytes), Frames(test, frame, max_bytes)
+        self.validation = Frames(validation, frame, max_bytes)
         self.batches_per_epoch = max(1, len(train) // options.batch)
         self.points: Size = (-(-options.size[0] // 32) * 16, -(-options.size[1] // 32) * 16)
-        self.skipped, self.told = 0, False
+        self.skipped, self.warned = 0, False
 
     def model(self) -> nn.Module:
         """The network; a ValueError says where its encoder's weights are not to be had."""
         return FCRN(self.options.encoder, self.options.pretrained)
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """How many frames there are, and a digest of their names."""
         every = (self.training.pairs, self.validation.pairs, self.test.pairs)
         return {"frames": len(self.training), "digest of the names": digest(*(str(pairs.keys) for pairs in every))}
@@ -165,7 +167,7 @@ class Depth(Task):
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Whole batches of all training frames in a random order, augmented."""
         self.skipped = 0
-        device, key = location(model), (self.options.seed, epoch, TRAINING)
+        device, key = model_device(model), (self.options.seed, epoch, TRAINING)
         if device.type == "cuda":  # on a CPU such narrow maps are slower so
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         order = torch.randperm(len(self.training), generator=generator(key))
@@ -179,7 +181,7 @@ class Depth(Task):
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training frames as they are."""
-        device, options = location(model), self.options
+        device, options = model_device(model), self.options
         order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
         parts = self.training.batches(order[: options.scoring * options.batch], options.batch, device)
         return [seen for i, d in parts for seen in self._seen(i, d, middle(len(i), device))]
@@ -192,8 +194,8 @@ class Depth(Task):
         some = (truth > 0).flatten(1).any(1)
         count = int((~some).sum())
         self.skipped += count
-        if count and not self.told:
-            self.told = True
+        if count and not self.warned:
+            self.warned = True
             warnings.warn("frames without a reading in view are skipped, and counted in the log", stacklevel=2)
         if count < len(some):
             yield (inputs[some], truth[some]) if count else (inputs, truth)
@@ -211,7 +213,7 @@ class Depth(Task):
         return self._error(depths.float(), truth)
 
     def _error(self, depths: Tensor, truth: Tensor) -> Tensor:
-        return _depth.berhu(depths, truth) if self.options.error == "berhu" else _depth.l2(depths, truth)
+        return metrics.berhu(depths, truth) if self.options.error == "berhu" else metrics.l2(depths, truth)
 
     def log(self) -> dict[str, float]:
         """How many frames were skipped for want of a reading."""
@@ -223,7 +225,7 @@ class Depth(Task):
             return {}
         return {f"validation_{name}": value for name, value in self._errors(model, self.validation).items()}
 
-    def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """What ``validate`` measures."""
         return self.validate(model)
 
@@ -234,23 +236,23 @@ class Depth(Task):
     def record(self, model: nn.Module, folder: Path) -> list[Path]:
         """All errors, the network's and those of the training frames' mean depth, in metrics.json, and a picture of
         some frames, with the predictions of the dense run of the same recipe where that lies beside this one."""
-        options, metrics, picture = self.options, folder / "metrics.json", folder / "depths.png"
+        options, metrics_file, picture = self.options, folder / "metrics.json", folder / "depths.png"
         mean = errors_of_mean(self.training, self.test, options.size, options.batch)
-        told = {self.split: self._errors(model, self.test), f"{self.split}, by the training mean": mean}
-        write(metrics, json.dumps(told, indent=1) + "\n")
+        errors_of = {self.split: self._errors(model, self.test), f"{self.split}, by the training mean": mean}
+        write(metrics_file, json.dumps(errors_of, indent=1) + "\n")
         models = {options.method: model}
         if options.method != "dense":
-            dense = _maps.dense_beside("nyu", self, options, folder)
+            dense = depth_maps.dense_beside("nyu", self, options, folder)
             if dense is None:
                 warnings.warn(f"{picture} lacks dense predictions: {folder.parent} has no dense run", stacklevel=2)
             else:
-                models = {"dense": dense.to(location(model)), **models}
+                models = {"dense": dense.to(model_device(model)), **models}
         order = torch.tensor(sorted({int((i + 0.5) * len(self.test) / DRAWN) for i in range(DRAWN)}))
         seen = {name: list(predicted(m, self.test, order, options.size, options.batch)) for name, m in models.items()}
         inputs, truth, _ = (torch.cat(each).cpu() for each in zip(*seen[options.method], strict=True))
         predictions = {name: torch.cat([part for _, _, part in parts]).cpu() for name, parts in seen.items()}
-        _maps.draw(_depth.shown(inputs), truth, predictions, picture)
-        return [metrics, picture]
+        depth_maps.draw(views.shown(inputs), truth, predictions, picture)
+        return [metrics_file, picture]
 
     def _errors(self, model: nn.Module, frames: Frames) -> dict[str, float]:
         return errors(model, frames, self.options.size, self.options.batch)
@@ -269,6 +271,6 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks._cli import main
+    from tasks.runner.command_line import main
 
     main("nyu")

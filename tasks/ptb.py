@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tasks import Task
-from tasks._corpus import read
-from tasks._evaluating import evaluating, location
-from tasks._options import Options as CommonOptions
-from tasks._sameness import Known, digest
-from tasks._sentences import require
-from tasks._sequences import Batch, chunks, parts, streams
 from tasks.nets.psmm import PSMM, Memory, Mixture
+from tasks.runner.data_fingerprint import DataFingerprint, digest
+from tasks.runner.errors import require
+from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.options import Options as CommonOptions
+from tasks.text.corpus import read
+from tasks.text.sequences import Batch, chunks, parts, streams
 
 TRAINING, SCORING = 0, 1
 STREAMS, STRETCH = 16, 16
@@ -118,10 +118,10 @@ def check(options: Options) -> None:
     require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
 
 
-def mean(told: Mixture, targets: Tensor) -> Tensor:
+def mean(mixture: Mixture, targets: Tensor) -> Tensor:
     """-log p of the targets, over those that are no padding, in nats."""
     counted = targets >= 0
-    return -(told.log_likelihood(targets.clamp(min=0)) * counted).sum() / counted.sum()
+    return -(mixture.log_likelihood(targets.clamp(min=0)) * counted).sum() / counted.sum()
 
 
 class LanguageModelling(Task):
@@ -143,8 +143,8 @@ class LanguageModelling(Task):
         self.part = (options.length, 1) if carry else (options.batch, 0)
         size, dim = self.part
         self.in_all, passing = math.ceil(self.text.tokens.shape[dim] / size), options.epochs_per_pass
-        told = f"epochs_per_pass must be at most the text's {self.in_all} batches, not {passing}."
-        require(passing <= self.in_all, told)
+        message = f"epochs_per_pass must be at most the text's {self.in_all} batches, not {passing}."
+        require(passing <= self.in_all, message)
         self.batches_per_epoch = math.ceil(self.in_all / passing)
         self.memory: Memory | None = None
         self.rate, self.progress, self.size = options.learning_rate, 0.0, 0
@@ -157,7 +157,7 @@ class LanguageModelling(Task):
         options = self.options
         return PSMM(len(self.corpus.vocabulary), options.embedding, options.widths, options.window, options.dropout)
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """The text's size, its vocabulary's, and a digest of all that is read."""
         corpus = self.corpus
         read = digest(*corpus.vocabulary, self.words, corpus.valid, corpus.test)
@@ -171,8 +171,8 @@ class LanguageModelling(Task):
         """The rate that validation has left, or where training is taken back to an earlier point, had left there."""
         if progress < self.progress:
             self.marks = [mark for mark in self.marks if mark[0] <= progress]
-            there: list[Any] = self.marks[-1] if self.marks else [0.0, self.options.learning_rate, None, 0]
-            (_, self.rate, self.best, self.size), self.told = there, None
+            mark_there: list[Any] = self.marks[-1] if self.marks else [0.0, self.options.learning_rate, None, 0]
+            (_, self.rate, self.best, self.size), self.told = mark_there, None
         if self.told is not None:
             self._settle(*self.told)
         if self.told is not None or not self.marks:
@@ -192,7 +192,7 @@ class LanguageModelling(Task):
         """The epoch's part of the text, with the memory of the last training step, or of chunks in another order for
         each pass.
         """
-        options, device, text, self.memory = self.options, location(model), self.text, None
+        options, device, text, self.memory = self.options, model_device(model), self.text, None
         before, place = divmod(epoch - 1, options.epochs_per_pass)
         if not options.carry:
             order = np.random.default_rng((options.seed, before + 1, TRAINING)).permutation(len(text.tokens))
@@ -204,7 +204,7 @@ class LanguageModelling(Task):
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Sequences from random places of the training text, without what came before them."""
-        options, device, end = self.options, location(model), self.corpus.end
+        options, device, end = self.options, model_device(model), self.corpus.end
         length = min(options.length, len(self.words))
         random = np.random.default_rng((options.seed, epoch, SCORING))
         starts = random.integers(0, len(self.words) - length + 1, (options.scoring, options.batch, 1))
@@ -214,14 +214,14 @@ class LanguageModelling(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of -log p(word) over the words that count, in nats."""
-        told = model(batch.tokens, batch.memory)
-        return mean(told, batch.targets)
+        mixture = model(batch.tokens, batch.memory)
+        return mean(mixture, batch.targets)
 
     def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The same, and what the next batch needs to go on."""
-        told = model(batch.tokens, batch.memory, remember=True)
-        self.memory = told.memory
-        return mean(told, batch.targets)
+        mixture = model(batch.tokens, batch.memory, remember=True)
+        self.memory = mixture.memory
+        return mean(mixture, batch.targets)
 
     def log(self) -> dict[str, float]:
         """Nothing but what the loop itself tells."""
@@ -247,9 +247,9 @@ class LanguageModelling(Task):
         memory, total = None, 0.0
         with evaluating(model) as device:
             for tokens, targets, _ in parts(text, STRETCH, 1) if carry else parts(text, STREAMS, 0):
-                told = model(tokens.to(device), memory, remember=True)
-                memory = told.memory if carry else None
-                total += float(mean(told, targets.to(device))) * int((targets >= 0).sum())
+                mixture = model(tokens.to(device), memory, remember=True)
+                memory = mixture.memory if carry else None
+                total += float(mean(mixture, targets.to(device))) * int((targets >= 0).sum())
         with np.errstate(over="ignore"):  # infinite then, and for the training loop to say
             return float(np.exp(total / len(words)))
 
@@ -269,6 +269,6 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks._cli import main
+    from tasks.runner.command_line import main
 
     main("ptb")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tasks import Task
-from tasks._vision import Vision, VisionOptions
+from tasks.vision.classification import Vision, VisionOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,6 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks._cli import main
+    from tasks.runner.command_line import main
 
     main("tinyimagenet")

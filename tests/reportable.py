@@ -46,9 +46,9 @@ ready = mlp()
 
 
 def swin() -> tuple[nn.Module, Tensor]:
-    from tasks._torchvision import load
+    from earlycrop.utils.torchvision_compat import load_torchvision
 
-    return load("torchvision.models").swin_t(weights=None), torch.zeros(1, 3, 224, 224)
+    return load_torchvision("torchvision.models").swin_t(weights=None), torch.zeros(1, 3, 224, 224)
 
 
 def no_module() -> str:

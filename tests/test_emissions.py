@@ -14,7 +14,8 @@ from codecarbon import OfflineEmissionsTracker
 
 import earlycrop
 from earlycrop.emissions import EmissionsMeter, EmissionsReading
-from tasks import _cli, cartpole
+from tasks import cartpole
+from tasks.runner import command_line
 from tests.tasks.runs import TINY, command, folder, until
 
 
@@ -71,7 +72,7 @@ def test_a_failure_is_one_warning_and_no_number(method: str, monkeypatch: pytest
 
 
 def run(runs: Path, *more: str) -> Any:
-    return _cli.main("cartpole", command(runs, "--method", "dense", *more))
+    return command_line.main("cartpole", command(runs, "--method", "dense", *more))
 
 
 def test_a_run_tells_what_it_has_spent_and_is_the_same_run(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def _state(runs: Path) -> dict[str, Any]:
 
 
 def test_a_resumed_run_has_spent_what_it_had_before(tmp_path: Path) -> None:
-    options = replace(_cli.parse(cartpole, [*TINY, "--method", "dense"]), country="DEU")
+    options = replace(command_line.parse(cartpole, [*TINY, "--method", "dense"]), country="DEU")
     with pytest.raises(KeyboardInterrupt):
         until(4, "cartpole", options, tmp_path)
     checkpoint = _state(tmp_path)

@@ -1,4 +1,4 @@
-"""The order of imports in ``earlycrop``: a folder imports from the floors below its own, and never in a circle.
+"""The order of imports: a folder imports from the floors below its own, and no files import each other in a circle.
 
 ``python -m tests.test_import_order`` prints the floors, and how many files and imports there are.
 """
@@ -11,62 +11,103 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "earlycrop"
-FLOORS = (
-    ("_version", "utils"),
-    ("graph",),
-    ("scoring", "saving"),
-    ("surgery",),
-    ("tracing",),
-    ("selection",),
-    ("triggers", "measure", "emissions"),
-    ("context", "events"),
-    ("rounds",),
-    ("pruning",),
-    ("procedures",),
-    ("methods",),
-    ("pruner_state",),
-    ("pruner",),
-    ("integrations", "report"),
-)
-"""Folders and files of the package, from the bottom up."""
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "earlycrop": (
+        ("_version", "utils"),
+        ("graph",),
+        ("scoring", "saving"),
+        ("surgery",),
+        ("tracing",),
+        ("selection",),
+        ("triggers", "measure", "emissions"),
+        ("context", "events"),
+        ("rounds",),
+        ("pruning",),
+        ("procedures",),
+        ("methods",),
+        ("pruner_state",),
+        ("pruner",),
+        ("integrations", "report"),
+        ("earlycrop",),
+    ),
+    "tasks": (
+        ("runner",),
+        ("data", "nets"),
+        ("control", "depth", "text", "vision"),
+        ("runnable tasks",),
+        ("__main__",),
+    ),
+    "leaderboards": (
+        ("records", "studies", "run_storage"),
+        ("table",),
+        ("plots", "recount", "sweep"),
+        ("build", "check", "cluster", "page", "paper_comparison", "readme"),
+        ("commands",),
+        ("__main__",),
+    ),
+}
+"""Folders and files of each package, from the bottom up; a package imports from those before it.
+
+``earlycrop`` within itself is the public API. ``tasks.Task``, in the package's ``__init__``, is what the runner trains.
+"""
+FLOORS = [tuple((package, room) for room in rooms) for package, floors in PACKAGES.items() for rooms in floors]
+CIRCLES = {("tasks._rollouts", "tasks._workers")}
+"""Imports, for the checker of types alone, that lead in a circle and are still to go."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def room_of(module: str) -> tuple[str, str]:
+    """Return the package and the folder, or file, that a module is in."""
+    package, _, rest = module.partition(".")
+    room = rest.partition(".")[0]
+    if module == "tasks":
+        return package, "runner"
+    is_file = not (ROOT / package / room / "__init__.py").exists()
+    if package == "tasks" and is_file and room != "__main__":
+        return package, "control" if room.startswith("_") else "runnable tasks"
+    return package, room or package
 
 
 def imports(source: str) -> set[str]:
-    """Return the modules of the package that a file imports anywhere in it, without the name of the package."""
+    """Return the modules of the packages that a file imports anywhere in it."""
     modules = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level:
             raise AssertionError(f"a relative import in line {node.lineno}: name the package")
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "earlycrop":
-            name = (node.module or "").partition(".")[2]
-            submodules = [f"{name}.{alias.name}".lstrip(".") for alias in node.names]
-            modules |= {sub for sub in submodules if (PACKAGE / f"{sub.replace('.', '/')}.py").exists()} or {name}
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = {name for name in submodules if is_module(name)}
+            modules |= found if len(found) == len(submodules) else found | {node.module}
         if isinstance(node, ast.Import):
-            modules |= {alias.name.partition(".")[2] for alias in node.names if alias.name.split(".")[0] == "earlycrop"}
+            modules |= {alias.name for alias in node.names if alias.name.split(".")[0] in PACKAGES}
     return modules
 
 
 def import_graph() -> dict[str, set[str]]:
-    """Return what each module of the package imports, but for the public ``__init__``."""
-    paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
-    return {module_name(path): imports(path.read_text()) for path in paths}
+    """Return what each module of the packages imports. Of the packages' own ``__init__`` only that of tasks is one."""
+    graph = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            names = path.relative_to(ROOT).with_suffix("").parts
+            module = ".".join(names[:-1] if names[-1] == "__init__" else names)
+            if module not in ("earlycrop", "leaderboards"):
+                graph[module] = {name for name in imports(path.read_text()) if (module, name) not in CIRCLES}
+    return graph
 
 
 def violations(graph: dict[str, set[str]]) -> list[str]:
     """Return the imports that do not lead to a lower floor or stay in the same folder."""
-    rooms = {module: module.split(".")[0] for module in graph}
     return [
-        f"{module} imports {imported or 'earlycrop'}"
+        f"{module} imports {imported}"
         for module in graph
         for imported in graph[module]
-        if rooms[module] != imported.split(".")[0]
-        and FLOOR.get(imported.split(".")[0], len(FLOORS)) >= FLOOR[rooms[module]]
+        if room_of(module) != room_of(imported) and FLOOR[room_of(imported)] >= FLOOR[room_of(module)]
     ]
 
 
@@ -79,23 +120,37 @@ def test_no_import_leads_in_a_circle() -> None:
 
 
 def test_every_folder_and_file_has_a_floor() -> None:
-    rooms = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
-    assert rooms - {"__init__", "__pycache__"} == FLOOR.keys()
+    rooms = {room_of(module) for module in import_graph()} | {("earlycrop", "earlycrop")}
+    missing = {("tasks", "__main__"), ("tasks", "control")} - rooms
+    assert rooms == FLOOR.keys() - missing
 
 
 def test_sub_packages_are_empty() -> None:
-    """A function of the package's ``__init__`` must not hide a module."""
-    assert [str(p) for p in PACKAGE.rglob("*/__init__.py") if p.parent != PACKAGE and p.read_text().strip()] == []
+    """A function of a package's ``__init__`` must not hide a module."""
+    inner = [path for package in PACKAGES for path in (ROOT / package).glob("*/**/__init__.py")]
+    assert len(inner) > 10
+    assert [str(path) for path in inner if path.read_text().strip()] == []
 
 
 def test_violations_are_found() -> None:
-    assert violations({"graph.types": {"tracing.trace"}, "tracing.trace": {"graph.types"}}) == [
-        "graph.types imports tracing.trace"
+    assert violations({"earlycrop.graph.types": {"earlycrop.tracing.trace"}, "earlycrop.tracing.trace": set()}) == [
+        "earlycrop.graph.types imports earlycrop.tracing.trace"
+    ]
+    assert violations({"earlycrop.pruner": {"tasks"}, "tasks.runner.store": {"tasks", "earlycrop"}}) == [
+        "earlycrop.pruner imports tasks"
+    ]
+    assert violations({"tasks.nets.fcrn": {"tasks.vision.feed"}, "tasks.nyu": {"tasks.vision.feed"}}) == [
+        "tasks.nets.fcrn imports tasks.vision.feed"
+    ]
+    assert violations({"tasks.vision.feed": {"tasks.cifar10"}, "leaderboards.sweep": {"leaderboards.build"}}) == [
+        "tasks.vision.feed imports tasks.cifar10",
+        "leaderboards.sweep imports leaderboards.build",
     ]
     assert imports("def f():\n    from earlycrop.graph import types\n    import earlycrop.rounds") == {
-        "graph.types",
-        "rounds",
+        "earlycrop.graph.types",
+        "earlycrop.rounds",
     }
+    assert imports("from tasks import Task, cifar10") == {"tasks", "tasks.cifar10"}
     with pytest.raises(CycleError):
         list(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
 
@@ -106,13 +161,15 @@ def main() -> None:
     for module in TopologicalSorter(graph).static_order():
         depth[module] = 1 + max((depth[imported] for imported in graph.get(module, ())), default=0)
     for number, rooms in reversed(list(enumerate(FLOORS, 1))):
-        files = [module for module in graph if module.split(".")[0] in rooms]
-        print(f"floor {number:2}  {', '.join(rooms)}: {len(files)} files")
-    rooms = {(a.split(".")[0], b.split(".")[0]) for a in graph for b in graph[a]}
-    print(
-        f"{len(graph)} files, {sum(map(len, graph.values()))} imports between files, {max(depth.values())} floors of "
-        f"files; {len(FLOORS)} floors of folders, {sum(a != b for a, b in rooms)} imports between folders; no circle"
-    )
+        files = [module for module in graph if room_of(module) in rooms]
+        print(f"floor {number:2}  {', '.join(f'{package}/{room}' for package, room in rooms)}: {len(files)} files")
+    for package in PACKAGES:
+        inside = {module: graph[module] for module in graph if module.split(".")[0] == package}
+        rooms = {(room_of(a), room_of(b)) for a in inside for b in inside[a] if b in inside}
+        print(
+            f"{package}: {len(inside)} files, {sum(len(imported & inside.keys()) for imported in inside.values())} "
+            f"imports between files, {sum(a != b for a, b in rooms)} between folders; no circle"
+        )
 
 
 if __name__ == "__main__":

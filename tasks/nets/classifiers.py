@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks._sentences import first_line
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
+from tasks.runner.errors import first_line
 
 SLOPE = 0.05
 """Of the paper's leaky ReLU."""
@@ -51,7 +51,7 @@ def cifar_resnet(depth: int, classes: int) -> nn.Module:
 
 def library(name: str, classes: int) -> Any:
     """torchvision's classifiers, with the two ResNeXts of the paper that it does not name."""
-    models: Any = load("torchvision.models")
+    models: Any = load_torchvision("torchvision.models")
     if wide := re.fullmatch(r"resnext101_32x(16|48)d", name):
         bottleneck = models.resnet.Bottleneck
         return models.ResNet(bottleneck, [3, 4, 23, 3], num_classes=classes, groups=32, width_per_group=int(wide[1]))
@@ -75,7 +75,7 @@ def paper_resnet(name: str, classes: int, size: int) -> nn.Module:
 
 def paper_vgg16(classes: int, size: int) -> nn.Module:
     """The paper's: VGG16 with batch norms, a last convolution of 1024 channels and two layers of 4096 neurons."""
-    models: Any = load("torchvision.models")
+    models: Any = load_torchvision("torchvision.models")
     net = models.vgg16_bn(weights=None, num_classes=classes)
     net.features[40], net.features[41] = nn.Conv2d(512, 1024, 3, padding=1), nn.BatchNorm2d(1024)
     side = size // 32
@@ -110,7 +110,7 @@ def small_stem(net: Any) -> nn.Module:
 
 def small_vgg16(classes: int) -> nn.Module:
     """VGG16 with batch norms and a single linear layer on the mean over positions, as pruning benchmarks have it."""
-    models: Any = load("torchvision.models")
+    models: Any = load_torchvision("torchvision.models")
     net = models.vgg16_bn(weights=None, num_classes=classes)
     net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(512, classes)
     module: nn.Module = net
@@ -172,7 +172,9 @@ def require_fit(name: str, classes: int, size: int) -> None:
         try:
             outputs = network(name, classes, size)(torch.empty(2, 3, size, size))
         except (RuntimeError, AssertionError, ZeroDivisionError) as error:
-            told = first_line(error)
-            raise ValueError(f"{name} does not take images of {size} x {size}: give another --size ({told})") from None
+            reason = first_line(error)
+            raise ValueError(
+                f"{name} does not take images of {size} x {size}: give another --size ({reason})"
+            ) from None
     if not isinstance(outputs, Tensor) or outputs.shape != (2, classes):
         raise ValueError(f"{name} does not return logits alone when it is trained: take another network")

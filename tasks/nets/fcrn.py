@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks._sentences import first_line
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
+from tasks.runner.errors import first_line
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 """torchvision's names."""
@@ -105,7 +105,7 @@ def _resnet(name: str, pretrained: bool) -> Any:
     Raises:
         ValueError: there is none of that name, or its weights are neither here nor within reach.
     """
-    models: Any = load("torchvision.models")
+    models: Any = load_torchvision("torchvision.models")
     if name not in ENCODERS:
         raise ValueError(f"there is no encoder '{name}': take one of {', '.join(ENCODERS)}")
     try:

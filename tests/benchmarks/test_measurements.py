@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import surgeon, timing
 from benchmarks.random_images import cifar10_data
-from tasks._images import read
+from tasks.vision.images import read
 
 
 def test_functions_are_called_in_turn_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import earlycrop
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 
-transformers: Any = load("transformers")
+transformers: Any = load_torchvision("transformers")
 SLOW = pytest.mark.slow
 EPOCHS, CUT, COUNT = 4, 2, 44
 METHODS: dict[str, dict[str, Any]] = {

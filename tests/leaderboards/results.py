@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboards.records import Record
-from tasks._record import Result
+from tasks.runner.result import Result
 
 DENSE = Result(
     run="d0", task="cartpole", dataset="CartPole-v0", preset="default", network="mlp-8-8", method="dense",

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from leaderboards import beside
-from leaderboards.beside import PAPER, lines, paired, paper
+from leaderboards import paper_comparison
+from leaderboards.paper_comparison import PAPER, lines, paired, paper
 from tests.leaderboards.results import DENSE, EARLY
 
 TABLES = sorted(path.stem for path in PAPER.glob("*.csv"))
@@ -84,10 +84,10 @@ def test_the_paper_s_disk_is_what_its_code_computes() -> None:
 
 def test_what_is_printed(tmp_path: Path) -> None:
     with (tmp_path / "told").open("w") as file:
-        beside.show("table1", OURS, Console(file=file, width=100))
+        paper_comparison.show("table1", OURS, Console(file=file, width=100))
     told = (tmp_path / "told").read_text()
     assert "0.8700 ± 0.0608" in told
     assert "snap against crop-s, paired over 3 seeds: p = 0.012" in told
     assert "the paper, cropit-s (CIFAR-10): a batch time of 0.48 ms is a slip" in " ".join(told.split())
     with pytest.raises(ValueError, match="Nothing was run of scores, and the paper has no such table"):
-        beside.show("scores", [], Console(file=None))
+        paper_comparison.show("scores", [], Console(file=None))

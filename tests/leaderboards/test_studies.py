@@ -11,7 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 from leaderboards import __main__ as command
-from leaderboards import costs, curves, studies
+from leaderboards import studies
+from leaderboards.plots import cost, sparsity
 from leaderboards.records import Record, read_records, write_record
 from leaderboards.studies import Run
 from leaderboards.sweep import run_id
@@ -68,9 +69,9 @@ def test_a_table_does_not_lose_runs_of_other_data(place: Path, monkeypatch: pyte
     table = place / "out" / "tables" / "sparse.csv"
     before = table.read_text()
     monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter(RUNS[:-1]))
-    code, told = call(place, "show", "sparse")
+    code, output = call(place, "show", "sparse")
     assert code == 2
-    assert f"has runs that this would leave out, such as {run_id(RUNS[-1])}: give the --data" in told
+    assert f"has runs that this would leave out, such as {run_id(RUNS[-1])}: give the --data" in output
     assert table.read_text() == before
     table.unlink()
     assert call(place, "show", "sparse")[0] == 0
@@ -78,13 +79,13 @@ def test_a_table_does_not_lose_runs_of_other_data(place: Path, monkeypatch: pyte
 
 def test_the_curves_by_hand() -> None:
     mine = records()
-    nodes, weights = curves.figure(mine).axes
+    nodes, weights = sparsity.figure(mine).axes
     assert [line.get_label() for line in nodes.lines[1:]] == ["earlycrop-s"]
     assert [line.get_label() for line in weights.lines[1:]] == ["snip"]
     assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.7, 0.3])  # what is left
     early = [record for record in mine if record.result.structured][:1]
     tenth = [replace(record, result=replace(record.result, sparsity_asked=0.9)) for record in early]
-    nodes, _ = curves.figure([*tenth, *(record for record in mine if not record.result.structured)]).axes
+    nodes, _ = sparsity.figure([*tenth, *(record for record in mine if not record.result.structured)]).axes
     assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.1])  # a panel of one point warns of nothing
     assert nodes.get_xlim()[0] == pytest.approx(1.2 * 0.7)  # and has the limits of its neighbour
 
@@ -92,7 +93,7 @@ def test_the_curves_by_hand() -> None:
 def test_a_variant_has_a_curve_and_a_kind_that_nothing_was_given_no_panel() -> None:
     single = [record for record in records() if not record.result.structured]
     variants = [replace(r, result=replace(r.result, variant="gate rows")) for r in single if r.result.method == "snip"]
-    (weights,) = curves.figure([*single, *variants]).axes
+    (weights,) = sparsity.figure([*single, *variants]).axes
     assert [line.get_label() for line in weights.lines[1:]] == ["snip", "snip (gate rows)"]
     assert len({line.get_color() for line in weights.lines}) == 3
     assert "CartPole-v0" in weights.get_title("left")
@@ -100,7 +101,7 @@ def test_a_variant_has_a_curve_and_a_kind_that_nothing_was_given_no_panel() -> N
 
 
 def test_costs_are_shares_of_what_dense_costs_in_the_same_run() -> None:
-    time, memory = costs.figure(records()).axes
+    time, memory = cost.figure(records()).axes
     for panel, share in ((time, 0.5), (memory, 0.75)):
         points = {tuple(line.get_color() for line in [c.lines[0]]): c.lines[0] for c in panel.containers}
         at = [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in points.values()]
@@ -109,19 +110,19 @@ def test_costs_are_shares_of_what_dense_costs_in_the_same_run() -> None:
         assert names == {"dense", "earlycrop-s", "snip"}
         assert all(panel.get_ylim()[0] < text.get_position()[1] < panel.get_ylim()[1] for text in panel.texts)
     level = [replace(r, result=replace(r.result, seed=s, value=93.4)) for r in records() for s in range(3)]
-    assert len(costs.figure(level).axes) == 2  # a mean of equal values may be below the lowest, by rounding
-    assert not list(costs.parts([r for r in records() if r.result.method != "dense"]))
+    assert len(cost.figure(level).axes) == 2  # a mean of equal values may be below the lowest, by rounding
+    assert not list(cost.parts([r for r in records() if r.result.method != "dense"]))
     other = [replace(r, result=replace(r.result, device="a GPU", value=1.0)) for r in records()]
-    assert len(costs.figure([*records(), *other]).axes) == 4  # times of two devices are not compared
+    assert len(cost.figure([*records(), *other]).axes) == 4  # times of two devices are not compared
 
 
 def test_a_price_and_emissions_are_columns(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, told = call(place, "show", "--price", "2.5", "--task", "cartpole")
-    dense = next(line for line in told.splitlines() if " dense " in line)
+    _, output = call(place, "show", "--price", "2.5", "--task", "cartpole")
+    dense = next(line for line in output.splitlines() if " dense " in line)
     assert dense.split()[-2:] == ["30", "1.25"]  # g, and half an hour
-    _, told = call(place, "show", "sparse", "--price", "2.5")
-    assert "cost" in told
-    assert "1.25" in next(line for line in told.splitlines() if " dense " in line)
+    _, output = call(place, "show", "sparse", "--price", "2.5")
+    assert "cost" in output
+    assert "1.25" in next(line for line in output.splitlines() if " dense " in line)
     for price in ("0", "-1", "inf", "nan"):
         with pytest.raises(SystemExit, match="2"):
             call(place, "show", f"--price={price}")
@@ -177,9 +178,9 @@ def test_a_table_that_lacks_a_run_of_its_study_is_named(place: Path, monkeypatch
     assert call(place, "check")[0] == 0
     write_record(place / "out", read)
     call(place, "show")
-    code, told = call(place, "check")
+    code, output = call(place, "check")
     assert code == 1
-    assert f"sparse.csv: 1 of the study's runs have a record and are not in it, such as {ids[-1]}: write it" in told
+    assert f"sparse.csv: 1 of the study's runs have a record and are not in it, such as {ids[-1]}: write it" in output
 
 
 def test_a_sweep_that_would_drop_runs_from_its_table_is_refused_before_it_runs(
@@ -187,9 +188,9 @@ def test_a_sweep_that_would_drop_runs_from_its_table_is_refused_before_it_runs(
 ) -> None:
     call(place, "show", "sparse")
     monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter([Run("cartpole", ("--epochs", "1"))]))
-    code, told = call(place, "sweep", "sparse")
+    code, output = call(place, "sweep", "sparse")
     assert code == 2
-    assert "has runs that this would leave out" in told
+    assert "has runs that this would leave out" in output
     assert not (place / "runs").exists()
 
 
@@ -204,9 +205,9 @@ def test_runs_whose_emissions_failed_are_told(tmp_path: Path, monkeypatch: pytes
         "codecarbon.OfflineEmissionsTracker.start = start\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(hook), prepend=os.pathsep)
-    code, told = call(tmp_path, "sweep", "sparse", "--country", "DEU")
+    code, output = call(tmp_path, "sweep", "sparse", "--country", "DEU")
     assert code == 0
-    assert f"without emissions, though --country asks for them: {run_id(Run('cartpole', tiny))}" in told
+    assert f"without emissions, though --country asks for them: {run_id(Run('cartpole', tiny))}" in output
 
 
 @pytest.mark.parametrize(
@@ -215,14 +216,14 @@ def test_runs_whose_emissions_failed_are_told(tmp_path: Path, monkeypatch: pytes
 def test_options_of_other_commands_are_not_taken(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main(line)
-    told = " ".join(capsys.readouterr().err.split())
-    assert ("RUN" if line == ["trigger"] else line[-2]) in told
+    output = " ".join(capsys.readouterr().err.split())
+    assert ("RUN" if line == ["trigger"] else line[-2]) in output
 
 
 def test_data_without_a_study_is_refused(place: Path) -> None:
-    code, told = call(place, "show", "--data", str(place))
+    code, output = call(place, "show", "--data", str(place))
     assert code == 2
-    assert told.startswith("--data tells which runs are a study's: name the study")
+    assert output.startswith("--data tells which runs are a study's: name the study")
 
 
 def test_a_study_is_swept_with_its_country(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,15 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from leaderboards import __main__ as command
-from leaderboards import points, studies
-from leaderboards.boards import tabulate
+from leaderboards import studies
+from leaderboards.build import tabulate
+from leaderboards.plots import pruning_epoch
 from leaderboards.records import read_records
 from leaderboards.studies import STUDIES, Run
 from leaderboards.sweep import here
-from tasks import _cli, names
-from tasks._store import configuration, identity
+from tasks import names
+from tasks.runner import command_line
+from tasks.runner.store import configuration, identity
 
 TINY = ("--steps", "300", "--epochs", "2", "--agents", "2", "--widths", "8", "8", "--scoring-rollouts", "1")
 
@@ -43,9 +45,9 @@ def call(place: Path, *more: str) -> int:
 
 def test_a_sweep_runs_what_is_missing_and_tells_what_failed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(place, "--seeds", "1") == 1
-    told = " ".join(capsys.readouterr().out.split())
-    assert "found: 0, new: 2, failed: 1" in told
-    assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "found: 0, new: 2, failed: 1" in output
+    assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in output
     first = read_records(place / "out")
     assert {r.result.method for r in first.values()} == {"dense", "snap"}
     assert len((place / "out" / "cartpole.csv").read_text().splitlines()) == 3
@@ -103,9 +105,9 @@ def test_a_result_that_cannot_be_is_told_and_stops_nothing(place: Path, capsys: 
     broken.write_text(broken.read_text().replace('"pruned_epoch": 0', '"pruned_epoch": 9'))
     capsys.readouterr()
     assert call(place, "--seeds", "1") == 1
-    told = " ".join(capsys.readouterr().out.split())
-    assert "found: 0, new: 1, failed: 2" in told
-    assert "pruned_epoch is 9, not between 0 and 2 epochs" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "found: 0, new: 1, failed: 2" in output
+    assert "pruned_epoch is 9, not between 0 and 2 epochs" in output
     assert [r.result.method for r in read_records(place / "out").values()] == ["dense"]
 
 
@@ -119,13 +121,13 @@ def test_copies_that_are_pruned_at_an_epoch_branch_off_one_run(tmp_path: Path, m
     trunk = tmp_path / "runs" / records["dense"].result.run
     assert [line.get("branched_from") for line in records["crop-s"].log] == [None, trunk.name, None]
     assert (trunk / "checkpoint" / "epoch-00002").is_dir()
-    above, middle, _ = points.figure(list(read_records(tmp_path / "out").values())).axes
+    above, middle, _ = pruning_epoch.figure(list(read_records(tmp_path / "out").values())).axes
     assert list(above.lines[1].get_xdata()) == [2]  # the first line is dense's
     assert above.lines[1].get_ydata()[0] == pytest.approx(records["crop-s"].result.value)
     assert middle.lines
     assert imread(tmp_path / "out" / "tables" / "tiny.png").std() > 0.01
     with pytest.raises(ValueError, match="has a dense run, and others that are pruned at given epochs"):
-        points.figure([])
+        pruning_epoch.figure([])
 
 
 @pytest.mark.parametrize(
@@ -150,8 +152,8 @@ def test_every_study_has_runs_that_can_be_and_no_two_alike(name: str) -> None:
     runs = [run for run in STUDIES[name](1) if run.task in names()]
     ids = set()
     for run in runs:
-        options = _cli.parse(importlib.import_module(f"tasks.{run.task}"), list(run.arguments))
-        _cli.check(options)
+        options = command_line.parse(importlib.import_module(f"tasks.{run.task}"), list(run.arguments))
+        command_line.check(options)
         ids.add(identity(configuration(run.task, options)))
     assert len(ids) == len(runs) > 0
     assert set(STUDIES[name](1)) < set(STUDIES[name](2))

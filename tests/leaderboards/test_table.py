@@ -13,14 +13,14 @@ import pytest
 
 from leaderboards.records import Record
 from leaderboards.table import differing, groups, short, summary
-from tasks._record import KINDS, Result
+from tasks.runner.result import KINDS, Result
 from tests.leaderboards.results import ALL, DENSE, EARLY
 
 
 def test_result_survives_json_and_every_field_has_a_docstring() -> None:
     assert Result.from_json(EARLY.to_json()) == EARLY
     assert [field.name for field in fields(Result)] == list(KINDS)
-    source = Path(__file__).parents[2] / "tasks" / "_record.py"
+    source = Path(__file__).parents[2] / "tasks" / "runner" / "result.py"
     documented = re.findall(r'^    (\w+): [\w |]+(?: = .+)?\n    """', source.read_text(), re.MULTILINE)
     assert documented == list(KINDS)
 
@@ -115,6 +115,6 @@ def test_variants_of_a_method_are_lines_of_their_own_and_records_may_lack_later_
     assert lines.loc["earlycrop-s", "mean"] == 95.0
 
 
-@pytest.mark.parametrize(("number", "told"), [(34000, "34k"), (999.9, "1k"), (1234567, "1.23M"), (12, "12")])
-def test_short_numbers(number: float, told: str) -> None:
-    assert short(number) == told
+@pytest.mark.parametrize(("number", "message"), [(34000, "34k"), (999.9, "1k"), (1234567, "1.23M"), (12, "12")])
+def test_short_numbers(number: float, message: str) -> None:
+    assert short(number) == message

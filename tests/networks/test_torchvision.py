@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from earlycrop import shrink, trace
 from earlycrop.graph.graph import Graph
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 from tests.oracles import some_nodes
 
-models = load("torchvision.models")
+models = load_torchvision("torchvision.models")
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 QUICK = ["convnext_tiny", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "swin_t"]

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import earlycrop
 from earlycrop import shrink, trace
 from earlycrop.graph.graph import Graph
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 from tests.oracles import some_nodes
 
 transformers = pytest.importorskip("transformers")
-load()  # transformers imports it where it is installed
+load_torchvision()  # transformers imports it where it is installed
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 

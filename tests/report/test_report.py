@@ -14,7 +14,7 @@ import pytest
 
 import earlycrop
 from earlycrop.report import __main__
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 
 ROOT = Path(earlycrop.__file__).parent.parent
 
@@ -88,7 +88,7 @@ def test_attention_of_torch_says_why_no_head_goes(capfd: pytest.CaptureFixture[s
 def test_a_torchvision_model_by_name(tmp_path: Path) -> None:
     code, out, _ = run("torchvision:squeezenet1_1", "--json", path=tmp_path)
     summary = json.loads(out)
-    published = load("torchvision.models").SqueezeNet1_1_Weights.IMAGENET1K_V1.meta
+    published = load_torchvision("torchvision.models").SqueezeNet1_1_Weights.IMAGENET1K_V1.meta
     assert code == 0
     assert summary["example"] == "float32 of 1 x 3 x 224 x 224"
     assert summary["parameters"] == published["num_params"]

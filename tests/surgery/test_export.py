@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import shrink, trace
-from tasks._torchvision import load
+from earlycrop.utils.torchvision_compat import load_torchvision
 from tests.networks import build
 from tests.oracles import some_nodes
 
@@ -27,7 +27,7 @@ EVERY_TIME = ("mlp", "residual", "lstm")
 def shrunk(name: str) -> tuple[nn.Module, Tensor]:
     """In evaluation mode, with more than a third of its nodes gone."""
     if name == "resnet18":
-        model, example = load("torchvision.models").resnet18(num_classes=10), torch.randn(1, 3, 64, 64)
+        model, example = load_torchvision("torchvision.models").resnet18(num_classes=10), torch.randn(1, 3, 64, 64)
     else:
         model, example = build(name, torch.float32)
     before = sum(p.numel() for p in model.parameters())

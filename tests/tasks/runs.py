@@ -10,10 +10,10 @@ from typing import Any
 from safetensors import safe_open
 
 import tasks
-from tasks import _run
-from tasks._options import Options
-from tasks._record import Result
-from tasks._store import Store, configuration
+from tasks.runner import training_loop
+from tasks.runner.options import Options
+from tasks.runner.result import Result
+from tasks.runner.store import Store, configuration
 
 TINY = [
     "--steps", "4000", "--epochs", "6", "--agents", "4", "--rollout", "16", "--widths", "16", "16",
@@ -57,7 +57,9 @@ def until(last: int, task: str, options: Options, runs: Path) -> tuple[Result, S
             raise KeyboardInterrupt
 
     try:
-        return _run.run(task, importlib.import_module(f"tasks.{task}").make(options), options, store, report), store
+        return training_loop.run(
+            task, importlib.import_module(f"tasks.{task}").make(options), options, store, report
+        ), store
     finally:
         store.close()
 

@@ -16,7 +16,7 @@ import torch
 
 import earlycrop
 import tasks
-from tasks import _store
+from tasks.runner.store import configuration
 from tests.tasks.runs import root
 from tests.tasks.tiny_data import SMALLER, TINY_DATA
 
@@ -28,7 +28,7 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
     for preset, make in module.PRESETS.items():
         options = make()
         assert options.preset == preset
-        assert _store.configuration(name, options)["task"] == name
+        assert configuration(name, options)["task"] == name
         if name in TINY_DATA:
             options = replace(options, data=str(tmp_path), **(TINY_DATA[name](tmp_path) or {}))
         module.make(options)
@@ -66,8 +66,8 @@ OTHER: dict[str, dict[str, Any]] = {
 def test_torchvision_can_be_imported_and_cut() -> None:
     """In a process of its own: nothing may have declared the operators before."""
     code = (
-        "import torch, earlycrop\nfrom tasks._torchvision import load\n"
-        "model = load('torchvision.models').resnet18()\n"
+        "import torch, earlycrop\nfrom earlycrop.utils.torchvision_compat import load_torchvision\n"
+        "model = load_torchvision('torchvision.models').resnet18()\n"
         "graph = earlycrop.trace(model, torch.zeros(1, 3, 64, 64))\n"
         "cut = earlycrop.shrink(model, graph, range(0, graph.count, 3))\n"
         "print(graph.count, cut.nodes, cut.difference < 1e-5)\n"

@@ -16,13 +16,14 @@ import torch
 from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from PIL import Image
 
-from tasks import _a2c, _cli, _episode
+from tasks import _a2c, _episode
 from tasks._acrobot_vector import AcrobotVectorEnv
 from tasks._cartpole_vector import CartPoles
 from tasks._environments import SequentialVectorEnv, make_environment
 from tasks._policy import Policy
 from tasks._rollouts import EVALUATION_SEED, OUTLOOK_SEED, mean_return
 from tasks.nets.actor_critic import ActorCritic
+from tasks.runner import command_line
 from tests.tasks.test_a2c import learn
 
 TASKS = ("cartpole", "acrobot", "lunarlander")
@@ -206,7 +207,7 @@ def test_the_outlook_is_of_other_games_and_of_rows_that_were_played(name: str) -
     task, model = tiny(name, scoring_length=120), always(name, 0)
     batches = list(task.scoring_batches(model, 1))
     before = torch.get_rng_state()
-    told = task.outlook(model, batches)
+    told = task.pruning_diagnostics(model, batches)
     rows = int(sum(batch.mask.sum() for batch in batches))
     assert rows < sum(len(batch.mask) for batch in batches) or name == "acrobot"
     probabilities = torch.tensor([1.0] + [0.0] * (INPUTS[name][1] - 1)).softmax(0)
@@ -220,7 +221,7 @@ def test_the_outlook_is_of_other_games_and_of_rows_that_were_played(name: str) -
 @pytest.mark.parametrize("name", ONE_TASK)
 def test_a_run_tells_what_its_pruning_upset_and_draws_what_was_learned(name: str, tmp_path: Path) -> None:
     arguments = [*TINY, "--method", "snap", "--sparsity", "0.6", "--runs", str(tmp_path), "--record"]
-    result = _cli.main(name, arguments)
+    result = command_line.main(name, arguments)
     (run,) = tmp_path.iterdir()
     event = json.loads((run / "log.jsonl").read_text().splitlines()[0])["event"]
     assert event["policy_moved"] > 0

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import _cli, _workers, acrobot, cartpole
+from tasks import _workers, acrobot, cartpole
 from tasks._policy import Policy
 from tasks._rollouts import EVALUATION_SEED, Player, Rollout, mean_return, spans
-from tasks._store import RunError, configuration
 from tasks._workers import Worker
 from tasks.nets.actor_critic import ActorCritic
+from tasks.runner import command_line
+from tasks.runner.errors import RunError
+from tasks.runner.store import configuration
 
 ENVIRONMENTS = {"CartPole-v1": (4, 2), "Acrobot-v1": (6, 3), "LunarLander-v3": (8, 4)}
 KEY = (0, 1, 0)
@@ -133,7 +135,7 @@ def test_a_task_draws_the_same_batches_whatever_the_workers() -> None:
 def test_a_run_that_prunes_plays_on(tmp_path: Path) -> None:
     small = ["--workers", "2", "--agents", "4", "--widths", "16", "16", "--steps", "600", "--epochs", "3"]
     pruned = ["--method", "snap", "--sparsity", "0.6", "--scoring-rollouts", "1", "--runs", str(tmp_path)]
-    result = _cli.main("cartpole", [*small, *pruned])
+    result = command_line.main("cartpole", [*small, *pruned])
     assert result.weight_sparsity > 0.59
     assert 8 <= result.value <= 500
 

@@ -49,7 +49,7 @@ def sentences(folder: Path, task: str = "rte", counts: tuple[int, int] = (40, 20
     """A task of GLUE of which the word "good" tells the label, and a tiny BERT beside it; the option that names it."""
     import datasets
 
-    from tasks._glue import GLUE
+    from tasks.text.glue_dataset import GLUE
 
     held = GLUE[task]
     datasets.disable_progress_bars()
@@ -69,9 +69,9 @@ def sentences(folder: Path, task: str = "rte", counts: tuple[int, int] = (40, 20
 
 def tiny_bert(folder: Path, **changed: Any) -> Path:
     """A BERT of two layers with four heads and 32 neurons each, and its WordPiece vocabulary, as a hub's folder."""
-    from tasks._torchvision import load
+    from earlycrop.utils.torchvision_compat import load_torchvision
 
-    transformers: Any = load("transformers")
+    transformers: Any = load_torchvision("transformers")
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *".,?", *"abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}, model_max_length=128)

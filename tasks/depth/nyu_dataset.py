@@ -1,0 +1,186 @@
+"""Colour images and their depths as NYU Depth v2 is handed round: the official file, or a folder of HDF5 files a scene.
+
+Silberman, Hoiem, Kohli, Fergus: "Indoor Segmentation and Support Inference from RGBD Images", ECCV 2012. Everything is
+lazy: a pair is read when it is asked for, and a file is open only while it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.io
+
+from tasks.runner.errors import first_line
+
+LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
+NAME = "nyu-depth-v2"
+EXPECTED = f"{LABELED} and {SPLITS}, or train/SCENE/NNNNN.h5 and val/SCENE/NNNNN.h5"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A split: colour images and the depths of their pixels."""
+
+    path: Path
+    """The official file, or the split's folder."""
+    keys: tuple[int, ...] | tuple[str, ...]
+    """Rows of the file, or files in the folder, in the order that they were taken in."""
+    scenes: tuple[str, ...]
+    """Each pair's scene; of the official file, whose pairs are in the order of scenes, all are one."""
+    name: str
+    """What the data set calls the split."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def part(self, indices: np.ndarray) -> Pairs:
+        """The pairs at ``indices``, in their order."""
+        keys: Any = tuple(self.keys[i] for i in indices)
+        return Pairs(self.path, keys, tuple(self.scenes[i] for i in indices), self.name)
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """The i-th image, (3, H, W) uint8, and its depths, (H, W) float32 in metres; 0 is no reading.
+
+        Raises:
+            ValueError: it cannot be read; the sentence names the file.
+        """
+        key = self.keys[i]
+        if isinstance(key, str):
+            with opened(self.path / key) as file:
+                rgb, depth = file["rgb"][()], file["depth"][()]
+        else:  # MATLAB's arrays have their last dimension first
+            with opened(self.path) as file:
+                rgb, depth = file["images"][key].transpose(0, 2, 1), file["depths"][key].T
+        read = np.isfinite(depth) & (depth > 0)
+        return rgb, np.where(read, depth, np.float32(0))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """An HDF5 file while it is read; what is wrong with it is a ValueError that names it."""
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        old = path.is_file() and _head(path) == b"MATLAB 5.0"
+        why = "it is a MATLAB v5 file, and not v7.3, which is HDF5" if old else first_line(error)
+        raise ValueError(f"{path} cannot be read ({why}): fetch it anew") from None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as raw:
+        return raw.read(10)
+
+
+def read(data: str) -> tuple[Pairs, Pairs, str]:
+    """The split to train on, the one to evaluate, and the data set's name: of a folder in either layout.
+
+    The name is ``nyu-depth-v2`` for the official file and for a folder whose val is ``val/official``, as that of NYU is
+    called where it is handed round; else the folder's name, followed by that of the scene if there is only one.
+
+    Raises:
+        ValueError: the data are not there, or not in a known form; nothing but shapes was read.
+    """
+    folder = Path(data)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {data}: --data takes one that holds {EXPECTED}")
+    if (folder / LABELED).exists():
+        return *_labeled(folder), NAME
+    if not (folder / "train").is_dir() or not (folder / "val").is_dir():
+        missing = " and no ".join(name for name in (LABELED, "train", "val") if not (folder / name).exists())
+        raise ValueError(f"{folder} has no {missing}: put there {EXPECTED}")
+    train, val = _scenes(folder / "train"), _scenes(folder / "val")
+    names = sorted({*train.scenes, *val.scenes})
+    if set(val.scenes) == {"official"}:
+        return train, val, NAME
+    return train, val, "-".join([folder.resolve().name, *(names if len(names) == 1 else [])])
+
+
+def _labeled(folder: Path) -> tuple[Pairs, Pairs]:
+    path = folder / LABELED
+    with opened(path) as file:
+        _require_shapes(path, file, {"images": ("N", 3, "W", "H"), "depths": ("N", "W", "H")})
+        count = len(file["images"])
+    if not (folder / SPLITS).exists():
+        raise ValueError(f"{folder} has no {SPLITS}, which says what is trained on: fetch it from where {LABELED} is")
+    try:
+        matlab = scipy.io.loadmat(folder / SPLITS)
+        train, test = (np.sort(matlab[name].ravel().astype(np.int64)) - 1 for name in ("trainNdxs", "testNdxs"))
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
+        raise ValueError(
+            f"{folder / SPLITS} cannot be read as a MATLAB v5 file of trainNdxs and testNdxs "
+            f"({first_line(error)}): fetch it anew"
+        ) from None
+    rows = np.concatenate([train, test])
+    within = len(train) and len(test) and rows.min() >= 0 and rows.max() < count
+    if not within or len(set(rows)) < len(rows):
+        span = f", from {rows.min() + 1} to {rows.max() + 1}" if len(rows) else ""
+        raise ValueError(
+            f"{folder / SPLITS} does not part the {count} pairs of {LABELED} (it has {len(train)} to train and "
+            f"{len(test)} to test{span}): fetch both anew"
+        )
+    one = ("",) * len(rows)
+    return (
+        Pairs(path, tuple(train.tolist()), one[: len(train)], "train"),
+        Pairs(path, tuple(test.tolist()), one[: len(test)], "test"),
+    )
+
+
+def _scenes(split: Path) -> Pairs:
+    """A folder's scenes, and of each its files by number."""
+    scenes = sorted(scene for scene in split.iterdir() if scene.is_dir() and not scene.name.startswith("."))
+    if not scenes:
+        raise ValueError(f"{split} has no scenes: put there a folder a scene, SCENE/NNNNN.h5")
+    keys: list[str] = []
+    for scene in scenes:
+        files = sorted(scene.glob("*.h5"), key=lambda file: (len(file.stem), file.stem))
+        if not files:
+            raise ValueError(f"{scene} has no pairs: put NNNNN.h5 there, or remove the folder")
+        for file in files:
+            with opened(file) as opened_file:
+                _require_shapes(file, opened_file, {"rgb": (3, "H", "W"), "depth": ("H", "W")})
+            keys.append(f"{scene.name}/{file.name}")
+    return Pairs(split, tuple(keys), tuple(key.partition("/")[0] for key in keys), split.name)
+
+
+def _require_shapes(path: Path, file: Any, expected: dict[str, tuple[Any, ...]]) -> None:
+    """Raise a ValueError where a file lacks one of the data sets, or their types or shapes do not fit."""
+    arrays = {name: array for name, array in file.items() if isinstance(array, h5py.Dataset)}
+    for name in expected:
+        if name not in arrays:
+            raise ValueError(f"{path} has no data set {name} (there are {', '.join(arrays) or 'none'}): fetch it anew")
+    sizes: dict[Any, int] = {}
+    shapes = [(size, at) for name, want in expected.items() for size, at in zip(arrays[name].shape, want, strict=False)]
+    fit = all(arrays[name].ndim == len(want) for name, want in expected.items())
+    fit = fit and all(size == (at if isinstance(at, int) else sizes.setdefault(at, size)) for size, at in shapes)
+    types = {name: arrays[name].dtype.kind + str(arrays[name].dtype.itemsize) for name in expected}
+    if not fit or 0 in (size for size, _ in shapes) or list(types.values()) != ["u1", "f4"]:
+        actual = " and ".join(f"{name} {arrays[name].shape} {arrays[name].dtype}" for name in expected)
+        want = " and ".join(
+            f"{name} ({', '.join(map(str, at))}) {kind}"
+            for (name, at), kind in zip(expected.items(), ("uint8", "float32"), strict=True)
+        )
+        raise ValueError(f"{path} has {actual}, and {want} are needed: fetch it anew")
+
+
+def held_out(pairs: Pairs, share: float) -> tuple[Pairs, Pairs]:
+    """The pairs to train on, and a ``share`` of each scene's, its last ones, to validate on: next frames look alike."""
+    scenes = np.array(pairs.scenes)
+    last = np.zeros(len(pairs), bool)
+    for scene in dict.fromkeys(pairs.scenes):
+        (at,) = np.nonzero(scenes == scene)
+        last[at[len(at) - round(share * len(at)) :]] = True
+    return pairs.part(np.flatnonzero(~last)), pairs.part(np.flatnonzero(last))
+
+
+def spread(pairs: Pairs, number: int) -> Pairs:
+    """At most ``number`` pairs (0: all), evenly spread."""
+    if not 0 < number < len(pairs):
+        return pairs
+    return pairs.part(np.arange(number) * len(pairs) // number)

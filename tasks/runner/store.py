@@ -1,0 +1,204 @@
+"""A run's folder: its configuration, its log, its checkpoints and its result.
+
+Nothing is lost: every file is written under a temporary name and renamed, and an unreadable one is named and left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import nn
+
+import earlycrop
+from tasks import Task
+from tasks.runner import distributed
+from tasks.runner.atomic_files import write
+from tasks.runner.data_fingerprint import DataFingerprint, changes
+from tasks.runner.errors import RunError
+from tasks.runner.options import ASIDE, LATER, Options
+from tasks.runner.result import Result
+
+
+def configuration(task: str, options: Options) -> dict[str, Any]:
+    """What makes a run the run that it is: the task and every option that something computed depends on."""
+    values = dataclasses.asdict(options)
+    untouched = [name for name, value in LATER.items() if name in values and values[name] == value]
+    for name in (*ASIDE, *untouched):
+        del values[name]
+    together = {"processes": distributed.processes()} if distributed.processes() > 1 else {}
+    return {"task": task, **json.loads(json.dumps(values, default=str)), **together}
+
+
+def identity(config: dict[str, Any]) -> str:
+    """A run's id: its task and a hash of its configuration."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    return f"{config['task']}-{digest[:12]}"
+
+
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch:05d}"
+
+
+def checkpoint(folder: Path, epoch: int) -> Path:
+    """Where the run in ``folder`` keeps its checkpoint after ``epoch`` epochs."""
+    return folder / "checkpoint" / _name(epoch)
+
+
+def read_checkpoint(
+    path: Path, model: nn.Module, data: DataFingerprint, accept: Callable[[dict[str, Any]], None], otherwise: str
+) -> dict[str, Any]:
+    """Bring ``model`` to a checkpoint if ``accept`` raises nothing about its run's configuration; its state.
+
+    ``data`` are those that the run would go on with: what :meth:`tasks.Task.trained_on` says.
+
+    Raises:
+        RunError: it cannot be read, or is of other data; the sentence ends with what to do ``otherwise``.
+    """
+    try:
+        state: dict[str, Any] = earlycrop.load_state(path / "state.safetensors")
+        accept(state["config"])
+        if difference := changes(state.get("data", data), data):  # before a network of another size is made of it
+            raise RunError(
+                f"the data are not those of {path} any more ({difference}): give the old ones, or {otherwise}"
+            )
+        earlycrop.load(path, model)
+    except earlycrop.SavingError as error:
+        raise RunError(f"the checkpoint cannot be read: {error}; {otherwise}") from None
+    return state
+
+
+class Store:
+    """The folder ``runs``/<id>; the id is a hash of the configuration, so that the same command finds its run.
+
+    Raises:
+        RunError: the folder cannot be written, is used by another process, or belongs to another configuration.
+    """
+
+    def __init__(self, runs: Path, config: dict[str, Any]) -> None:
+        self.id = identity(config)
+        self.folder = runs / self.id
+        self.config = config
+        self._checkpoints = self.folder / "checkpoint"
+        try:
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / ".lock", timeout=0)
+            self._lock.acquire()
+        except Timeout:
+            raise RunError(f"another process is at work on {self.folder}: wait for it, or change an option") from None
+        except OSError as error:
+            raise RunError(
+                f"the run folder {self.folder} cannot be written ({error}): give another with --runs"
+            ) from None
+        if (self.folder / "config.json").exists():
+            self._own(self._json("config.json"), self.folder / "config.json")
+        else:
+            self.write("config.json", json.dumps(config, indent=1) + "\n")
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def write(self, name: str, text: str) -> None:
+        """Put a text file in place."""
+        write(self.folder / name, text)
+
+    def result(self) -> Result | None:
+        """The finished run's result, if it is finished."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            return None
+        try:
+            return Result.from_json(path.read_text(), str(path))
+        except ValueError as error:
+            raise RunError(f"{error}: move the file away, and the same command writes it anew") from None
+
+    def finish(self, result: Result) -> None:
+        self.write("result.json", result.to_json())
+        (self.folder / "failure.json").unlink(missing_ok=True)
+
+    def log(self, lines: list[dict[str, Any]]) -> None:
+        """Put the whole log in place, an epoch a line."""
+        self.write("log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+    def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
+        """Write the checkpoint after ``epoch`` epochs, and only then drop the ones before, but those to ``keep``."""
+        temporary = self._checkpoints / f".{_name(epoch)}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        earlycrop.save(model, temporary)
+        earlycrop.save_state({"config": self.config, **state}, temporary / "state.safetensors")
+        temporary.rename(self._checkpoints / _name(epoch))
+        kept = {_name(each) for each in (epoch, *keep)}
+        for older in self._checkpoints.iterdir():
+            if older.name not in kept:
+                shutil.rmtree(older)
+
+    def _last(self) -> Path | None:
+        """The last checkpoint, if there is one."""
+        return max((p for p in self._checkpoints.glob("epoch-*")), default=None)
+
+    def epoch(self) -> int:
+        """Epochs done at the last checkpoint, 0 without one."""
+        last = self._last()
+        return 0 if last is None else int(last.name.removeprefix("epoch-"))
+
+    def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
+        """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""
+        last = self._last()
+        if last is None:
+            return None
+        return read_checkpoint(
+            last,
+            model,
+            data,
+            lambda config: self._own(config, last),
+            f"move {last} away to start the run anew, or give another folder with --runs",
+        )
+
+    def model(self, task: Task) -> nn.Module:
+        """The finished run's model."""
+        try:
+            return earlycrop.load(self.folder, task.model())
+        except earlycrop.SavingError as error:
+            raise RunError(f"the run's model cannot be read: {error}") from None
+
+    def _own(self, config: Any, where: Path) -> None:
+        if config != self.config:
+            keys = sorted(k for k in {*config, *self.config} if config.get(k) != self.config.get(k))
+            raise RunError(f"{where} belongs to another configuration (it differs in {', '.join(keys)}): move it away")
+
+    def _json(self, name: str) -> Any:
+        try:
+            return json.loads((self.folder / name).read_text())
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.folder / name} is broken ({error}): move it away") from None
+
+
+class Shared(Store):
+    """The folder as those processes see it that train with the one that writes it."""
+
+    def __init__(self, runs: Path, config: dict[str, Any]) -> None:
+        self.id = identity(config)
+        self.folder, self.config = runs / self.id, config
+        self._checkpoints = self.folder / "checkpoint"
+
+    def close(self) -> None:
+        """There is no lock."""
+
+    def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
+        """As the first process does."""
+        if not self._checkpoints.is_dir():
+            raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
+        return super().load(model, data)
+
+    def write(self, name: str, text: str) -> None:
+        """The first process does."""
+
+    def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
+        """The first process does."""

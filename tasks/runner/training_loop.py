@@ -1,0 +1,252 @@
+"""The one training loop: epochs as a budget, the pruner asked after each, a checkpoint after each, and the result."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+import earlycrop
+from tasks import Task
+from tasks.runner import distributed
+from tasks.runner.branching import start
+from tasks.runner.emissions import EmissionsMeter
+from tasks.runner.errors import DivergedError, RunError
+from tasks.runner.options import Options
+from tasks.runner.outcome import count_nonzero_parameters, outcome
+from tasks.runner.result import Result
+from tasks.runner.store import Store
+from tasks.runner.training_epoch import finite, train
+
+Report = Callable[[int, dict[str, Any]], None]
+"""(epochs done, that epoch's line of the log), called after every epoch."""
+
+
+def fresh(task: Task, options: Options) -> tuple[nn.Module, Optimizer]:
+    """A model as the seed has it, on the device that it trains on, or is first pruned on, and its optimizer.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    device = device_of(options.device, "--device")
+    if options.prune_on:
+        device = device_of(options.prune_on, "--prune-on")
+    torch.manual_seed(options.seed)
+    model = task.model().to(device)
+    return model, task.optimizer(model)
+
+
+def device_of(name: str, option: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by device
+        raise ValueError(
+            f"there is no device '{name}' here ({str(error).partition('.')[0]}): leave out {option}"
+        ) from None
+
+
+def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimizer) -> earlycrop.Pruner:
+    """The pruner that the options ask for.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+    limits = earlycrop.Limits(
+        floors=options.floors, ceilings=options.ceilings, exclude=options.exclude, multiple=options.multiple
+    )
+    method = earlycrop.METHODS[options.method]
+    if options.criterion and method.criterion is not None:
+        if options.criterion not in earlycrop.CRITERIA:
+            raise ValueError(
+                f"there is no criterion '{options.criterion}': take one of {', '.join(earlycrop.CRITERIA)}"
+            )
+        method = replace(method, criterion=earlycrop.CRITERIA[options.criterion])
+    names: Any = options  # plain strings, which the pruner checks
+    return earlycrop.Pruner(
+        model, optimizer, task.loss, method, options.sparsity,
+        epochs=options.epochs, of=names.of, rounds=options.rounds, score_batches=None, limits=limits,
+        trigger=names.trigger or None,
+        options=earlycrop.PrunerOptions(
+            gate=names.gate, statistics=names.statistics, shuffled=options.shuffled, rewind=options.rewind,
+            optimizer_state=names.optimizer_state, log_triggers=options.watch,
+            ntk_probe=next(iter(task.scoring_batches(model, 0))) if options.kernel else None, group=distributed.group(),
+        ),
+    )  # fmt: skip
+
+
+def run(name: str, task: Task, options: Options, store: Store, report: Report) -> Result:
+    """Train ``task`` as ``options`` say, from the store's last checkpoint on if there is one; its result.
+
+    Raises:
+        RunError: the checkpoint is broken or another run's, or training diverged (recorded in failure.json).
+    """
+    with EmissionsMeter(options.country, device_of(options.device, "--device")) as meter:
+        return _run(name, task, options, store, report, meter)
+
+
+def _run(name: str, task: Task, options: Options, store: Store, report: Report, meter: EmissionsMeter) -> Result:
+    _settle(options)
+    model, optimizer = fresh(task, options)
+    data = task.trained_on()
+    state = store.load(model, data)
+    if not distributed.all_equal(None if state is None else state["epoch"]):
+        raise RunError(f"not every process sees the checkpoint in {store.folder}: give a shared folder with --runs")
+    pruner = pruner_of(task, options, model, optimizer)
+    branching = state is None and options.branch_from is not None
+    if branching:
+        state = start(options, store.config, model, data)
+    epoch, seconds = 0, 0.0
+    keep = sorted({*options.keep, *(() if state is None or branching else state.get("keep", ()))})
+    lines: list[dict[str, Any]] = []
+    if state is None:
+        event, seconds = _ask(pruner, task, model, 0)
+        if event is not None:
+            lines = [{"epoch": 0, "parameters": count_nonzero_parameters(model), "event": event, "seconds": seconds}]
+    model.to(device_of(options.device, "--device"))  # the parameters stay the same objects, and their optimizer theirs
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        (pruner.branch_off if branching else pruner.load_state_dict)(state["pruner"])
+        task.load_state_dict(state["task"])
+        torch.set_rng_state(state["rng"])
+        for i, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may have been another machine
+            torch.cuda.set_rng_state(cuda_state, i)
+        epoch, seconds, lines = state["epoch"], state["seconds"], state["log"]
+        meter.go_on(state.get("spent"))
+    if branching:
+        assert options.branch_from is not None
+        event, asking = _ask(pruner, task, model, epoch)
+        seconds += asking
+        line = lines[-1] | {"parameters": count_nonzero_parameters(model), "event": event, **task.validate(model)}
+        lines[-1] = line | {"seconds": line["seconds"] + asking, "branched_from": options.branch_from.resolve().name}
+
+    def checkpoint() -> None:
+        spent = meter.state()
+        store.log(lines)
+        store.save(model, epoch, {
+            "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict(), "task": task.state_dict(),
+            "rng": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "epoch": epoch, "seconds": seconds, "log": lines, "spent": spent, "data": dict(data), "keep": keep,
+        }, keep)  # fmt: skip
+
+    replicas = distributed.Replicas()
+    if state is None or branching:
+        checkpoint()
+    try:
+        while epoch < pruner.total_epochs:
+            line = _epoch(task, options, model, optimizer, pruner, epoch + 1, replicas)
+            line |= finite(task.validate(model), epoch + 1)
+            epoch += 1
+            seconds += line["seconds"]
+            lines.append(line)
+            checkpoint()
+            report(epoch, line)
+        model.eval()
+        spent = meter.so_far()
+        value, result = task.evaluate(model), None
+        finite({task.metric: value}, epoch)
+    except DivergedError as error:
+        store.write("failure.json", json.dumps(error.failure) + "\n")
+        raise
+    if distributed.rank() == 0:
+        result = outcome(name, task, options, store, model, optimizer, pruner, seconds, spent, value)
+        store.finish(result)
+    result = distributed.broadcast_from_rank0(result)
+    assert result is not None
+    return result
+
+
+def _settle(options: Options) -> None:
+    """Have CUDA choose what is fastest, or what always computes the same."""
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses to be deterministic
+    torch.use_deterministic_algorithms(options.deterministic)
+    torch.backends.cudnn.benchmark = not options.deterministic
+
+
+def _epoch(
+    task: Task, options: Options, model: nn.Module, optimizer: Optimizer, pruner: earlycrop.Pruner, epoch: int,
+    replicas: distributed.Replicas,
+) -> dict[str, Any]:  # fmt: skip
+    """Train an epoch and ask the pruner; the epoch's line of the log."""
+    start = perf_counter()
+    distributed.seed_process(options.seed, epoch)
+
+    def rate(done: float) -> float:
+        return task.learning_rate(_progress(options, pruner, done))
+
+    first = rate(0.0)
+    loss = train(task, model, optimizer, epoch, rate, replicas)
+    task_log = task.log()  # before the scoring draws batches of its own
+    seconds = perf_counter() - start
+    event, asking = _ask(pruner, task, model, epoch)
+    return {
+        "epoch": epoch, "loss": loss, "learning_rate": first, "parameters": count_nonzero_parameters(model), **task_log,
+        "trigger": pruner.log(), "event": event, "seconds": seconds + asking,
+    }  # fmt: skip
+
+
+def _progress(options: Options, pruner: earlycrop.Pruner, done: float) -> float:
+    """How far the learning rate's schedule has come, from 0 to 1, with this share of an epoch done."""
+    start = 0
+    if options.schedule == "restart" and pruner.event is not None and pruner.total_epochs == options.epochs:
+        start = pruner.event.epoch
+    return (pruner.position + done - start) / (options.epochs - start)
+
+
+def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> tuple[dict[str, Any] | None, float]:
+    """Let the pruner act after ``epoch`` epochs; return the event, with its diagnostics, and the seconds of pruning.
+
+    Scoring batches are drawn, and the model looked at, only if the pruner reads them.
+    """
+    looks: list[Mapping[str, float | Tensor]] = []
+    drawn: list[Any] = []
+    aside = 0.0
+
+    def look() -> None:
+        nonlocal aside
+        start = perf_counter()
+        looks.append(task.pruning_diagnostics(model, drawn))
+        aside += perf_counter() - start
+
+    def draw() -> Iterator[Any]:
+        drawn.extend(task.scoring_batches(model, epoch))
+        look()
+        yield from drawn
+
+    start = perf_counter()
+    try:
+        event = pruner.step(draw())
+    except (ValueError, earlycrop.FlowError, earlycrop.TraceError, earlycrop.SurgeryError) as error:
+        raise RunError(f"pruning after epoch {epoch} failed: {error}") from error
+    if event is not None:
+        look()
+    seconds = perf_counter() - start - aside
+    return None if event is None else {**event.record(), **diagnostics_change(*looks)}, seconds
+
+
+def diagnostics_change(before: Mapping[str, float | Tensor], after: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Return a task's diagnostics before and after a pruning, and of log probabilities how far they moved."""
+    change = {}
+    for name, was in before.items():
+        now = after[name]
+        if isinstance(was, Tensor) and isinstance(now, Tensor):
+            moved = functional.kl_div(now, was, reduction="batchmean", log_target=True)
+            change[f"{name}_moved"] = float(distributed.all_mean(moved))  # each process looks at its part
+        else:
+            change |= {f"{name}_before": float(was), f"{name}_after": float(now)}
+    return change

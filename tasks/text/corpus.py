@@ -1,0 +1,130 @@
+"""Text in three splits as word numbers: of a folder of plain text or parquet files, or of the hub."""
+
+from __future__ import annotations
+
+from codecs import BOM_UTF8
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tasks.data.tables import Tables, hub, local, parquet, shards, texts
+
+UNKNOWN, END = "<unk>", "<eos>"
+SPLITS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
+"""Our name of a split -> what it is called in data sets."""
+FORMS = ("txt", "tokens")
+COLUMNS = ("sentence", "text")
+"""What a data set of lines calls them."""
+EXPECTED = "ptb.train.txt, ptb.valid.txt, ptb.test.txt or wiki.train.tokens, ..., or parquet files a split"
+
+Lines = dict[str, list[str]]
+"""Split -> its lines."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Three splits in the vocabulary of the first; each is its words, with an end after every line."""
+
+    name: str
+    vocabulary: tuple[str, ...]
+    train: Tensor
+    """(words,) int64, as the others."""
+    valid: Tensor
+    test: Tensor
+
+    @property
+    def end(self) -> int:
+        """The number of the word that ends a line."""
+        return self.vocabulary.index(END)
+
+
+def read(data: str, max_words: int = 0) -> Corpus:
+    """The corpus of a folder, or of a data set on the hub (owner/name, or owner/name:configuration).
+
+    The vocabulary is every word of the training split, or the ``max_words`` most frequent and ``<unk>`` for others.
+
+    Raises:
+        ValueError: a split is not there, is empty, or is no text in UTF-8; the sentence names file and line.
+    """
+    folder = Path(data)
+    if folder.is_dir():
+        files = _text_files(folder)
+        name = _stem(files["train"]) if files else folder.resolve().name
+        lines = _texts(files) if files else _columns(data, parquet(shards(folder, SPLITS, EXPECTED)))
+    elif local(data):
+        raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder with {EXPECTED}")
+    else:
+        name, lines = data, _columns(data, hub(data, EXPECTED))
+    for split, split_lines in lines.items():
+        if not any(line.split() for line in split_lines):
+            raise ValueError(f"{data}: the {split} split has no words: put its text there")
+    counts = Counter(_words(lines["train"]))
+    kept = {word for word, _ in counts.most_common(max_words or None)} | {END}
+    vocabulary = tuple(dict.fromkeys(word for word in (*counts, UNKNOWN) if word in kept or word == UNKNOWN))
+    number = {word: i for i, word in enumerate(vocabulary)}
+    unknown = number[UNKNOWN]
+    numbered = {
+        split: torch.tensor([number.get(w, unknown) for w in _words(split_lines)])
+        for split, split_lines in lines.items()
+    }
+    return Corpus(name, vocabulary, **numbered)
+
+
+def _words(lines: Iterable[str]) -> Iterable[str]:
+    return chain.from_iterable((*line.split(), END) for line in lines)
+
+
+def _stem(file: Path) -> str:
+    return file.name.partition(".train.")[0]
+
+
+def _text_files(folder: Path) -> dict[str, Path]:
+    """Each split's text file; nothing where there is none at all."""
+    train_files = [f for form in FORMS for f in sorted(folder.glob(f"*.train.{form}"))]
+    if len(train_files) > 1:
+        raise ValueError(f"{folder} has {' and '.join(f.name for f in train_files)}: leave one corpus there")
+    if not train_files:
+        others = [f.name for form in FORMS for f in sorted(folder.glob(f"*.*.{form}"))]
+        if others or not list(folder.rglob("*.parquet")):
+            raise ValueError(f"{folder} has no *.train.txt and no *.train.tokens: put there {EXPECTED}")
+        return {}
+    files = {split: train_files[0].with_name(train_files[0].name.replace(".train.", f".{split}.")) for split in SPLITS}
+    for file in files.values():
+        if not file.is_file():
+            raise ValueError(f"{folder} has no {file.name}: put it beside {train_files[0].name}")
+    return files
+
+
+def _texts(files: dict[str, Path]) -> Lines:
+    return {split: _text(file) for split, file in files.items()}
+
+
+def _text(file: Path) -> list[str]:
+    content = file.read_bytes().removeprefix(BOM_UTF8)  # a mark of some editors, and no part of the first word
+    if not content.strip():
+        raise ValueError(f"{file} is empty: put its text there")
+    try:
+        lines = content.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{file} is not UTF-8 in line {line}: save it as UTF-8") from None
+    return lines[:-1] if not lines[-1] else lines
+
+
+def _columns(data: str, splits: Tables) -> Lines:
+    """The lines of each split."""
+    lines = {}
+    for split, names in SPLITS.items():
+        table = next((splits[name] for name in names if name in splits), None)
+        if table is None:
+            raise ValueError(f"{data} has the splits {', '.join(splits)}, and no {' or '.join(names)}: all are needed")
+        name = next((c for c in COLUMNS if c in table.column_names), None)
+        if name is None:
+            raise ValueError(f"{data} has {', '.join(table.column_names)}, and no column {' or '.join(COLUMNS)}")
+        lines[split] = texts(f"{data}, {split} split", table, name)
+    return lines

@@ -1,0 +1,213 @@
+"""The tasks of GLUE as their authors publish them: what is read, what is told apart, and how that is measured.
+
+Wang, Singh, Michael, Hill, Levy, Bowman: "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language
+Understanding", ICLR 2019, table 1. Test labels are not public: the validation split is what is evaluated, as in the
+paper's table 8.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from sklearn import metrics
+from torch import Tensor
+
+from tasks.data.tables import column, hub, local, parquet, shards, texts
+from tasks.runner import atomic_files
+
+
+def matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Matthews correlation, -1 to 1."""
+    return float(metrics.matthews_corrcoef(labels, predicted))
+
+
+def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Share that is right."""
+    return float(metrics.accuracy_score(labels, predicted))
+
+
+def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Harmonic mean of precision and recall of class 1; 0 where it is never predicted."""
+    return float(metrics.f1_score(labels, predicted, zero_division=0.0))
+
+
+def pearson(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Pearson correlation, -1 to 1; 0 where all predictions are the same."""
+    return 0.0 if np.ptp(predicted) == 0 or np.ptp(labels) == 0 else float(stats.pearsonr(labels, predicted).statistic)
+
+
+def spearman(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Spearman's correlation of ranks, -1 to 1; 0 where all predictions are the same."""
+    return 0.0 if np.ptp(predicted) == 0 or np.ptp(labels) == 0 else float(stats.spearmanr(labels, predicted).statistic)
+
+
+@dataclass(frozen=True)
+class Glue:
+    """One task."""
+
+    name: str
+    texts: tuple[str, ...]
+    """The columns that are read, one or a pair."""
+    metrics: tuple[Callable[[np.ndarray, np.ndarray], float], ...] = (accuracy,)
+    """Of labels and predictions; the first is the one that the paper's table 8 has."""
+    classes: int = 2
+    """0: a number between 0 and 5 is predicted."""
+    evaluated: tuple[str, ...] = ("validation",)
+    """The splits that are evaluated."""
+    names: tuple[str, ...] = ()
+    """What the data set on the hub calls the classes, in its order."""
+    by_name: bool = False
+    """Whether GLUE's server takes classes by their names, and not by their numbers."""
+
+    def measured(self, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """Each metric by its name."""
+        return {metric.__name__: metric(labels, predicted) for metric in self.metrics}
+
+
+ENTAILMENT = ("entailment", "not_entailment")
+GLUE: dict[str, Glue] = {
+    "cola": Glue("CoLA", ("sentence",), (matthews,), names=("unacceptable", "acceptable")),
+    "sst2": Glue("SST-2", ("sentence",), names=("negative", "positive")),
+    "mrpc": Glue("MRPC", ("sentence1", "sentence2"), (accuracy, f1), names=("not_equivalent", "equivalent")),
+    "stsb": Glue("STS-B", ("sentence1", "sentence2"), (pearson, spearman), classes=0),
+    "qqp": Glue("QQP", ("question1", "question2"), (accuracy, f1), names=("not_duplicate", "duplicate")),
+    "mnli": Glue(
+        "MNLI", ("premise", "hypothesis"), classes=3, evaluated=("validation_matched", "validation_mismatched"),
+        names=("entailment", "neutral", "contradiction"), by_name=True,
+    ),
+    "qnli": Glue("QNLI", ("question", "sentence"), names=ENTAILMENT, by_name=True),
+    "rte": Glue("RTE", ("sentence1", "sentence2"), names=ENTAILMENT, by_name=True),
+    "wnli": Glue("WNLI", ("sentence1", "sentence2"), names=ENTAILMENT[::-1]),
+}  # fmt: skip
+LARGEST = 5.0
+"""The largest number that STS-B's annotators give; the least is 0."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples with their labels."""
+
+    texts: tuple[list[str], ...]
+    """One list, or two of the same length."""
+    labels: Tensor
+    """(N,): int64 classes, or float32 numbers."""
+
+
+def read(data: str, task: Glue, folder: str) -> Mapping[str, Split]:
+    """The training split and those that are evaluated: of ``data``/``folder`` or ``data`` itself, or of the hub.
+
+    Raises:
+        ValueError: a split, a column or a label is not there, or not what GLUE has; the sentence names it.
+    """
+    splits = ("train", *task.evaluated)
+    expected = ", ".join(f"{split}.parquet" for split in splits)
+    if Path(data).is_dir():
+        inside = Path(data) / folder
+        if not inside.is_dir():
+            if others := [name for name in GLUE if (Path(data) / name).is_dir()]:  # whose files are not to be taken
+                raise ValueError(
+                    f"{data} has folders of {', '.join(others)}, and none of {folder}: put {expected} there"
+                )
+            inside = Path(data)
+        files = shards(inside, {split: (split,) for split in splits}, expected)
+        for place in files["train"][0].parents:
+            if place.is_relative_to(inside):
+                _require_own(place, folder)
+        tables = parquet(files)
+    elif local(data):
+        raise ValueError(
+            f"there is no folder {data}: --data takes a data set on the hub, or a folder that has {expected}, "
+            f"or a folder {folder} that has them"
+        )
+    else:
+        tables = hub(data, expected, folder)
+    for name in splits:
+        if name not in tables:
+            raise ValueError(f"{data} has the splits {', '.join(tables)}, and no {name}: all of {expected} are needed")
+    return {name: _split(f"{data}, {name} split", tables[name], task) for name in splits}
+
+
+def _require_own(place: Path, folder: str) -> None:
+    """Raise a ValueError for a folder whose name is that of another task: columns and labels are often the same."""
+    named = place.resolve().name.lower().replace("-", "")  # GLUE's own archive has STS-B and the like
+    if named in GLUE and named != folder:
+        raise ValueError(
+            f"{place} is the folder of {GLUE[named].name} by its name, and the task is {GLUE[folder].name}: give "
+            f"--task-name {named}, or in --data the folder above it with one of {folder} in it"
+        )
+
+
+def _require_own_labels(where: str, kind: Any, task: Glue) -> None:
+    """Raise a ValueError for classes that have names, in the file, which are not those of the task."""
+    names = tuple(getattr(kind, "names", ()))
+    others = [name for name, other in GLUE.items() if other.names == names and names != task.names]
+    if names and (others or not task.classes):
+        instead = f"give --task-name {others[0]}" if others else "give the data of that task"
+        expected = ", ".join(task.names) or "a number"
+        raise ValueError(f"{where}: the labels are {', '.join(names)}, and {task.name} has {expected}: {instead}")
+
+
+def _split(where: str, table: Any, task: Glue) -> Split:
+    for name in (*task.texts, "label"):
+        if name not in table.column_names:
+            columns = ", ".join(table.column_names)
+            raise ValueError(f"{where}: there is no column {name} (there are {columns}): is this {task.name}?")
+    if not len(table):
+        raise ValueError(f"{where}: it has no rows: fetch it anew")
+    _require_own_labels(where, table.features["label"], task)
+    columns_of_text = tuple(texts(where, table, name) for name in task.texts)
+    labels = column(where, table, "label")
+    for row, label in enumerate(labels):
+        if not _allowed(label, task.classes):
+            allowed = f"0 to {task.classes - 1}" if task.classes else f"a number from 0 to {LARGEST:g}"
+            mend = "mend the row"
+            if task.classes and isinstance(label, float):
+                mend = "save the column as integers"
+            raise ValueError(f"{where}: the label of row {row} is {label!r}, and {task.name} has {allowed}: {mend}")
+    return Split(columns_of_text, torch.tensor(labels, dtype=torch.long if task.classes else torch.float32))
+
+
+def _allowed(label: Any, classes: int) -> bool:
+    if classes:
+        return isinstance(label, int) and 0 <= label < classes
+    return isinstance(label, int | float) and 0 <= label <= LARGEST
+
+
+def held_out(split: Split, max_examples: int, share: float) -> tuple[Split, Split]:
+    """At most ``max_examples`` to train on (0 is all) and a share of them to validate on, whatever the seed."""
+    order = np.random.default_rng(0).permutation(len(split.labels))[: max_examples or None]
+    count = round(share * len(order))
+
+    def part(rows: np.ndarray) -> Split:
+        return Split(
+            tuple([column_texts[i] for i in rows] for column_texts in split.texts), split.labels[torch.from_numpy(rows)]
+        )
+
+    return part(np.sort(order[count:])), part(np.sort(order[:count]))
+
+
+def write(task: Glue, folder: Path, predictions: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Path]:
+    """Labels and predictions of each split as files: every metric in metrics.json, and each prediction in a table as
+    GLUE's server takes it: classes of RTE, QNLI and MNLI by name, of the others by number, a score with three decimals.
+    """
+    measured = {split: task.measured(*both) for split, both in predictions.items()}
+    files = {"metrics.json": json.dumps(measured, indent=1) + "\n"}
+    for split, (_, predicted) in predictions.items():
+        lines = (f"{i}\t{_written(task, value)}" for i, value in enumerate(predicted.tolist()))
+        files[f"{split}.tsv"] = "\n".join(["index\tprediction", *lines, ""])
+    for name, text in files.items():
+        atomic_files.write(folder / name, text)
+    return [folder / name for name in files]
+
+
+def _written(task: Glue, value: float) -> str:
+    if not task.classes:
+        return f"{value:.3f}"
+    return task.names[int(value)] if task.by_name else str(value)

@@ -1,0 +1,222 @@
+"""Image classification: the adapter that the image tasks share.
+
+Images that fit lie on the training device as they are stored, in bytes, and are augmented there a batch at a time;
+others are decoded and augmented by worker processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from tasks import Task
+from tasks.data.loader import generator
+from tasks.nets.classifiers import network, require_fit
+from tasks.runner import distributed
+from tasks.runner.data_fingerprint import DataFingerprint, digest
+from tasks.runner.errors import require
+from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.learning_rates import one_cycle
+from tasks.runner.options import Options
+from tasks.runner.resources import memory_budget
+from tasks.vision.augmentation import Augmentation
+from tasks.vision.feed import Feed, InMemory, feeds
+from tasks.vision.images import first, held_out, read
+
+Batch = tuple[Tensor, Tensor]
+"""Images (N, 3, size, size) float32, and labels (N,)."""
+TRAINING, SCORING = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionOptions(Options):
+    """An image classification task's configuration."""
+
+    data: str
+    """Data set on the hub, or a folder: parquet files, a folder a class, or torchvision's CIFAR archives."""
+    network: str = "resnet18-cifar"
+    """Classifier: one of ours (--network help lists them), of torchvision by its name, or timm:NAME."""
+    size: int = 32
+    """Side of the images that the network is given."""
+    images: int = 0
+    """Most training images; 0 is all. They are the same for every seed."""
+    validation: float = 0.04
+    """Share of the training images that is held out, and measured after every epoch; the same for every seed."""
+    batch: int = 128
+    """Images in a batch."""
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    """Adam, or SGD with Nesterov momentum 0.9."""
+    learning_rate: float = 0.1
+    """Largest learning rate."""
+    decay: Literal["onecycle", "cosine", "none"] = "cosine"
+    """The learning rate's schedule: up and down (Smith and Topin 2018), down along half a cosine, or none."""
+    weight_decay: float = 5e-4
+    """Of the square of the weights (L2)."""
+    smoothing: float = 0.0
+    """Label smoothing in training, 0 to below 1."""
+    clip: float | None = None
+    """Largest gradient norm, or None for no clipping."""
+    padding: int = 4
+    """Pixels of black around an image, of which a random window of its size is trained on."""
+    flip: bool = True
+    """Whether half of the images are mirrored in training."""
+    rotation: float = 0.0
+    """Most degrees that images are turned by in training."""
+    smallest_crop: float = 1.0
+    """Least share of an image's area that a random resized crop keeps in training; 1 is no such crop."""
+    scoring: int = 5
+    """Batches that pruning scores are computed on."""
+    compile: bool = False
+    """Whether torch.compile makes the training step faster (and compiles it anew after a cut)."""
+    test_epochs: tuple[int, ...] = ()
+    """Epochs after which the test split is evaluated as well, for a figure; nothing is chosen by it."""
+
+
+def check(options: VisionOptions) -> None:
+    """Raise a ValueError for what cannot be trained."""
+    for name, number in (("epochs", options.epochs), ("batch", options.batch), ("scoring", options.scoring)):
+        require(number >= 1, f"{name} must be at least 1, not {number}")
+    require(options.size >= 8, f"size must be at least 8, not {options.size}")
+    for name in ("images", "padding", "seed", "weight_decay", "rotation"):
+        number = getattr(options, name)
+        require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}")
+    for name in ("validation", "smoothing"):
+        number = getattr(options, name)
+        require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}")
+    require(0 < options.learning_rate < math.inf, f"learning_rate must be above 0, not {options.learning_rate}")
+    require(0 < options.smallest_crop <= 1, f"smallest_crop must be above 0, at most 1, not {options.smallest_crop}")
+    require(options.clip is None or options.clip > 0, f"clip must be None or above 0, not {options.clip}")
+    beyond = [epoch for epoch in options.test_epochs if not 1 <= epoch <= options.epochs]
+    require(not beyond, f"test_epochs must be epochs from 1 to {options.epochs}, not {beyond}")
+
+
+class Vision(Task):
+    """A data set of labelled images as a :class:`tasks.Task`."""
+
+    metric, higher_is_better, splits = "accuracy", True, True
+
+    def __init__(self, options: VisionOptions, dataset: str) -> None:
+        check(options)
+        self.options, self.dataset, self.clip = options, dataset, options.clip
+        self.network = options.network
+        train, test = read(options.data, dataset)
+        self.split, self.classes = test.name, len(train.classes)
+        require_fit(options.network, self.classes, options.size)
+        train, validation = held_out(first(train, options.images), options.validation)
+        require(len(train) > 0, f"{options.data} has no training images left: lower --validation")
+        batch, count = min(options.batch, len(train)), distributed.processes()
+        require(batch % count == 0, f"a batch of {batch} has no {count} equal parts, one a process: change --batch")
+        self.batches_per_epoch = max(1, len(train) // options.batch)
+        augmentation = Augmentation(
+            padding=options.padding, flip=options.flip, rotation=options.rotation, smallest_crop=options.smallest_crop
+        )
+        self.training, self.validation, self.test = feeds(
+            train, validation, test, options.size, augmentation, memory_budget(options.device)
+        )
+        self.epoch = 0
+        self.compiled: Any = None
+        self.labels = digest(*train.classes, train.labels, validation.labels, test.labels)
+
+    def model(self) -> nn.Module:
+        """The classifier."""
+        return network(self.options.network, self.classes, self.options.size)
+
+    def trained_on(self) -> DataFingerprint:
+        """How many images there are of how many classes, a digest of their labels, and whether they are held in memory:
+        those that are not are cropped otherwise.
+        """
+        place = "in memory" if isinstance(self.training, InMemory) else "in files"
+        return {
+            "images": len(self.training), "classes": self.classes, "digest of the labels": self.labels,
+            "their place in training": place,
+        }  # fmt: skip
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """Adam, or SGD with momentum."""
+        options, rate = self.options, self.options.learning_rate
+        if options.optimizer == "adam":
+            return torch.optim.Adam(model.parameters(), rate, weight_decay=options.weight_decay)
+        return torch.optim.SGD(model.parameters(), rate, 0.9, weight_decay=options.weight_decay, nesterov=True)
+
+    def learning_rate(self, progress: float) -> float:
+        """By the schedule."""
+        match self.options.decay:
+            case "onecycle":
+                return self.options.learning_rate * one_cycle(progress)
+            case "cosine":
+                return self.options.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+        return self.options.learning_rate
+
+    def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
+        """Whole batches of all training images in a random order, augmented."""
+        self.epoch = epoch
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
+        device = model_device(model)
+        yield from self.training.shuffled(self.options.batch, device, (self.options.seed, epoch, TRAINING))
+
+    def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
+        """Training images as they are; of each batch, this process's part."""
+        device, options = model_device(model), self.options
+        order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
+        local_order = distributed.local_slices(order[: options.scoring * options.batch], options.batch)
+        return list(self.training.plain(local_order, max(1, options.batch // distributed.processes()), device))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy, with smoothed labels where the options say so."""
+        images, labels = batch
+        return functional.cross_entropy(model(images), labels, label_smoothing=self.options.smoothing)
+
+    def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The same in bfloat16 on a GPU, and compiled where the options say so."""
+        if self.options.compile and getattr(self.compiled, "_orig_mod", None) is not model:
+            self.compiled = torch.compile(model)  # after a cut it compiles anew by itself
+        run: Any = self.compiled or model
+        images, labels = batch
+        with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda):
+            logits = run(images)
+        return functional.cross_entropy(logits.float(), labels, label_smoothing=self.options.smoothing)
+
+    def log(self) -> dict[str, float]:
+        """Nothing: the mean loss says it all."""
+        return {}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy on the held-out training images, and on the test split after the epochs that were asked for."""
+        accuracies = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
+        if self.epoch in self.options.test_epochs:
+            accuracies["test_accuracy"] = self._accuracy(model, self.test)
+        return accuracies
+
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
+        """Log probabilities of the classes on the scoring batches, and the validation accuracy."""
+        with evaluating(model):
+            logs = torch.cat([functional.log_softmax(model(images), -1) for images, _ in batches])
+        accuracies = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
+        return {"prediction": logs, **accuracies}
+
+    def evaluate(self, model: nn.Module) -> float:
+        """The share of the test split that is classified right."""
+        return self._accuracy(model, self.test)
+
+    def _accuracy(self, model: nn.Module, feed: Feed) -> float:
+        with evaluating(model) as device:
+            right = torch.zeros((), dtype=torch.long, device=device)
+            local_order = torch.arange(distributed.rank(), len(feed), distributed.processes())
+            for images, labels in feed.plain(local_order, 2 * self.options.batch, device):
+                right += (model(images).argmax(-1) == labels).sum()
+        return int(distributed.all_reduce(right)) / len(feed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch; its random numbers begin anew."""
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the epoch, whose test accuracy may be asked for."""
+        self.epoch = state["epoch"]

@@ -1,0 +1,167 @@
+"""Batches of images for a device: of those that lie there already, or of those that workers decode one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from earlycrop.utils.torchvision_compat import load_torchvision
+from tasks.data.loader import Key, generator, loaded
+from tasks.data.normalisation import IMAGENET, statistics
+from tasks.runner import distributed
+from tasks.runner.resources import available_cores
+from tasks.vision.augmentation import Augmentation, prepared
+from tasks.vision.images import Images
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Feed(Protocol):
+    """Where batches come from."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented; of each, this process's part."""
+
+    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
+        """The images at ``order``, in that order, as they are."""
+
+
+def feeds(
+    train: Images, validation: Images, test: Images, size: int, augmentation: Augmentation, most_bytes: float
+) -> tuple[Feed, Feed, Feed]:
+    """Where each split's batches come from: memory, where images are of one size and take at most ``most_bytes``.
+
+    Raises:
+        ValueError: the training images are held in memory, and others are of another size.
+    """
+    pixels = train.pixels(most_bytes)
+    if pixels is None:
+        return Streamed(train, size, augmentation), Streamed(validation, size, None), Streamed(test, size, None)
+    in_memory = InMemory(pixels, train.labels, size, augmentation)
+    return in_memory, in_memory.beside(validation), in_memory.beside(test)
+
+
+class InMemory:
+    """Images in a device's memory, in bytes; batches are made of them there."""
+
+    def __init__(
+        self, pixels: Tensor, labels: np.ndarray, size: int, augmentation: Augmentation | None,
+        scale: tuple[Tensor, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.pixels, self.labels, self.size = pixels, torch.from_numpy(labels), size
+        self.augmentation = augmentation
+        self.scale = statistics(pixels) if scale is None else scale
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def beside(self, images: Images) -> InMemory:
+        """Another split, normalised like this one and not augmented.
+
+        Raises:
+            ValueError: its images are of another size.
+        """
+        shape = self.pixels.shape[1:]
+        pixels = images.pixels(float("inf")) if len(images) else torch.empty(0, *shape, dtype=torch.uint8)
+        if pixels is None or pixels.shape[1:] != shape:
+            raise ValueError(
+                f"the images of the {images.name} split are not all {shape[1]} x {shape[2]}, as others are"
+            )
+        return InMemory(pixels, images.labels, self.size, None, self.scale)
+
+    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented."""
+        order = torch.randperm(len(self), generator=generator(key))
+        random = generator((*key, 1), device)
+        for chosen in torch.split(order, batch):
+            if len(chosen) == batch or len(self) < batch:
+                yield self._batch(chosen, device, random)
+
+    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
+        """The images at ``order``, in that order, as they are."""
+        for chosen in torch.split(order, batch):
+            yield self._batch(chosen, device, None)
+
+    def _batch(self, chosen: Tensor, device: torch.device, random: Generator | None) -> Batch:
+        if self.pixels.device != device:
+            self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
+            self.scale = (self.scale[0].to(device), self.scale[1].to(device))
+        at = chosen.to(device)
+        images, labels = self.pixels[at], self.labels[at]
+        if random is not None:  # augmented whole, with the random numbers of one process
+            images = images if self.augmentation is None else self.augmentation(images, random)
+            images, labels = distributed.local_slice(images), distributed.local_slice(labels)
+        return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last), labels
+
+
+class Streamed:
+    """Images that are decoded, and augmented, by worker processes: with random numbers of each process's own."""
+
+    def __init__(self, images: Images, size: int, augmentation: Augmentation | None) -> None:
+        self.images, self.size, self.augmentation = images, size, augmentation
+        self.workers = max(1, available_cores() // distributed.local_processes())
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented."""
+        order = torch.randperm(len(self), generator=generator(key))
+        drop_last, local_batch = len(self) >= batch, batch // distributed.processes()
+        key = (*key, distributed.rank()) if distributed.rank() else key
+        yield from self._load(
+            distributed.local_slices(order, batch),
+            local_batch,
+            device,
+            _training(self.size, self.augmentation),
+            key,
+            drop_last,
+        )
+
+    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
+        """The images at ``order``, in that order, as they are."""
+        yield from self._load(order, batch, device, _evaluation(self.size), (0,), False)
+
+    def _load(
+        self, order: Tensor, batch: int, device: torch.device, transform: Any, key: Key, drop_last: bool
+    ) -> Iterator[Batch]:
+        def one(i: int) -> tuple[Tensor, int]:
+            return transform(self.images.rgb(i)), int(self.images.labels[i])
+
+        for images, labels in loaded(
+            one, order.tolist(), batch, num_workers=self.workers, drop_last=drop_last, pin_memory=device.type == "cuda",
+            generator=generator((*key, 1)),
+        ):  # fmt: skip
+            moved = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            yield moved, labels.to(device, non_blocking=True)
+
+
+def _evaluation(size: int) -> Any:
+    """The middle of the image, 7/8 of its shorter side."""
+    v2 = load_torchvision("torchvision.transforms.v2")
+    return v2.Compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size), *_normalised(v2)])
+
+
+def _training(size: int, augmentation: Augmentation | None) -> Any:
+    v2 = load_torchvision("torchvision.transforms.v2")
+    if augmentation is None:
+        return _evaluation(size)
+    steps = [v2.RandomResizedCrop(size, scale=(augmentation.smallest_crop, 1))]
+    if augmentation.padding:
+        steps.append(v2.RandomCrop(size, augmentation.padding))
+    if augmentation.rotation:
+        steps.append(v2.RandomRotation(augmentation.rotation))
+    if augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    return v2.Compose([*steps, *_normalised(v2)])
+
+
+def _normalised(v2: Any) -> list[Any]:
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)]

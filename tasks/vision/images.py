@@ -1,0 +1,203 @@
+"""Images and their labels from where people have them: the hub, parquet, a folder a class, torchvision's archives.
+
+Everything is lazy: an image is decoded when it is asked for.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from earlycrop.utils.torchvision_compat import load_torchvision
+from tasks.data.tables import Tables, hub, local, parquet, shards, split_files
+from tasks.runner.errors import first_line
+
+TEST = ("test", "valid", "validation", "val")
+"""What the split that is evaluated is called, in the order of preference."""
+ARCHIVES = {"CIFAR-10": "CIFAR10", "CIFAR-100": "CIFAR100"}
+"""Data set -> torchvision's class that reads its archive, whose name begins as the data set's."""
+FORMATS = (
+    "parquet files (train*.parquet, test*.parquet), a folder a class (train/CLASS/*, val/CLASS/*), or torchvision's "
+    "own CIFAR archives"
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split of a data set."""
+
+    labels: np.ndarray
+    """(N,) int64."""
+    image: Callable[[int], Image.Image]
+    """The i-th image, as it is stored."""
+    classes: tuple[str, ...]
+    name: str
+    """What the data set calls the split."""
+    numbers: np.ndarray | None = None
+    """Which ones of the split they are, where they are a part of it."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are images, each with a label: a contest's test split has -1 for all."""
+        return len(self) > 0 and bool(self.labels.min() >= 0)
+
+    def rgb(self, i: int) -> Image.Image:
+        """The i-th image in three channels; raises ValueError, with its place, for one that cannot be decoded."""
+        try:
+            return self.image(i).convert("RGB")
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            number = i if self.numbers is None else int(self.numbers[i])
+            raise ValueError(
+                f"image {number} of the {self.name} split cannot be read ({error}): mend or remove it"
+            ) from None
+
+    def part(self, indices: np.ndarray) -> Images:
+        """The images at ``indices``, in their order."""
+        image, chosen = self.image, np.asarray(indices)
+        numbers = chosen if self.numbers is None else self.numbers[chosen]
+        return replace(self, labels=self.labels[chosen], image=lambda i: image(int(chosen[i])), numbers=numbers)
+
+    def pixels(self, most_bytes: float) -> Tensor | None:
+        """All images, decoded: (N, 3, H, W) uint8; None where they differ in size or would take over ``most_bytes``."""
+        width, height = self.rgb(0).size
+        if len(self) * 3 * width * height > most_bytes:
+            return None
+        pixels = torch.empty(len(self), height, width, 3, dtype=torch.uint8)
+        for i in range(len(self)):
+            image = self.rgb(i)
+            if image.size != (width, height):
+                return None
+            pixels[i] = torch.from_numpy(np.array(image))
+        return pixels.permute(0, 3, 1, 2)
+
+
+def read(data: str, dataset: str) -> tuple[Images, Images]:
+    """The split to train on and the one to evaluate: of a local folder, or of a data set on the hub.
+
+    Raises:
+        ValueError: the data are not there, not in a known form, or by their name another data set than ``dataset``.
+    """
+    folder = Path(data)
+    if folder.is_dir():
+        train, test = _local(folder, dataset)
+    elif local(data):
+        raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder of {FORMATS}")
+    else:
+        train, test = _splits(hub(data, f"a folder of {FORMATS}"), data)
+    for split in (train, test):
+        if not split.labelled:
+            raise ValueError(f"{data}: the split {split.name} has no images, or images without a label")
+    if train.classes != test.classes:
+        raise ValueError(f"{data}: the splits {train.name} and {test.name} have different classes")
+    return train, test
+
+
+def _local(folder: Path, dataset: str) -> tuple[Images, Images]:
+    archives = {name: files for name in ARCHIVES if (files := sorted(folder.glob(f"{name.lower()}-*")))}
+    if dataset in archives:
+        first = archives[dataset][0]
+        if not first.is_dir():
+            raise ValueError(f"{first} is packed: unpack it there (tar xf {first.name})")
+        return _archive(ARCHIVES[dataset], folder, True), _archive(ARCHIVES[dataset], folder, False)
+    if archives:
+        raise ValueError(f"{folder} holds {' and '.join(archives)}, and the task is {dataset}: give another folder")
+    if any(folder.rglob("*.parquet")):
+        return _splits(_parquet(folder), str(folder))
+    if (folder / "train").is_dir():
+        test = next((folder / name for name in TEST if (folder / name).is_dir()), None)
+        if test is None:
+            raise ValueError(f"{folder} has a folder train, and none to evaluate on: add {' or '.join(TEST)}")
+        return _folders(folder / "train"), _folders(test)
+    raise ValueError(f"{folder} holds no images in a known form: put there {FORMATS}")
+
+
+def _archive(kind: str, folder: Path, train: bool) -> Images:
+    datasets: Any = load_torchvision("torchvision.datasets")
+    try:
+        archive = getattr(datasets, kind)(folder, train=train, download=False)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{kind}'s files in {folder} are not whole ({error}): unpack its archive there anew") from None
+    pixels = archive.data
+    return Images(
+        np.asarray(archive.targets, dtype=np.int64), lambda i: Image.fromarray(pixels[i]), tuple(archive.classes),
+        "train" if train else "test",
+    )  # fmt: skip
+
+
+def _folders(folder: Path) -> Images:
+    datasets: Any = load_torchvision("torchvision.datasets")
+    try:
+        image_folder = datasets.ImageFolder(folder)
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder}: every class needs a folder with images ({first_line(error)})") from None
+    paths = [path for path, _ in image_folder.samples]
+    return Images(
+        np.asarray(image_folder.targets, dtype=np.int64),
+        lambda i: Image.open(paths[i]),
+        tuple(image_folder.classes),
+        folder.name,
+    )
+
+
+def _parquet(folder: Path) -> Tables:
+    present = [name for name in TEST if split_files(folder, [name])]
+    return parquet(shards(folder, {name: [name] for name in ("train", *(present or TEST[:1]))}, FORMATS))
+
+
+def _splits(splits: Tables, where: str) -> tuple[Images, Images]:
+    """The split to train on, and the first of ``TEST`` that has labels."""
+    tables = {split: _table(splits[split], where, split) for split in ("train", *TEST) if split in splits}
+    split = next((s for s in TEST if s in tables and tables[s].labelled), None)
+    if "train" not in tables or split is None:
+        raise ValueError(
+            f"{where} has the splits {', '.join(splits)}: train and one of {', '.join(TEST)} are needed, with labels"
+        )
+    return tables["train"], tables[split]
+
+
+def _table(table: Any, where: str, name: str) -> Images:
+    """A split as ``datasets`` has it: its column of images and its (finest) column of class labels."""
+    from datasets import ClassLabel
+    from datasets import Image as ImageColumn
+
+    pictures = [column for column, kind in table.features.items() if isinstance(kind, ImageColumn)]
+    labels = [column for column, kind in table.features.items() if isinstance(kind, ClassLabel)]
+    if not pictures or not labels:
+        raise ValueError(
+            f"{where} needs a column of images and one of class labels, and has {', '.join(table.features)}"
+        )
+    label = max(labels, key=lambda column: table.features[column].num_classes)
+    encoded = table.cast_column(pictures[0], ImageColumn(decode=False))
+
+    def image(i: int) -> Image.Image:
+        stored = encoded[i][pictures[0]]
+        return Image.open(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
+
+    targets = np.asarray(table.with_format("numpy")[label][:], dtype=np.int64)
+    return Images(targets, image, tuple(table.features[label].names), name)
+
+
+def held_out(images: Images, share: float) -> tuple[Images, Images]:
+    """The images to train on, and a ``share`` of them to validate on: the same for every seed of a run."""
+    order = np.random.default_rng(0).permutation(len(images))
+    count = round(share * len(images))
+    return images.part(np.sort(order[count:])), images.part(np.sort(order[:count]))
+
+
+def first(images: Images, number: int) -> Images:
+    """At most ``number`` images (0: all), drawn alike for every seed."""
+    if not 0 < number < len(images):
+        return images
+    return images.part(np.sort(np.random.default_rng(1).permutation(len(images))[:number]))

@@ -1,0 +1,361 @@
+"""Depth regression: both layouts of the data, what is said of bad ones, and whole runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from matplotlib.image import imread
+from torch import nn
+
+from tasks import nyu
+from tasks.depth.frames import reduced
+from tasks.depth.nyu_dataset import LABELED, SPLITS, Pairs, held_out, read, spread
+from tasks.depth.prediction import errors_of_mean
+from tasks.depth.views import images_seen, middle
+from tasks.nets import fcrn
+from tasks.runner import command_line, training_loop
+from tasks.runner.store import Store, configuration
+from tests.tasks.tiny_data import rooms, scenes
+
+pytestmark = pytest.mark.usefixtures("without_type_checks")
+
+REAL = Path(__file__).parents[3] / "data" / "rgbd"
+CPU = torch.device("cpu")
+SMALL = nyu.Options(
+    method="dense", encoder="resnet18", size=(32, 48), batch=4, scoring=2, validation=0.25, learning_rate=3e-3, epochs=3
+)
+
+
+def made(folder: Path, **changed: Any) -> nyu.Depth:
+    if not folder.exists():
+        scenes(folder)
+    return nyu.Depth(replace(SMALL, data=str(folder), **changed))
+
+
+class Narrow(nn.Module):
+    """What a ResNet is to the network: five halvings, here to 64 channels, and ``fc`` for their number."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+        widths = (3, 16, 16, 32, 32, 64)
+        for i, (inputs, outputs) in enumerate(pairwise(widths)):
+            layers = nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+            setattr(self, f"layer{i}", nn.Sequential(*layers))
+        self.fc = nn.Linear(64, 1)
+
+
+def labeled(folder: Path, count: int = 10, **changed: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The official file's layout, as MATLAB writes it: width before height; and the split, MATLAB v5, from 1 on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images, depths = rooms(count)
+    with h5py.File(folder / LABELED, "w", userblock_size=512) as file:
+        file["images"], file["depths"] = images.transpose(0, 1, 3, 2), depths.transpose(0, 2, 1)
+    with (folder / LABELED).open("r+b") as raw:  # what MATLAB has in front of an HDF5 file
+        raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    rows = {"trainNdxs": np.array([[3], [1], [10], [5]], np.uint16), "testNdxs": np.array([[2], [9], [4]], np.uint16)}
+    scipy.io.savemat(folder / SPLITS, {**rows, **changed})
+    return images, depths
+
+
+# --- data
+
+
+def test_the_folder_layout_is_read_in_order(tmp_path: Path) -> None:
+    scenes(tmp_path)
+    train, val, name = read(str(tmp_path))
+    assert (len(train), len(val), val.name, name) == (16, 6, "val", tmp_path.name)
+    assert train.keys[:5] == ("attic/00000.h5", "attic/00001.h5", "attic/00002.h5", "attic/00003.h5", "den_1/00000.h5")
+    images, depths = rooms(12)
+    rgb, depth = train.read(4)
+    assert (rgb.dtype, depth.dtype) == (np.uint8, np.float32)
+    np.testing.assert_array_equal(rgb, images[0])
+    np.testing.assert_array_equal(depth, depths[0])
+
+
+def test_the_data_set_is_named_after_what_there_is(tmp_path: Path) -> None:
+    scenes(tmp_path / "several")
+    assert read(str(tmp_path / "several"))[2] == "several"
+    scenes(tmp_path / "handed")
+    (tmp_path / "handed/val/hall").rename(tmp_path / "handed/val/official")
+    assert read(str(tmp_path / "handed"))[2] == "nyu-depth-v2"
+    scenes(tmp_path / "one")
+    for split, scene in (("train", "den_1"), ("val", "hall")):
+        (tmp_path / "one" / split / scene).rename(tmp_path / "one" / split / "kitchen")
+    (tmp_path / "one/train/attic").rename(tmp_path / "attic")
+    assert read(str(tmp_path / "one"))[2] == "one-kitchen"
+    labeled(tmp_path / "official")
+    assert read(str(tmp_path / "official"))[2] == "nyu-depth-v2"
+    assert made(tmp_path / "several", dataset="mine").dataset == "mine"
+
+
+def test_the_official_file_is_turned_and_split(tmp_path: Path) -> None:
+    images, depths = labeled(tmp_path)
+    train, test, _ = read(str(tmp_path))
+    assert (train.keys, test.keys, test.name) == ((0, 2, 4, 9), (1, 3, 8), "test")
+    rgb, depth = train.read(3)
+    np.testing.assert_array_equal(rgb, images[9])
+    np.testing.assert_array_equal(depth, depths[9])
+    assert rgb.shape == (3, 48, 64)
+
+
+def test_both_layouts_give_the_same_batches(tmp_path: Path) -> None:
+    images, depths = labeled(tmp_path / "mat")
+    for split, rows in (("train", (0, 2, 4, 9)), ("val", (1, 3, 8))):
+        (tmp_path / "h5" / split / "all").mkdir(parents=True)
+        for row in rows:
+            with h5py.File(tmp_path / "h5" / split / "all" / f"{row:05d}.h5", "w") as file:
+                file["rgb"], file["depth"] = images[row], depths[row]
+    one, other = made(tmp_path / "mat", validation=0.0), made(tmp_path / "h5", validation=0.0)
+    model = one.model()
+    for a, b in zip(one.batches(model, 1), other.batches(model, 1), strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])
+    assert one.evaluate(model) == other.evaluate(model)
+
+
+def test_no_reading_is_zero(tmp_path: Path) -> None:
+    scenes(tmp_path)
+    with h5py.File(tmp_path / "val/hall/00000.h5", "r+") as file:
+        depth = file["depth"][()]
+        depth[0, :4] = [np.nan, np.inf, -1.0, 2.0]
+        file["depth"][()] = depth
+    _, val, _ = read(str(tmp_path))
+    assert val.read(0)[1][0, :4].tolist() == [0.0, 0.0, 0.0, 2.0]
+
+
+def test_held_out_are_the_last_of_each_scene() -> None:
+    pairs = Pairs(Path(), tuple(range(30)), ("a",) * 20 + ("b",) * 10, "train")
+    train, held = held_out(pairs, 0.2)
+    assert held.keys == (16, 17, 18, 19, 28, 29)
+    assert train.keys == (*range(16), *range(20, 28))
+    assert held_out(pairs, 0.0)[0] == pairs
+    assert spread(pairs, 6).keys == (0, 5, 10, 15, 20, 25)
+    assert spread(pairs, 0) == spread(pairs, 99) == pairs
+
+
+def rewrite(path: Path, **held: Any) -> None:
+    with h5py.File(path, "w") as file:
+        for name, values in held.items():
+            file[name] = values
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def shortened(path: Path) -> None:
+    """A file whose header is whole and whose compressed depths are not what was written."""
+    with h5py.File(path) as file:
+        chunk = file["depth"].id.get_chunk_info(3)
+    raw = bytearray(path.read_bytes())
+    raw[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\x00" * chunk.size
+    path.write_bytes(bytes(raw))
+
+
+RGB, METRES = np.zeros((3, 8, 9), np.uint8), np.ones((8, 9), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, r"val/hall/00003.h5 cannot be read \(.*truncated.*\): fetch it anew"),
+        (shortened, r"val/hall/00003.h5 cannot be read \(.*\): fetch it anew"),
+        (lambda p: p.write_bytes(b""), r"val/hall/00003.h5 cannot be read \(.*\): fetch it anew"),
+        (lambda p: rewrite(p, rgb=RGB), r"00003.h5 has no data set depth \(there are rgb\): fetch it anew"),
+        (lambda p: rewrite(p), r"00003.h5 has no data set rgb \(there are none\)"),
+        (
+            lambda p: rewrite(p, rgb=RGB.transpose(1, 2, 0), depth=METRES),
+            r"has rgb \(8, 9, 3\) uint8 and depth \(8, 9\) float32, and rgb \(3, H, W\) uint8 and depth \(H, W\) float",
+        ),
+        (lambda p: rewrite(p, rgb=RGB, depth=METRES.T), r"has rgb \(3, 8, 9\) uint8 and depth \(9, 8\) float32"),
+        (lambda p: rewrite(p, rgb=RGB / 1.0, depth=METRES), r"has rgb \(3, 8, 9\) float64"),
+        (lambda p: rewrite(p, rgb=RGB, depth=METRES[None]), r"depth \(1, 8, 9\) float32"),
+        (
+            lambda p: [f.unlink() for f in p.parent.iterdir()],
+            r"val/hall has no pairs: put NNNNN.h5 there, or remove the folder",
+        ),
+        (lambda p: [f.unlink() for f in p.parent.iterdir()] and p.parent.rmdir(), r"val has no scenes: put there"),
+        (lambda p: p.parents[1].rename(p.parents[2] / "test"), rf"has no {LABELED} and no val: put there {LABELED}"),
+    ],
+)
+def test_bad_folders_are_a_sentence(damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    scenes(tmp_path)
+    damage(tmp_path / "val/hall/00003.h5")
+    with pytest.raises(ValueError, match=message):
+        made(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: truncate(p / LABELED), rf"{LABELED} cannot be read \(.*\): fetch it anew"),
+        (
+            lambda p: scipy.io.savemat(p / LABELED, {"images": RGB}),
+            rf"{LABELED} cannot be read \(it is a MATLAB v5 file, and not v7.3, which is HDF5\): fetch it anew",
+        ),
+        (lambda p: rewrite(p / LABELED, images=RGB[None]), rf"{LABELED} has no data set depths \(there are images\)"),
+        (
+            lambda p: rewrite(p / LABELED, images=RGB[None], depths=METRES.T[None]),
+            r"has images \(1, 3, 8, 9\) uint8 and depths \(1, 9, 8\) float32, and images \(N, 3, W, H\) uint8",
+        ),
+        (lambda p: (p / SPLITS).unlink(), rf"has no {SPLITS}, which says what is trained on"),
+        (lambda p: rewrite(p / SPLITS, trainNdxs=[1]), rf"{SPLITS} cannot be read as a MATLAB v5 file of trainNdxs"),
+        (lambda p: (p / SPLITS).write_bytes(b"what"), rf"{SPLITS} cannot be read as a MATLAB v5 file of trainNdxs"),
+        (lambda p: scipy.io.savemat(p / SPLITS, {"trainNdxs": [1]}), r"cannot be read .* \('testNdxs'\): fetch"),
+        (
+            lambda p: scipy.io.savemat(p / SPLITS, {"trainNdxs": [1, 2], "testNdxs": [11]}),
+            r"does not part the 10 pairs .* \(it has 2 to train and 1 to test, from 1 to 11\): fetch both anew",
+        ),
+        (lambda p: scipy.io.savemat(p / SPLITS, {"trainNdxs": [1, 2], "testNdxs": [2]}), r"does not part the 10 pairs"),
+        (lambda p: scipy.io.savemat(p / SPLITS, {"trainNdxs": [], "testNdxs": []}), r"0 to train and 0 to test"),
+    ],
+)
+def test_a_bad_official_file_is_a_sentence(damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    labeled(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        made(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": "data/nowhere"}, f"there is no folder data/nowhere: --data takes one that holds {LABELED}"),
+        ({"size": (16, 48)}, "size must be 32 or more"),
+        ({"scale": 0.9}, "scale must be a number of 1 or more"),
+        ({"colour": 1.0}, "colour must be at least 0 and below 1"),
+        ({"rotation": math.inf}, "rotation must be a number of 0 or more"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"clip": -1.0}, "clip must be None or above 0"),
+        ({"batch": 0}, "batch must be 1 or more"),
+        ({"validation": 0.999}, "no training frames left: lower --validation"),
+    ],
+)
+def test_wrong_options_are_a_sentence(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    scenes(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        nyu.make(replace(SMALL, **{"data": str(tmp_path), **changed}))
+
+
+# --- the task
+
+
+def test_the_mean_depth_is_a_baseline_of_its_own(tmp_path: Path) -> None:
+    task = made(tmp_path / "data", validation=0.0)
+    train, val, _ = read(str(tmp_path / "data"))
+    size = (34, 51)
+    deep = [reduced(*pairs.read(i), size)[1] for pairs in (train, val) for i in range(len(pairs))]
+    mean = torch.cat([d[d > 0] for d in deep[: len(train)]]).double().mean()
+    window = [d[1:33, 1:49] for d in deep[len(train) :]]  # 32 x 48 in the middle of 34 x 51, to the pixel or half of it
+    by_hand = torch.cat([(d[d > 0] - mean).square() for d in window]).mean().sqrt()
+    assert errors_of_mean(task.training, task.test, (32, 48), 4)["rmse"] == pytest.approx(float(by_hand), rel=0.01)
+
+
+def test_frames_without_a_reading_are_skipped_counted_and_told_once(tmp_path: Path) -> None:
+    scenes(tmp_path)
+    for i in range(3):
+        with h5py.File(tmp_path / f"train/den_1/{i:05d}.h5", "r+") as file:
+            file["depth"][()] = np.zeros((48, 64), np.float32)
+    task = made(tmp_path, validation=0.0)
+    model = task.model()
+    with pytest.warns(UserWarning, match="without a reading in view are skipped") as told:
+        sizes = [len(truth) for _, truth in task.batches(model, 1)]
+    assert (sum(sizes), task.log(), len(told)) == (13, {"skipped": 3}, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for images, truth in task.batches(model, 2):
+            assert len(images) == len(truth)
+            assert (truth > 0).flatten(1).any(1).all()
+    for path in (tmp_path / "val/hall").iterdir():
+        with h5py.File(path, "r+") as file:
+            file["depth"][()] = np.full((48, 64), np.nan, np.float32)
+    with pytest.raises(ValueError, match=r"no pixel of the split val has a reading: depths are all 0 or not finite"):
+        made(tmp_path)
+
+
+def test_scoring_batches_are_training_frames_as_they_are(tmp_path: Path) -> None:
+    task = made(tmp_path / "data")
+    model = task.model()
+    state = torch.get_rng_state()
+    batches = task.scoring_batches(model, 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [len(truth) for _, truth in batches] == [4, 4]
+    plain, _ = zip(*task.training.batches(torch.arange(len(task.training)), 1, CPU), strict=True)
+    known = [images_seen(image, middle(1, CPU), (32, 48))[0] for image in plain]
+    for images, truth in batches:
+        assert truth.shape[1:] == (16, 32)
+        assert all(any(torch.equal(image, each) for each in known) for image in images)
+
+
+@pytest.mark.parametrize("method", ["earlycrop-s", pytest.param("earlycrop-u", marks=pytest.mark.slow)])
+def test_a_run_is_cut_and_stopped_and_resumed_ends_in_the_same_numbers(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcrn, "_resnet", Narrow)
+    scenes(tmp_path / "data")
+    options = replace(SMALL, data=str(tmp_path / "data"), method=method, sparsity=0.6, rounds=2, trigger="2")
+
+    def run(where: str, last: int) -> Any:
+        store = Store(tmp_path / where, configuration("nyu", options))
+
+        def report(epoch: int, line: dict[str, Any]) -> None:
+            if epoch == last:
+                raise KeyboardInterrupt
+
+        try:
+            return training_loop.run("nyu", nyu.make(options), options, store, report)
+        finally:
+            store.close()
+
+    whole = run("whole", 99)
+    for last in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run("stopped", last)
+    assert run("stopped", 99).value == whole.value
+    assert (whole.pruned_epoch, whole.metric, whole.higher_is_better, whole.split) == (2, "rmse", False, "val")
+    assert whole.weight_sparsity >= 0.6
+    logs = [next((tmp_path / w).glob("*/log.jsonl")).read_text().splitlines() for w in ("whole", "stopped")]
+    for a, b in zip(*(map(json.loads, log) for log in logs), strict=True):
+        assert (a["loss"], a["validation_rmse"]) == (b["loss"], b["validation_rmse"])
+
+
+def test_it_learns_what_tells_the_depth_and_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcrn, "_resnet", Narrow)
+    scenes(tmp_path / "data")
+    given = ["--encoder", "resnet18", "--no-pretrained", "--size", "32", "48", "--batch", "4", "--epochs", "12"]
+    given += ["--learning-rate", "1e-2", "--validation", "0", "--scoring", "1", "--data", str(tmp_path / "data")]
+    given += ["--runs", str(tmp_path / "runs"), "--record", "--scale", "1", "--colour", "0"]
+    pruned = [*given, "--method", "earlycrop-s", "--sparsity", "0.5"]
+    with pytest.warns(UserWarning, match=r"depths.png lacks dense predictions: .*runs has no dense run"):
+        alone = command_line.main("nyu", pruned)
+    dense = command_line.main("nyu", [*given, "--method", "dense"])
+    folder = {result.method: tmp_path / "runs" / result.run for result in (alone, dense)}
+    told = json.loads((folder["dense"] / "metrics.json").read_text())
+    assert told["val"]["rmse"] == dense.value
+    assert dense.value < 0.8 * told["val, by the training mean"]["rmse"]
+    widths = {"alone": imread(folder["earlycrop-s"] / "depths.png").shape[1]}
+    command_line.main("nyu", pruned)  # it is finished, and now there is a dense run beside it
+    widths |= {name: imread(path / "depths.png").shape[1] for name, path in folder.items()}
+    assert widths["dense"] == widths["alone"] < widths["earlycrop-s"]
+    assert imread(folder["earlycrop-s"] / "depths.png").std() > 0.04
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the kitchen is not here")
+def test_the_real_kitchen_is_read() -> None:
+    train, val, name = read(str(REAL))
+    assert (len(train), len(val), name) == (234, 100, "rgbd-kitchen")
+    rgb, depth = train.read(0)
+    assert (rgb.shape, depth.shape) == ((3, 480, 640), (480, 640))
+    assert 0.3 < depth[depth > 0].mean() < 10

@@ -1,0 +1,385 @@
+"""Runs and their folders: records, checkpoints, killed and resumed runs, and failures in a sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import earlycrop
+from earlycrop import METHODS
+from tasks import cartpole
+from tasks.runner import command_line, outcome, training_loop
+from tasks.runner.store import Store, configuration
+from tasks.runner.training_loop import diagnostics_change
+from tests.tasks.runs import command, contents, folder, root
+
+pytestmark = pytest.mark.usefixtures("without_type_checks")
+
+PRUNED = {"after": 5, "mask_distance": 2, "lazy_regime": 2, "before": 0}
+"""The epoch of the pruning by the method's trigger, of a budget of six."""
+
+
+def test_a_method_that_the_network_is_not_made_for_is_refused(tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as left:
+        command_line.main("cartpole", command(tmp_path, "--method", "gatedecorators"))
+    assert left.value.code == 2
+    assert "error: gatedecorators puts its gates on the scales of batch norms" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+TAKEN = ("dense", "earlycrop-s", "crop-u", "ltr")
+"""None, a structured and an unstructured one, and one that trains for longer than its epochs."""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m if m in TAKEN else pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "gatedecorators"],
+)
+def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
+    result = command_line.main("cartpole", command(tmp_path, "--method", method, "--sparsity", "0.6"))
+    run = folder(tmp_path)
+    assert {p.name for p in run.iterdir()} >= {
+        "config.json",
+        "log.jsonl",
+        "checkpoint",
+        "model.safetensors",
+        "result.json",
+    }
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    # of ltr five trainings after the first, at 20, 36, 48.8, 59.04 and 60 %, each from the first epoch on
+    total = 6 + 5 * 5 if method == "ltr" else 6
+    begins = 0 if log[0]["event"] and log[0]["event"]["epoch"] == 0 else 1  # a pruning before training has its line
+    assert (begins == 0) == (METHODS[method].trigger.__name__ == "before")
+    assert [line["epoch"] for line in log] == list(range(begins, total + 1))
+    assert (result.epochs, result.epochs_trained) == (6, total)
+    assert result.run == run.name
+    assert result.method == method
+    assert result.commit == outcome.commit()
+    dense = 4 * 16 + 16 * 16 + 16 * 2 + 16
+    if method == "dense":
+        assert (result.weight_sparsity, result.sparsity_asked, result.pruned_epoch) == (0.0, None, None)
+        assert result.macs == dense
+        assert (result.of_macs_limit, result.dense_step_bytes) == (1.0, result.step_bytes)
+        assert result.parameters == dense + 16 + 16 + 2 + 1
+    else:
+        assert result.weight_sparsity >= 0.6
+        at = total - 5 if method == "ltr" else PRUNED[METHODS[method].trigger.__name__]
+        assert result.pruned_epoch == at
+        assert (result.macs < dense) == METHODS[method].structured == result.structured
+    model = earlycrop.load(run, cartpole.make(cartpole.Options(widths=(16, 16))).model())
+    assert sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1) == round(
+        dense * (1 - result.weight_sparsity)
+    )
+    assert result.disk_bytes == (run / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["earlycrop-s", pytest.param("earlycrop-u", marks=pytest.mark.slow), pytest.param("snap", marks=pytest.mark.slow)],
+)
+def test_a_killed_run_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
+    """Killed by the system at some moment of its third epoch or later, and started again with the same command."""
+    more = ["--method", method, "--sparsity", "0.7", "--steps", "24000"]
+    command_line.main("cartpole", command(tmp_path / "whole", *more))
+    line = [sys.executable, "-m", "tasks.cartpole", *command(tmp_path / "killed", *more)]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root())
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "killed").glob("*/checkpoint/epoch-0000[2345]")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder(tmp_path / "killed") / "result.json").exists(), "it finished before it could be killed"
+    command_line.main("cartpole", command(tmp_path / "killed", *more))
+    assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
+
+
+CUT_OFF = ("--method", "earlycrop-u", "--sparsity", "0.7")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run is that was not cut off."""
+    runs = tmp_path_factory.mktemp("whole")
+    command_line.main("cartpole", command(runs, *CUT_OFF))
+    return runs
+
+
+@pytest.mark.parametrize(
+    "after", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow), 5]
+)
+def test_an_error_at_any_epoch_loses_nothing(
+    after: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training_loop.train
+
+    def interrupted(task: Any, model: Any, optimizer: Any, epoch: int, rate: Any, to: Any) -> float:
+        if epoch == after + 1:
+            raise KeyboardInterrupt
+        return train(task, model, optimizer, epoch, rate, to)
+
+    monkeypatch.setattr(training_loop, "train", interrupted)
+    with pytest.raises(SystemExit) as left:
+        command_line.main("cartpole", command(tmp_path / "cut", *CUT_OFF))
+    assert left.value.code == 130
+    monkeypatch.setattr(training_loop, "train", train)
+    assert [p.name for p in (folder(tmp_path / "cut") / "checkpoint").iterdir()] == [f"epoch-{after:05d}"]
+    command_line.main("cartpole", command(tmp_path / "cut", *CUT_OFF))
+    assert contents(whole) == contents(tmp_path / "cut")
+
+
+def test_control_c_leaves_a_checkpoint_and_a_sentence(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "tasks.cartpole", *command(tmp_path, "--steps", "3000000")]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root())
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/checkpoint/epoch-00000")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from the last checkpoint" in output
+    assert "Traceback" not in output
+
+
+def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = command_line.main("cartpole", command(tmp_path))
+    said = capsys.readouterr().out
+    before = {p: p.stat().st_mtime_ns for p in folder(tmp_path).rglob("*") if p.is_file() and p.name != ".lock"}
+    assert command_line.main("cartpole", command(tmp_path)) == first
+    assert capsys.readouterr().out == said
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def interrupted_run(runs: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Path:
+    """A run that was stopped after three epochs; its checkpoint."""
+    train = training_loop.train
+
+    def stop(task: Any, model: Any, optimizer: Any, epoch: int, rate: Any, to: Any) -> float:
+        if epoch == 4:
+            raise KeyboardInterrupt
+        return train(task, model, optimizer, epoch, rate, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "train", stop)
+        with pytest.raises(SystemExit):
+            command_line.main("cartpole", command(runs, *more))
+    (checkpoint,) = (folder(runs) / "checkpoint").iterdir()
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run is that was stopped after three epochs; tests take a copy."""
+    runs = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_run(runs, patch)
+    return runs
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "noise"])
+def test_a_broken_checkpoint_is_named_and_left(
+    name: str, damage: str, stopped: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    (checkpoint,) = (folder(tmp_path) / "checkpoint").iterdir()
+    file = checkpoint / name
+    whole = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"noise" * 100)
+    before = file.read_bytes() if file.exists() else None
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        command_line.main("cartpole", command(tmp_path))
+    assert left.value.code == 2
+    output = capsys.readouterr().err
+    assert str(file) in output.replace("\n", "")
+    assert "to start the run anew" in output
+    assert (file.read_bytes() if file.exists() else None) == before
+
+
+def test_a_checkpoint_of_another_configuration(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    other = interrupted_run(tmp_path / "other", monkeypatch, "--seed", "5")
+    shutil.copytree(stopped, tmp_path / "mine")
+    (mine,) = (folder(tmp_path / "mine") / "checkpoint").iterdir()
+    shutil.rmtree(mine)
+    shutil.copytree(other, mine)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        command_line.main("cartpole", command(tmp_path / "mine"))
+    assert left.value.code == 2
+    assert "belongs to another configuration (it differs in seed)" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    loss = cartpole.A2C.training_loss
+    seen = []
+
+    def diverging(self: Any, model: Any, batch: Any) -> torch.Tensor:
+        seen.append(1)
+        value = loss(self, model, batch)
+        return value * float("nan") if len(seen) == 30 else value
+
+    monkeypatch.setattr(cartpole.A2C, "training_loss", diverging)
+    with pytest.raises(SystemExit) as left:
+        command_line.main("cartpole", command(tmp_path))
+    assert left.value.code == 1
+    failure = json.loads((folder(tmp_path) / "failure.json").read_text())
+    output = capsys.readouterr().err
+    assert f"the loss is nan in epoch {failure['epoch']}, step {failure['step']}" in output
+    (checkpoint,) = (folder(tmp_path) / "checkpoint").iterdir()
+    assert checkpoint.name == f"epoch-{failure['epoch'] - 1:05d}"
+    per_epoch = [json.loads(line)["epoch"] for line in (folder(tmp_path) / "log.jsonl").read_text().splitlines()]
+    assert per_epoch == list(range(1, failure["epoch"]))
+    seen += [1] * 100
+    command_line.main("cartpole", command(tmp_path))  # mended, it goes on from there
+    assert not (folder(tmp_path) / "failure.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "epoch"),
+    [("evaluate", 6), ("validate", 3), pytest.param("validate", 1, id="validate the first", marks=pytest.mark.slow)],
+)
+def test_what_is_measured_and_not_finite_stops_the_run_as_a_loss_does(
+    method: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    calls = []
+
+    def measured(self: Any, model: Any) -> Any:
+        calls.append(1)
+        value = float("inf") if method == "evaluate" or len(calls) == epoch else 1.0
+        return value if method == "evaluate" else {"return": value}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cartpole.A2C, method, measured)
+        with pytest.raises(SystemExit) as left:
+            command_line.main("cartpole", command(tmp_path, "--method", "dense"))
+    assert left.value.code == 1
+    output = capsys.readouterr().err
+    assert (
+        f"error: the return is inf after epoch {epoch}: training has diverged. The last checkpoint is kept; a" in output
+    )
+    run = folder(tmp_path)
+    assert json.loads((run / "failure.json").read_text()) == {"epoch": epoch, "return": "inf"}
+    assert "Infinity" not in (run / "log.jsonl").read_text()
+    (kept,) = (run / "checkpoint").iterdir()
+    assert kept.name == f"epoch-{epoch if method == 'evaluate' else epoch - 1:05d}"
+    command_line.main("cartpole", command(tmp_path, "--method", "dense"))  # mended, it goes on from there
+    assert not (run / "failure.json").exists()
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(cartpole.A2C, "trained_on", lambda self: {"games": 3, "digest": "abc"})
+    checkpoint = interrupted_run(tmp_path, monkeypatch)
+    before = {p: p.read_bytes() for p in checkpoint.iterdir()}
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(cartpole.A2C, "trained_on", lambda self: {"games": 4, "digest": "abc"})
+        with pytest.raises(SystemExit) as left:
+            command_line.main("cartpole", command(tmp_path))
+    assert left.value.code == 2
+    output = " ".join(capsys.readouterr().err.split())
+    assert f"the data are not those of {checkpoint} any more (games was 3 and is 4): give the old ones, or" in output
+    assert "or give another folder with --runs" in output
+    assert before == {p: p.read_bytes() for p in checkpoint.iterdir()}
+    command_line.main("cartpole", command(tmp_path))  # with the old ones it goes on
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_while_data_are_read_is_no_traceback(
+    begun: bool, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    if begun:
+        shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    capsys.readouterr()
+
+    def pressed(options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cartpole, "make", pressed)
+    with pytest.raises(SystemExit) as left:
+        command_line.main("cartpole", command(tmp_path))
+    assert left.value.code == 130
+    output = capsys.readouterr().err.strip()
+    where = f"goes on from the last checkpoint in {folder(tmp_path)}" if begun else "starts anew"
+    assert output.startswith("stopped: ")
+    assert output.endswith(f"the same command {where}")
+
+
+@pytest.mark.parametrize(("method", "epoch"), [("snap", 0), ("earlycrop-u", 2)])
+def test_a_pruning_that_fails_is_a_sentence(
+    method: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(cartpole.A2C, "loss", lambda self, model, batch: model(batch.observations)[0].mean() / 0)
+    with pytest.raises(SystemExit) as left:
+        command_line.main("cartpole", command(tmp_path, "--method", method))
+    assert left.value.code == 2
+    assert f"pruning after epoch {epoch} failed: the loss is" in capsys.readouterr().err
+
+
+def test_two_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
+    options = cartpole.Options(runs=tmp_path)
+    store = Store(tmp_path, configuration("cartpole", options))
+    line = [sys.executable, "-m", "tasks.cartpole", "--runs", str(tmp_path)]
+    other = subprocess.run(line, capture_output=True, text=True, cwd=root())
+    store.close()
+    assert other.returncode == 2
+    assert "another process is at work" in other.stderr
+
+
+def test_the_id_is_the_configuration(tmp_path: Path) -> None:
+    def id_of(**options: Any) -> str:
+        store = Store(tmp_path, configuration("cartpole", cartpole.Options(**options)))
+        store.close()
+        return store.id
+
+    assert id_of() == id_of(runs=Path("elsewhere"))
+    assert len({id_of(), id_of(seed=1), id_of(sparsity=0.5), id_of(agents=8)}) == 4
+
+
+def test_options_that_came_later_leave_the_ids_of_earlier_runs(tmp_path: Path) -> None:
+    """The committed records' ids are still those of their configurations."""
+    files = sorted((root() / "leaderboards" / "records" / "cartpole").glob("*.json"))
+    for file in files:
+        config = json.loads(file.read_text())["config"]
+        held = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name != "task"}
+        made = configuration("cartpole", cartpole.Options(**held))
+        assert made == config
+        store = Store(tmp_path, made)
+        store.close()
+        assert store.id == file.stem
+    assert files
+    limited = cartpole.Options(exclude=("actor",), floors={"trunk.*": 0.1}, multiple=8)
+    told = configuration("cartpole", limited)
+    assert {name: told.get(name) for name in ("exclude", "floors", "ceilings", "multiple")} == {
+        "exclude": ["actor"], "floors": {"trunk.*": 0.1}, "ceilings": None, "multiple": 8,
+    }  # fmt: skip
+
+
+def test_what_a_pruning_upset_by_hand() -> None:
+    was = {"accuracy": 0.5, "prediction": torch.tensor([[0.5, 0.5]]).log()}
+    now = {"accuracy": 0.25, "prediction": torch.tensor([[0.25, 0.75]]).log()}
+    told = diagnostics_change(was, now)
+    assert told["accuracy_before"] == 0.5
+    assert told["accuracy_after"] == 0.25
+    assert told["prediction_moved"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+
+
+def test_a_copy_of_a_checkout_has_the_commit_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EARLYCROP_COMMIT", "0012345-dirty")
+    assert outcome.commit() == "0012345-dirty"
