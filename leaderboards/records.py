@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runner.atomic_files import replacing
+from tasks.runner.ignored_options import without_ignored
 from tasks.runner.result import Result
+from tasks.runner.store import VERSION
 
 SHARES = ("sparsity_asked", "weight_sparsity", "node_sparsity")
 POSITIVE = (
@@ -34,6 +36,8 @@ class Record:
     """The run's epochs, one entry each."""
     finished: str
     """When the run finished (UTC, ISO 8601): which of two runs with one id is the newer."""
+    version: int = 1
+    """By which rule the id was made, see :func:`tasks.runner.store.identity`; records of version 1 do not say so."""
 
     def same_run(self, other: Record) -> bool:
         """Whether both tell of the same execution; copying a folder may change its times."""
@@ -44,7 +48,8 @@ class Record:
         epochs = ",\n".join(f"  {json.dumps(line, allow_nan=False)}" for line in self.log)
         config = json.dumps(self.config, indent=1, allow_nan=False)
         result = json.dumps(asdict(self.result), indent=1, allow_nan=False)
-        head = f'"finished": {json.dumps(self.finished)},\n"config": {config},\n"result": {result}'
+        version = f'"version": {self.version},\n' if self.version > 1 else ""
+        head = f'{version}"finished": {json.dumps(self.finished)},\n"config": {config},\n"result": {result}'
         return f'{{\n{head},\n"log": [\n{epochs}\n]\n}}\n'
 
 
@@ -82,8 +87,11 @@ def _log_faults(log: list[dict[str, Any]]) -> Iterator[str]:
 def read_record(path: Path) -> Record:
     """The record in ``path``; raises ValueError naming the file, and the line or the field, when it is not one."""
     data = _read_json(path)
-    if not isinstance(data, dict) or set(data) != {"finished", "config", "result", "log"}:
-        raise ValueError(f"{path}: a record is an object of finished, config, result and log")
+    if not isinstance(data, dict) or set(data) - {"version"} != {"finished", "config", "result", "log"}:
+        raise ValueError(f"{path}: a record is an object of finished, config, result and log, and of a version")
+    version = data.get("version", 1)
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise ValueError(f"{path}: there is no version {version!r} of records: take a later version of the code")
     if not isinstance(data["config"], dict) or not isinstance(data["finished"], str):
         raise ValueError(f"{path}: config must be an object, and finished a time")
     log: list[Any] = data["log"] if isinstance(data["log"], list) else [None]
@@ -92,7 +100,7 @@ def read_record(path: Path) -> Record:
     result = Result.from_dict(data["result"], str(path))
     if (result.task, result.run) != (path.parent.name, path.stem):
         raise ValueError(f"{path}: holds run {result.run} of task {result.task}, which does not belong here")
-    return Record(config=data["config"], result=result, log=log, finished=data["finished"])
+    return Record(config=data["config"], result=result, log=log, finished=data["finished"], version=version)
 
 
 def read_run(folder: Path) -> Record:
@@ -103,11 +111,13 @@ def read_run(folder: Path) -> Record:
     row = Result.from_dict(_read_json(result), str(result))
     if row.run != folder.name or not re.fullmatch(r"\w+", row.task):
         raise ValueError(f"{result}: holds run {row.run!r} of task {row.task!r}, in the folder of {folder.name!r}")
+    config = {key: value for key, value in config.items() if key != "runs"}  # where it lay is no part of the run
     record = Record(
-        config={key: value for key, value in config.items() if key != "runs"},  # where it lay is no part of the run
+        config=config,
         result=row,
         log=_read_log(folder / "log.jsonl"),
         finished=datetime.fromtimestamp(result.stat().st_mtime, UTC).isoformat(timespec="milliseconds"),
+        version=VERSION if without_ignored(config) == config else 1,
     )
     for _, sentence in faults(record):
         raise ValueError(f"{folder}: {sentence}")

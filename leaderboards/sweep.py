@@ -21,7 +21,7 @@ from leaderboards.studies import STUDIES, Run
 from tasks.runner import command_line
 from tasks.runner.options import Options
 from tasks.runner.resources import available_cores
-from tasks.runner.store import checkpoint, configuration, identity
+from tasks.runner.store import VERSION, checkpoint, configuration, identity
 
 CHECKOUT = Path(__file__).parents[1]
 Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]
@@ -48,16 +48,24 @@ def known(name: str) -> Callable[[int], Iterator[Run]]:
     return STUDIES[name]
 
 
-@cache
 def run_id(run: Run) -> str:
     """The id that the run will have: a hash of its configuration."""
+    return run_ids(run)[0]
+
+
+@cache
+def run_ids(run: Run) -> list[str]:
+    """The ids that a record of the run may have: today's, and those by the rules of earlier versions."""
     arguments, seed = list(run.arguments), None
     if "--seed" in arguments:  # seeds differ in nothing else, and reading a command line takes long
         at = arguments.index("--seed")
         seed = int(arguments[at + 1])
         del arguments[at : at + 2]
     options = _options(run.task, tuple(arguments))
-    return identity(configuration(run.task, options if seed is None else replace(options, seed=seed)))
+    if seed is not None:
+        options = replace(options, seed=seed)
+    versions = range(VERSION, 0, -1)
+    return [identity(configuration(run.task, options, version), version) for version in versions]
 
 
 @cache
@@ -89,9 +97,9 @@ def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
     """The runs that have no record yet, and how many have one; raises ValueError for a broken record."""
     absent, count_found = [], 0
     for run in study:
-        path = record_path(out, run.task, run_id(run))
-        if path.exists():
-            read_record(path)
+        paths = [record_path(out, run.task, each) for each in run_ids(run)]
+        if kept := [path for path in paths if path.exists()]:
+            read_record(kept[0])
             count_found += 1
         else:
             absent.append(run)
@@ -120,7 +128,7 @@ def _of_seeds(seeds: int, runs_of: Callable[[int], list[Run]], records: Collecti
     """The ids among ``records`` of a study's runs: of so many seeds, and of more as long as there are."""
     ids: set[str] = set()
     for several in count(seeds):
-        new = set(map(run_id, runs_of(several))) - ids
+        new = {each for run in runs_of(several) for each in run_ids(run)} - ids
         if several > seeds and new.isdisjoint(records):
             break
         ids |= new

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from leaderboards.records import Record
-from tasks.runner.branching import FREE
+from tasks.runner.ignored_options import ignored_options
 from tasks.runner.options import VARIANTS
 from tasks.runner.result import KINDS, Result
 
@@ -135,13 +135,13 @@ def named(table: Path) -> set[str]:
 def differing(records: Iterable[Record]) -> list[str]:
     """Options, other than those a table is about, in which runs differ: ``lr: 0.001, 0.01``.
 
-    What a configuration leaves out is at its default; dense runs have no options of pruning to differ in.
+    What a configuration leaves out is at its default. Runs do not differ in what their methods ignore.
     """
     values: dict[str, set[str]] = {}
     configs = [record.config for record in records]
     for key in {key for config in configs for key in config}:
-        asked = (c for c in configs if not (key in FREE and c.get("method") == "dense"))
-        values[key] = {str(c.get(key, "default")) for c in asked}
+        users = (c for c in configs if key not in ignored_options(c.get("method", ""), c.get("criterion", "")))
+        values[key] = {str(c.get(key, "default")) for c in users}
     return [f"{key}: {', '.join(sorted(v))}" for key, v in sorted(values.items()) if key not in VARIES and len(v) > 1]
 
 

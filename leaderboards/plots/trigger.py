@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from earlycrop.triggers.triggers import window
 from leaderboards.plots.style import STYLE, saved
 from leaderboards.records import Record, read_run
+from tasks.runner.options import Options
 
 LAZY = {
     "unsquared": ("#d55e00", "|d - d'| / d1"),
@@ -48,7 +49,7 @@ def would_fire(record: Record, asked: float | None = None) -> dict[str, int | No
     early pruning; None: not before its end.
     """
     earliest, latest = window(record.config["epochs"])
-    threshold = 1 - (asked or record.result.sparsity_asked or record.config["sparsity"])
+    threshold = 1 - (asked or _sparsity(record))
     fired: dict[str, int | None] = {}
     for name in (*LAZY, "knee", "mask_distance"):
         fired[name] = None
@@ -63,6 +64,11 @@ def would_fire(record: Record, asked: float | None = None) -> dict[str, int | No
                 fired[name] = epoch
                 break
     return fired
+
+
+def _sparsity(record: Record) -> float:
+    """The sparsity that a run was asked for, or a dense run was told of, or else the default."""
+    return float(record.result.sparsity_asked or record.config.get("sparsity", Options().sparsity))
 
 
 def figure(record: Record) -> Figure:
@@ -81,7 +87,7 @@ def figure(record: Record) -> Figure:
             f"{result.task}: {result.method}, seed {result.seed}; "
             + (f"pruned after epoch {result.pruned_epoch}" if result.pruned_epoch is not None else "never pruned")
         )
-        asked = result.sparsity_asked or record.config["sparsity"]
+        asked = _sparsity(record)
         fired = would_fire(record)
         lines(left, seen, LAZY, fired)
         left.axhline(1 - asked, color="#666666", linewidth=1, linestyle=":")

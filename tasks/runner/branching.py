@@ -14,13 +14,11 @@ from torch import nn
 from earlycrop import METHODS
 from tasks.runner.data_fingerprint import DataFingerprint
 from tasks.runner.errors import RunError
+from tasks.runner.ignored_options import PRUNING
 from tasks.runner.options import Options
 from tasks.runner.store import Store, checkpoint, read_checkpoint
 
-FREE = (
-    *("method", "sparsity", "of", "exclude", "floors", "ceilings", "multiple", "rounds", "trigger", "shuffled"),
-    *("criterion", "gate", "statistics", "rewind", "optimizer_state", "schedule"),
-)
+FREE = ("method", *PRUNING)
 """Options that change nothing up to a pruning at a given epoch."""
 
 

@@ -19,6 +19,7 @@ from earlycrop.emissions import EmissionsReading
 from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.evaluation_mode import model_device
+from tasks.runner.ignored_options import with_defaults
 from tasks.runner.options import VARIANTS, Options
 from tasks.runner.result import Result
 from tasks.runner.store import Store
@@ -48,7 +49,7 @@ def outcome(
     return Result(
         run=store.id, task=name, dataset=task.dataset, preset=options.preset, network=task.network,
         method=options.method, structured=event is not None and pruner.method.structured,
-        sparsity_of=options.of, sparsity_asked=None if pruner.request is None else options.sparsity,
+        sparsity_of=with_defaults(options).of, sparsity_asked=None if pruner.request is None else options.sparsity,
         weight_sparsity=0.0 if event is None else event.weight_sparsity,
         node_sparsity=0.0 if event is None else event.node_sparsity,
         metric=task.metric, value=value, higher_is_better=task.higher_is_better, split=task.split,
@@ -119,9 +120,9 @@ def variant(options: Options) -> str:
     """The options that make the method another than its row says, in words."""
     if options.method == "dense":
         return ""
-    plain = Options()  # without what only some tasks have, which is None there
-    changed = [name for name in VARIANTS if getattr(options, name, None) != getattr(plain, name, None)]
-    return ", ".join(f"{name.replace('_', ' ')} {getattr(options, name)}" for name in changed)
+    plain, counted = Options(), with_defaults(options)  # what only some tasks have is None in the former
+    changed = [name for name in VARIANTS if getattr(counted, name, None) != getattr(plain, name, None)]
+    return ", ".join(f"{name.replace('_', ' ')} {getattr(counted, name)}" for name in changed)
 
 
 def commit() -> str:

@@ -23,23 +23,29 @@ from tasks.runner import distributed
 from tasks.runner.atomic_files import write
 from tasks.runner.data_fingerprint import DataFingerprint, changes
 from tasks.runner.errors import RunError
+from tasks.runner.ignored_options import without_ignored
 from tasks.runner.options import ASIDE, LATER, Options
 from tasks.runner.result import Result
 
+VERSION = 2
+"""Of the rule that a run's id is made by: version 1 counts options that the method ignores, too."""
 
-def configuration(task: str, options: Options) -> dict[str, Any]:
+
+def configuration(task: str, options: Options, version: int = VERSION) -> dict[str, Any]:
     """What makes a run the run that it is: the task and every option that something computed depends on."""
     values = dataclasses.asdict(options)
     untouched = [name for name, value in LATER.items() if name in values and values[name] == value]
     for name in (*ASIDE, *untouched):
         del values[name]
     together = {"processes": distributed.processes()} if distributed.processes() > 1 else {}
-    return {"task": task, **json.loads(json.dumps(values, default=str)), **together}
+    config = {"task": task, **json.loads(json.dumps(values, default=str)), **together}
+    return config if version == 1 else without_ignored(config)
 
 
-def identity(config: dict[str, Any]) -> str:
-    """A run's id: its task and a hash of its configuration."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+def identity(config: dict[str, Any], version: int = VERSION) -> str:
+    """A run's id: its task and a hash of its configuration, by the rule of that version."""
+    counted = config if version == 1 else without_ignored(config)
+    digest = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
     return f"{config['task']}-{digest[:12]}"
 
 

@@ -20,6 +20,7 @@ from tasks.runner import distributed
 from tasks.runner.branching import start
 from tasks.runner.emissions import EmissionsMeter
 from tasks.runner.errors import DivergedError, RunError
+from tasks.runner.ignored_options import with_defaults
 from tasks.runner.options import Options
 from tasks.runner.outcome import count_nonzero_parameters, outcome
 from tasks.runner.result import Result
@@ -66,10 +67,12 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
     Raises:
         ValueError: an option is out of its range.
     """
+    method = earlycrop.METHODS[options.method]
+    if method.criterion is None:  # what it logs of a pruning's distances is that of the defaults
+        options = with_defaults(options)
     limits = earlycrop.Limits(
         floors=options.floors, ceilings=options.ceilings, exclude=options.exclude, multiple=options.multiple
     )
-    method = earlycrop.METHODS[options.method]
     if options.criterion and method.criterion is not None:
         if options.criterion not in earlycrop.CRITERIA:
             raise ValueError(

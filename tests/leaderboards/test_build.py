@@ -66,6 +66,21 @@ def test_unfinished_and_failed_runs_are_skipped_and_counted(place: Path) -> None
     assert "1 unfinished, 2 failed" in said
 
 
+def test_a_record_says_by_which_rule_its_id_is_made(place: Path) -> None:
+    """A run whose configuration holds what its method ignores is one of version 1, which has no field."""
+    write_run(place / "runs", EARLY, rounds=5)
+    write_run(place / "runs", DENSE, rounds=5)
+    assert call(place)[0] == 0
+    kept = read_records(place / "out")
+    assert (kept["e0"].version, kept["d0"].version) == (2, 1)
+    path = place / "out" / "records" / "cartpole" / "e0.json"
+    assert "version" not in path.with_stem("d0").read_text()
+    edit(path, '"version": 2', '"version": 3')
+    code, said = call(place, "show")
+    assert code == 2
+    assert "e0.json: there is no version 3 of records" in said
+
+
 @pytest.mark.parametrize("newer", [True, False])
 def test_of_two_runs_with_one_id_the_newer_is_kept_and_said(place: Path, newer: bool) -> None:
     call(place)

@@ -15,8 +15,9 @@ from leaderboards import studies
 from leaderboards.plots import cost, sparsity
 from leaderboards.records import Record, read_records, write_record
 from leaderboards.studies import Run
-from leaderboards.sweep import run_id
+from leaderboards.sweep import missing, run_id, run_ids
 from leaderboards.table import study_text
+from tasks.runner.store import identity
 from tests.leaderboards.commands import call
 from tests.leaderboards.results import DENSE, EARLY
 
@@ -75,6 +76,18 @@ def test_a_table_does_not_lose_runs_of_other_data(place: Path, monkeypatch: pyte
     assert table.read_text() == before
     table.unlink()
     assert call(place, "show", "sparse")[0] == 0
+
+
+def test_records_of_an_earlier_version_are_found(tmp_path: Path) -> None:
+    """Whose ids count what the method ignores."""
+    now, earlier = run_ids(RUNS[0])
+    assert now != earlier
+    config = {"task": "cartpole", "method": "dense", "sparsity": 0.5}
+    assert identity(config) == identity({**config, "sparsity": 0.9}) != identity(config, 1)
+    assert missing(RUNS, tmp_path) == (list(RUNS), 0)
+    old = replace(records()[0].result, run=earlier)
+    write_record(tmp_path, Record(config=config, result=old, log=[], finished=""))
+    assert missing(RUNS, tmp_path) == (list(RUNS[1:]), 1)
 
 
 def test_the_curves_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shutil
@@ -19,7 +20,7 @@ import earlycrop
 from earlycrop import METHODS
 from tasks import cartpole
 from tasks.runner import command_line, outcome, training_loop
-from tasks.runner.store import Store, configuration
+from tasks.runner.store import Store, configuration, identity
 from tasks.runner.training_loop import diagnostics_change
 from tests.tasks.runs import command, contents, folder, root
 
@@ -352,23 +353,64 @@ def test_the_id_is_the_configuration(tmp_path: Path) -> None:
     assert len({id_of(), id_of(seed=1), id_of(sparsity=0.5), id_of(agents=8)}) == 4
 
 
-def test_options_that_came_later_leave_the_ids_of_earlier_runs(tmp_path: Path) -> None:
-    """The committed records' ids are still those of their configurations."""
-    files = sorted((root() / "leaderboards" / "records" / "cartpole").glob("*.json"))
+@pytest.mark.parametrize("task", ["cifar10", "ptb"])
+def test_options_that_came_later_leave_the_ids_of_earlier_runs(task: str, tmp_path: Path) -> None:
+    """The committed records' ids are still those of their configurations, by the rule that they were made under."""
+    files = sorted((root() / "leaderboards" / "records" / task).glob("*.json"))
     for file in files:
-        config = json.loads(file.read_text())["config"]
-        held = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name != "task"}
-        made = configuration("cartpole", cartpole.Options(**held))
+        record = json.loads(file.read_text())
+        config, version = record["config"], record.get("version", 1)
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name != "task"}
+        made = configuration(task, importlib.import_module(f"tasks.{task}").Options(**values), version)
         assert made == config
-        store = Store(tmp_path, made)
-        store.close()
-        assert store.id == file.stem
+        assert identity(made, version) == file.stem
     assert files
     limited = cartpole.Options(exclude=("actor",), floors={"trunk.*": 0.1}, multiple=8)
     told = configuration("cartpole", limited)
     assert {name: told.get(name) for name in ("exclude", "floors", "ceilings", "multiple")} == {
         "exclude": ["actor"], "floors": {"trunk.*": 0.1}, "ceilings": None, "multiple": 8,
     }  # fmt: skip
+
+
+OTHERS: dict[str, Any] = {
+    "sparsity": 0.5, "of": "macs", "exclude": ("actor",), "floors": {"trunk.*": 2}, "ceilings": {"trunk.*": 9},
+    "multiple": 2, "rounds": 3, "trigger": "2", "shuffled": True, "criterion": "snip", "gate": "rows",
+    "statistics": "batch", "rewind": 0.5, "optimizer_state": "reset", "schedule": "restart", "prune_on": "cpu",
+}  # fmt: skip
+"""Another value of every option that says how to prune."""
+
+
+@pytest.mark.parametrize(
+    ("method", "ignored"),
+    [
+        ("dense", set(OTHERS)),
+        ("crop-s", {"rounds", "rewind"}),
+        ("earlycrop-s", {"rewind"}),
+        ("earlycrop-u", {"rewind", "of", "multiple", "gate"}),
+        ("synflow", {"rounds", "rewind", "of", "multiple", "gate"}),
+        ("ltr", {"rounds", "of", "multiple", "gate", "statistics", "schedule"}),
+        ("gatedecorators", {"rewind", "gate", "statistics"}),
+        ("random-s", {"rounds", "rewind", "gate", "statistics"}),
+    ],
+)
+def test_what_a_method_ignores_is_no_part_of_its_runs(method: str, ignored: set[str]) -> None:
+    plain = configuration("cartpole", cartpole.Options(method=method))
+    for name, value in OTHERS.items():
+        config = configuration("cartpole", cartpole.Options(method=method, **{name: value}))
+        assert (config == plain) == (name in ignored), name
+        assert (identity(config) == identity(plain)) == (name in ignored), name
+        assert (name in config) != (name in ignored), name
+    assert outcome.variant(cartpole.Options(method=method, **{name: OTHERS[name] for name in ignored})) == ""
+
+
+def test_a_dense_run_is_one_whatever_is_said_of_a_pruning(tmp_path: Path) -> None:
+    first = command_line.main("cartpole", command(tmp_path / "first", "--method", "dense"))
+    more = ("--sparsity", "0.5", "--of", "macs", "--rounds", "2", "--trigger", "2", "--criterion", "snip")
+    other = command_line.main("cartpole", command(tmp_path / "other", "--method", "dense", *more))
+    assert first.run == other.run
+    assert contents(tmp_path / "first") == contents(tmp_path / "other")
+    config = json.loads((folder(tmp_path / "other") / "config.json").read_text())
+    assert config.keys().isdisjoint(OTHERS)
 
 
 def test_what_a_pruning_upset_by_hand() -> None:
