@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command_line import BenchmarkOptions, fail
+from tasks.runner.resources import cpu_model
 
 FOLDER = Path(__file__).parent / "results"
 ENVIRONMENT = ("cpu", "cores", "memory_gb", "system", "threads", "python", "torch", "packages", "date")
@@ -120,18 +120,6 @@ def environment(packages: Sequence[str], threads: int) -> dict[str, str]:
         "packages": ", ".join(f"{package} {version(package)}" for package in packages),
         "date": date.today().isoformat(),
     }
-
-
-def cpu_model() -> str:
-    """The CPU's model as the operating system names it, or its architecture where it has no name."""
-    name = ""
-    if sys.platform == "darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        name = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    elif (cpuinfo := Path("/proc/cpuinfo")).exists():
-        fields = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        name = next((value.strip() for key, _, value in fields if key.strip() == "model name"), "")
-    return name or platform.processor() or platform.machine()
 
 
 def _require_writable(path: Path) -> None:

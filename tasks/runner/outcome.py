@@ -21,6 +21,7 @@ from tasks.runner import distributed
 from tasks.runner.evaluation_mode import model_device
 from tasks.runner.ignored_options import with_defaults
 from tasks.runner.options import VARIANTS, Options
+from tasks.runner.resources import cpu_model, load_average
 from tasks.runner.result import Result
 from tasks.runner.store import Store
 
@@ -42,6 +43,7 @@ def outcome(
     event = pruner.event
     device = model_device(model)
     memory = measure.peak_memory_bytes(device)
+    load = load_average()
     apart = event is not None and not options.prune_on  # with it the dense network is not to touch the device
     *others, cost = _costs(task, model, optimizer, device, apart)
     dense = others[0] if others else cost if event is None else None
@@ -65,6 +67,7 @@ def outcome(
         disk_bytes=file.stat().st_size, csr_bytes=measure.csr_bytes(model),
         energy_kwh=spent and spent.kwh, emissions_g=spent and spent.grams,
         emissions_country=spent and options.country, emissions_measured=spent and spent.measured,
+        threads=torch.get_num_threads(), load=load,
     )  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def _prepared(task: Task, model: nn.Module, optimizer: Optimizer) -> tuple[int, 
 
 def hardware(device: torch.device) -> str:
     """The device's model, and how many of them have trained the run."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
     return name if distributed.processes() == 1 else f"{distributed.processes()} x {name}"
 
 

@@ -1,8 +1,12 @@
-"""The cores and the memory that a run may use on its machine."""
+"""The processor, cores, memory and load of the machine that a run is on."""
 
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 
@@ -21,3 +25,23 @@ def memory_budget(device: str) -> float:
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         return torch.cuda.mem_get_info(None if device == "auto" else torch.device(device))[1] / 2
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 / distributed.local_processes()
+
+
+def cpu_model() -> str:
+    """The CPU's model as the operating system names it, or its architecture where it has no name."""
+    name = ""
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        name = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    elif (cpuinfo := Path("/proc/cpuinfo")).exists():
+        fields = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        name = next((value.strip() for key, _, value in fields if key.strip() == "model name"), "")
+    return name or platform.processor() or platform.machine()
+
+
+def load_average() -> float | None:
+    """How many processes were busy on the machine, a mean over the last minute; None where the system does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # there is none on Windows
+        return None

@@ -67,8 +67,8 @@ class Result:
     csr_bytes: int
     """The paper's estimate of the weights' size in compressed sparse rows, in bytes."""
     device: str
-    """The device's model, such as ``cpu`` or a GPU's name; after ``2 x`` where two trained the run, each on its half of
-    every batch, and ``batch_ms`` is of such a half, without the exchange of gradients."""
+    """The model of the GPU or processor, which older records call ``cpu``; after ``2 x`` where two trained the run,
+    each on its half of every batch, and ``batch_ms`` is of such a half, without the exchange of gradients."""
     python: str
     """Python's version."""
     torch: str
@@ -100,6 +100,11 @@ class Result:
     """The country by whose mix of electricity, as its ISO code of three letters."""
     emissions_measured: bool | None = None
     """Whether the power was read from meters; else it is estimated, from load and rated power."""
+    threads: int | None = None
+    """Threads that torch computed with on the CPU; None in records from before they were told."""
+    load: float | None = None
+    """The machine's load (the mean number of busy processes over a minute) right before ``batch_ms`` was measured; None
+    where the system does not tell it."""
 
     def __post_init__(self) -> None:
         for name, kinds in KINDS.items():

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from benchmarks.command_line import BenchmarkOptions
-from benchmarks.results import ENVIRONMENT, FOLDER, Results, cpu_model, environment, readable, to_cell
+from benchmarks.results import ENVIRONMENT, FOLDER, Results, environment, readable, to_cell
 from benchmarks.surgeon import FIGURES
+from tasks.runner.resources import cpu_model
 
 
 def results(path: Path) -> Results:

@@ -204,7 +204,7 @@ def test_csv_survives_a_crash_of_the_program(place: Path, monkeypatch: pytest.Mo
         ("\ne1,", "\nzz,", r"cartpole.csv:5: run zz has no record"),
         ("\ne1,", "\ne0,", r"cartpole.csv:5: run e0 is there twice"),
         ("weight_sparsity", "sparseness", r"cartpole.csv:1: the columns"),
-        ("0012345,,,,,,,,,,,\n", "0012345,,,,,,,,,,,,extra\n", r"cartpole.csv:2: run d0: beyond the last column"),
+        ("0012345,,,,,,,,,,,,,\n", "0012345,,,,,,,,,,,,,,extra\n", r"cartpole.csv:2: run d0: beyond the last column"),
     ],
 )
 def test_check_names_the_line_of_a_tampered_row(place: Path, old: str, new: str, message: str) -> None:

@@ -41,7 +41,7 @@ def contents(runs: Path) -> dict[str, Any]:
         if line["event"]:
             del line["event"]["seconds"]
     result = json.loads((run / "result.json").read_text())
-    for clock in ("train_seconds", "batch_ms", "dense_batch_ms", "of_macs_limit"):
+    for clock in ("train_seconds", "batch_ms", "dense_batch_ms", "of_macs_limit", "load"):
         del result[clock]
     for memory in ("peak_memory_bytes", "step_bytes", "dense_step_bytes"):
         del result[memory]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import tasks
 from tasks import cifar10
 from tasks.runner import command_line, distributed
+from tasks.runner.resources import cpu_model
 from tasks.vision.augmentation import Augmentation
 from tasks.vision.feed import Feed, InMemory, Streamed
 from tasks.vision.images import read
@@ -78,7 +79,7 @@ def test_two_processes_are_one_and_resume(method: str, tmp_path: Path) -> None:
     for ours, theirs in zip(told(folder), told(alone), strict=True):
         close(ours, theirs)
     result, other = (json.loads((f / "result.json").read_text()) for f in (folder, alone))
-    assert (result["device"], other["device"]) == ("2 x cpu", "cpu")
+    assert (result["device"], other["device"]) == (f"2 x {cpu_model()}", cpu_model())
     for key in ("value", "weight_sparsity", "node_sparsity", "macs", "parameters", "pruned_epoch", "pruned_why"):
         close(result[key], other[key])
     weights = load_file(folder / "model.safetensors")

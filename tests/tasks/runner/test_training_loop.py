@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import earlycrop
 from earlycrop import METHODS
 from tasks import cartpole
 from tasks.runner import command_line, outcome, training_loop
+from tasks.runner.resources import cpu_model, load_average
 from tasks.runner.store import Store, configuration, identity
 from tasks.runner.training_loop import diagnostics_change
 from tests.tasks.runs import command, contents, folder, root
@@ -66,6 +68,8 @@ def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
     assert result.run == run.name
     assert result.method == method
     assert result.commit == outcome.commit()
+    assert (result.device, result.threads) == (cpu_model(), torch.get_num_threads())
+    assert result.load is None or result.load >= 0
     dense = 4 * 16 + 16 * 16 + 16 * 2 + 16
     if method == "dense":
         assert (result.weight_sparsity, result.sparsity_asked, result.pruned_epoch) == (0.0, None, None)
@@ -420,6 +424,14 @@ def test_what_a_pruning_upset_by_hand() -> None:
     assert told["accuracy_before"] == 0.5
     assert told["accuracy_after"] == 0.25
     assert told["prediction_moved"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+
+
+def test_the_machine_is_told_as_far_as_its_system_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.5, 2.0, 3.0), raising=False)
+    assert load_average() == 1.5
+    monkeypatch.delattr(os, "getloadavg")
+    assert load_average() is None
+    assert cpu_model()
 
 
 def test_a_copy_of_a_checkout_has_the_commit_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
