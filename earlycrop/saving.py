@@ -30,7 +30,7 @@ FOLDER = "earlycrop"
 """Subfolder for our file where another library writes a file of the same name (``save_pretrained``, a Trainer)."""
 Plan = dict[str, dict[str, int]]
 """Module path -> size attribute -> size."""
-_FORMAT = "earlycrop 1"
+_FORMAT = "earlycrop 1"  # the metadata's only entry, which holds the header as JSON
 _GROUPS = ("groups", "num_groups")
 _SCALARS = (bool, int, float, str, type(None))
 _COMPLEX = "complex"
@@ -129,8 +129,7 @@ def load_contents(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, pat
                 assign_tensor(owners[id(old)], t.to(old.device))
     for module_path, sizes in plan.items():
         module = network.get_submodule(module_path)
-        user_attributes = set(sizes) - set(size_attribute_names(module)) - set(_GROUPS)
-        if user_attributes:
+        if user_attributes := set(sizes) - set(size_attribute_names(module)) - set(_GROUPS):
             module.__dict__.setdefault(SIZES_ATTRIBUTE, set()).update(user_attributes)
         for attribute, size in sizes.items():
             setattr(module, attribute, size)
@@ -200,8 +199,7 @@ def _check_same_kind(network: nn.Module, saved: Mapping[str, Tensor], plan: Plan
 def _pack(state: Any, tensors: dict[str, Tensor]) -> Any:
     """Convert a state to JSON, and move its tensors to ``tensors``."""
     if isinstance(state, Tensor):
-        name = f"{len(tensors)}"
-        tensors[name] = state
+        tensors[name := f"{len(tensors)}"] = state
         return {"tensor": name}
     if isinstance(state, Mapping):
         for key in state:
@@ -230,9 +228,12 @@ def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) ->
     copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     pairs = [name for name, t in copies.items() if t.is_complex() and t.dtype != torch.complex64]
     copies |= {name: torch.view_as_real(copies[name]) for name in pairs}  # safetensors has no complex128
-    header = {**header, _COMPLEX: pairs} if pairs else header
     try:
-        save_file(copies, temporary, metadata={"format": _FORMAT, "plan": json.dumps(header)})
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the umask; safetensors makes files that only their owner can read
+        # A single entry: safetensors stores several in an order that changes from process to process.
+        save_file(copies, temporary, metadata={_FORMAT: json.dumps({**header, _COMPLEX: pairs})})
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -250,12 +251,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with outside_inference_mode(), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
+            # Early files have two entries.
+            plan = metadata["plan"] if metadata.get("format") == _FORMAT else metadata.get(_FORMAT)
+            if plan is None:
                 alternative = f"{advice}, which was" if advice else "its weights load with safetensors itself"
                 raise SavingError(f"{path} was not written by earlycrop: {alternative}")
             # Copy each tensor: on memory that is not aligned as torch's own is, kernels sum in another order.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            header = json.loads(metadata["plan"])
+            header = json.loads(plan)
             tensors |= {name: torch.view_as_complex(tensors[name]) for name in header.get(_COMPLEX, ())}
             return tensors, header
     except FileNotFoundError as error:
@@ -277,8 +280,7 @@ def patch_save_pretrained(network: nn.Module) -> None:
 
 def _save_pretrained_and_plan(module: Any, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
     result = type(module).save_pretrained(module, folder, *args, **kwargs)
-    subfolder = Path(folder) / FOLDER
-    save(module, subfolder)
+    subfolder = save(module, Path(folder) / FOLDER).parent
     warnings.warn(
         f"this {type(module).__name__} was shrunk, and from_pretrained will refuse it, because its configuration "
         f"describes the dense network: make a fresh one from the configuration, then call "

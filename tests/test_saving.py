@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import register_parametrization
@@ -128,6 +132,45 @@ def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:
     earlycrop.save(model, tmp_path)
     with pytest.raises(SavingError, match="holds a model and no training state"):
         earlycrop.load_state(file)
+
+
+SAVES = """
+import sys
+import torch
+import earlycrop
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+earlycrop.save(model, sys.argv[1])
+earlycrop.save_state({"step": 1, "mean": torch.zeros(2)}, sys.argv[1] + "/state.safetensors")
+"""
+
+
+def test_the_same_model_is_the_same_file_and_others_may_read_it(tmp_path: Path) -> None:
+    """Whichever process writes it; safetensors itself orders its metadata at random, and keeps others out."""
+    folders = [tmp_path / str(i) for i in range(4)]
+    umask = os.umask(0o022)
+    try:
+        for folder in folders:
+            subprocess.run([sys.executable, "-c", SAVES, str(folder)], check=True)
+    finally:
+        os.umask(umask)
+    for name in ("model.safetensors", "state.safetensors"):
+        assert len({(folder / name).read_bytes() for folder in folders}) == 1
+        assert {(folder / name).stat().st_mode & 0o777 for folder in folders} == {0o644}
+
+
+def test_files_with_two_entries_are_still_read(tmp_path: Path) -> None:
+    model = mlp()
+    earlycrop.save(model, tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        (header,) = file.metadata().values()
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "earlycrop 1", "plan": header})
+    fresh = earlycrop.load(tmp_path, mlp())
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), model.parameters(), strict=True))
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "earlycrop 1"})
+    with pytest.raises(SavingError, match="is broken"):
+        earlycrop.load(tmp_path, mlp())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

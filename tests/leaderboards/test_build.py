@@ -180,6 +180,16 @@ def test_crash_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_written_may_be_read_by_others(tmp_path: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        with replacing(tmp_path / "folder" / "cartpole.csv") as temporary:
+            temporary.write_text("new")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "folder" / "cartpole.csv").stat().st_mode & 0o777 == 0o644
+
+
 def test_csv_survives_a_crash_of_the_program(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(place)
     before = (place / "out" / "cartpole.csv").read_bytes()
