@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from filelock import FileLock
@@ -22,25 +23,33 @@ def alone(out: Path) -> FileLock:
     return FileLock(out / ".lock")
 
 
-def display(out: Path, task: str | None, console: Console, price: float | None = None) -> None:
-    """Rewrite CSVs and pictures from the records and print the tables; raises ValueError for a bad record or none.
+def display(out: Path, task: str | None, console: Console, price: float | None = None, write: bool = True) -> None:
+    """Print the tables of the records, and write CSVs and pictures.
 
-    ``price``: what an hour of training costs.
+    Args:
+        out: The folder of the leaderboards.
+        task: Only this task; all where it is None.
+        console: Where to print.
+        price: What an hour of training costs.
+        write: Whether anything is written.
+
+    Raises:
+        ValueError: A record is broken, or there is none.
     """
     if not record_files(out, task):
         raise ValueError(f"No records found in {out / 'records'}: run `python -m leaderboards` first.")
-    with alone(out):  # the last of several to come has the rows of all
+    with alone(out) if write else nullcontext():  # the last of several to come has the rows of all
         records = read_records(out, task)
         for name in sorted({record.result.task for record in records.values()}):
             task_records = {run: record for run, record in records.items() if record.result.task == name}
-            with replacing(out / f"{name}.csv") as path:
-                path.write_text(
-                    csv_text(record.result for record in task_records.values()), encoding="utf-8", newline="\n"
-                )
-            picture = draw(task_records.values(), out / name)
-            for group in groups(record.result for record in task_records.values()):
+            results = [record.result for record in task_records.values()]
+            for group in groups(results):
                 show(group, task_records, console, price)
-            console.print(f"Table: {out / name}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
+            if write:
+                with replacing(out / f"{name}.csv") as path:
+                    path.write_text(csv_text(results), encoding="utf-8", newline="\n")
+                picture = draw(task_records.values(), out / name)
+                console.print(f"Table: {out / name}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
 
 
 def refuse_loss(name: str, seeds: int, data: Path | None, out: Path) -> None:
@@ -60,17 +69,17 @@ def _of_study(name: str, seeds: int, data: Path | None, out: Path, records: dict
     return [records[run] for run in sorted(ids)]
 
 
-def tabulate(name: str, seeds: int, data: Path | None, out: Path, console: Console) -> list[Record]:
-    """Write the table of a study, and its pictures, from the records that are there; those.
+def tabulate(name: str, seeds: int, data: Path | None, out: Path, console: Console, write: bool = True) -> list[Record]:
+    """Return a study's records, and ``write`` its table and its pictures.
 
     Raises:
         ValueError: the table that is there has runs which are none of the study's with this --data.
     """
     table = out / "tables" / f"{name}.csv"
-    with alone(out):
+    with alone(out) if write else nullcontext():
         study_records = _of_study(name, seeds, data, out, read_records(out))
-        if not study_records:
-            return []
+        if not study_records or not write:
+            return study_records
         with replacing(table) as path:
             path.write_text(study_text(record.result for record in study_records), encoding="utf-8", newline="\n")
         if pruning_epoch.drawable(study_records):

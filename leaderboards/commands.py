@@ -22,17 +22,34 @@ from leaderboards.records import finished_runs, merge, read_records, read_run, r
 from leaderboards.recount import Recount
 from leaderboards.sweep import on_this_machine, sweep
 
+COMMITTED = Path("leaderboards")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
-    """The option of all commands but one."""
+class Reads:
+    """The option of commands that read leaderboards."""
 
-    out: Path = Path("leaderboards")
+    out: Path = COMMITTED
     """Folder of the leaderboards; README lies beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfTasks(Command):
+class TakesIn:
+    """Options of commands that take in runs."""
+
+    runs: Path = Path("runs")
+    """Folder that holds one folder a run."""
+    out: Path | None = None
+    """Folder of the leaderboards; the folder leaderboard in --runs where it is not named."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the leaderboards."""
+        return self.out or self.runs / "leaderboard"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfTasks:
     """Options of commands that may be about one task."""
 
     task: str | None = None
@@ -52,11 +69,11 @@ class Shows(OfTasks):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collect(Shows):
+class Collect(TakesIn, Shows):
     """Take in finished runs, then show; what is done where no command is named."""
 
-    runs: Path = Path("runs")
-    """Folder that holds one folder a run."""
+    replace: bool = False
+    """Whether a run takes the place of the record of another run with its id."""
 
     def carry_out(self, console: Console) -> int:
         """Write a record of every finished run; nothing is written when a file is not sound."""
@@ -67,21 +84,24 @@ class Collect(Shows):
             task, others = self.task or "cartpole", f" (skipped: {left})" if left else ""
             of = f" of {self.task}" if self.task else ""
             raise ValueError(f"No finished runs{of} found in {self.runs}{others}: run `python -m tasks.{task}` first.")
-        with alone(self.out):
-            write, notes = merge(read_records(self.out, self.task), new)
+        with alone(self.folder):
+            write, notes = merge(read_records(self.folder, self.task), new, self.replace)
             for record in write:
-                write_record(self.out, record)
+                write_record(self.folder, record)
         summary = f"Finished runs in {self.runs}: {len(new)}, new: {len(write)}; skipped: {left or 'none'}"
         for line in (summary, *notes):
             console.print(line, markup=False, soft_wrap=True)
-        display(self.out, self.task, console, self.price)
+        display(self.folder, self.task, console, self.price)
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show(Shows):
-    """CSVs, tables and pictures from the records that are there."""
+    """Tables of the records that are there."""
 
+    out: Path | None = None
+    """Folder of the leaderboards, where CSVs and pictures are written, too; those of the checkout where it is not
+    named, and nothing is written."""
     study: Positional[str] = ""
     """Only this study, beside the paper's numbers."""
     seeds: int = 5
@@ -91,19 +111,20 @@ class Show(Shows):
 
     def carry_out(self, console: Console) -> int:
         """Print the tables of tasks, or that of a study."""
+        out, write = self.out or COMMITTED, self.out is not None
         if self.study:
-            study_records = tabulate(self.study, self.seeds, self.data, self.out, console)
+            study_records = tabulate(self.study, self.seeds, self.data, out, console, write)
             results = [record.result for record in study_records if self.task in (None, record.result.task)]
             paper_comparison.show(self.study, results, console, self.price)
         elif self.data is not None:
             raise ValueError("--data tells which runs are a study's: name the study, python -m leaderboards show STUDY")
         else:
-            display(self.out, self.task, console, self.price)
+            display(out, self.task, console, self.price, write)
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check(OfTasks):
+class Check(Reads, OfTasks):
     """Whether records, CSVs and README's tables are sound and agree; exit code 1 if not."""
 
     runs: Path = Path("runs")
@@ -132,7 +153,7 @@ class Check(OfTasks):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tables(Command):
+class Tables(Reads):
     """Bring README's tables up to date with the CSVs."""
 
     def carry_out(self, console: Console) -> int:
@@ -143,7 +164,7 @@ class Tables(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page(OfTasks):
+class Page(Reads, OfTasks):
     """Write all leaderboards as one HTML file."""
 
     file: Positional[Path | None] = None
@@ -179,7 +200,7 @@ class Trigger:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Shows):
+class Sweep(TakesIn, Shows):
     """Run what is missing of a study, then show it."""
 
     study: Positional[str]
@@ -188,8 +209,6 @@ class Sweep(Shows):
     """Its seeds."""
     data: Path | None = None
     """Folder with a folder of data a task; by default each task's own source."""
-    runs: Path = Path("runs")
-    """Folder for one folder a run."""
     jobs: int = 0
     """Runs at a time; 0 is one a core, or as many as a cluster has room for."""
     country: str = ""
@@ -203,24 +222,25 @@ class Sweep(Shows):
 
     def carry_out(self, console: Console) -> int:
         """Run it and show its tasks' leaderboards; 1 where a run failed."""
-        what = (self.study, self.seeds, self.out, self.data, self.task, self.country)
+        out = self.folder
+        what = (self.study, self.seeds, out, self.data, self.task, self.country)
         if self.where == "local" and (self.address, self.gpus) != ("auto", 0):
             raise ValueError("--address and --gpus are of a Ray cluster: add --where ray, or leave them out.")
         if self.country:
             EmissionsMeter(self.country)  # complains now rather than in every run
-        refuse_loss(self.study, self.seeds, self.data, self.out)
+        refuse_loss(self.study, self.seeds, self.data, out)
         if self.where == "ray":
             with cluster.connected(self.address, self.gpus) as ray:
-                outcome = sweep(*what, cluster.on_machines(ray, self.gpus, self.jobs, self.runs, self.out))
+                outcome = sweep(*what, cluster.on_machines(ray, self.gpus, self.jobs, self.runs, out))
         else:
-            outcome = sweep(*what, on_this_machine(self.jobs, self.runs, self.out))
-        for task in sorted(task for task in outcome.tasks if record_files(self.out, task)):
-            display(self.out, task, console, self.price)
+            outcome = sweep(*what, on_this_machine(self.jobs, self.runs, out))
+        for task in sorted(task for task in outcome.tasks if record_files(out, task)):
+            display(out, task, console, self.price)
         console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
         for line in outcome.failed:
             console.print(line, style="red", markup=False, soft_wrap=True)
         if outcome.unmetered:
             line = f"without emissions, though --country asks for them: {', '.join(outcome.unmetered)}"
             console.print(line, style="yellow", markup=False, soft_wrap=True)
-        tabulate(self.study, self.seeds, self.data, self.out, console)
+        tabulate(self.study, self.seeds, self.data, out, console)
         return 1 if outcome.failed else 0

@@ -35,7 +35,7 @@ class Record:
     log: list[dict[str, Any]]
     """The run's epochs, one entry each."""
     finished: str
-    """When the run finished (UTC, ISO 8601): which of two runs with one id is the newer."""
+    """When the run finished (UTC, ISO 8601)."""
     version: int = 1
     """By which rule the id was made, see :func:`tasks.runner.store.identity`; records of version 1 do not say so."""
 
@@ -160,20 +160,23 @@ def write_record(out: Path, record: Record) -> None:
         path.write_text(record.to_json(), encoding="utf-8")
 
 
-def merge(kept: dict[str, Record], new: Iterable[Record]) -> tuple[list[Record], list[str]]:
-    """The records of ``new`` that have to be written next to ``kept``, and a line for every id that both tell of."""
+def merge(kept: dict[str, Record], new: Iterable[Record], replace: bool) -> tuple[list[Record], list[str]]:
+    """The records of ``new`` that have to be written next to ``kept``, and a line for every id that both tell of.
+
+    Those of ``kept`` stay, unless they are to be ``replace``-d.
+    """
     write, notes = [], []
     for record in new:
         run, old = record.result.run, kept.get(record.result.run)
         if old is None:
             write.append(record)
         elif not record.same_run(old):
-            newer = record.finished > old.finished
-            write += [record] if newer else []
+            write += [record] if replace else []
             notes.append(
-                f"run {run}: {'replaced' if newer else 'kept'} its record of {old.finished} "
+                f"run {run}: {'replaced' if replace else 'kept'} its record of {old.finished} "
                 f"({old.result.metric} {old.result.value:g}); the other run finished {record.finished} "
-                f"({record.result.metric} {record.result.value:g}), {'later' if newer else 'not later'}"
+                f"({record.result.metric} {record.result.value:g})"
+                + ("" if replace else ": add --replace to put it in the record's place")
             )
     return write, notes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from matplotlib.image import imread
+from rich.console import Console
 
 from leaderboards import __main__ as command
 from leaderboards import build
@@ -82,16 +84,35 @@ def test_a_record_says_by_which_rule_its_id_is_made(place: Path) -> None:
 
 
 @pytest.mark.parametrize("newer", [True, False])
-def test_of_two_runs_with_one_id_the_newer_is_kept_and_said(place: Path, newer: bool) -> None:
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_record_of_another_run_is_replaced_only_where_that_is_asked_for(
+    place: Path, newer: bool, replaced: bool
+) -> None:
     call(place)
     path = write_run(place / "runs", replace(EARLY, value=12.5)) / "result.json"
     now = path.stat().st_mtime + (100 if newer else -100)
     os.utime(path, (now, now))
-    _, said = call(place)
-    assert len([line for line in said.splitlines() if line.startswith("run e0: ")]) == 1
-    assert ("run e0: replaced" if newer else "run e0: kept") in said
-    assert read_records(place / "out")["e0"].result.value == (12.5 if newer else 90.0)
+    _, said = call(place, *["--replace"] * replaced)
+    (line,) = [line for line in said.splitlines() if line.startswith("run e0: ")]
+    assert line.startswith("run e0: replaced" if replaced else "run e0: kept")
+    assert ("--replace" in line) != replaced
+    assert read_records(place / "out")["e0"].result.value == (12.5 if replaced else 90.0)
     assert call(place, "check")[0] == 0
+
+
+def test_a_first_command_changes_no_committed_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --out runs are taken in beside themselves, and show writes nothing."""
+    monkeypatch.chdir(place)
+    assert call(place)[0] == 0
+    (place / "out").rename(place / "leaderboards")
+    before = {path: path.read_bytes() for path in (place / "leaderboards").rglob("*") if path.is_file()}
+    write_run(place / "runs", replace(EARLY, run="e7", seed=7))
+    console = Console(width=200, file=io.StringIO())
+    assert [command.main(line, console) for line in ([], ["show"])] == [0, 0]
+    assert "e7.json" in {path.name for path in (place / "runs" / "leaderboard" / "records").glob("*/*")}
+    assert before == {path: path.read_bytes() for path in (place / "leaderboards").rglob("*") if path.is_file()}
+    assert {path.name for path in place.iterdir()} == {"runs", "leaderboards"}
+    assert finished_runs(place / "runs")[1] == {}
 
 
 def test_collecting_again_changes_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
