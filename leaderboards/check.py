@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from leaderboards.consistency import contradictions
 from leaderboards.records import Record, faults, read_record, record_files
 from leaderboards.recount import Recount
 from leaderboards.sweep import lacking
@@ -37,7 +38,8 @@ def problems(out: Path, task: str | None = None, again: Recount | None = None) -
         else:
             records[path.parent.name].append(record)
             text = path.read_text(encoding="utf-8")
-            yield from (f"{path}:{_line(text, field)}: {sentence}" for field, sentence in faults(record))
+            for field, sentence in (*faults(record), *contradictions(record)):
+                yield f"{path}:{_line(text, field)}: {sentence}"
             commit = record.result.commit
             if known is not None and _HASH.fullmatch(commit) and commit[:40] not in known:
                 yield f"{path}:{_line(text, 'commit')}: commit {commit} is not in the history of the code"
@@ -112,7 +114,7 @@ def _csv_problems(path: Path, records: list[Record], unreadable: set[str]) -> It
 
 def _study_problems(path: Path, records: dict[str, Record], unreadable: set[str]) -> Iterator[str]:
     """What is not as the runs have it that the table names."""
-    again = f"write it again with python -m leaderboards show {path.stem}"
+    again = f"write it again with python -m leaderboards show {path.stem} --out {path.parent.parent}"
     columns, rows = _rows(path.read_text(encoding="utf-8"))
     named = [(line, run) for line, row in rows for run in row.get("runs", "").split()]
     if not named:

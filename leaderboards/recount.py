@@ -15,7 +15,7 @@ import earlycrop
 from earlycrop import measure
 from earlycrop.tracing.trace import trace
 from earlycrop.utils.errors import TraceError
-from leaderboards.records import Record, record_path
+from leaderboards.records import Record, read_run, record_path
 from leaderboards.table import VARIES
 from tasks import Task
 from tasks.runner.options import Options
@@ -28,7 +28,8 @@ TOLERANCE = 1e-4
 class Recount:
     """Counts again; networks of one configuration are built once.
 
-    ``skipped``: why models could not be counted that are there, such as data that are not.
+    ``skipped``: why models were not counted that are there: they are of another run than the record's, or their data
+    are not there.
     """
 
     def __init__(self, runs: Path) -> None:
@@ -43,6 +44,9 @@ class Recount:
             row = record.result
             folder = self.runs / row.run
             if not (folder / earlycrop.saving.MODEL_FILE).exists():
+                continue
+            if why := _difference(record, folder):
+                self.skipped[row.run] = why
                 continue
             task = self._task({**record.config, "task": row.task})
             if isinstance(task, str):
@@ -68,6 +72,15 @@ class Recount:
             except (ValueError, TypeError, OSError, ImportError) as error:
                 self._made[key] = str(error)
         return self._made[key]
+
+
+def _difference(record: Record, folder: Path) -> str:
+    """Why the run in the folder is not the one that the record tells of; nothing where it is."""
+    try:
+        same = record.same_run(read_run(folder))
+    except ValueError as error:
+        return str(error)
+    return "" if same else "it is another run than the one in the record"
 
 
 def made(config: dict[str, Any]) -> Task:

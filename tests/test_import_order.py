@@ -41,7 +41,7 @@ PACKAGES = {
     "leaderboards": (
         ("records", "studies", "run_storage"),
         ("table",),
-        ("plots", "recount", "sweep"),
+        ("consistency", "plots", "recount", "sweep"),
         ("build", "check", "cluster", "page", "paper_comparison", "readme"),
         ("commands",),
         ("__main__",),

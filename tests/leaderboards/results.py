@@ -36,12 +36,26 @@ def write_run(runs: Path, result: Result, games: tuple[int, ...] = (10, 20, 30),
     folder.mkdir(parents=True, exist_ok=True)
     options = {"task": result.task, "method": result.method, "seed": result.seed, "runs": "/somewhere"} | config
     (folder / "config.json").write_text(json.dumps(options))
-    log = [
+    log: list[dict[str, Any]] = [
         {"epoch": e, "loss": 1 / e, "games": n, "return": result.value - 10 / e} for e, n in enumerate(games, start=1)
     ]
+    if result.pruned_epoch is not None:
+        log = [{"epoch": 0}] * (result.pruned_epoch == 0) + log
+        log[max(0, result.pruned_epoch - 1)]["event"] = event(result)
+    log[-1]["parameters"] = result.parameters
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     (folder / "result.json").write_text(result.to_json())
     return folder
+
+
+def event(result: Result) -> dict[str, Any]:
+    """What the log says of the pruning of a result, of 1,000 weights."""
+    return {
+        "reason": result.pruned_why, "epoch": result.pruned_epoch, "of": result.sparsity_of, "dense": 1000,
+        "asked": result.sparsity_asked, "achieved": result.weight_sparsity,
+        "left": round(1000 * (1 - result.weight_sparsity)), "weight_sparsity": result.weight_sparsity,
+        "node_sparsity": result.node_sparsity,
+    }  # fmt: skip
 
 
 def edit(path: Path, old: str, new: str) -> None:

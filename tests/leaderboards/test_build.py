@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from leaderboards import __main__ as command
-from leaderboards import build
+from leaderboards import build, consistency
 from leaderboards.check import history
 from leaderboards.plots.learning import draw
 from leaderboards.records import finished_runs, read_records, replacing
@@ -31,8 +31,10 @@ from tests.leaderboards.results import ALL, DENSE, EARLY, edit, write_run
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with six finished runs; pictures, which take most of the time, are drawn only where they are tested."""
+    """A folder with six finished runs, whose ids are short; pictures, which take most of the time, are drawn only where
+    they are tested."""
     monkeypatch.setattr(build, "draw", lambda _, stem: stem.with_suffix(".png"))
+    monkeypatch.setattr(consistency, "identity", lambda config, version: f"{config['method'][0]}{config['seed']}")
     for result in ALL:
         write_run(tmp_path / "runs", result)
     return tmp_path
@@ -264,6 +266,57 @@ def test_check_names_the_line_of_a_bad_record(place: Path, old: str, new: str, f
     code, said = call(place, "check")
     assert code == 1
     assert re.search(rf"e0.json:{line}: {field} is .*{message}", said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"seed": 0', '"seed": 3', r"e0.json:\d+: run is e0, but the id of its configuration is e3"),
+        ('"parameters": 100,', '"parameters": 101,', r"e0.json:\d+: parameters is 101, but 100 at the end of the log"),
+        ('"macs": 80', '"macs": 901', r"e0.json:\d+: macs is 901, more than 900 in the dense network"),
+        ('"pruned_epoch": 1', '"pruned_epoch": 2', r"pruned_epoch is 2, but 1 in the pruning of the log"),
+        ('"pruned_why": "lazy, it says"', '"pruned_why": "knee"', r"pruned_why is 'knee', but 'lazy, it says' in the"),
+        ('"weight_sparsity": 0.9', '"weight_sparsity": 0.8', r"weight_sparsity is 0.8, but 0.9 in the pruning"),
+        ('"node_sparsity": 0.5', '"node_sparsity": 0.6', r"node_sparsity is 0.6, but 0.5 in the pruning of the log"),
+        ('"sparsity_asked": 0.9', '"sparsity_asked": 0.8', r"sparsity_asked is 0.8, but 0.9 in the pruning of the"),
+        (
+            '"achieved": 0.9',
+            '"achieved": 0.7',
+            r"achieved is 0.7 of the weights in its pruning, but weight_sparsity 0.9",
+        ),
+        ('"left": 100', '"left": 300', r"achieved is 0.9 in its pruning, which left 300 of 1000"),
+        (
+            '"dense": 1000',
+            '"costs": {"nodes": [10, 6]}, "dense": 1000',
+            r"node_sparsity is 0.5 in its pruning, which left 6",
+        ),
+        ('"event": {', '"was": {', r"weight_sparsity is 0.9, but no pruning is in the log"),
+    ],
+)
+def test_check_names_what_contradicts_itself(place: Path, old: str, new: str, message: str) -> None:
+    write_run(place / "runs", replace(EARLY, dense_macs=900, dense_batch_ms=2.0))
+    call(place)
+    assert call(place, "check")[0] == 0
+    edit(place / "out" / "records" / "cartpole" / "e0.json", old, new)
+    code, said = call(place, "check")
+    assert code == 1
+    assert re.search(message, said)
+
+
+def test_masked_networks_compute_what_the_dense_one_does(place: Path) -> None:
+    masked = replace(ALL[-1], dense_macs=900, dense_batch_ms=2.0)
+    write_run(place / "runs", replace(masked, macs=900))
+    call(place)
+    assert call(place, "check")[0] == 0
+    path = place / "out" / "records" / "cartpole" / "s0.json"
+    edit(path, '"dense": 1000', '"costs": {"macs": [900, 90]}, "dense": 1000')
+    code, said = call(place, "check")
+    assert code == 1
+    assert re.search(r"s0.json:\d+: the multiply-accumulates go from 900 to 90 in a pruning of single weights", said)
+    edit(path, '"macs": 900', '"macs": 90')
+    code, said = call(place, "check")
+    assert code == 1
+    assert re.search(r"s0.json:\d+: macs is 90 without a node cut, but 900 in the dense network", said)
 
 
 def test_check_names_a_commit_that_is_not_there(place: Path) -> None:

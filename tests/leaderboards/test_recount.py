@@ -79,6 +79,16 @@ def test_a_model_that_is_another_than_its_record_says_is_named(place: Path) -> N
     assert "models counted again: 4, problems: 5" in output  # weight_sparsity of both
 
 
+def test_a_model_of_another_run_than_the_records_is_passed_over(place: Path) -> None:
+    small, _ = run_of(place, "earlycrop-s")
+    result = json.loads((small / "result.json").read_text())
+    (small / "result.json").write_text(json.dumps({**result, "value": result["value"] + 1}))
+    code, output = check(place)
+    assert code == 0
+    assert f"{small}: not counted again: it is another run than the one in the record" in output
+    assert "models counted again: 3, problems: 0" in output
+
+
 def test_a_broken_model_is_named_and_one_without_its_data_told(place: Path, origin: Path) -> None:
     small, _ = run_of(place, "earlycrop-s")
     (small / "model.safetensors").write_bytes(b"half")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,9 +19,11 @@ from leaderboards.records import Record, read_records, write_record
 from leaderboards.studies import Run
 from leaderboards.sweep import missing, run_id, run_ids
 from leaderboards.table import study_text
-from tasks.runner.store import identity
+from tasks.runner import command_line
+from tasks.runner.result import Result
+from tasks.runner.store import configuration, identity
 from tests.leaderboards.commands import call
-from tests.leaderboards.results import DENSE, EARLY
+from tests.leaderboards.results import DENSE, EARLY, event
 
 RUNS = [Run("cartpole", ("--method", "dense"))] + [
     Run("cartpole", ("--method", method, "--sparsity", sparsity))
@@ -36,10 +40,16 @@ def records() -> list[Record]:
         structured, asked = run.arguments[1] == "earlycrop-s", float(run.arguments[3])
         told = {**COSTS, "sparsity_asked": asked, "value": 100 - 20 * asked, "structured": structured}
         results.append(replace(EARLY, method=run.arguments[1], **told))
-    return [
-        Record(config={"task": "cartpole"}, result=replace(result, run=run_id(run)), log=[], finished="")
-        for run, result in zip(RUNS, results, strict=True)
-    ]
+    return [recorded(run, replace(result, run=run_id(run))) for run, result in zip(RUNS, results, strict=True)]
+
+
+def recorded(run: Run, result: Result) -> Record:
+    """The record of a run with that result."""
+    options = command_line.parse(importlib.import_module(f"tasks.{run.task}"), list(run.arguments))
+    same = {name: getattr(options, name) for name in ("preset", "epochs", "method", "seed")}
+    result = replace(result, **same)
+    log: list[dict[str, Any]] = [] if result.pruned_epoch is None else [{"epoch": 1, "event": event(result)}]
+    return Record(config=configuration(run.task, options), result=result, log=log, finished="", version=2)
 
 
 @pytest.fixture
@@ -178,9 +188,10 @@ def test_a_table_that_lacks_a_run_of_its_study_is_named(place: Path, monkeypatch
     monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter(several[: 2 * seeds]))
     ids = []
     for run in several:
-        ids.append(run_id(replace(run, arguments=(*run.arguments, "--data", "gone/ptb"))))
+        run = replace(run, arguments=(*run.arguments, "--data", "gone/ptb"))
+        ids.append(run_id(run))
         result = replace(DENSE if "dense" in run.arguments else EARLY, task="ptb", run=ids[-1])
-        read = Record(config={"task": "ptb", "data": "gone/ptb"}, result=result, log=[], finished="")
+        read = recorded(run, result)
         if len(ids) <= 2:
             write_record(place / "out", read)
     call(place, "show")
