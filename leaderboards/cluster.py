@@ -18,13 +18,16 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from leaderboards.run_storage import Home, loose, packed, unpack
+from leaderboards.run_storage import RunStorage, pack, top_level_files, unpack
 from leaderboards.studies import Run
-from leaderboards.sweep import Work, run_id, taken_in
+from leaderboards.sweep import CHECKOUT, Work, run_id, taken_in
 from tasks.runner import command_line
 from tasks.runner.errors import first_line
+from tasks.runner.outcome import COMMIT_VARIABLE, commit
 from tasks.runner.store import Store, checkpoint
 
+EXCLUDED = ["/.git", "/.venv", "/runs", "/data", "/docs", "/tests", "/leaderboards/records", "*.png", "*.svg"]
+"""What of the checkout is not sent to the cluster's machines: no run reads it."""
 LOST = 3
 """So often a run whose machine or worker died is started again, beside what may go wrong in the run itself."""
 
@@ -48,7 +51,7 @@ def connected(address: str, gpus: float) -> Iterator[Any]:
         raise ValueError("--where ray needs Ray, which is not installed: pip install 'earlycrop[ray]'.") from None
     _require_reachable(address)
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, log_to_driver=False, logging_level="ERROR", runtime_env=environment())
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"There is no Ray cluster at {address} ({first_line(error)}): start one with ray start."
@@ -58,6 +61,15 @@ def connected(address: str, gpus: float) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def environment() -> dict[str, Any]:
+    """Return what each worker is given: this checkout's code, and the commit that it is of."""
+    return {
+        "working_dir": str(CHECKOUT),
+        "excludes": EXCLUDED,
+        "env_vars": {COMMIT_VARIABLE: commit()},
+    }
 
 
 def _require_reachable(address: str) -> None:
@@ -85,7 +97,7 @@ def _require_room(ray: Any, gpus: float) -> None:
         )
 
 
-class Sent(Store):
+class SendingStore(Store):
     """A run's folder on a worker's machine, of which every checkpoint is sent home."""
 
     def __init__(self, runs: Path, config: dict[str, Any], send: Any) -> None:
@@ -95,12 +107,17 @@ class Sent(Store):
     def save(self, model: Any, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
         """Write it, and send it with the log."""
         super().save(model, epoch, state, keep)
-        self._send([*loose(self.folder), checkpoint(self.folder, epoch)], (epoch, *keep))
+        self._send([*top_level_files(self.folder), checkpoint(self.folder, epoch)], (epoch, *keep))
 
 
-def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float) -> tuple[int, str]:
-    """Run it, on whatever machine this is, from where it has come to; the exit code and the last line that it said."""
+def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float, folder_of_sweep: str) -> tuple[int, str]:
+    """Run it, on whatever machine this is, from where it has come to; the exit code and the last line that it said.
+
+    A relative path in its arguments is one in the folder that the sweep was started in.
+    """
     ray = importlib.import_module("ray")
+    if Path(folder_of_sweep).is_dir():
+        os.chdir(folder_of_sweep)
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # "auto" would take one that is another run's
     turn, files = ray.get(home.lend.remote(name))
@@ -119,11 +136,11 @@ def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float) -> tupl
 
         def send(paths: list[Path], keep: Iterable[int] | None) -> None:
             names = None if keep is None else tuple(checkpoint(folder, epoch).name for epoch in keep)
-            ray.get(home.keep.remote(name, turn, packed(folder, paths), names))
+            ray.get(home.keep.remote(name, turn, pack(folder, paths), names))
 
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
-                command_line.main(run.task, arguments, lambda runs, config: Sent(runs, config, send))
+                command_line.main(run.task, arguments, lambda runs, config: SendingStore(runs, config, send))
                 code = 0
             except SystemExit as left:
                 code = int(left.code or 0)
@@ -131,7 +148,7 @@ def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float) -> tupl
                 code = 1
                 traceback.print_exc()
         if folder.is_dir():
-            send(loose(folder), None)
+            send(top_level_files(folder), None)
     return code, (said.getvalue().strip().splitlines() or [f"exit code {code}"])[-1]
 
 
@@ -147,7 +164,7 @@ def on_machines(ray: Any, gpus: float, jobs: int, runs: Path, out: Path) -> Work
         raise ValueError(f"jobs must be at least 0, and is {jobs}.")
     place = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     mine = place(ray.get_runtime_context().get_node_id(), soft=False)
-    home = ray.remote(num_cpus=0, scheduling_strategy=mine)(Home).remote(str(runs.resolve()))
+    home = ray.remote(num_cpus=0, scheduling_strategy=mine)(RunStorage).remote(str(runs.resolve()))
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=LOST)(work)
 
     def each(study: list[Run]) -> Generator[tuple[Run, str | None]]:
@@ -161,7 +178,7 @@ def on_machines(ray: Any, gpus: float, jobs: int, runs: Path, out: Path) -> Work
                         yield run, taken_in(run, runs, out)
                         continue
                     trunk = None if run.trunk is None else run_id(Run(run.task, run.trunk))
-                    at_work[task.remote(run, run_id(run), trunk, home, gpus)] = (run, attempt)
+                    at_work[task.remote(run, run_id(run), trunk, home, gpus, os.getcwd())] = (run, attempt)
                 for done in ray.wait(list(at_work))[0] if at_work else []:
                     run, attempt = at_work.pop(done)
                     code, said = _outcome(ray, done)

@@ -19,7 +19,7 @@ from leaderboards.records import Record, record_path
 from leaderboards.table import VARIES
 from tasks import Task
 from tasks.runner.options import Options
-from tasks.runner.outcome import living
+from tasks.runner.outcome import count_nonzero_parameters
 
 TOLERANCE = 1e-4
 """A row of an embedding that stands for padding is zero without having been cut."""
@@ -101,7 +101,10 @@ def differences(record: Record, task: Task, folder: Path) -> Iterator[str]:
     row = record.result
     dense = task.model()
     model = earlycrop.load(folder, task.model())
-    found: dict[str, float] = {"weight_sparsity": measure.weight_sparsity(model, dense), "parameters": living(model)}
+    found: dict[str, float] = {
+        "weight_sparsity": measure.weight_sparsity(model, dense),
+        "parameters": count_nonzero_parameters(model),
+    }
     if row.structured:
         found["node_sparsity"] = measure.node_sparsity(*(trace(net, _example(task, net)) for net in (model, dense)))
     for name, now in found.items():

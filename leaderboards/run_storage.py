@@ -15,7 +15,7 @@ Files = dict[str, bytes]
 """Path within a run's folder -> what the file holds."""
 
 
-class Home:
+class RunStorage:
     """The folder of runs on the machine that sweeps. A run is one worker's at a time: that of the last who asked."""
 
     def __init__(self, runs: str) -> None:
@@ -38,7 +38,7 @@ class Home:
             self._locks[run] = lock
         self._turns[run] = self._turns.get(run, 0) + 1
         last = sorted(folder.glob("checkpoint/epoch-*"))[-1:]
-        return self._turns[run], packed(folder, [*loose(folder), *last])
+        return self._turns[run], pack(folder, [*top_level_files(folder), *last])
 
     def keep(self, run: str, turn: int, files: Files, keep: tuple[str, ...] | None) -> None:
         """Put what a worker has written in place; of the checkpoints those named stay, or all.
@@ -55,7 +55,7 @@ class Home:
                 (folder / "checkpoint").mkdir(exist_ok=True)
                 shutil.rmtree(folder / "checkpoint" / new.name, ignore_errors=True)
                 new.rename(folder / "checkpoint" / new.name)
-            for new in loose(Path(place)):
+            for new in top_level_files(Path(place)):
                 new.replace(folder / new.name)
         if (folder / "result.json").exists():
             (folder / "failure.json").unlink(missing_ok=True)
@@ -67,7 +67,7 @@ class Home:
         """A dense run's configuration and its checkpoint of that epoch; None where it has kept none."""
         folder = self.runs / run
         found = checkpoint(folder, epoch)
-        return packed(folder, [folder / "config.json", found]) if found.is_dir() else None
+        return pack(folder, [folder / "config.json", found]) if found.is_dir() else None
 
     def close(self, run: str) -> None:
         """Nobody is at work on the run any more."""
@@ -75,12 +75,12 @@ class Home:
             self._locks.pop(run).release()
 
 
-def loose(folder: Path) -> list[Path]:
+def top_level_files(folder: Path) -> list[Path]:
     """The files that lie in the run's folder itself."""
     return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
-def packed(folder: Path, paths: Iterable[Path]) -> Files:
+def pack(folder: Path, paths: Iterable[Path]) -> Files:
     """Files, and those in folders, by their path within ``folder``."""
     every = [q for p in paths for q in ([p] if p.is_file() else sorted(p.rglob("*"))) if q.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in every}

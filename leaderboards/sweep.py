@@ -20,9 +20,10 @@ from leaderboards.records import Record, read_record, read_run, record_path, wri
 from leaderboards.studies import STUDIES, Run
 from tasks.runner import command_line
 from tasks.runner.options import Options
-from tasks.runner.resources import cores
+from tasks.runner.resources import available_cores
 from tasks.runner.store import checkpoint, configuration, identity
 
+CHECKOUT = Path(__file__).parents[1]
 Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]
 """What carries runs out: each as it finishes, with what went wrong, or None where its record is written."""
 
@@ -176,12 +177,14 @@ def on_this_machine(jobs: int, runs: Path, out: Path) -> Work:
     """
     if jobs < 0:
         raise ValueError(f"jobs must be at least 0, and is {jobs}.")
-    jobs = jobs or cores()
+    jobs = jobs or available_cores()
 
     def work(study: list[Run]) -> Generator[tuple[Run, str | None]]:
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                futures = {pool.submit(execute, run, runs, out, max(1, cores() // jobs)): run for run in study}
+                futures = {
+                    pool.submit(execute, run, runs, out, max(1, available_cores() // jobs)): run for run in study
+                }
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BaseException:  # those that run have had the same Ctrl-C, and keep their checkpoints
@@ -219,7 +222,8 @@ def _run(run: Run, runs: Path, threads: int) -> str | None:
         trunk = runs / run_id(Run(run.task, run.trunk))
         if checkpoint(trunk, int(run.arguments[run.arguments.index("--trigger") + 1])).is_dir():
             line += ["--branch-from", str(trunk)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     said = ""
     for _ in range(2):
         done = subprocess.run(line, env=environment, capture_output=True, text=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
-    from tasks.runner.data_fingerprint import Known
+    from tasks.runner.data_fingerprint import DataFingerprint
 
 
 class Task(ABC):
@@ -70,7 +70,7 @@ class Task(ABC):
     def learning_rate(self, progress: float) -> float:
         """The learning rate when ``progress`` (0 to 1) of the training is done."""
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """What tells the data from others of the same name, for a run that goes on; nothing where there are none."""
         return {}
 
@@ -108,8 +108,8 @@ class Task(ABC):
         """
         return {}
 
-    def outlook(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float | Tensor]:
-        """What a pruning should not upset, taken right before and right after it on scoring batches.
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float | Tensor]:
+        """Return diagnostics recorded just before and just after a pruning, on scoring batches.
 
         Numbers go into the event as they are, log probabilities (rows, choices) as the mean Kullback-Leibler divergence
         of what was from what is. It does not count as training time.

@@ -182,7 +182,7 @@ class A2C(Task):
             line["entropy"] = float(-(np.exp(log) * log).sum(-1).mean())
         return line
 
-    def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | Tensor]:
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | Tensor]:
         """The mean return of some games, other ones than the final evaluation's, and the policy on ``batches``."""
         with torch.no_grad():
             logits = [model(batch.observations)[0][batch.mask > 0] for batch in batches]

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from tasks import Task
 from tasks.data.loader import generator
-from tasks.runner.data_fingerprint import Known, digest
+from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, location
 from tasks.runner.learning_rates import one_cycle
@@ -89,7 +89,7 @@ class Digits(Task):
         """Up over the first 30 % of the training, and down to zero."""
         return self.options.learning_rate * one_cycle(progress)
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """How many images there are, and a digest of them."""
         return {"images": len(self.train), "digest": digest(self.images, self.labels)}
 

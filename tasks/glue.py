@@ -20,9 +20,9 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Task
-from tasks.runner.data_fingerprint import Known, digest
+from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, location
+from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
 from tasks.text.encoders import encoder, pretrained
 from tasks.text.glue_dataset import GLUE, Split, held_out, read, write
@@ -141,7 +141,7 @@ class LanguageUnderstanding(Task):
         """The pretrained encoder under a head with random weights."""
         return pretrained(self.encoder)
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """How many examples there are, and a digest of their tokens and labels."""
         every = [self.training, *([] if self.validation is None else [self.validation]), *self.evaluated.values()]
         held = [t for e in every for t in (*e.inputs.values(), e.starts, e.labels)]
@@ -163,7 +163,7 @@ class LanguageUnderstanding(Task):
 
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Every training example once, with others of like length."""
-        device, random = location(model), np.random.default_rng((self.options.seed, epoch, TRAINING))
+        device, random = model_device(model), np.random.default_rng((self.options.seed, epoch, TRAINING))
         for rows in grouped(self.training.lengths, self.options.batch, random):
             yield self.training.batch(rows, device)
 
@@ -171,13 +171,13 @@ class LanguageUnderstanding(Task):
         """The training examples of median length."""
         rows = self.training.lengths.argsort(stable=True)
         start = max(0, (len(rows) - self.options.batch) // 2)
-        return self.training.batch(rows[start : start + self.options.batch], location(model))
+        return self.training.batch(rows[start : start + self.options.batch], model_device(model))
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Random training examples."""
         options, random = self.options, np.random.default_rng((self.options.seed, epoch, SCORING))
         rows = torch.from_numpy(random.permutation(len(self.training))[: options.scoring * options.batch])
-        return [self.training.batch(part, location(model)) for part in torch.split(rows, options.batch)]
+        return [self.training.batch(part, model_device(model)) for part in torch.split(rows, options.batch)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy, or the squared error of a number."""
@@ -208,7 +208,7 @@ class LanguageUnderstanding(Task):
         measured = self.glue.measured(self.validation.labels.numpy(), self._predicted(model, self.validation))
         return {f"validation_{name}": value for name, value in measured.items()}
 
-    def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """Log probabilities of the classes on the scoring batches, and what ``validate`` measures."""
         told: dict[str, float | Tensor] = dict(self.validate(model))
         if self.glue.classes:

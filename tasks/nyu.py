@@ -28,12 +28,12 @@ from tasks.depth.prediction import errors, errors_of_mean, predicted
 from tasks.depth.views import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
 from tasks.nets.fcrn import FCRN
 from tasks.runner.atomic_files import write
-from tasks.runner.data_fingerprint import Known, digest
+from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import location
+from tasks.runner.evaluation_mode import model_device
 from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options as CommonOptions
-from tasks.runner.resources import room
+from tasks.runner.resources import memory_budget
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 3, H, W) float32, and depths in metres at the network's resolution, (N, h, w) float32, 0: no reading."""
@@ -137,7 +137,7 @@ class Depth(Task):
         train, validation = held_out(spread(train, options.frames), options.validation)
         require(len(train) > 0, f"{options.data} has no training frames left: lower --validation")
         frame: Size = (round(options.size[0] / 0.95), round(options.size[1] / 0.95))
-        most = room(options.device) / 2
+        most = memory_budget(options.device) / 2
         self.training, self.test = Frames(train, frame, most), Frames(test, frame, most)
         self.validation = Frames(validation, frame, most)
         self.batches_per_epoch = max(1, len(train) // options.batch)
@@ -148,7 +148,7 @@ class Depth(Task):
         """The network; a ValueError says where its encoder's weights are not to be had."""
         return FCRN(self.options.encoder, self.options.pretrained)
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """How many frames there are, and a digest of their names."""
         every = (self.training.pairs, self.validation.pairs, self.test.pairs)
         return {"frames": len(self.training), "digest of the names": digest(*(str(pairs.keys) for pairs in every))}
@@ -167,7 +167,7 @@ class Depth(Task):
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Whole batches of all training frames in a random order, augmented."""
         self.skipped = 0
-        device, key = location(model), (self.options.seed, epoch, TRAINING)
+        device, key = model_device(model), (self.options.seed, epoch, TRAINING)
         if device.type == "cuda":  # on a CPU such narrow maps are slower so
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         order = torch.randperm(len(self.training), generator=generator(key))
@@ -181,7 +181,7 @@ class Depth(Task):
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training frames as they are."""
-        device, options = location(model), self.options
+        device, options = model_device(model), self.options
         order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
         parts = self.training.batches(order[: options.scoring * options.batch], options.batch, device)
         return [seen for i, d in parts for seen in self._seen(i, d, middle(len(i), device))]
@@ -225,7 +225,7 @@ class Depth(Task):
             return {}
         return {f"validation_{name}": value for name, value in self._errors(model, self.validation).items()}
 
-    def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """What ``validate`` measures."""
         return self.validate(model)
 
@@ -246,7 +246,7 @@ class Depth(Task):
             if dense is None:
                 warnings.warn(f"{picture} lacks dense predictions: {folder.parent} has no dense run", stacklevel=2)
             else:
-                models = {"dense": dense.to(location(model)), **models}
+                models = {"dense": dense.to(model_device(model)), **models}
         order = torch.tensor(sorted({int((i + 0.5) * len(self.test) / DRAWN) for i in range(DRAWN)}))
         seen = {name: list(predicted(m, self.test, order, options.size, options.batch)) for name, m in models.items()}
         inputs, truth, _ = (torch.cat(each).cpu() for each in zip(*seen[options.method], strict=True))

@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 
 from tasks import Task
 from tasks.nets.psmm import PSMM, Memory, Mixture
-from tasks.runner.data_fingerprint import Known, digest
+from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, location
+from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
 from tasks.text.corpus import read
 from tasks.text.sequences import Batch, chunks, parts, streams
@@ -157,7 +157,7 @@ class LanguageModelling(Task):
         options = self.options
         return PSMM(len(self.corpus.vocabulary), options.embedding, options.widths, options.window, options.dropout)
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """The text's size, its vocabulary's, and a digest of all that is read."""
         corpus = self.corpus
         read = digest(*corpus.vocabulary, self.words, corpus.valid, corpus.test)
@@ -192,7 +192,7 @@ class LanguageModelling(Task):
         """The epoch's part of the text, with the memory of the last training step, or of chunks in another order for
         each pass.
         """
-        options, device, text, self.memory = self.options, location(model), self.text, None
+        options, device, text, self.memory = self.options, model_device(model), self.text, None
         before, place = divmod(epoch - 1, options.epochs_per_pass)
         if not options.carry:
             order = np.random.default_rng((options.seed, before + 1, TRAINING)).permutation(len(text.tokens))
@@ -204,7 +204,7 @@ class LanguageModelling(Task):
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Sequences from random places of the training text, without what came before them."""
-        options, device, end = self.options, location(model), self.corpus.end
+        options, device, end = self.options, model_device(model), self.corpus.end
         length = min(options.length, len(self.words))
         random = np.random.default_rng((options.seed, epoch, SCORING))
         starts = random.integers(0, len(self.words) - length + 1, (options.scoring, options.batch, 1))

@@ -14,7 +14,7 @@ from tasks.depth.metrics import UNREAD
 from tasks.depth.nyu_dataset import Pairs
 from tasks.depth.views import Size
 from tasks.runner.errors import RunError
-from tasks.runner.resources import cores
+from tasks.runner.resources import available_cores
 
 AT_ONCE = 16
 """Frames that a worker reads at least, before another is worth its start."""
@@ -60,7 +60,7 @@ class Frames:
             yield images[chosen], depths[chosen]
 
     def _read(self, order: Tensor, batch: int) -> Iterator[list[Tensor]]:
-        workers = min(cores(), len(order) // AT_ONCE)
+        workers = min(available_cores(), len(order) // AT_ONCE)
         generator = torch.Generator()  # without one, the loader takes a number from the global generator
         yield from loaded(self._one, order.tolist(), batch, num_workers=workers, generator=generator)
 

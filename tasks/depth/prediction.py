@@ -11,7 +11,7 @@ from torch.nn import functional
 from tasks.depth.frames import Frames
 from tasks.depth.metrics import Errors
 from tasks.depth.views import Size, depths_seen, images_seen, middle
-from tasks.runner.evaluation_mode import evaluating, location
+from tasks.runner.evaluation_mode import evaluating, model_device
 
 
 def predicted(
@@ -19,7 +19,7 @@ def predicted(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Of the frames at ``order``, a batch at a time: the network's inputs (N, 3, *size), and at their resolution the
     true depths and the predicted ones, (N, *size) in metres."""
-    device = location(model)
+    device = model_device(model)
     for images, depths in frames.batches(order, batch, device):
         view = middle(len(images), device)
         inputs = images_seen(images, view, size)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from earlycrop import METHODS
-from tasks.runner.data_fingerprint import Known
+from tasks.runner.data_fingerprint import DataFingerprint
 from tasks.runner.errors import RunError
 from tasks.runner.options import Options
 from tasks.runner.store import Store, checkpoint, read_checkpoint
@@ -67,7 +67,7 @@ def require_kept(options: Options, store: Store) -> None:
         )
 
 
-def start(options: Options, config: dict[str, Any], model: nn.Module, data: Known) -> dict[str, Any]:
+def start(options: Options, config: dict[str, Any], model: nn.Module, data: DataFingerprint) -> dict[str, Any]:
     """Bring ``model`` to where the dense run was; the state of its checkpoint.
 
     Raises:

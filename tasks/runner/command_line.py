@@ -54,7 +54,7 @@ def main(
         _stopped(options.runs / identity(configuration(name, options)))
     try:
         branching.require_kept(options, store)
-        result = distributed.of_the_first(store.result()) or _with_progress(name, task, options, store, total)
+        result = distributed.broadcast_from_rank0(store.result()) or _with_progress(name, task, options, store, total)
         pictures = _drawn(task, options, store) if options.record else []
     except KeyboardInterrupt:
         _stopped(store.folder)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-Known = Mapping[str, int | str]
+DataFingerprint = Mapping[str, int | str]
 """What tells data from other data of the same name: sizes, and a digest of the rest."""
 
 
@@ -20,7 +20,7 @@ def digest(*held: Tensor | np.ndarray | str) -> str:
     return found.hexdigest()[:12]
 
 
-def changed(before: Known, now: Known) -> str:
+def changes(before: DataFingerprint, now: DataFingerprint) -> str:
     """What is another than it was, in words; nothing where all is the same."""
     keys = [key for key in now if key in before and before[key] != now[key]]  # an older version knew less of them
     return ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in keys)

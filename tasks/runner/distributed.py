@@ -19,20 +19,20 @@ T = TypeVar("T")
 
 def processes() -> int:
     """How many train this run."""
-    return _told("WORLD_SIZE", 1)
+    return _launched_with("WORLD_SIZE", 1)
 
 
 def rank() -> int:
     """Which of them this one is, from 0."""
-    return _told("RANK", 0)
+    return _launched_with("RANK", 0)
 
 
-def here() -> int:
+def local_processes() -> int:
     """How many of them share this machine."""
-    return _told("LOCAL_WORLD_SIZE", 1)
+    return _launched_with("LOCAL_WORLD_SIZE", 1)
 
 
-def _told(name: str, alone: int) -> int:
+def _launched_with(name: str, alone: int) -> int:
     return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
 
 
@@ -47,10 +47,12 @@ def join(device: str) -> None:
     if device not in ("auto", "cuda", "cpu"):
         raise ValueError(f"each process takes a GPU of its own, not all of them {device}: leave out --device")
     gpus = torch.cuda.device_count() if device != "cpu" else 0
-    if 0 < gpus < here():
-        raise ValueError(f"{here()} processes need as many GPUs, and there are {gpus}: lower --nproc-per-node")
+    if 0 < gpus < local_processes():
+        raise ValueError(
+            f"{local_processes()} processes need as many GPUs, and there are {gpus}: lower --nproc-per-node"
+        )
     if gpus:
-        torch.cuda.set_device(_told("LOCAL_RANK", 0))
+        torch.cuda.set_device(_launched_with("LOCAL_RANK", 0))
     if rank():
         warnings.simplefilter("ignore")  # the first process tells
     if not distributed.is_initialized():
@@ -76,30 +78,30 @@ def group() -> Any:
     return distributed.group.WORLD if processes() > 1 else None
 
 
-def part(t: Tensor) -> Tensor:
+def local_slice(t: Tensor) -> Tensor:
     """This process's part of the first dimension: as much as any other's, so that a few of the last may be no one's."""
     each = len(t) // processes()
     return t[rank() * each : (rank() + 1) * each]
 
 
-def parts(order: Tensor, batch: int) -> Tensor:
+def local_slices(order: Tensor, batch: int) -> Tensor:
     """This process's parts of the batches of an order."""
-    return torch.cat([part(chosen) for chosen in torch.split(order, batch)])
+    return torch.cat([local_slice(chosen) for chosen in torch.split(order, batch)])
 
 
-def total(t: Tensor) -> Tensor:
+def all_reduce(t: Tensor) -> Tensor:
     """The sum over the processes."""
     if processes() > 1:
         distributed.all_reduce(t)
     return t
 
 
-def mean(t: Tensor) -> Tensor:
+def all_mean(t: Tensor) -> Tensor:
     """The mean over the processes."""
-    return total(t) / processes()
+    return all_reduce(t) / processes()
 
 
-def of_the_first(value: T) -> T:
+def broadcast_from_rank0(value: T) -> T:
     """What the first process has."""
     if processes() == 1:
         return value
@@ -108,7 +110,7 @@ def of_the_first(value: T) -> T:
     return held[0]
 
 
-def every(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """What each of the processes has."""
     if processes() == 1:
         return [value]
@@ -117,18 +119,18 @@ def every(value: T) -> list[T]:
     return held
 
 
-def alike(value: Any) -> bool:
+def all_equal(value: Any) -> bool:
     """Whether every process has the same value."""
-    return all(each == value for each in every(value))
+    return all(each == value for each in all_gather(value))
 
 
-def begin(seed: int, epoch: int) -> None:
+def seed_process(seed: int, epoch: int) -> None:
     """Random numbers of a process's own, for dropout; the first one's go on as those of a run on one process."""
     if rank():
         torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank())).generate_state(1)[0]))
 
 
-def end(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give every process the buffers of the first: its batch norms' running statistics."""
     if processes() > 1:
         for buffer in model.buffers():

@@ -8,11 +8,12 @@ from typing import Any, Self
 
 import torch
 
-from earlycrop.emissions import EmissionsMeter, EmissionsReading
+import earlycrop.emissions
+from earlycrop.emissions import EmissionsReading
 from tasks.runner import distributed
 
 
-class Meter:
+class EmissionsMeter:
     """Counts while it is entered, by the electricity of ``country``; with an empty one, nothing.
 
     Energy is that from when it is entered, models' building and validation included.
@@ -22,7 +23,9 @@ class Meter:
     """
 
     def __init__(self, country: str, device: torch.device) -> None:
-        self._country, self._emissions = country, EmissionsMeter(country, device) if country else None
+        self._country, self._emissions = country, None
+        if country:
+            self._emissions = earlycrop.emissions.EmissionsMeter(country, device)
         self._before: EmissionsReading | None = EmissionsReading(0.0, 0.0, True)
 
     def __enter__(self) -> Self:
@@ -52,7 +55,7 @@ class Meter:
         """What the run has spent; None where it is not measured, or a part of it was not."""
         if self._emissions is None:
             return None
-        parts = [self._before, *distributed.every(self._emissions.so_far())]
+        parts = [self._before, *distributed.all_gather(self._emissions.so_far())]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             return None

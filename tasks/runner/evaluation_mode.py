@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-def location(model: nn.Module) -> torch.device:
+def model_device(model: nn.Module) -> torch.device:
     """Where the model's parameters are."""
     return next(model.parameters()).device
 
@@ -21,6 +21,6 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
     model.eval()
     try:
         with torch.no_grad():
-            yield location(model)
+            yield model_device(model)
     finally:
         model.train(mode)

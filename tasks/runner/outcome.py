@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -17,13 +18,15 @@ from earlycrop import measure
 from earlycrop.emissions import EmissionsReading
 from tasks import Task
 from tasks.runner import distributed
-from tasks.runner.evaluation_mode import location
+from tasks.runner.evaluation_mode import model_device
 from tasks.runner.options import VARIANTS, Options
 from tasks.runner.result import Result
 from tasks.runner.store import Store
 
+COMMIT_VARIABLE = "EARLYCROP_COMMIT"
 
-def living(model: nn.Module) -> int:
+
+def count_nonzero_parameters(model: nn.Module) -> int:
     """Parameters that are left: entries of weight matrices that are zero do not count."""
     nonzero, every = measure.weight_counts(model)
     return measure.parameters(model) - every + nonzero
@@ -36,7 +39,7 @@ def outcome(
     """Write the final model, whose metric has this ``value``, and measure it beside the dense one."""
     file = earlycrop.save(model, store.folder)
     event = pruner.event
-    device = location(model)
+    device = model_device(model)
     memory = measure.peak_memory_bytes(device)
     apart = event is not None and not options.prune_on  # with it the dense network is not to touch the device
     *others, cost = _costs(task, model, optimizer, device, apart)
@@ -55,7 +58,7 @@ def outcome(
         device=hardware(device),
         python=platform.python_version(), torch=torch.__version__, commit=commit(),
         variant=variant(options), epochs_trained=pruner.total_epochs,
-        parameters=living(model), macs=cost.macs, dense_batch_ms=dense and dense.milliseconds,
+        parameters=count_nonzero_parameters(model), macs=cost.macs, dense_batch_ms=dense and dense.milliseconds,
         dense_macs=dense and dense.macs, of_macs_limit=limit, step_bytes=cost.bytes,
         dense_step_bytes=dense and dense.bytes,
         disk_bytes=file.stat().st_size, csr_bytes=measure.csr_bytes(model),
@@ -122,7 +125,12 @@ def variant(options: Options) -> str:
 
 
 def commit() -> str:
-    """The commit of the code that runs, with "-dirty" where files differ from it; "unknown" outside a checkout."""
+    """Return the commit of the code that runs, with "-dirty" where files differ from it.
+
+    In a copy without a repository it is what EARLYCROP_COMMIT says, or else "unknown".
+    """
+    if commit := os.environ.get(COMMIT_VARIABLE):
+        return commit
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -21,7 +21,7 @@ import earlycrop
 from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.atomic_files import write
-from tasks.runner.data_fingerprint import Known, changed
+from tasks.runner.data_fingerprint import DataFingerprint, changes
 from tasks.runner.errors import RunError
 from tasks.runner.options import ASIDE, LATER, Options
 from tasks.runner.result import Result
@@ -53,7 +53,7 @@ def checkpoint(folder: Path, epoch: int) -> Path:
 
 
 def read_checkpoint(
-    path: Path, model: nn.Module, data: Known, accept: Callable[[dict[str, Any]], None], otherwise: str
+    path: Path, model: nn.Module, data: DataFingerprint, accept: Callable[[dict[str, Any]], None], otherwise: str
 ) -> dict[str, Any]:
     """Bring ``model`` to a checkpoint if ``accept`` raises nothing about its run's configuration; its state.
 
@@ -65,7 +65,7 @@ def read_checkpoint(
     try:
         state: dict[str, Any] = earlycrop.load_state(path / "state.safetensors")
         accept(state["config"])
-        if told := changed(state.get("data", data), data):  # before a network of another size is made of it
+        if told := changes(state.get("data", data), data):  # before a network of another size is made of it
             raise RunError(f"the data are not those of {path} any more ({told}): give the old ones, or {otherwise}")
         earlycrop.load(path, model)
     except earlycrop.SavingError as error:
@@ -146,7 +146,7 @@ class Store:
         last = self._last()
         return 0 if last is None else int(last.name.removeprefix("epoch-"))
 
-    def load(self, model: nn.Module, data: Known) -> dict[str, Any] | None:
+    def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
         """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""
         last = self._last()
         if last is None:
@@ -189,7 +189,7 @@ class Shared(Store):
     def close(self) -> None:
         """There is no lock."""
 
-    def load(self, model: nn.Module, data: Known) -> dict[str, Any] | None:
+    def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
         """As the first process does."""
         if not self._checkpoints.is_dir():
             raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")

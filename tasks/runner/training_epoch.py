@@ -57,13 +57,13 @@ def train(
     if not losses:
         raise RunError(f"epoch {epoch} has no batch: give the task more data or a smaller batch size")
     _check(losses, checked, epoch)
-    distributed.end(model)
+    distributed.broadcast_buffers(model)
     return float(torch.stack(losses).mean())
 
 
 def _check(losses: list[Tensor], checked: int, epoch: int) -> int:
     if distributed.processes() > 1 and checked < len(losses):  # of all of them, which must go on or stop together
-        losses[checked:] = distributed.mean(torch.stack(losses[checked:])).unbind()
+        losses[checked:] = distributed.all_mean(torch.stack(losses[checked:])).unbind()
     for step, loss in enumerate(losses[checked:], start=checked + 1):
         if not math.isfinite(value := float(loss)):
             raise DivergedError("loss", value, epoch, step)

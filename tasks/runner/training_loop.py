@@ -18,10 +18,10 @@ import earlycrop
 from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.branching import start
-from tasks.runner.emissions import Meter
+from tasks.runner.emissions import EmissionsMeter
 from tasks.runner.errors import DivergedError, RunError
 from tasks.runner.options import Options
-from tasks.runner.outcome import living, outcome
+from tasks.runner.outcome import count_nonzero_parameters, outcome
 from tasks.runner.result import Result
 from tasks.runner.store import Store
 from tasks.runner.training_epoch import finite, train
@@ -95,16 +95,16 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     Raises:
         RunError: the checkpoint is broken or another run's, or training diverged (recorded in failure.json).
     """
-    with Meter(options.country, device_of(options.device, "--device")) as meter:
+    with EmissionsMeter(options.country, device_of(options.device, "--device")) as meter:
         return _run(name, task, options, store, report, meter)
 
 
-def _run(name: str, task: Task, options: Options, store: Store, report: Report, meter: Meter) -> Result:
+def _run(name: str, task: Task, options: Options, store: Store, report: Report, meter: EmissionsMeter) -> Result:
     _settle(options)
     model, optimizer = fresh(task, options)
     data = task.trained_on()
     state = store.load(model, data)
-    if not distributed.alike(None if state is None else state["epoch"]):
+    if not distributed.all_equal(None if state is None else state["epoch"]):
         raise RunError(f"not every process sees the checkpoint in {store.folder}: give a shared folder with --runs")
     pruner = pruner_of(task, options, model, optimizer)
     branching = state is None and options.branch_from is not None
@@ -116,7 +116,7 @@ def _run(name: str, task: Task, options: Options, store: Store, report: Report, 
     if state is None:
         event, seconds = _ask(pruner, task, model, 0)
         if event is not None:
-            lines = [{"epoch": 0, "parameters": living(model), "event": event, "seconds": seconds}]
+            lines = [{"epoch": 0, "parameters": count_nonzero_parameters(model), "event": event, "seconds": seconds}]
     model.to(device_of(options.device, "--device"))  # the parameters stay the same objects, and their optimizer theirs
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -131,7 +131,7 @@ def _run(name: str, task: Task, options: Options, store: Store, report: Report, 
         assert options.branch_from is not None
         event, asking = _ask(pruner, task, model, epoch)
         seconds += asking
-        line = lines[-1] | {"parameters": living(model), "event": event, **task.validate(model)}
+        line = lines[-1] | {"parameters": count_nonzero_parameters(model), "event": event, **task.validate(model)}
         lines[-1] = line | {"seconds": line["seconds"] + asking, "branched_from": options.branch_from.resolve().name}
 
     def checkpoint() -> None:
@@ -165,7 +165,7 @@ def _run(name: str, task: Task, options: Options, store: Store, report: Report, 
     if distributed.rank() == 0:
         result = outcome(name, task, options, store, model, optimizer, pruner, seconds, spent, value)
         store.finish(result)
-    result = distributed.of_the_first(result)
+    result = distributed.broadcast_from_rank0(result)
     assert result is not None
     return result
 
@@ -184,7 +184,7 @@ def _epoch(
 ) -> dict[str, Any]:  # fmt: skip
     """Train an epoch and ask the pruner; the epoch's line of the log."""
     start = perf_counter()
-    distributed.begin(options.seed, epoch)
+    distributed.seed_process(options.seed, epoch)
 
     def rate(done: float) -> float:
         return task.learning_rate(_progress(options, pruner, done))
@@ -195,7 +195,7 @@ def _epoch(
     seconds = perf_counter() - start
     event, asking = _ask(pruner, task, model, epoch)
     return {
-        "epoch": epoch, "loss": loss, "learning_rate": first, "parameters": living(model), **told,
+        "epoch": epoch, "loss": loss, "learning_rate": first, "parameters": count_nonzero_parameters(model), **told,
         "trigger": pruner.log(), "event": event, "seconds": seconds + asking,
     }  # fmt: skip
 
@@ -209,7 +209,7 @@ def _progress(options: Options, pruner: earlycrop.Pruner, done: float) -> float:
 
 
 def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> tuple[dict[str, Any] | None, float]:
-    """Let the pruner act after ``epoch`` epochs; the event, with what it upset, and the seconds of pruning.
+    """Let the pruner act after ``epoch`` epochs; the event, with the change of the diagnostics, and the seconds of pruning.
 
     Scoring batches are drawn, and the model looked at, only if the pruner reads them.
     """
@@ -220,7 +220,7 @@ def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> 
     def look() -> None:
         nonlocal aside
         start = perf_counter()
-        looks.append(task.outlook(model, drawn))
+        looks.append(task.pruning_diagnostics(model, drawn))
         aside += perf_counter() - start
 
     def draw() -> Iterator[Any]:
@@ -236,17 +236,17 @@ def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> 
     if event is not None:
         look()
     seconds = perf_counter() - start - aside
-    return None if event is None else {**event.record(), **upset(*looks)}, seconds
+    return None if event is None else {**event.record(), **diagnostics_change(*looks)}, seconds
 
 
-def upset(before: Mapping[str, float | Tensor], after: Mapping[str, float | Tensor]) -> dict[str, float]:
-    """What a pruning changed of a task's outlook: numbers before and after it, and how far log probabilities moved."""
+def diagnostics_change(before: Mapping[str, float | Tensor], after: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Return a task's diagnostics before and after a pruning, and of log probabilities how far they moved."""
     told = {}
     for name, was in before.items():
         now = after[name]
         if isinstance(was, Tensor) and isinstance(now, Tensor):
             moved = functional.kl_div(now, was, reduction="batchmean", log_target=True)
-            told[f"{name}_moved"] = float(distributed.mean(moved))  # each process looks at its part
+            told[f"{name}_moved"] = float(distributed.all_mean(moved))  # each process looks at its part
         else:
             told |= {f"{name}_before": float(was), f"{name}_after": float(now)}
     return told

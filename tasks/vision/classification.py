@@ -20,12 +20,12 @@ from tasks import Task
 from tasks.data.loader import generator
 from tasks.nets.classifiers import network, require_fit
 from tasks.runner import distributed
-from tasks.runner.data_fingerprint import Known, digest
+from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, location
+from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options
-from tasks.runner.resources import room
+from tasks.runner.resources import memory_budget
 from tasks.vision.augmentation import Augmentation
 from tasks.vision.feed import Feed, Held, feeds
 from tasks.vision.images import first, held_out, read
@@ -118,7 +118,7 @@ class Vision(Task):
             padding=options.padding, flip=options.flip, rotation=options.rotation, smallest_crop=options.smallest_crop
         )
         self.training, self.validation, self.test = feeds(
-            train, validation, test, options.size, augmentation, room(options.device)
+            train, validation, test, options.size, augmentation, memory_budget(options.device)
         )
         self.epoch = 0
         self.compiled: Any = None
@@ -128,7 +128,7 @@ class Vision(Task):
         """The classifier."""
         return network(self.options.network, self.classes, self.options.size)
 
-    def trained_on(self) -> Known:
+    def trained_on(self) -> DataFingerprint:
         """How many images there are of how many classes, a digest of their labels, and whether they are held in memory:
         those that are not are cropped otherwise.
         """
@@ -158,14 +158,14 @@ class Vision(Task):
         """Whole batches of all training images in a random order, augmented."""
         self.epoch = epoch
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
-        device = location(model)
+        device = model_device(model)
         yield from self.training.shuffled(self.options.batch, device, (self.options.seed, epoch, TRAINING))
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training images as they are; of each batch, this process's part."""
-        device, options = location(model), self.options
+        device, options = model_device(model), self.options
         order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
-        mine = distributed.parts(order[: options.scoring * options.batch], options.batch)
+        mine = distributed.local_slices(order[: options.scoring * options.batch], options.batch)
         return list(self.training.plain(mine, max(1, options.batch // distributed.processes()), device))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -194,7 +194,7 @@ class Vision(Task):
             told["test_accuracy"] = self._accuracy(model, self.test)
         return told
 
-    def outlook(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """Log probabilities of the classes on the scoring batches, and the validation accuracy."""
         with evaluating(model):
             logs = torch.cat([functional.log_softmax(model(images), -1) for images, _ in batches])
@@ -211,7 +211,7 @@ class Vision(Task):
             mine = torch.arange(distributed.rank(), len(feed), distributed.processes())
             for images, labels in feed.plain(mine, 2 * self.options.batch, device):
                 right += (model(images).argmax(-1) == labels).sum()
-        return int(distributed.total(right)) / len(feed)
+        return int(distributed.all_reduce(right)) / len(feed)
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch; its random numbers begin anew."""

@@ -13,7 +13,7 @@ from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks.data.loader import Key, generator, loaded
 from tasks.data.normalisation import IMAGENET, statistics
 from tasks.runner import distributed
-from tasks.runner.resources import cores
+from tasks.runner.resources import available_cores
 from tasks.vision.augmentation import Augmentation, prepared
 from tasks.vision.images import Images
 
@@ -97,7 +97,7 @@ class Held:
         images, labels = self.pixels[at], self.labels[at]
         if random is not None:  # augmented whole, with the random numbers of one process
             images = images if self.augmentation is None else self.augmentation(images, random)
-            images, labels = distributed.part(images), distributed.part(labels)
+            images, labels = distributed.local_slice(images), distributed.local_slice(labels)
         return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last), labels
 
 
@@ -106,7 +106,7 @@ class Streamed:
 
     def __init__(self, images: Images, size: int, augmentation: Augmentation | None) -> None:
         self.images, self.size, self.augmentation = images, size, augmentation
-        self.workers = max(1, cores() // distributed.here())
+        self.workers = max(1, available_cores() // distributed.local_processes())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,7 +117,7 @@ class Streamed:
         whole, own = len(self) >= batch, batch // distributed.processes()
         key = (*key, distributed.rank()) if distributed.rank() else key
         yield from self._load(
-            distributed.parts(order, batch), own, device, _training(self.size, self.augmentation), key, whole
+            distributed.local_slices(order, batch), own, device, _training(self.size, self.augmentation), key, whole
         )
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:

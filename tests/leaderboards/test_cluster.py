@@ -21,7 +21,7 @@ from filelock import FileLock
 from leaderboards import __main__ as command
 from leaderboards import studies
 from leaderboards.records import read_records
-from leaderboards.run_storage import Home, packed, unpack
+from leaderboards.run_storage import RunStorage, pack, unpack
 from leaderboards.studies import Run
 
 TINY = ("--steps", "300", "--epochs", "3", "--agents", "2", "--widths", "8", "8", "--scoring-rollouts", "1")
@@ -162,13 +162,13 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: An
 
 def test_a_run_is_one_worker_s(tmp_path: Path) -> None:
     """Who lost it to another worker brings nothing home any more; and no one is lent what another process holds."""
-    home = Home(str(tmp_path / "runs"))
+    home = RunStorage(str(tmp_path / "runs"))
     turn, files = home.lend("a")
     assert (turn, files) == (1, {})
     worker = tmp_path / "worker"
     unpack({"log.jsonl": b"1", "config.json": b"{}", "checkpoint/epoch-00001/state": b"one"}, worker)
-    home.keep("a", turn, packed(worker, [worker]), ("epoch-00001",))
-    assert home.lend("a") == (2, packed(worker, [worker]))
+    home.keep("a", turn, pack(worker, [worker]), ("epoch-00001",))
+    assert home.lend("a") == (2, pack(worker, [worker]))
     with pytest.raises(ValueError, match="another worker has taken a over"):
         home.keep("a", turn, {"log.jsonl": b"2"}, None)
     assert (tmp_path / "runs" / "a" / "log.jsonl").read_bytes() == b"1"
@@ -176,6 +176,6 @@ def test_a_run_is_one_worker_s(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "runs" / "a" / "checkpoint").iterdir()] == ["epoch-00002"]
     assert home.kept("a", 1) is None
     assert home.kept("a", 2) == {"config.json": b"{}", "checkpoint/epoch-00002/state": b"two"}
-    assert Home(str(tmp_path / "runs")).lend("a") == (0, {})
+    assert RunStorage(str(tmp_path / "runs")).lend("a") == (0, {})
     home.close("a")
-    assert Home(str(tmp_path / "runs")).lend("a")[0] == 1
+    assert RunStorage(str(tmp_path / "runs")).lend("a")[0] == 1

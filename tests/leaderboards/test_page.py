@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -86,14 +85,9 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFi
         page.write(records(LINES), tmp_path, tmp_path / "file" / "page.html")
 
 
-def test_the_library_is_as_published_and_goes_with_the_package() -> None:
+def test_the_library_is_as_published() -> None:
     told = dict(
         re.findall(r"^\| `([\w.]+)` .*\| (\w{64}) \|$", (page.ASSETS / "vendor" / "README.md").read_text(), re.M)
     )
     files = {path.name: path for path in (page.ASSETS / "vendor").glob("*.js")}
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == told
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
-        "leaderboards"
-    ]
-    kept = {path for pattern in patterns for path in (ROOT / "leaderboards").glob(pattern)}
-    assert {path for path in page.ASSETS.rglob("*") if path.is_file()} <= kept

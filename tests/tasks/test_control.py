@@ -207,7 +207,7 @@ def test_the_outlook_is_of_other_games_and_of_rows_that_were_played(name: str) -
     task, model = tiny(name, scoring_length=120), always(name, 0)
     batches = list(task.scoring_batches(model, 1))
     before = torch.get_rng_state()
-    told = task.outlook(model, batches)
+    told = task.pruning_diagnostics(model, batches)
     rows = int(sum(batch.mask.sum() for batch in batches))
     assert rows < sum(len(batch.mask) for batch in batches) or name == "acrobot"
     probabilities = torch.tensor([1.0] + [0.0] * (INPUTS[name][1] - 1)).softmax(0)

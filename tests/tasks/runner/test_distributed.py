@@ -130,8 +130,13 @@ def test_what_processes_cannot_share_is_a_sentence(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.usefixtures("second")
 def test_parts_of_batches_by_hand() -> None:
-    assert distributed.parts(torch.arange(14), 6).tolist() == [2, 3, 6 + 2, 6 + 3]  # of the last two, no one has any
-    assert distributed.parts(torch.arange(9), 6).tolist() == [2, 3, 7]
+    assert distributed.local_slices(torch.arange(14), 6).tolist() == [
+        2,
+        3,
+        6 + 2,
+        6 + 3,
+    ]  # of the last two, no one has any
+    assert distributed.local_slices(torch.arange(9), 6).tolist() == [2, 3, 7]
 
 
 def test_each_process_has_its_part_of_the_same_images(tmp_path: Path, request: pytest.FixtureRequest) -> None:

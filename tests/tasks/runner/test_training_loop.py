@@ -20,7 +20,7 @@ from earlycrop import METHODS
 from tasks import cartpole
 from tasks.runner import command_line, outcome, training_loop
 from tasks.runner.store import Store, configuration
-from tasks.runner.training_loop import upset
+from tasks.runner.training_loop import diagnostics_change
 from tests.tasks.runs import command, contents, folder, root
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
@@ -374,7 +374,12 @@ def test_options_that_came_later_leave_the_ids_of_earlier_runs(tmp_path: Path) -
 def test_what_a_pruning_upset_by_hand() -> None:
     was = {"accuracy": 0.5, "prediction": torch.tensor([[0.5, 0.5]]).log()}
     now = {"accuracy": 0.25, "prediction": torch.tensor([[0.25, 0.75]]).log()}
-    told = upset(was, now)
+    told = diagnostics_change(was, now)
     assert told["accuracy_before"] == 0.5
     assert told["accuracy_after"] == 0.25
     assert told["prediction_moved"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+
+
+def test_a_copy_of_a_checkout_has_the_commit_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EARLYCROP_COMMIT", "0012345-dirty")
+    assert outcome.commit() == "0012345-dirty"

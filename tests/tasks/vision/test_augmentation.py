@@ -85,6 +85,6 @@ def test_streamed_images_are_the_held_ones(tmp_path: Path, monkeypatch: pytest.M
     torch.testing.assert_close(one, two, rtol=0, atol=0)
     assert one.shape == (32, 3, 32, 32)
     assert sum(len(labels) for _, labels in streamed.plain(torch.arange(40), 16, cpu)) == 40
-    monkeypatch.setattr(classification, "room", lambda device: 1.0)
+    monkeypatch.setattr(classification, "memory_budget", lambda device: 1.0)
     task = cifar10.make(cifar10.Options(data=str(tmp_path), network="resnet8-cifar", batch=8))
     assert isinstance(task.training, Streamed)  # type: ignore[attr-defined]
