@@ -1,9 +1,10 @@
 """The paper's domains, one file a task, each an adapter between a domain and the one training loop, ``tasks.runner``.
 
-A task module (a file here whose name has no leading underscore) defines three names:
+A task module (a file here whose name has no leading underscore) defines four names:
 
 - ``Options``: a frozen dataclass, a subclass of :class:`tasks.runner.options.Options`; its fields are the command line.
 - ``PRESETS``: name -> a function without arguments that returns an ``Options``; ``"default"`` is one of them.
+- ``SUMMARY``: a :class:`Summary`, the task's line in the list of tasks.
 - ``make``: ``Options`` -> :class:`Task`.
 
 Nothing in it speaks of pruning.
@@ -15,13 +16,24 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
     from tasks.runner.data_fingerprint import DataFingerprint
+
+
+class Summary(NamedTuple):
+    """A task's line in the list that ``python -m tasks`` prints."""
+
+    data: str
+    source: str
+    """Where the data come from."""
+    network: str
+    minutes: str
+    """Minutes that a dense run takes on a CPU, of a preset that is made for one."""
 
 
 class Task(ABC):

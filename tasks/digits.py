@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from tasks import Task
+from tasks import Summary, Task
 from tasks.data.loader import generator
 from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, location
+from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options as TaskOptions
 
@@ -106,7 +106,7 @@ class Digits(Task):
         return [self._batch(self.train[part], model) for part in parts]
 
     def _batch(self, chosen: Tensor, model: nn.Module) -> Batch:
-        device = location(model)
+        device = model_device(model)
         return self.images[chosen].to(device), self.labels[chosen].to(device)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -126,6 +126,7 @@ class Digits(Task):
         images, labels = self._batch(chosen, model)
         with evaluating(model):
             return float((model(images).argmax(-1) == labels).float().mean())
+SUMMARY = Summary("scikit-learn handwritten digits", "in scikit-learn", "3 convolutions, 1.9 M weights", "1")
 
 
 def make(options: Options) -> Task:

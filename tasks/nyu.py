@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks import Task
+from tasks import Summary, Task
 from tasks.data.loader import generator
 from tasks.depth import depth_maps, metrics, views
 from tasks.depth.frames import Frames
@@ -263,6 +263,7 @@ class Depth(Task):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take up."""
+SUMMARY = Summary("NYU Depth v2", "Hugging Face, or --data FOLDER", "FCRN", "14 (--preset small)")
 
 
 def make(options: Options) -> Task:
