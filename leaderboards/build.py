@@ -32,12 +32,14 @@ def display(out: Path, task: str | None, console: Console, price: float | None =
     with alone(out):  # the last of several to come has the rows of all
         records = read_records(out, task)
         for name in sorted({record.result.task for record in records.values()}):
-            mine = {run: record for run, record in records.items() if record.result.task == name}
+            task_records = {run: record for run, record in records.items() if record.result.task == name}
             with replacing(out / f"{name}.csv") as path:
-                path.write_text(csv_text(record.result for record in mine.values()), encoding="utf-8", newline="\n")
-            picture = draw(mine.values(), out / name)
-            for group in groups(record.result for record in mine.values()):
-                show(group, mine, console, price)
+                path.write_text(
+                    csv_text(record.result for record in task_records.values()), encoding="utf-8", newline="\n"
+                )
+            picture = draw(task_records.values(), out / name)
+            for group in groups(record.result for record in task_records.values()):
+                show(group, task_records, console, price)
             console.print(f"Table: {out / name}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
 
 
@@ -66,16 +68,16 @@ def tabulate(name: str, seeds: int, data: Path | None, out: Path, console: Conso
     """
     table = out / "tables" / f"{name}.csv"
     with alone(out):
-        mine = _of_study(name, seeds, data, out, read_records(out))
-        if not mine:
+        study_records = _of_study(name, seeds, data, out, read_records(out))
+        if not study_records:
             return []
         with replacing(table) as path:
-            path.write_text(study_text(record.result for record in mine), encoding="utf-8", newline="\n")
-        if pruning_epoch.drawable(mine):
-            saved(pruning_epoch.figure(mine), table)
-        elif any(True for _ in sparsity.recipes(mine)):
-            saved(sparsity.figure(mine), table)
-        if any(True for _ in cost.parts(mine)):
-            saved(cost.figure(mine), table.with_stem(f"{name}-costs"))
+            path.write_text(study_text(record.result for record in study_records), encoding="utf-8", newline="\n")
+        if pruning_epoch.drawable(study_records):
+            saved(pruning_epoch.figure(study_records), table)
+        elif any(True for _ in sparsity.recipes(study_records)):
+            saved(sparsity.figure(study_records), table)
+        if any(True for _ in cost.parts(study_records)):
+            saved(cost.figure(study_records), table.with_stem(f"{name}-costs"))
     console.print(f"Study: {table}", markup=False, soft_wrap=True)
-    return mine
+    return study_records

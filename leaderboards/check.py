@@ -71,8 +71,8 @@ def history() -> set[str] | None:
 
 def uncommitted(out: Path, task: str | None = None) -> list[str]:
     """The ids of the runs whose code differed from its commit: their numbers are of code that is nowhere."""
-    found = (path for path in record_files(out, task) if b'-dirty"' in path.read_bytes())
-    return sorted(path.stem for path in found)
+    paths = (path for path in record_files(out, task) if b'-dirty"' in path.read_bytes())
+    return sorted(path.stem for path in paths)
 
 
 def _line(text: str, field: str) -> int:

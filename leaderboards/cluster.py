@@ -86,13 +86,13 @@ def _require_reachable(address: str) -> None:
 
 
 def _require_room(ray: Any, gpus: float) -> None:
-    held = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = max((node.get("GPU", 0.0) for node in held if node.get("CPU", 0) >= 1), default=None)
-    if most is None:
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    max_gpus = max((node.get("GPU", 0.0) for node in resources if node.get("CPU", 0) >= 1), default=None)
+    if max_gpus is None:
         raise ValueError("No machine of the cluster has a CPU to give, and a run takes one: it would wait for ever.")
-    if gpus > most:
+    if gpus > max_gpus:
         raise ValueError(
-            f"A run would take {gpus:g} GPUs, and the most that a machine of the cluster has is {most:g}: it "
+            f"A run would take {gpus:g} GPUs, and the most that a machine of the cluster has is {max_gpus:g}: it "
             "would wait for ever. Give a smaller --gpus."
         )
 
@@ -130,8 +130,8 @@ def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float, folder_
         arguments = [*run.arguments, "--runs", place]
         if trunk is not None:
             epoch = int(arguments[arguments.index("--trigger") + 1])
-            if held := ray.get(home.kept.remote(trunk, epoch)):
-                unpack(held, Path(place) / trunk)
+            if kept_files := ray.get(home.kept.remote(trunk, epoch)):
+                unpack(kept_files, Path(place) / trunk)
                 arguments += ["--branch-from", str(Path(place) / trunk)]
 
         def send(paths: list[Path], keep: Iterable[int] | None) -> None:
@@ -163,8 +163,8 @@ def on_machines(ray: Any, gpus: float, jobs: int, runs: Path, out: Path) -> Work
     if jobs < 0:
         raise ValueError(f"jobs must be at least 0, and is {jobs}.")
     place = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-    mine = place(ray.get_runtime_context().get_node_id(), soft=False)
-    home = ray.remote(num_cpus=0, scheduling_strategy=mine)(RunStorage).remote(str(runs.resolve()))
+    this_machine = place(ray.get_runtime_context().get_node_id(), soft=False)
+    home = ray.remote(num_cpus=0, scheduling_strategy=this_machine)(RunStorage).remote(str(runs.resolve()))
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=LOST)(work)
 
     def each(study: list[Run]) -> Generator[tuple[Run, str | None]]:

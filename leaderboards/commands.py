@@ -71,8 +71,8 @@ class Collect(Shows):
             write, notes = merge(read_records(self.out, self.task), new)
             for record in write:
                 write_record(self.out, record)
-        told = f"Finished runs in {self.runs}: {len(new)}, new: {len(write)}; skipped: {left or 'none'}"
-        for line in (told, *notes):
+        summary = f"Finished runs in {self.runs}: {len(new)}, new: {len(write)}; skipped: {left or 'none'}"
+        for line in (summary, *notes):
             console.print(line, markup=False, soft_wrap=True)
         display(self.out, self.task, console, self.price)
         return 0
@@ -92,9 +92,9 @@ class Show(Shows):
     def carry_out(self, console: Console) -> int:
         """Print the tables of tasks, or that of a study."""
         if self.study:
-            mine = tabulate(self.study, self.seeds, self.data, self.out, console)
-            told = [record.result for record in mine if self.task in (None, record.result.task)]
-            paper_comparison.show(self.study, told, console, self.price)
+            study_records = tabulate(self.study, self.seeds, self.data, self.out, console)
+            results = [record.result for record in study_records if self.task in (None, record.result.task)]
+            paper_comparison.show(self.study, results, console, self.price)
         elif self.data is not None:
             raise ValueError("--data tells which runs are a study's: name the study, python -m leaderboards show STUDY")
         else:
@@ -115,20 +115,20 @@ class Check(OfTasks):
         if not files and not list(self.out.glob(f"{self.task or '*'}.csv")):
             raise ValueError(f"No leaderboards found in {self.out}: run `python -m leaderboards` first.")
         again = Recount(self.runs)
-        found = [
+        faults = [
             *problems(self.out, self.task, again),
             *readme.problems(self.out.parent / "README.md", self.out),
         ]
-        for problem in found:
+        for problem in faults:
             console.print(problem, markup=False, soft_wrap=True)
         for run, why in again.skipped.items():
-            told = f"{self.runs / run}: not counted again: {why}"
-            console.print(told, style="dim", markup=False, soft_wrap=True)
+            summary = f"{self.runs / run}: not counted again: {why}"
+            console.print(summary, style="dim", markup=False, soft_wrap=True)
         if runs := uncommitted(self.out, self.task):
             console.print(f"of code that was not committed: {', '.join(runs)}", style="dim", soft_wrap=True)
-        told = f"Records checked: {len(files)}, models counted again: {again.counted}, problems: {len(found)}"
-        console.print(told, style="red" if found else "green")
-        return 1 if found else 0
+        summary = f"Records checked: {len(files)}, models counted again: {again.counted}, problems: {len(faults)}"
+        console.print(summary, style="red" if faults else "green")
+        return 1 if faults else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,10 +217,10 @@ class Sweep(Shows):
         for task in sorted(task for task in outcome.tasks if record_files(self.out, task)):
             display(self.out, task, console, self.price)
         console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
-        for told in outcome.failed:
-            console.print(told, style="red", markup=False, soft_wrap=True)
+        for line in outcome.failed:
+            console.print(line, style="red", markup=False, soft_wrap=True)
         if outcome.unmetered:
-            told = f"without emissions, though --country asks for them: {', '.join(outcome.unmetered)}"
-            console.print(told, style="yellow", markup=False, soft_wrap=True)
+            line = f"without emissions, though --country asks for them: {', '.join(outcome.unmetered)}"
+            console.print(line, style="yellow", markup=False, soft_wrap=True)
         tabulate(self.study, self.seeds, self.data, self.out, console)
         return 1 if outcome.failed else 0

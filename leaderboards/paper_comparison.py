@@ -25,8 +25,8 @@ def paper(name: str) -> pd.DataFrame:
     """The paper's table of that name, in our units; without a row where the paper has no such table."""
     path = PAPER / f"{name}.csv"
     columns = [*KEYS, "method", "variant", "sparsity_asked"]
-    held = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
-    return held.assign(variant=held["variant"].fillna("") if "variant" in held else "")
+    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
+    return rows.assign(variant=rows["variant"].fillna("") if "variant" in rows else "")
 
 
 class Lines(NamedTuple):
@@ -45,35 +45,39 @@ def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[Lines]:
     seeds; ``..._gap`` the difference to dense *of the same column*; ``..._place`` the rank among methods that prune.
     ``seeds``, and mean ``hours`` of training where they are of one device: ours.
     """
-    mine, theirs = (rows.assign(method=labels(rows)) for rows in (frame(results), theirs))
+    our_rows, theirs = (rows.assign(method=labels(rows)) for rows in (frame(results), theirs))
     if len(theirs):
-        mine = mine[(mine["variant"] == "") | mine["method"].isin(theirs["method"])]
-    for key in _keys(mine, theirs):
-        here, there = (part[((part[KEYS] == list(key)) | part[KEYS].isna()).all(axis=1)] for part in (mine, theirs))
-        metric = (here if len(here) else there)["metric"].iloc[0]
+        our_rows = our_rows[(our_rows["variant"] == "") | our_rows["method"].isin(theirs["method"])]
+    for key in _keys(our_rows, theirs):
+        our_part, their_part = (
+            part[((part[KEYS] == list(key)) | part[KEYS].isna()).all(axis=1)] for part in (our_rows, theirs)
+        )
+        metric = (our_part if len(our_part) else their_part)["metric"].iloc[0]
         epochs = "" if pd.isna(key[2]) else f"{key[2]} epochs, "
         title = f"{key[0]}, {key[1]}, {epochs}{metric}"
-        asked = sorted(here["sparsity_asked"].dropna().unique())
+        asked = sorted(our_part["sparsity_asked"].dropna().unique())
         if len(asked) < 2:
-            yield Lines(title, _lines(here, there, metric), here)
+            yield Lines(title, _lines(our_part, their_part, metric), our_part)
             continue
         for sparsity in asked:
             ours, paper_s = (
                 part[part["sparsity_asked"].isna() | (part["sparsity_asked"] - sparsity).abs().lt(1e-6)]
-                for part in (here, there)
+                for part in (our_part, their_part)
             )
             yield Lines(f"{title}, {100 * sparsity:.4g} % cut", _lines(ours, paper_s, metric), ours)
 
 
-def _lines(here: pd.DataFrame, there: pd.DataFrame, metric: str) -> pd.DataFrame:
-    table = pd.DataFrame(index=list(dict.fromkeys([*there["method"], *here["method"]])))
-    by_method = here.groupby("method")
-    by_seed = here.groupby(["method", "seed"])["value"].mean().groupby("method")  # runs of one seed count as one
+def _lines(our_rows: pd.DataFrame, their_rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    table = pd.DataFrame(index=list(dict.fromkeys([*their_rows["method"], *our_rows["method"]])))
+    by_method = our_rows.groupby("method")
+    by_seed = our_rows.groupby(["method", "seed"])["value"].mean().groupby("method")  # runs of one seed count as one
     table["ours"], table["ours_std"], table["seeds"] = by_seed.mean(), by_seed.std(), by_seed.size()
     table["hours"] = by_method["train_seconds"].mean().where(by_method["device"].nunique() == 1) / 3600
     for name, column in (("theirs", "value"), ("theirs_std", "std")):
-        table[name] = there.set_index("method")[column].groupby(level=0).first() if len(there) else float("nan")
-    higher = bool(here["higher_is_better"].iloc[0]) if len(here) else metric not in ("perplexity", "rmse")
+        table[name] = (
+            their_rows.set_index("method")[column].groupby(level=0).first() if len(their_rows) else float("nan")
+        )
+    higher = bool(our_rows["higher_is_better"].iloc[0]) if len(our_rows) else metric not in ("perplexity", "rmse")
     for who in ("ours", "theirs"):
         table[f"{who}_gap"] = table[who] - table[who].get("dense", float("nan"))
         pruned = table.index != "dense"
@@ -81,23 +85,23 @@ def _lines(here: pd.DataFrame, there: pd.DataFrame, metric: str) -> pd.DataFrame
     return table
 
 
-def _keys(mine: pd.DataFrame, theirs: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
+def _keys(our_rows: pd.DataFrame, theirs: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
     """Theirs and then ours, each once; theirs without epochs has those of ours that it stands beside."""
-    ours = list(dict.fromkeys(mine[KEYS].itertuples(index=False, name=None)))
-    found: list[tuple[Any, ...]] = []
+    ours = list(dict.fromkeys(our_rows[KEYS].itertuples(index=False, name=None)))
+    keys: list[tuple[Any, ...]] = []
     for dataset, network, epochs in theirs[KEYS].itertuples(index=False, name=None):
         beside = [key for key in ours if key[:2] == (dataset, network)] if pd.isna(epochs) else []
-        found += beside or [(dataset, network, None if pd.isna(epochs) else int(epochs))]
-    return dict.fromkeys([*found, *ours])
+        keys += beside or [(dataset, network, None if pd.isna(epochs) else int(epochs))]
+    return dict.fromkeys([*keys, *ours])
 
 
-def paired(told: Lines) -> str | None:
+def paired(comparison: Lines) -> str | None:
     """What a paired t-test over shared seeds says of the best of ours against the runner-up; None without enough."""
-    places = told.table["ours_place"].dropna().sort_values(kind="stable")
+    places = comparison.table["ours_place"].dropna().sort_values(kind="stable")
     if len(places) < 2:
         return None
     first, second = places.index[:2]
-    by_method = told.runs.pivot_table(index="seed", columns="method", values="value")
+    by_method = comparison.runs.pivot_table(index="seed", columns="method", values="value")
     values = by_method[[first, second]].dropna()
     if len(values) < PAIRS:
         return None
@@ -122,8 +126,8 @@ def show(name: str, results: list[Result], console: Console, price: float | None
         )
     for part in lines(results, theirs):
         console.print(_table(f"{name}: {part.title}", part.table, price))
-        told = "best in bold, second underlined; gap: to dense of the same column; ± sample deviation over seeds"
-        console.print(told, style="dim")
+        caption = "best in bold, second underlined; gap: to dense of the same column; ± sample deviation over seeds"
+        console.print(caption, style="dim")
         if (test := paired(part)) is not None:
             console.print(test, style="dim")
     for note, rows in theirs.groupby("note", sort=False) if "note" in theirs else ():

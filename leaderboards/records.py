@@ -50,22 +50,24 @@ class Record:
 
 def faults(record: Record) -> list[tuple[str, str]]:
     """What is out of range or contradicts itself in a record, as pairs of the field and a sentence."""
-    row, found = record.result, []
+    row, sentences = record.result, []
     for name in SHARES:
         share = getattr(row, name)
         if share is not None and not 0 <= share <= 1:
-            found.append((name, f"{name} is {share}, not between 0 and 1"))
-    found += [(name, f"{name} is {value}, not positive") for name in POSITIVE if (value := getattr(row, name)) <= 0]
+            sentences.append((name, f"{name} is {share}, not between 0 and 1"))
+    sentences += [(name, f"{name} is {value}, not positive") for name in POSITIVE if (value := getattr(row, name)) <= 0]
     if (row.method == "dense") != (row.sparsity_asked is None):
-        found.append(("sparsity_asked", f"sparsity_asked is {row.sparsity_asked} for method {row.method}"))
+        sentences.append(("sparsity_asked", f"sparsity_asked is {row.sparsity_asked} for method {row.method}"))
     trained = row.epochs_trained or row.epochs  # of a method that rewinds more than the budget
     if row.pruned_epoch is not None and not 0 <= row.pruned_epoch <= trained:
-        found.append(("pruned_epoch", f"pruned_epoch is {row.pruned_epoch}, not between 0 and {trained} epochs"))
+        sentences.append(("pruned_epoch", f"pruned_epoch is {row.pruned_epoch}, not between 0 and {trained} epochs"))
     for name in ("task", "method", "preset", "seed", "epochs"):
-        told = record.config.get(name, getattr(row, name))
-        if told != getattr(row, name):
-            found.append((name, f"{name} is {getattr(row, name)!r} in the result and {told!r} in the configuration"))
-    return found + [("log", sentence) for sentence in _log_faults(record.log)]
+        configured = record.config.get(name, getattr(row, name))
+        if configured != getattr(row, name):
+            sentences.append(
+                (name, f"{name} is {getattr(row, name)!r} in the result and {configured!r} in the configuration")
+            )
+    return sentences + [("log", sentence) for sentence in _log_faults(record.log)]
 
 
 def _log_faults(log: list[dict[str, Any]]) -> Iterator[str]:

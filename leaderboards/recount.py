@@ -50,7 +50,7 @@ class Recount:
                 continue
             path = record_path(out, row.task, row.run)
             try:
-                yield from (f"{path}: {told}" for told in differences(record, task, folder))
+                yield from (f"{path}: {difference}" for difference in differences(record, task, folder))
             except earlycrop.SavingError as error:
                 yield f"{path}: its model cannot be counted: {error}"
             except (ValueError, OSError, ImportError, TraceError) as error:
@@ -101,16 +101,16 @@ def differences(record: Record, task: Task, folder: Path) -> Iterator[str]:
     row = record.result
     dense = task.model()
     model = earlycrop.load(folder, task.model())
-    found: dict[str, float] = {
+    counts: dict[str, float] = {
         "weight_sparsity": measure.weight_sparsity(model, dense),
         "parameters": count_nonzero_parameters(model),
     }
     if row.structured:
-        found["node_sparsity"] = measure.node_sparsity(*(trace(net, _example(task, net)) for net in (model, dense)))
-    for name, now in found.items():
-        told = getattr(row, name)
-        if abs(now - told) > (TOLERANCE if isinstance(told, float) else 0):
-            yield f"{name} is {told:.10g}, but {now:.10g} in the model saved in {folder}"
+        counts["node_sparsity"] = measure.node_sparsity(*(trace(net, _example(task, net)) for net in (model, dense)))
+    for name, now in counts.items():
+        recorded = getattr(row, name)
+        if abs(now - recorded) > (TOLERANCE if isinstance(recorded, float) else 0):
+            yield f"{name} is {recorded:.10g}, but {now:.10g} in the model saved in {folder}"
 
 
 def _example(task: Task, model: nn.Module) -> Any:

@@ -66,8 +66,8 @@ class RunStorage:
     def kept(self, run: str, epoch: int) -> Files | None:
         """A dense run's configuration and its checkpoint of that epoch; None where it has kept none."""
         folder = self.runs / run
-        found = checkpoint(folder, epoch)
-        return pack(folder, [folder / "config.json", found]) if found.is_dir() else None
+        path = checkpoint(folder, epoch)
+        return pack(folder, [folder / "config.json", path]) if path.is_dir() else None
 
     def close(self, run: str) -> None:
         """Nobody is at work on the run any more."""
@@ -88,6 +88,6 @@ def pack(folder: Path, paths: Iterable[Path]) -> Files:
 
 def unpack(files: Files, folder: Path) -> None:
     """Write them into ``folder``."""
-    for name, held in files.items():
+    for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(held)
+        (folder / name).write_bytes(content)

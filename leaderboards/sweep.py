@@ -72,12 +72,12 @@ def here(study: Iterable[Run], data: Path | None) -> list[Run]:
     return _on_data(study, data, Path.is_dir)
 
 
-def _on_data(study: Iterable[Run], data: Path | None, there: Callable[[Path], bool]) -> list[Run]:
-    """The study's runs, each once, with the folder of its task's data in ``data`` where ``there`` is one."""
+def _on_data(study: Iterable[Run], data: Path | None, exists: Callable[[Path], bool]) -> list[Run]:
+    """The study's runs, each once, with the folder of its task's data in ``data`` where one ``exists``."""
     runs = list(dict.fromkeys(study))
     if data is None:
         return runs
-    return [_with_data(run, folder) if there(folder := data / (run.data or run.task)) else run for run in runs]
+    return [_with_data(run, folder) if exists(folder := data / (run.data or run.task)) else run for run in runs]
 
 
 def _with_data(run: Run, folder: Path) -> Run:
@@ -87,15 +87,15 @@ def _with_data(run: Run, folder: Path) -> Run:
 
 def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
     """The runs that have no record yet, and how many have one; raises ValueError for a broken record."""
-    absent, found = [], 0
+    absent, count_found = [], 0
     for run in study:
         path = record_path(out, run.task, run_id(run))
         if path.exists():
             read_record(path)
-            found += 1
+            count_found += 1
         else:
             absent.append(run)
-    return absent, found
+    return absent, count_found
 
 
 def recorded(name: str, seeds: int, data: Path | None, records: Collection[str]) -> set[str]:
@@ -139,16 +139,16 @@ def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None,
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, and is {seeds}.")
     study = [run for run in here(runs_of(seeds), data) if task in (None, run.task)]
-    absent, found = missing(study, out)
+    absent, count_found = missing(study, out)
     if country:
         absent = [replace(run, arguments=(*run.arguments, "--country", country)) for run in absent]
-    outcome = Outcome(found, tasks={run.task for run in study})
+    outcome = Outcome(count_found, tasks={run.task for run in study})
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, speed_estimate_period=3600) as progress:
-        bar = progress.add_task(name, total=found + len(absent), completed=found)
+        bar = progress.add_task(name, total=count_found + len(absent), completed=count_found)
         for branches in (False, True):  # those come after what they branch off
             with closing(work([run for run in absent if (run.trunk is not None) == branches])) as finished:
                 for run, failure in finished:

@@ -32,8 +32,8 @@ VARIES = {"method", "sparsity", "of", "seed", "device", "task", "watch", "kernel
 def frame(results: Iterable[Result]) -> pd.DataFrame:
     """A row a run, sorted by method, sparsity (dense first), seed."""
     rows = pd.DataFrame([asdict(result) for result in results], columns=list(KINDS))
-    whole = ("pruned_epoch", "epochs_trained", "dense_macs", "step_bytes", "dense_step_bytes")
-    rows = rows.astype({**dict.fromkeys(whole, "Int64"), "sparsity_asked": "float64"})
+    integers = ("pruned_epoch", "epochs_trained", "dense_macs", "step_bytes", "dense_step_bytes")
+    rows = rows.astype({**dict.fromkeys(integers, "Int64"), "sparsity_asked": "float64"})
     order = ["method", "variant", "sparsity_asked", "seed", "run"]
     return rows.sort_values(order, na_position="first", ignore_index=True)
 
@@ -116,13 +116,13 @@ def study_text(results: Iterable[Result]) -> str:
     parts = []
     for group in groups(results):
         first = group.rows.iloc[0]
-        told = {name: first[name] for name in RECIPE}
-        told["device"] = ", ".join(sorted(set(group.rows["device"])))
-        told["sparsity_of"], told["sparsity_asked"] = group.of, group.rows["sparsity_asked"].max()
+        recipe = {name: first[name] for name in RECIPE}
+        recipe["device"] = ", ".join(sorted(set(group.rows["device"])))
+        recipe["sparsity_of"], recipe["sparsity_asked"] = group.of, group.rows["sparsity_asked"].max()
         lines = summary(group)
         lines["runs"] = group.rows.groupby(labels(group.rows))["run"].agg(" ".join)
         lines = lines.reset_index(names="method")
-        parts.append(lines.assign(**told)[[*told, *lines.columns]])
+        parts.append(lines.assign(**recipe)[[*recipe, *lines.columns]])
     return pd.concat(parts).to_csv(index=False, lineterminator="\n", float_format="%.6g") if parts else ""
 
 
@@ -164,9 +164,9 @@ def show(group: Group, records: dict[str, Record], console: Console, price: floa
     ``price``: what an hour of training costs.
     """
     results, costs = _columns(group, price)
-    whole, lead = _table(group.title, {**results, **costs}), dict(list(results.items())[:2])
-    if Measurement.get(console, console.options.update(max_width=1000), whole).maximum <= console.width:
-        console.print(whole)
+    table, lead = _table(group.title, {**results, **costs}), dict(list(results.items())[:2])
+    if Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width:
+        console.print(table)
     else:
         console.print(_table(group.title, results))
         console.print(_table(None, {**lead, **costs}))

@@ -92,9 +92,9 @@ def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
     known = get_args(Name)
     require(options.task_name in known, f"task_name must be one of {', '.join(known)}, not {options.task_name!r}.")
-    for name, least in (("batch", 1), ("epochs", 1), ("scoring", 1), ("length", 8), ("examples", 0), ("seed", 0)):
+    for name, minimum in (("batch", 1), ("epochs", 1), ("scoring", 1), ("length", 8), ("examples", 0), ("seed", 0)):
         number = getattr(options, name)
-        require(number >= least, f"{name} must be {least} or more, not {number}.")
+        require(number >= minimum, f"{name} must be {minimum} or more, not {number}.")
     for name in ("validation", "warmup"):
         number = getattr(options, name)
         require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}.")
@@ -118,18 +118,20 @@ class LanguageUnderstanding(Task):
         train, validation = held_out(splits.pop("train"), options.examples, options.validation)
         require(len(train.labels) > 0, f"{options.data} has no training examples left: lower --validation.")
         self.encoder = encoder(options.model, max(1, self.glue.classes))
-        most = self.encoder.longest
-        require(options.length <= most, f"length is {options.length}, and {options.model} takes {most} at most.")
+        max_length = self.encoder.longest
+        require(
+            options.length <= max_length, f"length is {options.length}, and {options.model} takes {max_length} at most."
+        )
         self.network = self.encoder.name
         self.training = self._tokenized(train)
         self.validation = self._tokenized(validation) if len(validation.labels) else None
         self.evaluated = {name: self._tokenized(split) for name, split in splits.items()}
         self.batches_per_epoch = math.ceil(len(self.training) / options.batch)
         cut, count = self.training.truncated, sum(e.truncated for e in self.evaluated.values())
-        held = self.validation.truncated if self.validation is not None else 0
-        if cut or held or count:
+        cut_held = self.validation.truncated if self.validation is not None else 0
+        if cut or cut_held or count:
             warnings.warn(
-                f"{cut} of {len(self.training)} training examples and {held} of those held out, {count} of the "
+                f"{cut} of {len(self.training)} training examples and {cut_held} of those held out, {count} of the "
                 f"evaluated ones are longer than --length {options.length} tokens, and are cut there",
                 stacklevel=2,
             )
@@ -144,8 +146,8 @@ class LanguageUnderstanding(Task):
     def trained_on(self) -> DataFingerprint:
         """How many examples there are, and a digest of their tokens and labels."""
         every = [self.training, *([] if self.validation is None else [self.validation]), *self.evaluated.values()]
-        held = [t for e in every for t in (*e.inputs.values(), e.starts, e.labels)]
-        return {"examples": len(self.training), "digest of the tokens": digest(*held)}
+        tensors = [t for e in every for t in (*e.inputs.values(), e.starts, e.labels)]
+        return {"examples": len(self.training), "digest of the tokens": digest(*tensors)}
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """AdamW, without decay of biases and norms."""
@@ -210,11 +212,11 @@ class LanguageUnderstanding(Task):
 
     def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """Log probabilities of the classes on the scoring batches, and what ``validate`` measures."""
-        told: dict[str, float | Tensor] = dict(self.validate(model))
+        diagnostics: dict[str, float | Tensor] = dict(self.validate(model))
         if self.glue.classes:
             with evaluating(model):
-                told["prediction"] = torch.cat([self._logits(model, b).log_softmax(-1) for b in batches])
-        return told
+                diagnostics["prediction"] = torch.cat([self._logits(model, b).log_softmax(-1) for b in batches])
+        return diagnostics
 
     def evaluate(self, model: nn.Module) -> float:
         """The task's first metric on its first evaluated split."""

@@ -137,12 +137,12 @@ class Depth(Task):
         train, validation = held_out(spread(train, options.frames), options.validation)
         require(len(train) > 0, f"{options.data} has no training frames left: lower --validation")
         frame: Size = (round(options.size[0] / 0.95), round(options.size[1] / 0.95))
-        most = memory_budget(options.device) / 2
-        self.training, self.test = Frames(train, frame, most), Frames(test, frame, most)
-        self.validation = Frames(validation, frame, most)
+        max_bytes = memory_budget(options.device) / 2
+        self.training, self.test = Frames(train, frame, max_bytes), Frames(test, frame, max_bytes)
+        self.validation = Frames(validation, frame, max_bytes)
         self.batches_per_epoch = max(1, len(train) // options.batch)
         self.points: Size = (-(-options.size[0] // 32) * 16, -(-options.size[1] // 32) * 16)
-        self.skipped, self.told = 0, False
+        self.skipped, self.warned = 0, False
 
     def model(self) -> nn.Module:
         """The network; a ValueError says where its encoder's weights are not to be had."""
@@ -194,8 +194,8 @@ class Depth(Task):
         some = (truth > 0).flatten(1).any(1)
         count = int((~some).sum())
         self.skipped += count
-        if count and not self.told:
-            self.told = True
+        if count and not self.warned:
+            self.warned = True
             warnings.warn("frames without a reading in view are skipped, and counted in the log", stacklevel=2)
         if count < len(some):
             yield (inputs[some], truth[some]) if count else (inputs, truth)
@@ -236,10 +236,10 @@ class Depth(Task):
     def record(self, model: nn.Module, folder: Path) -> list[Path]:
         """All errors, the network's and those of the training frames' mean depth, in metrics.json, and a picture of
         some frames, with the predictions of the dense run of the same recipe where that lies beside this one."""
-        options, metrics, picture = self.options, folder / "metrics.json", folder / "depths.png"
+        options, metrics_file, picture = self.options, folder / "metrics.json", folder / "depths.png"
         mean = errors_of_mean(self.training, self.test, options.size, options.batch)
-        told = {self.split: self._errors(model, self.test), f"{self.split}, by the training mean": mean}
-        write(metrics, json.dumps(told, indent=1) + "\n")
+        errors_of = {self.split: self._errors(model, self.test), f"{self.split}, by the training mean": mean}
+        write(metrics_file, json.dumps(errors_of, indent=1) + "\n")
         models = {options.method: model}
         if options.method != "dense":
             dense = depth_maps.dense_beside("nyu", self, options, folder)
@@ -252,7 +252,7 @@ class Depth(Task):
         inputs, truth, _ = (torch.cat(each).cpu() for each in zip(*seen[options.method], strict=True))
         predictions = {name: torch.cat([part for _, _, part in parts]).cpu() for name, parts in seen.items()}
         depth_maps.draw(views.shown(inputs), truth, predictions, picture)
-        return [metrics, picture]
+        return [metrics_file, picture]
 
     def _errors(self, model: nn.Module, frames: Frames) -> dict[str, float]:
         return errors(model, frames, self.options.size, self.options.batch)

@@ -118,10 +118,10 @@ def check(options: Options) -> None:
     require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
 
 
-def mean(told: Mixture, targets: Tensor) -> Tensor:
+def mean(mixture: Mixture, targets: Tensor) -> Tensor:
     """-log p of the targets, over those that are no padding, in nats."""
     counted = targets >= 0
-    return -(told.log_likelihood(targets.clamp(min=0)) * counted).sum() / counted.sum()
+    return -(mixture.log_likelihood(targets.clamp(min=0)) * counted).sum() / counted.sum()
 
 
 class LanguageModelling(Task):
@@ -143,8 +143,8 @@ class LanguageModelling(Task):
         self.part = (options.length, 1) if carry else (options.batch, 0)
         size, dim = self.part
         self.in_all, passing = math.ceil(self.text.tokens.shape[dim] / size), options.epochs_per_pass
-        told = f"epochs_per_pass must be at most the text's {self.in_all} batches, not {passing}."
-        require(passing <= self.in_all, told)
+        message = f"epochs_per_pass must be at most the text's {self.in_all} batches, not {passing}."
+        require(passing <= self.in_all, message)
         self.batches_per_epoch = math.ceil(self.in_all / passing)
         self.memory: Memory | None = None
         self.rate, self.progress, self.size = options.learning_rate, 0.0, 0
@@ -171,8 +171,8 @@ class LanguageModelling(Task):
         """The rate that validation has left, or where training is taken back to an earlier point, had left there."""
         if progress < self.progress:
             self.marks = [mark for mark in self.marks if mark[0] <= progress]
-            there: list[Any] = self.marks[-1] if self.marks else [0.0, self.options.learning_rate, None, 0]
-            (_, self.rate, self.best, self.size), self.told = there, None
+            mark_there: list[Any] = self.marks[-1] if self.marks else [0.0, self.options.learning_rate, None, 0]
+            (_, self.rate, self.best, self.size), self.told = mark_there, None
         if self.told is not None:
             self._settle(*self.told)
         if self.told is not None or not self.marks:
@@ -214,14 +214,14 @@ class LanguageModelling(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of -log p(word) over the words that count, in nats."""
-        told = model(batch.tokens, batch.memory)
-        return mean(told, batch.targets)
+        mixture = model(batch.tokens, batch.memory)
+        return mean(mixture, batch.targets)
 
     def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The same, and what the next batch needs to go on."""
-        told = model(batch.tokens, batch.memory, remember=True)
-        self.memory = told.memory
-        return mean(told, batch.targets)
+        mixture = model(batch.tokens, batch.memory, remember=True)
+        self.memory = mixture.memory
+        return mean(mixture, batch.targets)
 
     def log(self) -> dict[str, float]:
         """Nothing but what the loop itself tells."""
@@ -247,9 +247,9 @@ class LanguageModelling(Task):
         memory, total = None, 0.0
         with evaluating(model) as device:
             for tokens, targets, _ in parts(text, STRETCH, 1) if carry else parts(text, STREAMS, 0):
-                told = model(tokens.to(device), memory, remember=True)
-                memory = told.memory if carry else None
-                total += float(mean(told, targets.to(device))) * int((targets >= 0).sum())
+                mixture = model(tokens.to(device), memory, remember=True)
+                memory = mixture.memory if carry else None
+                total += float(mean(mixture, targets.to(device))) * int((targets >= 0).sum())
         with np.errstate(over="ignore"):  # infinite then, and for the training loop to say
             return float(np.exp(total / len(words)))
 

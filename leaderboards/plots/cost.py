@@ -46,11 +46,11 @@ def figure(records: Sequence[Record]) -> Figure:
     with matplotlib.rc_context(STYLE):
         picture = Figure(figsize=(11.5, 4.4 * len(rows) + 0.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
         panels = picture.subplots(len(rows), len(COSTS), squeeze=False, sharey="row")
-        for pair, mine in zip(panels, rows, strict=True):
-            ends = [_panel(panel, mine, *cost, looks) for panel, cost in zip(pair, COSTS, strict=True)]
+        for pair, part in zip(panels, rows, strict=True):
+            ends = [_panel(panel, part, *cost, looks) for panel, cost in zip(pair, COSTS, strict=True)]
             for panel, points in zip(pair, ends, strict=True):
                 _label(panel, points, looks)  # only now are the limits known that both panels share
-            first = mine.iloc[0]
+            first = part.iloc[0]
             pair[0].set_title(f"{first['dataset']}, {first['network']}, {first['device']}", loc="left", fontsize=10)
             pair[0].set_ylabel(metric_label(first))
         return picture
@@ -62,9 +62,9 @@ Points = dict[str, tuple[float, float]]
 
 def _panel(panel: Axes, rows: pd.DataFrame, of: str, dense: str, what: str, looks: dict[str, Look]) -> Points:
     ends: Points = {}
-    for method, mine in rows.assign(share=rows[of].astype(float) / rows[dense].astype(float)).groupby("method"):
+    for method, method_rows in rows.assign(share=rows[of].astype(float) / rows[dense].astype(float)).groupby("method"):
         look = looks[str(method)]
-        at = mine.groupby(["sparsity_of", "sparsity_asked"] if method != "dense" else "method")
+        at = method_rows.groupby(["sparsity_of", "sparsity_asked"] if method != "dense" else "method")
         xs = at["share"].mean().to_numpy(float) if method != "dense" else np.ones(1)
         ys = at["value"].agg(["mean", "min", "max"])
         # not below 0, as a mean of equal values may be by rounding

@@ -90,8 +90,8 @@ def band(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Float
 def _learning(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> None:
     what = axis(runs)
     for method, look in looks.items():
-        mine = [run for run in runs if run.result.method == method]
-        curves = [points for run in mine if len((points := curve(run, what))[0])]
+        method_runs = [run for run in runs if run.result.method == method]
+        curves = [points for run in method_runs if len((points := curve(run, what))[0])]
         if not curves:
             continue
         xs, mean, low, high = band(curves)
@@ -99,7 +99,7 @@ def _learning(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> No
         panel.plot(xs, mean, color=look.color, linestyle=look.line, linewidth=1.8, zorder=front)
         if len(curves) > 1:
             panel.fill_between(xs, low, high, color=look.color, alpha=0.11, linewidth=0, zorder=2)
-        if cuts := [_cut_at(run, what) for run in mine if run.result.pruned_epoch]:
+        if cuts := [_cut_at(run, what) for run in method_runs if run.result.pruned_epoch]:
             at = float(np.clip(np.mean(cuts), xs[0], xs[-1]))
             panel.plot(at, np.interp(at, xs, mean), look.marker, color=look.color, zorder=6, clip_on=False, **CUT)
     panel.set(xlabel=what.x_label, ylabel=what.y_label)
@@ -118,7 +118,7 @@ def _cut_at(run: Record, what: Axis) -> float:
 
 def _outcome(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> None:
     sizes = {method: [run.result.parameters for run in runs if run.result.method == method] for method in looks}
-    sizes = {method: mine for method, mine in sizes.items() if mine}
+    sizes = {method: method_sizes for method, method_sizes in sizes.items() if method_sizes}
     for method, shift in side_by_side(sizes).items():
         look, ys = looks[method], [run.result.value for run in runs if run.result.method == method]
         if method == "dense":
@@ -144,7 +144,7 @@ def _outcome(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> Non
 
 def side_by_side(sizes: dict[str, list[int]]) -> dict[str, float]:
     """A factor on x a method that keeps methods of (nearly) the same size from hiding each other."""
-    means = {method: float(np.mean(np.log(mine))) for method, mine in sizes.items()}
+    means = {method: float(np.mean(np.log(method_sizes))) for method, method_sizes in sizes.items()}
     step = 0.02 * (max(means.values()) - min(means.values()) + 2 * np.log(1.7))
     clusters: list[list[str]] = []
     for method in sorted(means, key=lambda name: (means[name], name)):

@@ -43,7 +43,7 @@ def figure(records: Sequence[Record]) -> Figure:
     if not drawable(records):
         raise ValueError("a study of when to prune has a dense run, and others that are pruned at given epochs")
     dense = [record for record in records if record.result.method == "dense"]
-    at, own = (
+    at, by_trigger = (
         frame(r.result for r in records if r.result.method != "dense" and at_given_epoch(r) == fixed)
         for fixed in (True, False)
     )
@@ -52,14 +52,14 @@ def figure(records: Sequence[Record]) -> Figure:
         picture = Figure(figsize=(8, 8.4), layout=ConstrainedLayoutEngine(h_pad=0.1))
         above, middle, below = picture.subplots(3, 1, sharex=True, height_ratios=(1.3, 1, 1))
         dense_line(above, sum(record.result.value for record in dense) / len(dense))
-        for color, (asked, mine) in zip(cycle(COLORS), at.groupby("sparsity_asked"), strict=False):
-            points = mine.groupby("pruned_epoch")["value"].agg(["mean", "min", "max"])
+        for color, (asked, asked_rows) in zip(cycle(COLORS), at.groupby("sparsity_asked"), strict=False):
+            points = asked_rows.groupby("pruned_epoch")["value"].agg(["mean", "min", "max"])
             epochs = points.index.to_numpy(float)
             above.plot(epochs, points["mean"], color=color, marker="o", markersize=5)
             above.fill_between(epochs, points["min"], points["max"], color=color, alpha=0.1, linewidth=0)
             name = f"{100 * float(str(asked)):g} % removed"
             above.annotate(name, (epochs[-1], points["mean"].iloc[-1]), (6, 0), textcoords="offset points", color=color)
-            chosen = own[own["sparsity_asked"] == asked]
+            chosen = by_trigger[by_trigger["sparsity_asked"] == asked]
             above.plot(
                 chosen["pruned_epoch"], chosen["value"], "*", color=color, markersize=13, markeredgecolor="black"
             )

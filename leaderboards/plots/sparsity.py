@@ -49,9 +49,9 @@ def figure(records: Sequence[Record]) -> Figure:
             figsize=(5.75 * len(kinds), 3.6 * len(parts) + 0.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
         )
         panels = picture.subplots(len(parts), len(kinds), squeeze=False, sharey="row")
-        for pair, mine in zip(panels, parts, strict=True):
-            ends = [_panel(panel, mine, structured, looks) for panel, (structured, _) in zip(pair, kinds, strict=True)]
-            first = mine.iloc[0]
+        for pair, part in zip(panels, parts, strict=True):
+            ends = [_panel(panel, part, structured, looks) for panel, (structured, _) in zip(pair, kinds, strict=True)]
+            first = part.iloc[0]
             pair[0].set_ylabel(metric_label(first))
             for panel, (_, title), its in zip(pair, kinds, ends, strict=True):
                 _label(panel, its, looks)  # only now are the limits known that both panels share
@@ -69,9 +69,9 @@ def _panel(panel: Axes, rows: pd.DataFrame, structured: bool, looks: dict[str, L
         dense_line(panel, float(dense.mean()))
     pruned = rows[(rows["method"] != "dense") & (rows["structured"] == structured)]
     ends: Ends = []
-    for method, mine in pruned.groupby("method"):
+    for method, method_rows in pruned.groupby("method"):
         look = looks[str(method)]
-        at = mine.groupby("sparsity_asked")["value"].agg(["mean", "min", "max"])
+        at = method_rows.groupby("sparsity_asked")["value"].agg(["mean", "min", "max"])
         left = 1 - at.index.to_numpy(float)
         style: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": look.line}
         panel.plot(left, at["mean"], label=method, markersize=5, markerfacecolor=look.face, **style)

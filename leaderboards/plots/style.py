@@ -81,6 +81,6 @@ def method_looks(structured: dict[str, bool]) -> dict[str, Look]:
     for method in sorted(structured, key=lambda name: (name != "dense", name)):
         family = FAMILIES.get(method) or FAMILIES.get(method.removesuffix("-u").removesuffix("-s"))
         color, marker = family or next(spare)
-        whole = structured[method] or method == "dense"
-        looks[method] = Look(color, marker, "-" if whole else (0, (4, 1.5)), color if whole else "white")
+        solid = structured[method] or method == "dense"
+        looks[method] = Look(color, marker, "-" if solid else (0, (4, 1.5)), color if solid else "white")
     return looks

@@ -22,10 +22,10 @@ def loaded(read: Callable[[int], tuple[Any, ...]], order: list[int], batch: int,
     Raises:
         RunError: ``read`` raised a ValueError, of which this has the sentence.
     """
-    for held in DataLoader(_Each(read, order), batch, collate_fn=_beside, **options):
-        if isinstance(held, str):
-            raise RunError(held)
-        yield held
+    for item in DataLoader(_Each(read, order), batch, collate_fn=_beside, **options):
+        if isinstance(item, str):
+            raise RunError(item)
+        yield item
 
 
 class _Each(Dataset[Any]):
@@ -44,9 +44,9 @@ class _Each(Dataset[Any]):
             return str(error)
 
 
-def _beside(held: list[Any]) -> Any:
-    wrong = next((one for one in held if isinstance(one, str)), None)
-    return default_collate(held) if wrong is None else wrong
+def _beside(items: list[Any]) -> Any:
+    wrong = next((one for one in items if isinstance(one, str)), None)
+    return default_collate(items) if wrong is None else wrong
 
 
 def generator(key: Key, device: torch.device | str = "cpu") -> Generator:

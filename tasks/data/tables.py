@@ -28,28 +28,28 @@ def shards(folder: Path, splits: Mapping[str, Collection[str]], expected: str) -
         ValueError: a split has no file, not all of its shards, or files of which some may be another's; the sentence
         names them, and says what is ``expected``.
     """
-    found: dict[str, list[Path]] = {}
+    files_of: dict[str, list[Path]] = {}
     for split, names in splits.items():
         files = split_files(folder, names)
         if not files:
             raise ValueError(f"{folder} has no {split}*.parquet: put there {expected}")
-        whole = _whole(files[0], names)
-        if set(files) - whole:
+        complete = _whole(files[0], names)
+        if set(files) - complete:
             raise ValueError(
                 f"{folder} has {_some(folder, files)}, of which one set alone can be the {split} split: give a folder "
                 f"of {split}.parquet, or all shards of it, and no other {split}*.parquet"
             )
-        if missing := sorted(whole - set(files)):
+        if missing := sorted(complete - set(files)):
             raise ValueError(
-                f"{missing[0]} is missing, of the {len(whole)} files of the {split} split: fetch it, or them all"
+                f"{missing[0]} is missing, of the {len(complete)} files of the {split} split: fetch it, or them all"
             )
-        found[split] = files
-    first = [files[0] for files in found.values()]
-    if len({_home(file, splits[split]) for split, file in zip(found, first, strict=True)}) > 1:
+        files_of[split] = files
+    first = [files[0] for files in files_of.values()]
+    if len({_home(file, splits[split]) for split, file in zip(files_of, first, strict=True)}) > 1:
         raise ValueError(
             f"{folder} has {_some(folder, first)}, in several folders: put the splits that belong together in one"
         )
-    return found
+    return files_of
 
 
 def split_files(folder: Path, names: Collection[str]) -> list[Path]:
@@ -75,12 +75,12 @@ def _whole(file: Path, names: Collection[str]) -> set[Path]:
     """The files of the split that this one is of: itself, or all its shards, or all in the folder of the split's name;
     none if it has another name.
     """
-    held = _FORM.fullmatch(file.name)
-    if held is None or held[1] not in names:
+    match = _FORM.fullmatch(file.name)
+    if match is None or match[1] not in names:
         return set(split_files(file.parent.parent, [file.parent.name])) if file.parent.name in names else set()
-    if held[2] is None:
+    if match[2] is None:
         return {file}
-    return {file.with_name(f"{held[1]}-{i:05d}-of-{held[3]}.parquet") for i in range(int(held[3]))}
+    return {file.with_name(f"{match[1]}-{i:05d}-of-{match[3]}.parquet") for i in range(int(match[3]))}
 
 
 def _some(folder: Path, files: Iterable[Path]) -> str:
@@ -100,11 +100,11 @@ def parquet(files: Mapping[str, list[Path]]) -> Tables:
     tables = {}
     with quiet():
         for split, paths in files.items():  # each on its own: together they are cast to the first one's columns
-            found = [str(path) for path in paths]
+            names = [str(path) for path in paths]
             try:
-                tables[split] = datasets.load_dataset("parquet", data_files={split: found})[split]
+                tables[split] = datasets.load_dataset("parquet", data_files={split: names})[split]
             except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-                raise ValueError(f"{_fault(found, error)}: fetch it anew") from None
+                raise ValueError(f"{_fault(names, error)}: fetch it anew") from None
     return tables
 
 
@@ -153,11 +153,11 @@ def column(where: str, table: Any, name: str) -> list[Any]:
 
 def texts(where: str, table: Any, name: str) -> list[str]:
     """All rows of a column of texts; raises ValueError, with the row, for what is none. ``where``: for that."""
-    held = column(where, table, name)
-    for row, text in enumerate(held):
+    rows = column(where, table, name)
+    for row, text in enumerate(rows):
         if not isinstance(text, str):
             raise ValueError(f"{where}: {name} of row {row} is {text!r}, and no text: mend or remove that row")
-    return held
+    return rows
 
 
 def hub(data: str, expected: str, configuration: str = "") -> Tables:

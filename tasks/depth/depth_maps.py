@@ -28,13 +28,13 @@ def dense_beside(name: str, task: Task, options: Options, folder: Path) -> nn.Mo
     Recipes are the same where all of the task's own options are; None where there is no such run, or its network cannot
     be read.
     """
-    mine = configuration(name, options)
+    own_config = configuration(name, options)
     common = {field.name for field in dataclasses.fields(Options)}
     names = ["task", *SHARED, *(f.name for f in dataclasses.fields(options) if f.name not in common)]
     for result in sorted(folder.resolve().parent.glob(f"{name}-*/result.json")):
         try:
             config = json.loads((result.parent / "config.json").read_text())
-            if config["method"] == "dense" and all(config.get(each) == mine.get(each) for each in names):
+            if config["method"] == "dense" and all(config.get(each) == own_config.get(each) for each in names):
                 return earlycrop.load(result.parent, task.model())
         except (OSError, ValueError, KeyError, earlycrop.SavingError):
             continue

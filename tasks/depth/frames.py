@@ -31,15 +31,15 @@ class Frames:
 
     def __init__(self, pairs: Pairs, size: Size, most_bytes: float) -> None:
         self.pairs, self.size = pairs, size
-        self.held: tuple[Tensor, Tensor] | None = None
+        self.cached: tuple[Tensor, Tensor] | None = None
         if 0 < len(pairs) * size[0] * size[1] * 7 <= most_bytes:
             try:
                 parts = list(self._read(torch.arange(len(pairs)), AT_ONCE))
             except RunError as error:
                 raise ValueError(str(error)) from None
             images, depths = zip(*parts, strict=True)
-            self.held = torch.cat(images), torch.cat(depths)
-            if not self.held[1].any():
+            self.cached = torch.cat(images), torch.cat(depths)
+            if not self.cached[1].any():
                 raise ValueError(f"{pairs.path}: no pixel of the split {pairs.name} {UNREAD}")
 
     def __len__(self) -> int:
@@ -51,11 +51,11 @@ class Frames:
         Raises:
             RunError: one cannot be read.
         """
-        if self.held is None:
+        if self.cached is None:
             for images, depths in self._read(order, batch):
                 yield images.to(device, non_blocking=True), depths.to(device, non_blocking=True)
             return
-        images, depths = self.held = self.held[0].to(device), self.held[1].to(device)
+        images, depths = self.cached = self.cached[0].to(device), self.cached[1].to(device)
         for chosen in torch.split(order.to(device), batch):
             yield images[chosen], depths[chosen]
 

@@ -67,5 +67,5 @@ class Errors:
         """
         if not self.pixels:
             raise RunError(f"no pixel that was evaluated {UNREAD}")
-        told = {name: total / self.pixels for name, total in self.sums.items()}
-        return {**told, "rmse": math.sqrt(told["rmse"])}
+        result = {name: total / self.pixels for name, total in self.sums.items()}
+        return {**result, "rmse": math.sqrt(result["rmse"])}

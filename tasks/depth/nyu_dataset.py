@@ -110,8 +110,8 @@ def _labeled(folder: Path) -> tuple[Pairs, Pairs]:
     if not (folder / SPLITS).exists():
         raise ValueError(f"{folder} has no {SPLITS}, which says what is trained on: fetch it from where {LABELED} is")
     try:
-        held = scipy.io.loadmat(folder / SPLITS)
-        train, test = (np.sort(held[name].ravel().astype(np.int64)) - 1 for name in ("trainNdxs", "testNdxs"))
+        matlab = scipy.io.loadmat(folder / SPLITS)
+        train, test = (np.sort(matlab[name].ravel().astype(np.int64)) - 1 for name in ("trainNdxs", "testNdxs"))
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
         raise ValueError(
             f"{folder / SPLITS} cannot be read as a MATLAB v5 file of trainNdxs and testNdxs "
@@ -143,30 +143,30 @@ def _scenes(split: Path) -> Pairs:
         if not files:
             raise ValueError(f"{scene} has no pairs: put NNNNN.h5 there, or remove the folder")
         for file in files:
-            with opened(file) as held:
-                _require_shapes(file, held, {"rgb": (3, "H", "W"), "depth": ("H", "W")})
+            with opened(file) as opened_file:
+                _require_shapes(file, opened_file, {"rgb": (3, "H", "W"), "depth": ("H", "W")})
             keys.append(f"{scene.name}/{file.name}")
     return Pairs(split, tuple(keys), tuple(key.partition("/")[0] for key in keys), split.name)
 
 
 def _require_shapes(path: Path, file: Any, expected: dict[str, tuple[Any, ...]]) -> None:
     """Raise a ValueError where a file lacks one of the data sets, or their types or shapes do not fit."""
-    found = {name: held for name, held in file.items() if isinstance(held, h5py.Dataset)}
+    arrays = {name: array for name, array in file.items() if isinstance(array, h5py.Dataset)}
     for name in expected:
-        if name not in found:
-            raise ValueError(f"{path} has no data set {name} (there are {', '.join(found) or 'none'}): fetch it anew")
+        if name not in arrays:
+            raise ValueError(f"{path} has no data set {name} (there are {', '.join(arrays) or 'none'}): fetch it anew")
     sizes: dict[Any, int] = {}
-    shapes = [(size, at) for name, want in expected.items() for size, at in zip(found[name].shape, want, strict=False)]
-    fit = all(found[name].ndim == len(want) for name, want in expected.items())
+    shapes = [(size, at) for name, want in expected.items() for size, at in zip(arrays[name].shape, want, strict=False)]
+    fit = all(arrays[name].ndim == len(want) for name, want in expected.items())
     fit = fit and all(size == (at if isinstance(at, int) else sizes.setdefault(at, size)) for size, at in shapes)
-    types = {name: found[name].dtype.kind + str(found[name].dtype.itemsize) for name in expected}
+    types = {name: arrays[name].dtype.kind + str(arrays[name].dtype.itemsize) for name in expected}
     if not fit or 0 in (size for size, _ in shapes) or list(types.values()) != ["u1", "f4"]:
-        told = " and ".join(f"{name} {found[name].shape} {found[name].dtype}" for name in expected)
+        actual = " and ".join(f"{name} {arrays[name].shape} {arrays[name].dtype}" for name in expected)
         want = " and ".join(
             f"{name} ({', '.join(map(str, at))}) {kind}"
             for (name, at), kind in zip(expected.items(), ("uint8", "float32"), strict=True)
         )
-        raise ValueError(f"{path} has {told}, and {want} are needed: fetch it anew")
+        raise ValueError(f"{path} has {actual}, and {want} are needed: fetch it anew")
 
 
 def held_out(pairs: Pairs, share: float) -> tuple[Pairs, Pairs]:

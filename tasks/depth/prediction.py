@@ -30,10 +30,10 @@ def predicted(
 
 def errors(model: nn.Module, frames: Frames, size: Size, batch: int) -> dict[str, float]:
     """All errors of the network over the frames; raises RunError where no pixel has a reading."""
-    found = Errors()
+    totals = Errors()
     for _, truth, prediction in predicted(model, frames, torch.arange(len(frames)), size, batch):
-        found.add(prediction, truth)
-    return found.means()
+        totals.add(prediction, truth)
+    return totals.means()
 
 
 def errors_of_mean(training: Frames, frames: Frames, size: Size, batch: int) -> dict[str, float]:
@@ -41,8 +41,8 @@ def errors_of_mean(training: Frames, frames: Frames, size: Size, batch: int) -> 
     total, count, cpu = 0.0, 0, torch.device("cpu")
     for _, depths in training.batches(torch.arange(len(training)), batch, cpu):
         total, count = total + float(depths.double().sum()), count + int((depths > 0).sum())
-    found = Errors()
+    totals = Errors()
     for _, depths in frames.batches(torch.arange(len(frames)), batch, cpu):
         truth = depths_seen(depths, middle(len(depths), cpu), size, size)
-        found.add(torch.full_like(truth, total / count), truth)
-    return found.means()
+        totals.add(torch.full_like(truth, total / count), truth)
+    return totals.means()

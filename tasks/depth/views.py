@@ -57,10 +57,10 @@ def drawn(count: int, augmentation: Augmentation, random: Generator, device: tor
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=random, device=device)
 
-    most = math.radians(augmentation.rotation)
+    max_angle = math.radians(augmentation.rotation)
     mirrored = torch.rand(count, generator=random, device=device) < (0.5 if augmentation.flip else 0)
     return View(
-        uniform(1, augmentation.scale), uniform(-most, most), uniform(-1, 1, 2), 1 - 2 * mirrored.float(),
+        uniform(1, augmentation.scale), uniform(-max_angle, max_angle), uniform(-1, 1, 2), 1 - 2 * mirrored.float(),
         uniform(1 - augmentation.colour, 1 + augmentation.colour, 3),
     )  # fmt: skip
 

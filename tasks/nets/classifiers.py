@@ -172,7 +172,9 @@ def require_fit(name: str, classes: int, size: int) -> None:
         try:
             outputs = network(name, classes, size)(torch.empty(2, 3, size, size))
         except (RuntimeError, AssertionError, ZeroDivisionError) as error:
-            told = first_line(error)
-            raise ValueError(f"{name} does not take images of {size} x {size}: give another --size ({told})") from None
+            reason = first_line(error)
+            raise ValueError(
+                f"{name} does not take images of {size} x {size}: give another --size ({reason})"
+            ) from None
     if not isinstance(outputs, Tensor) or outputs.shape != (2, classes):
         raise ValueError(f"{name} does not return logits alone when it is trained: take another network")

@@ -12,12 +12,12 @@ DataFingerprint = Mapping[str, int | str]
 """What tells data from other data of the same name: sizes, and a digest of the rest."""
 
 
-def digest(*held: Tensor | np.ndarray | str) -> str:
+def digest(*parts: Tensor | np.ndarray | str) -> str:
     """A few letters that are others where anything is another."""
-    found = hashlib.sha256()
-    for part in held:
-        found.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
-    return found.hexdigest()[:12]
+    hasher = hashlib.sha256()
+    for part in parts:
+        hasher.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
+    return hasher.hexdigest()[:12]
 
 
 def changes(before: DataFingerprint, now: DataFingerprint) -> str:

@@ -105,18 +105,18 @@ def broadcast_from_rank0(value: T) -> T:
     """What the first process has."""
     if processes() == 1:
         return value
-    held = [value]
-    distributed.broadcast_object_list(held)
-    return held[0]
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def all_gather(value: T) -> list[T]:
     """What each of the processes has."""
     if processes() == 1:
         return [value]
-    held = [value] * processes()
-    distributed.all_gather_object(held, value)
-    return held
+    values = [value] * processes()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def all_equal(value: Any) -> bool:

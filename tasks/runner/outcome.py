@@ -79,9 +79,9 @@ def _costs(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.dev
     """Of the dense network, if it is to be beside this one, and of this one: the steps' times are taken in turn."""
     networks = [(model, optimizer)]
     if beside_dense:
-        whole = task.model().to(device)
-        networks = [(whole, task.optimizer(whole)), *networks]
-        del whole
+        dense = task.model().to(device)
+        networks = [(dense, task.optimizer(dense)), *networks]
+        del dense
     ready = [_prepared(task, *network) for network in networks]
     del networks
     times = measure.milliseconds_in_turn([step for _, step in ready], device)
@@ -132,10 +132,10 @@ def commit() -> str:
     if commit := os.environ.get(COMMIT_VARIABLE):
         return commit
     try:
-        told = subprocess.run(
+        description = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return told.stdout.strip()
+    return description.stdout.strip()

@@ -29,12 +29,12 @@ from tasks.runner.result import Result
 
 def configuration(task: str, options: Options) -> dict[str, Any]:
     """What makes a run the run that it is: the task and every option that something computed depends on."""
-    held = dataclasses.asdict(options)
-    untouched = [name for name, value in LATER.items() if name in held and held[name] == value]
+    values = dataclasses.asdict(options)
+    untouched = [name for name, value in LATER.items() if name in values and values[name] == value]
     for name in (*ASIDE, *untouched):
-        del held[name]
+        del values[name]
     together = {"processes": distributed.processes()} if distributed.processes() > 1 else {}
-    return {"task": task, **json.loads(json.dumps(held, default=str)), **together}
+    return {"task": task, **json.loads(json.dumps(values, default=str)), **together}
 
 
 def identity(config: dict[str, Any]) -> str:
@@ -65,8 +65,10 @@ def read_checkpoint(
     try:
         state: dict[str, Any] = earlycrop.load_state(path / "state.safetensors")
         accept(state["config"])
-        if told := changes(state.get("data", data), data):  # before a network of another size is made of it
-            raise RunError(f"the data are not those of {path} any more ({told}): give the old ones, or {otherwise}")
+        if difference := changes(state.get("data", data), data):  # before a network of another size is made of it
+            raise RunError(
+                f"the data are not those of {path} any more ({difference}): give the old ones, or {otherwise}"
+            )
         earlycrop.load(path, model)
     except earlycrop.SavingError as error:
         raise RunError(f"the checkpoint cannot be read: {error}; {otherwise}") from None

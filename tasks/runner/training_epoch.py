@@ -14,16 +14,16 @@ from tasks.runner import distributed
 from tasks.runner.errors import DivergedError, RunError
 
 
-def finite(told: Mapping[str, float], epoch: int) -> Mapping[str, float]:
+def finite(numbers: Mapping[str, float], epoch: int) -> Mapping[str, float]:
     """What was measured after an epoch, if all of it is finite.
 
     Raises:
         DivergedError: something is not.
     """
-    for name, value in told.items():
+    for name, value in numbers.items():
         if not math.isfinite(value):
             raise DivergedError(name, value, epoch)
-    return told
+    return numbers
 
 
 def train(

@@ -123,8 +123,8 @@ def _run(name: str, task: Task, options: Options, store: Store, report: Report, 
         (pruner.branch_off if branching else pruner.load_state_dict)(state["pruner"])
         task.load_state_dict(state["task"])
         torch.set_rng_state(state["rng"])
-        for i, there in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may have been another machine
-            torch.cuda.set_rng_state(there, i)
+        for i, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may have been another machine
+            torch.cuda.set_rng_state(cuda_state, i)
         epoch, seconds, lines = state["epoch"], state["seconds"], state["log"]
         meter.go_on(state.get("spent"))
     if branching:
@@ -191,11 +191,11 @@ def _epoch(
 
     first = rate(0.0)
     loss = train(task, model, optimizer, epoch, rate, replicas)
-    told = task.log()  # before the scoring draws batches of its own
+    task_log = task.log()  # before the scoring draws batches of its own
     seconds = perf_counter() - start
     event, asking = _ask(pruner, task, model, epoch)
     return {
-        "epoch": epoch, "loss": loss, "learning_rate": first, "parameters": count_nonzero_parameters(model), **told,
+        "epoch": epoch, "loss": loss, "learning_rate": first, "parameters": count_nonzero_parameters(model), **task_log,
         "trigger": pruner.log(), "event": event, "seconds": seconds + asking,
     }  # fmt: skip
 
@@ -209,7 +209,7 @@ def _progress(options: Options, pruner: earlycrop.Pruner, done: float) -> float:
 
 
 def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> tuple[dict[str, Any] | None, float]:
-    """Let the pruner act after ``epoch`` epochs; the event, with the change of the diagnostics, and the seconds of pruning.
+    """Let the pruner act after ``epoch`` epochs; return the event, with its diagnostics, and the seconds of pruning.
 
     Scoring batches are drawn, and the model looked at, only if the pruner reads them.
     """
@@ -241,12 +241,12 @@ def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> 
 
 def diagnostics_change(before: Mapping[str, float | Tensor], after: Mapping[str, float | Tensor]) -> dict[str, float]:
     """Return a task's diagnostics before and after a pruning, and of log probabilities how far they moved."""
-    told = {}
+    change = {}
     for name, was in before.items():
         now = after[name]
         if isinstance(was, Tensor) and isinstance(now, Tensor):
             moved = functional.kl_div(now, was, reduction="batchmean", log_target=True)
-            told[f"{name}_moved"] = float(distributed.all_mean(moved))  # each process looks at its part
+            change[f"{name}_moved"] = float(distributed.all_mean(moved))  # each process looks at its part
         else:
-            told |= {f"{name}_before": float(was), f"{name}_after": float(now)}
-    return told
+            change |= {f"{name}_before": float(was), f"{name}_after": float(now)}
+    return change

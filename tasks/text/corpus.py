@@ -43,10 +43,10 @@ class Corpus:
         return self.vocabulary.index(END)
 
 
-def read(data: str, most: int = 0) -> Corpus:
+def read(data: str, max_words: int = 0) -> Corpus:
     """The corpus of a folder, or of a data set on the hub (owner/name, or owner/name:configuration).
 
-    The vocabulary is every word of the training split, or the ``most`` frequent ones, and ``<unk>`` for the others.
+    The vocabulary is every word of the training split, or the ``max_words`` most frequent and ``<unk>`` for others.
 
     Raises:
         ValueError: a split is not there, is empty, or is no text in UTF-8; the sentence names file and line.
@@ -60,15 +60,18 @@ def read(data: str, most: int = 0) -> Corpus:
         raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder with {EXPECTED}")
     else:
         name, lines = data, _columns(data, hub(data, EXPECTED))
-    for split, held in lines.items():
-        if not any(line.split() for line in held):
+    for split, split_lines in lines.items():
+        if not any(line.split() for line in split_lines):
             raise ValueError(f"{data}: the {split} split has no words: put its text there")
     counts = Counter(_words(lines["train"]))
-    kept = {word for word, _ in counts.most_common(most or None)} | {END}
+    kept = {word for word, _ in counts.most_common(max_words or None)} | {END}
     vocabulary = tuple(dict.fromkeys(word for word in (*counts, UNKNOWN) if word in kept or word == UNKNOWN))
     number = {word: i for i, word in enumerate(vocabulary)}
     unknown = number[UNKNOWN]
-    numbered = {split: torch.tensor([number.get(w, unknown) for w in _words(held)]) for split, held in lines.items()}
+    numbered = {
+        split: torch.tensor([number.get(w, unknown) for w in _words(split_lines)])
+        for split, split_lines in lines.items()
+    }
     return Corpus(name, vocabulary, **numbered)
 
 
@@ -82,18 +85,18 @@ def _stem(file: Path) -> str:
 
 def _text_files(folder: Path) -> dict[str, Path]:
     """Each split's text file; nothing where there is none at all."""
-    found = [f for form in FORMS for f in sorted(folder.glob(f"*.train.{form}"))]
-    if len(found) > 1:
-        raise ValueError(f"{folder} has {' and '.join(f.name for f in found)}: leave one corpus there")
-    if not found:
+    train_files = [f for form in FORMS for f in sorted(folder.glob(f"*.train.{form}"))]
+    if len(train_files) > 1:
+        raise ValueError(f"{folder} has {' and '.join(f.name for f in train_files)}: leave one corpus there")
+    if not train_files:
         others = [f.name for form in FORMS for f in sorted(folder.glob(f"*.*.{form}"))]
         if others or not list(folder.rglob("*.parquet")):
             raise ValueError(f"{folder} has no *.train.txt and no *.train.tokens: put there {EXPECTED}")
         return {}
-    files = {split: found[0].with_name(found[0].name.replace(".train.", f".{split}.")) for split in SPLITS}
+    files = {split: train_files[0].with_name(train_files[0].name.replace(".train.", f".{split}.")) for split in SPLITS}
     for file in files.values():
         if not file.is_file():
-            raise ValueError(f"{folder} has no {file.name}: put it beside {found[0].name}")
+            raise ValueError(f"{folder} has no {file.name}: put it beside {train_files[0].name}")
     return files
 
 
@@ -102,13 +105,13 @@ def _texts(files: dict[str, Path]) -> Lines:
 
 
 def _text(file: Path) -> list[str]:
-    held = file.read_bytes().removeprefix(BOM_UTF8)  # a mark of some editors, and no part of the first word
-    if not held.strip():
+    content = file.read_bytes().removeprefix(BOM_UTF8)  # a mark of some editors, and no part of the first word
+    if not content.strip():
         raise ValueError(f"{file} is empty: put its text there")
     try:
-        lines = held.decode("utf-8").split("\n")
+        lines = content.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
-        line = held.count(b"\n", 0, error.start) + 1
+        line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{file} is not UTF-8 in line {line}: save it as UTF-8") from None
     return lines[:-1] if not lines[-1] else lines
 

@@ -46,12 +46,12 @@ def encoder(source: str, outputs: int) -> Encoder:
     if not Path(source).is_dir() and local(source):
         raise ValueError(f"there is no folder {source}: --model takes a model on the hub, or a folder with its files")
     with _quiet():
-        config, told = _configuration(source, outputs)
+        config, own_name = _configuration(source, outputs)
         positions = _positions(source, config)
         tokenizer = _tokenizer(source, config)
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    name = Path(told if told and Path(source).is_dir() else source).absolute().name
+    name = Path(own_name if own_name and Path(source).is_dir() else source).absolute().name
     return Encoder(source, config, tokenizer, name, min(positions, tokenizer.model_max_length))
 
 
@@ -66,7 +66,7 @@ def _configuration(source: str, outputs: int) -> tuple[Any, str | None]:
     transformers: Any = load_torchvision("transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs, trust_remote_code=False)
-        told = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
+        own_name = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
     except StrictDataclassError as error:  # a value is of another type than it must be
         fault = first_line(error.__cause__ or error)
         raise ValueError(f"{Path(source) / 'config.json'} cannot be used ({fault}): mend it") from None
@@ -82,7 +82,7 @@ def _configuration(source: str, outputs: int) -> tuple[Any, str | None]:
     decoder = kind in kinds.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in behind
     decoder = decoder or getattr(config, "is_decoder", False) or getattr(config, "causal", False)  # which some can be
     require(not decoder, f"{source} is a decoder ({kind}), and reads a word without those behind it: {_INSTEAD}")
-    return config, told
+    return config, own_name
 
 
 def _positions(source: str, config: Any) -> float:
@@ -95,13 +95,13 @@ def _positions(source: str, config: Any) -> float:
             model = load_torchvision("transformers").AutoModelForSequenceClassification.from_config(config)
     except (ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"the model {source} cannot be made ({first_line(error)}): mend its config.json") from None
-    most: float | None = getattr(config, "max_position_embeddings", None)
-    if most is None or most < 0:
+    max_positions: float | None = getattr(config, "max_position_embeddings", None)
+    if max_positions is None or max_positions < 0:
         return math.inf
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            most = min(most, module.num_embeddings - module.padding_idx - 1)
-    return most
+            max_positions = min(max_positions, module.num_embeddings - module.padding_idx - 1)
+    return max_positions
 
 
 def _tokenizer(source: str, config: Any) -> Any:
@@ -117,18 +117,18 @@ def _tokenizer(source: str, config: Any) -> Any:
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):  # as transformers makes it of nothing
         raise ValueError(f"{of} knows no words: put the tokenizer's files, such as tokenizer.json, beside config.json")
     require(tokenizer.pad_token_id is not None, f"{of} has no padding token: {_INSTEAD}")
-    own = "put the model's own tokenizer beside it"
+    remedy = "put the model's own tokenizer beside it"
     require(
         len(tokenizer) <= config.vocab_size,
-        f"{of} has {len(tokenizer)} tokens and its model {config.vocab_size}: {own}",
+        f"{of} has {len(tokenizer)} tokens and its model {config.vocab_size}: {remedy}",
     )
     types = 1 + max(tokenizer("a", "a").get("token_type_ids", [0]))
     known = getattr(config, "type_vocab_size", None) or types  # with none, they are not looked at
-    require(types <= known, f"{of} tells {types} types of tokens apart and its model has {known}: {own}")
+    require(types <= known, f"{of} tells {types} types of tokens apart and its model has {known}: {remedy}")
     return tokenizer
 
 
-def pretrained(held: Encoder) -> nn.Module:
+def pretrained(spec: Encoder) -> nn.Module:
     """The encoder with its weights; what it has no weights for, the head, is drawn from torch's random state.
 
     Raises:
@@ -136,21 +136,24 @@ def pretrained(held: Encoder) -> nn.Module:
     """
     with _quiet():
         try:
-            model, told = load_torchvision("transformers").AutoModelForSequenceClassification.from_pretrained(
-                held.source, config=copy.deepcopy(held.config), output_loading_info=True, ignore_mismatched_sizes=True
+            model, loading = load_torchvision("transformers").AutoModelForSequenceClassification.from_pretrained(
+                spec.source,
+                config=copy.deepcopy(spec.config),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
         except SafetensorError as error:
-            raise ValueError(f"{_damaged(held.source, error)}: fetch it anew") from None
+            raise ValueError(f"{_damaged(spec.source, error)}: fetch it anew") from None
         except (OSError, RuntimeError) as error:
-            raise ValueError(f"the weights of {held.source} cannot be read ({first_line(error)}): {_WHERE}") from None
+            raise ValueError(f"the weights of {spec.source} cannot be read ({first_line(error)}): {_WHERE}") from None
     inside = f"{model.base_model_prefix}."
     for trouble in ("missing_keys", "mismatched_keys"):
-        keys = sorted(key if isinstance(key, str) else key[0] for key in told[trouble])
+        keys = sorted(key if isinstance(key, str) else key[0] for key in loading[trouble])
         odd = [k for k in keys if k.startswith(inside) and not any(part in k for part in NEW)]
         if odd:
             what = "have no" if trouble == "missing_keys" else "have another size of"
             raise ValueError(
-                f"the weights of {held.source} {what} {odd[0]}: they are not those of the {held.config.model_type} "
+                f"the weights of {spec.source} {what} {odd[0]}: they are not those of the {spec.config.model_type} "
                 "that its config.json describes (a model that was pruned is loaded by earlycrop.load)"
             )
     module: nn.Module = model.float()

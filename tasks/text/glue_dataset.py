@@ -150,28 +150,28 @@ def _require_own_labels(where: str, kind: Any, task: Glue) -> None:
     others = [name for name, other in GLUE.items() if other.names == names and names != task.names]
     if names and (others or not task.classes):
         instead = f"give --task-name {others[0]}" if others else "give the data of that task"
-        own = ", ".join(task.names) or "a number"
-        raise ValueError(f"{where}: the labels are {', '.join(names)}, and {task.name} has {own}: {instead}")
+        expected = ", ".join(task.names) or "a number"
+        raise ValueError(f"{where}: the labels are {', '.join(names)}, and {task.name} has {expected}: {instead}")
 
 
 def _split(where: str, table: Any, task: Glue) -> Split:
     for name in (*task.texts, "label"):
         if name not in table.column_names:
-            there = ", ".join(table.column_names)
-            raise ValueError(f"{where}: there is no column {name} (there are {there}): is this {task.name}?")
+            columns = ", ".join(table.column_names)
+            raise ValueError(f"{where}: there is no column {name} (there are {columns}): is this {task.name}?")
     if not len(table):
         raise ValueError(f"{where}: it has no rows: fetch it anew")
     _require_own_labels(where, table.features["label"], task)
-    held = tuple(texts(where, table, name) for name in task.texts)
+    columns_of_text = tuple(texts(where, table, name) for name in task.texts)
     labels = column(where, table, "label")
     for row, label in enumerate(labels):
         if not _allowed(label, task.classes):
-            least = f"0 to {task.classes - 1}" if task.classes else f"a number from 0 to {LARGEST:g}"
+            allowed = f"0 to {task.classes - 1}" if task.classes else f"a number from 0 to {LARGEST:g}"
             mend = "mend the row"
             if task.classes and isinstance(label, float):
                 mend = "save the column as integers"
-            raise ValueError(f"{where}: the label of row {row} is {label!r}, and {task.name} has {least}: {mend}")
-    return Split(held, torch.tensor(labels, dtype=torch.long if task.classes else torch.float32))
+            raise ValueError(f"{where}: the label of row {row} is {label!r}, and {task.name} has {allowed}: {mend}")
+    return Split(columns_of_text, torch.tensor(labels, dtype=torch.long if task.classes else torch.float32))
 
 
 def _allowed(label: Any, classes: int) -> bool:
@@ -180,24 +180,26 @@ def _allowed(label: Any, classes: int) -> bool:
     return isinstance(label, int | float) and 0 <= label <= LARGEST
 
 
-def held_out(split: Split, most: int, share: float) -> tuple[Split, Split]:
-    """At most ``most`` examples to train on (0 is all) and a share of them to validate on, whatever the seed."""
-    order = np.random.default_rng(0).permutation(len(split.labels))[: most or None]
+def held_out(split: Split, max_examples: int, share: float) -> tuple[Split, Split]:
+    """At most ``max_examples`` to train on (0 is all) and a share of them to validate on, whatever the seed."""
+    order = np.random.default_rng(0).permutation(len(split.labels))[: max_examples or None]
     count = round(share * len(order))
 
     def part(rows: np.ndarray) -> Split:
-        return Split(tuple([held[i] for i in rows] for held in split.texts), split.labels[torch.from_numpy(rows)])
+        return Split(
+            tuple([column_texts[i] for i in rows] for column_texts in split.texts), split.labels[torch.from_numpy(rows)]
+        )
 
     return part(np.sort(order[count:])), part(np.sort(order[:count]))
 
 
-def write(task: Glue, folder: Path, told: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Path]:
+def write(task: Glue, folder: Path, predictions: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Path]:
     """Labels and predictions of each split as files: every metric in metrics.json, and each prediction in a table as
     GLUE's server takes it: classes of RTE, QNLI and MNLI by name, of the others by number, a score with three decimals.
     """
-    measured = {split: task.measured(*both) for split, both in told.items()}
+    measured = {split: task.measured(*both) for split, both in predictions.items()}
     files = {"metrics.json": json.dumps(measured, indent=1) + "\n"}
-    for split, (_, predicted) in told.items():
+    for split, (_, predicted) in predictions.items():
         lines = (f"{i}\t{_written(task, value)}" for i, value in enumerate(predicted.tolist()))
         files[f"{split}.tsv"] = "\n".join(["index\tprediction", *lines, ""])
     for name, text in files.items():

@@ -51,5 +51,5 @@ def _laid(words: Tensor, end: int, rows: int, columns: int) -> Batch:
 def parts(text: Batch, size: int, dim: int) -> Iterator[Batch]:
     """``text`` in parts of ``size`` rows (``dim`` 0) or columns (1), the last one smaller."""
     for at in range(0, text.tokens.shape[dim], size):
-        here = (slice(None),) * dim + (slice(at, at + size),)
-        yield Batch(text.tokens[here], text.targets[here])
+        index = (slice(None),) * dim + (slice(at, at + size),)
+        yield Batch(text.tokens[index], text.targets[index])

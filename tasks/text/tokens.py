@@ -56,9 +56,9 @@ class Examples:
         places = torch.arange(int(lengths.max()))
         mask = places < lengths[:, None]
         places = (self.starts[rows, None] + places).where(mask, 0)
-        held = {n: flat[places].long().where(mask, self.padding[n]) for n, flat in self.inputs.items()}
-        held["attention_mask"] = mask.long()
-        return Batch({n: t.to(device) for n, t in held.items()}, self.labels[rows].to(device))
+        inputs = {n: flat[places].long().where(mask, self.padding[n]) for n, flat in self.inputs.items()}
+        inputs["attention_mask"] = mask.long()
+        return Batch({n: t.to(device) for n, t in inputs.items()}, self.labels[rows].to(device))
 
 
 def tokenized(split: Split, tokenizer: Any, length: int) -> Examples:
@@ -68,20 +68,20 @@ def tokenized(split: Split, tokenizer: Any, length: int) -> Examples:
     lengths: list[int] = []
     truncated = 0
     for start in range(0, len(split.labels), CHUNK):
-        texts = [held[start : start + CHUNK] for held in split.texts]
-        found = tokenizer(*texts, return_attention_mask=False, verbose=False)
-        for i, ids in enumerate(found["input_ids"]):
+        texts = [column[start : start + CHUNK] for column in split.texts]
+        encoded = tokenizer(*texts, return_attention_mask=False, verbose=False)
+        for i, ids in enumerate(encoded["input_ids"]):
             if len(ids) > length:
                 truncated += 1
-                short = tokenizer(*(held[i] for held in texts), truncation=True, max_length=length)
+                short = tokenizer(*(column[i] for column in texts), truncation=True, max_length=length)
                 for n in names:
-                    found[n][i] = short[n]
-            lengths.append(len(found["input_ids"][i]))
+                    encoded[n][i] = short[n]
+            lengths.append(len(encoded["input_ids"][i]))
         for n in names:
-            flat[n] += [np.asarray(values, dtype=np.int32) for values in found[n]]
+            flat[n] += [np.asarray(values, dtype=np.int32) for values in encoded[n]]
     padding = {n: tokenizer.pad_token_type_id if n == "token_type_ids" else tokenizer.pad_token_id for n in names}
     return Examples(
-        {n: torch.from_numpy(np.concatenate(held)) for n, held in flat.items()},
+        {n: torch.from_numpy(np.concatenate(column)) for n, column in flat.items()},
         padding, torch.tensor([0, *lengths]).cumsum(0), split.labels, truncated,
     )  # fmt: skip
 

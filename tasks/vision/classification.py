@@ -27,7 +27,7 @@ from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options
 from tasks.runner.resources import memory_budget
 from tasks.vision.augmentation import Augmentation
-from tasks.vision.feed import Feed, Held, feeds
+from tasks.vision.feed import Feed, InMemory, feeds
 from tasks.vision.images import first, held_out, read
 
 Batch = tuple[Tensor, Tensor]
@@ -111,8 +111,8 @@ class Vision(Task):
         require_fit(options.network, self.classes, options.size)
         train, validation = held_out(first(train, options.images), options.validation)
         require(len(train) > 0, f"{options.data} has no training images left: lower --validation")
-        whole, count = min(options.batch, len(train)), distributed.processes()
-        require(whole % count == 0, f"a batch of {whole} has no {count} equal parts, one a process: change --batch")
+        batch, count = min(options.batch, len(train)), distributed.processes()
+        require(batch % count == 0, f"a batch of {batch} has no {count} equal parts, one a process: change --batch")
         self.batches_per_epoch = max(1, len(train) // options.batch)
         augmentation = Augmentation(
             padding=options.padding, flip=options.flip, rotation=options.rotation, smallest_crop=options.smallest_crop
@@ -132,7 +132,7 @@ class Vision(Task):
         """How many images there are of how many classes, a digest of their labels, and whether they are held in memory:
         those that are not are cropped otherwise.
         """
-        place = "in memory" if isinstance(self.training, Held) else "in files"
+        place = "in memory" if isinstance(self.training, InMemory) else "in files"
         return {
             "images": len(self.training), "classes": self.classes, "digest of the labels": self.labels,
             "their place in training": place,
@@ -165,8 +165,8 @@ class Vision(Task):
         """Training images as they are; of each batch, this process's part."""
         device, options = model_device(model), self.options
         order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
-        mine = distributed.local_slices(order[: options.scoring * options.batch], options.batch)
-        return list(self.training.plain(mine, max(1, options.batch // distributed.processes()), device))
+        local_order = distributed.local_slices(order[: options.scoring * options.batch], options.batch)
+        return list(self.training.plain(local_order, max(1, options.batch // distributed.processes()), device))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy, with smoothed labels where the options say so."""
@@ -189,17 +189,17 @@ class Vision(Task):
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy on the held-out training images, and on the test split after the epochs that were asked for."""
-        told = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
+        accuracies = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
         if self.epoch in self.options.test_epochs:
-            told["test_accuracy"] = self._accuracy(model, self.test)
-        return told
+            accuracies["test_accuracy"] = self._accuracy(model, self.test)
+        return accuracies
 
     def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """Log probabilities of the classes on the scoring batches, and the validation accuracy."""
         with evaluating(model):
             logs = torch.cat([functional.log_softmax(model(images), -1) for images, _ in batches])
-        held = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
-        return {"prediction": logs, **held}
+        accuracies = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
+        return {"prediction": logs, **accuracies}
 
     def evaluate(self, model: nn.Module) -> float:
         """The share of the test split that is classified right."""
@@ -208,8 +208,8 @@ class Vision(Task):
     def _accuracy(self, model: nn.Module, feed: Feed) -> float:
         with evaluating(model) as device:
             right = torch.zeros((), dtype=torch.long, device=device)
-            mine = torch.arange(distributed.rank(), len(feed), distributed.processes())
-            for images, labels in feed.plain(mine, 2 * self.options.batch, device):
+            local_order = torch.arange(distributed.rank(), len(feed), distributed.processes())
+            for images, labels in feed.plain(local_order, 2 * self.options.batch, device):
                 right += (model(images).argmax(-1) == labels).sum()
         return int(distributed.all_reduce(right)) / len(feed)
 

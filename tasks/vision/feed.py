@@ -39,16 +39,16 @@ def feeds(
     """Where each split's batches come from: memory, where images are of one size and take at most ``most_bytes``.
 
     Raises:
-        ValueError: the training images are held, and others are of another size.
+        ValueError: the training images are held in memory, and others are of another size.
     """
     pixels = train.pixels(most_bytes)
     if pixels is None:
         return Streamed(train, size, augmentation), Streamed(validation, size, None), Streamed(test, size, None)
-    held = Held(pixels, train.labels, size, augmentation)
-    return held, held.beside(validation), held.beside(test)
+    in_memory = InMemory(pixels, train.labels, size, augmentation)
+    return in_memory, in_memory.beside(validation), in_memory.beside(test)
 
 
-class Held:
+class InMemory:
     """Images in a device's memory, in bytes; batches are made of them there."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Held:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def beside(self, images: Images) -> Held:
+    def beside(self, images: Images) -> InMemory:
         """Another split, normalised like this one and not augmented.
 
         Raises:
@@ -74,7 +74,7 @@ class Held:
             raise ValueError(
                 f"the images of the {images.name} split are not all {shape[1]} x {shape[2]}, as others are"
             )
-        return Held(pixels, images.labels, self.size, None, self.scale)
+        return InMemory(pixels, images.labels, self.size, None, self.scale)
 
     def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
         """An epoch of whole batches in a random order, augmented."""
@@ -114,10 +114,15 @@ class Streamed:
     def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
         """An epoch of whole batches in a random order, augmented."""
         order = torch.randperm(len(self), generator=generator(key))
-        whole, own = len(self) >= batch, batch // distributed.processes()
+        drop_last, local_batch = len(self) >= batch, batch // distributed.processes()
         key = (*key, distributed.rank()) if distributed.rank() else key
         yield from self._load(
-            distributed.local_slices(order, batch), own, device, _training(self.size, self.augmentation), key, whole
+            distributed.local_slices(order, batch),
+            local_batch,
+            device,
+            _training(self.size, self.augmentation),
+            key,
+            drop_last,
         )
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
@@ -125,17 +130,17 @@ class Streamed:
         yield from self._load(order, batch, device, _evaluation(self.size), (0,), False)
 
     def _load(
-        self, order: Tensor, batch: int, device: torch.device, transform: Any, key: Key, whole: bool
+        self, order: Tensor, batch: int, device: torch.device, transform: Any, key: Key, drop_last: bool
     ) -> Iterator[Batch]:
         def one(i: int) -> tuple[Tensor, int]:
             return transform(self.images.rgb(i)), int(self.images.labels[i])
 
         for images, labels in loaded(
-            one, order.tolist(), batch, num_workers=self.workers, drop_last=whole, pin_memory=device.type == "cuda",
+            one, order.tolist(), batch, num_workers=self.workers, drop_last=drop_last, pin_memory=device.type == "cuda",
             generator=generator((*key, 1)),
         ):  # fmt: skip
-            there = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-            yield there, labels.to(device, non_blocking=True)
+            moved = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            yield moved, labels.to(device, non_blocking=True)
 
 
 def _evaluation(size: int) -> Any:

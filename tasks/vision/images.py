@@ -105,7 +105,7 @@ def read(data: str, dataset: str) -> tuple[Images, Images]:
 
 
 def _local(folder: Path, dataset: str) -> tuple[Images, Images]:
-    archives = {name: found for name in ARCHIVES if (found := sorted(folder.glob(f"{name.lower()}-*")))}
+    archives = {name: files for name in ARCHIVES if (files := sorted(folder.glob(f"{name.lower()}-*")))}
     if dataset in archives:
         first = archives[dataset][0]
         if not first.is_dir():
@@ -126,12 +126,12 @@ def _local(folder: Path, dataset: str) -> tuple[Images, Images]:
 def _archive(kind: str, folder: Path, train: bool) -> Images:
     datasets: Any = load_torchvision("torchvision.datasets")
     try:
-        held = getattr(datasets, kind)(folder, train=train, download=False)
+        archive = getattr(datasets, kind)(folder, train=train, download=False)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{kind}'s files in {folder} are not whole ({error}): unpack its archive there anew") from None
-    pixels = held.data
+    pixels = archive.data
     return Images(
-        np.asarray(held.targets, dtype=np.int64), lambda i: Image.fromarray(pixels[i]), tuple(held.classes),
+        np.asarray(archive.targets, dtype=np.int64), lambda i: Image.fromarray(pixels[i]), tuple(archive.classes),
         "train" if train else "test",
     )  # fmt: skip
 
@@ -139,12 +139,15 @@ def _archive(kind: str, folder: Path, train: bool) -> Images:
 def _folders(folder: Path) -> Images:
     datasets: Any = load_torchvision("torchvision.datasets")
     try:
-        held = datasets.ImageFolder(folder)
+        image_folder = datasets.ImageFolder(folder)
     except FileNotFoundError as error:
         raise ValueError(f"{folder}: every class needs a folder with images ({first_line(error)})") from None
-    paths = [path for path, _ in held.samples]
+    paths = [path for path, _ in image_folder.samples]
     return Images(
-        np.asarray(held.targets, dtype=np.int64), lambda i: Image.open(paths[i]), tuple(held.classes), folder.name
+        np.asarray(image_folder.targets, dtype=np.int64),
+        lambda i: Image.open(paths[i]),
+        tuple(image_folder.classes),
+        folder.name,
     )
 
 
@@ -153,37 +156,37 @@ def _parquet(folder: Path) -> Tables:
     return parquet(shards(folder, {name: [name] for name in ("train", *(present or TEST[:1]))}, FORMATS))
 
 
-def _splits(held: Tables, where: str) -> tuple[Images, Images]:
+def _splits(splits: Tables, where: str) -> tuple[Images, Images]:
     """The split to train on, and the first of ``TEST`` that has labels."""
-    tables = {split: _table(held[split], where, split) for split in ("train", *TEST) if split in held}
+    tables = {split: _table(splits[split], where, split) for split in ("train", *TEST) if split in splits}
     split = next((s for s in TEST if s in tables and tables[s].labelled), None)
     if "train" not in tables or split is None:
         raise ValueError(
-            f"{where} has the splits {', '.join(held)}: train and one of {', '.join(TEST)} are needed, with labels"
+            f"{where} has the splits {', '.join(splits)}: train and one of {', '.join(TEST)} are needed, with labels"
         )
     return tables["train"], tables[split]
 
 
-def _table(held: Any, where: str, name: str) -> Images:
+def _table(table: Any, where: str, name: str) -> Images:
     """A split as ``datasets`` has it: its column of images and its (finest) column of class labels."""
     from datasets import ClassLabel
     from datasets import Image as ImageColumn
 
-    pictures = [column for column, kind in held.features.items() if isinstance(kind, ImageColumn)]
-    labels = [column for column, kind in held.features.items() if isinstance(kind, ClassLabel)]
+    pictures = [column for column, kind in table.features.items() if isinstance(kind, ImageColumn)]
+    labels = [column for column, kind in table.features.items() if isinstance(kind, ClassLabel)]
     if not pictures or not labels:
         raise ValueError(
-            f"{where} needs a column of images and one of class labels, and has {', '.join(held.features)}"
+            f"{where} needs a column of images and one of class labels, and has {', '.join(table.features)}"
         )
-    label = max(labels, key=lambda column: held.features[column].num_classes)
-    encoded = held.cast_column(pictures[0], ImageColumn(decode=False))
+    label = max(labels, key=lambda column: table.features[column].num_classes)
+    encoded = table.cast_column(pictures[0], ImageColumn(decode=False))
 
     def image(i: int) -> Image.Image:
         stored = encoded[i][pictures[0]]
         return Image.open(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
 
-    targets = np.asarray(held.with_format("numpy")[label][:], dtype=np.int64)
-    return Images(targets, image, tuple(held.features[label].names), name)
+    targets = np.asarray(table.with_format("numpy")[label][:], dtype=np.int64)
+    return Images(targets, image, tuple(table.features[label].names), name)
 
 
 def held_out(images: Images, share: float) -> tuple[Images, Images]:

@@ -91,7 +91,7 @@ def test_collecting_again_changes_nothing(place: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "message"),
     [
         ("result.json", '"seed": 0', '"seed": ', r"e0/result.json:\d+: not JSON"),
         ("result.json", '"macs": 80', '"macs": "80"', "e0/result.json: field macs"),
@@ -103,11 +103,11 @@ def test_collecting_again_changes_nothing(place: Path, monkeypatch: pytest.Monke
         ("log.jsonl", '"games": 20', '"games": 2', "e0: games must count all games so far"),
     ],
 )
-def test_corrupt_run_is_named_and_nothing_is_written(place: Path, file: str, old: str, new: str, told: str) -> None:
+def test_corrupt_run_is_named_and_nothing_is_written(place: Path, file: str, old: str, new: str, message: str) -> None:
     edit(place / "runs" / "e0" / file, old, new)
     code, said = call(place)
     assert code == 2
-    assert re.search(told, said)
+    assert re.search(message, said)
     assert not (place / "out").exists()
 
 
@@ -183,7 +183,7 @@ def test_csv_survives_a_crash_of_the_program(place: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("return,96.0", "return,97.0", r"cartpole.csv:5: run e1: value is '97.0', but '96.0' in its record"),
         ("\ne1,", "\nzz,", r"cartpole.csv:5: run zz has no record"),
@@ -192,17 +192,17 @@ def test_csv_survives_a_crash_of_the_program(place: Path, monkeypatch: pytest.Mo
         ("0012345,,,,,,,,,,,\n", "0012345,,,,,,,,,,,,extra\n", r"cartpole.csv:2: run d0: beyond the last column"),
     ],
 )
-def test_check_names_the_line_of_a_tampered_row(place: Path, old: str, new: str, told: str) -> None:
+def test_check_names_the_line_of_a_tampered_row(place: Path, old: str, new: str, message: str) -> None:
     call(place)
     assert call(place, "check")[0] == 0
     edit(place / "out" / "cartpole.csv", old, new)
     code, said = call(place, "check")
     assert code == 1
-    assert re.search(told, said)
+    assert re.search(message, said)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "field", "told"),
+    ("old", "new", "field", "message"),
     [
         ('"node_sparsity": 0.5', '"node_sparsity": -0.5', "node_sparsity", "not between 0 and 1"),
         ('"macs": 80', '"macs": 0', "macs", "not positive"),
@@ -210,14 +210,14 @@ def test_check_names_the_line_of_a_tampered_row(place: Path, old: str, new: str,
         ('"sparsity_asked": 0.9', '"sparsity_asked": null', "sparsity_asked", "for method earlycrop-s"),
     ],
 )
-def test_check_names_the_line_of_a_bad_record(place: Path, old: str, new: str, field: str, told: str) -> None:
+def test_check_names_the_line_of_a_bad_record(place: Path, old: str, new: str, field: str, message: str) -> None:
     call(place)
     path = place / "out" / "records" / "cartpole" / "e0.json"
     edit(path, old, new)
     line = 1 + next(number for number, text in enumerate(path.read_text().splitlines()) if f'"{field}"' in text)
     code, said = call(place, "check")
     assert code == 1
-    assert re.search(rf"e0.json:{line}: {field} is .*{told}", said)
+    assert re.search(rf"e0.json:{line}: {field} is .*{message}", said)
 
 
 def test_check_names_a_commit_that_is_not_there(place: Path) -> None:
@@ -317,9 +317,9 @@ def test_a_run_s_triggers_are_drawn_and_told(place: Path) -> None:
     ]
     log = [{"epoch": e, "loss": 1.0, "trigger": values} for e, values in enumerate(seen, start=1)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    code, told = call(place, "trigger", "t0")
+    code, output = call(place, "trigger", "t0")
     assert code == 0
-    fired = dict(line.split(": ", 1) for line in told.splitlines())
+    fired = dict(line.split(": ", 1) for line in output.splitlines())
     assert fired.pop("Picture").startswith(str(folder / "trigger.png"))
     never = "not within the window"
     assert fired == {
@@ -332,5 +332,5 @@ def test_a_run_s_triggers_are_drawn_and_told(place: Path) -> None:
         (["trigger", "t9"], "There is no run t9 in"),
         (["trigger", "d0"], "run d0 has no trace of its triggers: train it with --watch"),
     ):
-        code, told = call(place, *arguments)
-        assert (code, sentence in told) == (2, True), told
+        code, output = call(place, *arguments)
+        assert (code, sentence in output) == (2, True), output

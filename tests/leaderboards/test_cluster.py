@@ -96,11 +96,11 @@ def test_a_node_that_dies_costs_its_epoch(
     witness.start()
     code = sweep(tmp_path / "ray", "--where", "ray", "--address", nodes.address, "--jobs", "1")
     witness.join()
-    told = " ".join(capsys.readouterr().out.split())
-    assert "found: 0, new: 3, failed: 2" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "found: 0, new: 3, failed: 2" in output
     assert code == 1
-    assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in told
-    assert "training has diverged" in told
+    assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in output
+    assert "training has diverged" in output
     assert len(kept) >= 4
     assert sweep(tmp_path / "here", "--jobs", "1") == 1
     away, here = (read_records(tmp_path / where) for where in ("ray", "here"))

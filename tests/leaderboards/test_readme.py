@@ -39,7 +39,7 @@ def test_every_form_of_the_study_has_its_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "message"),
     [
         ("README.md", "| snip | 483.0 ± 21.7 |", "| snip | 499.0 ± 21.7 |", "table cartpole is not what the CSVs say"),
         ("out/cartpole.csv", "return,495.74,", "return,400.0,", "table cartpole is not what the CSVs say"),
@@ -47,13 +47,13 @@ def test_every_form_of_the_study_has_its_row() -> None:
         ("README.md", "<!-- table: scores", "<!-- table: marks", "there is no table marks: it is one of"),
     ],
 )  # fmt: skip
-def test_a_stale_table_is_named_and_made_again(place: Path, file: str, old: str, new: str, told: str) -> None:
+def test_a_stale_table_is_named_and_made_again(place: Path, file: str, old: str, new: str, message: str) -> None:
     before = (place / "README.md").read_text()
     assert list(readme.problems(place / "README.md", place / "out")) == []
     edit(place / file, old, new)
     (problem,) = readme.problems(place / "README.md", place / "out")
-    assert problem.startswith(f"{place / 'README.md'}: {told}")
-    if "there is no" in told:
+    assert problem.startswith(f"{place / 'README.md'}: {message}")
+    if "there is no" in message:
         assert call(place, "tables")[0] == 2
         return
     assert call(place, "tables")[0] == 0
@@ -67,8 +67,8 @@ def test_check_fails_for_a_stale_table(place: Path) -> None:
     (place / "out" / "cartpole.csv").write_text(csv_text(results))
     assert call(place, "check", "--task", "cartpole")[0] == 0
     edit(place / "README.md", "483.0", "484.0")
-    code, told = call(place, "check", "--task", "cartpole")
-    assert (code, "run `make tables`" in told) == (1, True)
+    code, output = call(place, "check", "--task", "cartpole")
+    assert (code, "run `make tables`" in output) == (1, True)
 
 
 def test_what_is_missing_is_one_sentence(place: Path) -> None:

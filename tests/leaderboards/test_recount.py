@@ -55,8 +55,8 @@ def run_of(place: Path, method: str) -> tuple[Path, Any]:
 
 
 def test_what_was_measured_is_counted_again(place: Path) -> None:
-    code, told = check(place)
-    assert (code, told.splitlines()[-1]) == (0, "Records checked: 4, models counted again: 4, problems: 0")
+    code, output = check(place)
+    assert (code, output.splitlines()[-1]) == (0, "Records checked: 4, models counted again: 4, problems: 0")
     shutil.rmtree(run_of(place, "snip")[0])
     assert check(place)[1].endswith("Records checked: 4, models counted again: 3, problems: 0\n")
 
@@ -70,13 +70,13 @@ def test_a_model_that_is_another_than_its_record_says_is_named(place: Path) -> N
     earlycrop.save(model, masked)
     small, _ = run_of(place, "earlycrop-s")
     earlycrop.save(task.model(), small)
-    code, told = check(place)
+    code, output = check(place)
     assert code == 1
     for folder, fields in ((masked, ("weight_sparsity", "parameters")), (small, ("parameters", "node_sparsity"))):
         for name in fields:
-            line = next(line for line in told.splitlines() if f"{folder.name}.json: {name} is" in line)
+            line = next(line for line in output.splitlines() if f"{folder.name}.json: {name} is" in line)
             assert f"in the model saved in {folder}" in line
-    assert "models counted again: 4, problems: 5" in told  # weight_sparsity of both
+    assert "models counted again: 4, problems: 5" in output  # weight_sparsity of both
 
 
 def test_a_broken_model_is_named_and_one_without_its_data_told(place: Path, origin: Path) -> None:
@@ -84,13 +84,13 @@ def test_a_broken_model_is_named_and_one_without_its_data_told(place: Path, orig
     (small / "model.safetensors").write_bytes(b"half")
     (origin / "text").rename(origin / "gone")
     try:
-        code, told = check(place)
+        code, output = check(place)
     finally:
         (origin / "gone").rename(origin / "text")
     assert code == 1
-    assert f"{small.name}.json: its model cannot be counted: {small}" in told
-    assert f"{run_of(place, 'crop-s')[0]}: not counted again: " in told
-    assert "models counted again: 2, problems: 1" in told
+    assert f"{small.name}.json: its model cannot be counted: {small}" in output
+    assert f"{run_of(place, 'crop-s')[0]}: not counted again: " in output
+    assert "models counted again: 2, problems: 1" in output
 
 
 def test_options_come_back_from_a_configuration() -> None:

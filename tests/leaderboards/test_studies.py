@@ -69,9 +69,9 @@ def test_a_table_does_not_lose_runs_of_other_data(place: Path, monkeypatch: pyte
     table = place / "out" / "tables" / "sparse.csv"
     before = table.read_text()
     monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter(RUNS[:-1]))
-    code, told = call(place, "show", "sparse")
+    code, output = call(place, "show", "sparse")
     assert code == 2
-    assert f"has runs that this would leave out, such as {run_id(RUNS[-1])}: give the --data" in told
+    assert f"has runs that this would leave out, such as {run_id(RUNS[-1])}: give the --data" in output
     assert table.read_text() == before
     table.unlink()
     assert call(place, "show", "sparse")[0] == 0
@@ -117,12 +117,12 @@ def test_costs_are_shares_of_what_dense_costs_in_the_same_run() -> None:
 
 
 def test_a_price_and_emissions_are_columns(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, told = call(place, "show", "--price", "2.5", "--task", "cartpole")
-    dense = next(line for line in told.splitlines() if " dense " in line)
+    _, output = call(place, "show", "--price", "2.5", "--task", "cartpole")
+    dense = next(line for line in output.splitlines() if " dense " in line)
     assert dense.split()[-2:] == ["30", "1.25"]  # g, and half an hour
-    _, told = call(place, "show", "sparse", "--price", "2.5")
-    assert "cost" in told
-    assert "1.25" in next(line for line in told.splitlines() if " dense " in line)
+    _, output = call(place, "show", "sparse", "--price", "2.5")
+    assert "cost" in output
+    assert "1.25" in next(line for line in output.splitlines() if " dense " in line)
     for price in ("0", "-1", "inf", "nan"):
         with pytest.raises(SystemExit, match="2"):
             call(place, "show", f"--price={price}")
@@ -178,9 +178,9 @@ def test_a_table_that_lacks_a_run_of_its_study_is_named(place: Path, monkeypatch
     assert call(place, "check")[0] == 0
     write_record(place / "out", read)
     call(place, "show")
-    code, told = call(place, "check")
+    code, output = call(place, "check")
     assert code == 1
-    assert f"sparse.csv: 1 of the study's runs have a record and are not in it, such as {ids[-1]}: write it" in told
+    assert f"sparse.csv: 1 of the study's runs have a record and are not in it, such as {ids[-1]}: write it" in output
 
 
 def test_a_sweep_that_would_drop_runs_from_its_table_is_refused_before_it_runs(
@@ -188,9 +188,9 @@ def test_a_sweep_that_would_drop_runs_from_its_table_is_refused_before_it_runs(
 ) -> None:
     call(place, "show", "sparse")
     monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter([Run("cartpole", ("--epochs", "1"))]))
-    code, told = call(place, "sweep", "sparse")
+    code, output = call(place, "sweep", "sparse")
     assert code == 2
-    assert "has runs that this would leave out" in told
+    assert "has runs that this would leave out" in output
     assert not (place / "runs").exists()
 
 
@@ -205,9 +205,9 @@ def test_runs_whose_emissions_failed_are_told(tmp_path: Path, monkeypatch: pytes
         "codecarbon.OfflineEmissionsTracker.start = start\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(hook), prepend=os.pathsep)
-    code, told = call(tmp_path, "sweep", "sparse", "--country", "DEU")
+    code, output = call(tmp_path, "sweep", "sparse", "--country", "DEU")
     assert code == 0
-    assert f"without emissions, though --country asks for them: {run_id(Run('cartpole', tiny))}" in told
+    assert f"without emissions, though --country asks for them: {run_id(Run('cartpole', tiny))}" in output
 
 
 @pytest.mark.parametrize(
@@ -216,14 +216,14 @@ def test_runs_whose_emissions_failed_are_told(tmp_path: Path, monkeypatch: pytes
 def test_options_of_other_commands_are_not_taken(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main(line)
-    told = " ".join(capsys.readouterr().err.split())
-    assert ("RUN" if line == ["trigger"] else line[-2]) in told
+    output = " ".join(capsys.readouterr().err.split())
+    assert ("RUN" if line == ["trigger"] else line[-2]) in output
 
 
 def test_data_without_a_study_is_refused(place: Path) -> None:
-    code, told = call(place, "show", "--data", str(place))
+    code, output = call(place, "show", "--data", str(place))
     assert code == 2
-    assert told.startswith("--data tells which runs are a study's: name the study")
+    assert output.startswith("--data tells which runs are a study's: name the study")
 
 
 def test_a_study_is_swept_with_its_country(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

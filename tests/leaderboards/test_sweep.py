@@ -45,9 +45,9 @@ def call(place: Path, *more: str) -> int:
 
 def test_a_sweep_runs_what_is_missing_and_tells_what_failed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(place, "--seeds", "1") == 1
-    told = " ".join(capsys.readouterr().out.split())
-    assert "found: 0, new: 2, failed: 1" in told
-    assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "found: 0, new: 2, failed: 1" in output
+    assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in output
     first = read_records(place / "out")
     assert {r.result.method for r in first.values()} == {"dense", "snap"}
     assert len((place / "out" / "cartpole.csv").read_text().splitlines()) == 3
@@ -105,9 +105,9 @@ def test_a_result_that_cannot_be_is_told_and_stops_nothing(place: Path, capsys: 
     broken.write_text(broken.read_text().replace('"pruned_epoch": 0', '"pruned_epoch": 9'))
     capsys.readouterr()
     assert call(place, "--seeds", "1") == 1
-    told = " ".join(capsys.readouterr().out.split())
-    assert "found: 0, new: 1, failed: 2" in told
-    assert "pruned_epoch is 9, not between 0 and 2 epochs" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "found: 0, new: 1, failed: 2" in output
+    assert "pruned_epoch is 9, not between 0 and 2 epochs" in output
     assert [r.result.method for r in read_records(place / "out").values()] == ["dense"]
 
 

@@ -115,6 +115,6 @@ def test_variants_of_a_method_are_lines_of_their_own_and_records_may_lack_later_
     assert lines.loc["earlycrop-s", "mean"] == 95.0
 
 
-@pytest.mark.parametrize(("number", "told"), [(34000, "34k"), (999.9, "1k"), (1234567, "1.23M"), (12, "12")])
-def test_short_numbers(number: float, told: str) -> None:
-    assert short(number) == told
+@pytest.mark.parametrize(("number", "message"), [(34000, "34k"), (999.9, "1k"), (1234567, "1.23M"), (12, "12")])
+def test_short_numbers(number: float, message: str) -> None:
+    assert short(number) == message

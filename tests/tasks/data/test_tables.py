@@ -44,7 +44,7 @@ def test_a_split_is_one_file_or_all_of_its_shards(names: str, train: list[str], 
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         ("train", "FOLDER has no valid*.parquet: put there files"),
         ("train train_extra valid", "FOLDER has train.parquet and train_extra.parquet, of which one set alone can be"),
@@ -78,7 +78,7 @@ def test_a_split_is_one_file_or_all_of_its_shards(names: str, train: list[str], 
         ("a/train b/valid", "FOLDER has a/train.parquet and b/valid.parquet, in several folders: put the splits that"),
     ],
 )
-def test_what_may_be_another_s_is_named(names: str, told: str, tmp_path: Path) -> None:
+def test_what_may_be_another_s_is_named(names: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         shards(touched(tmp_path, names), SPLITS, "files")
-    assert str(raised.value).startswith(told.replace("FOLDER", str(tmp_path)))
+    assert str(raised.value).startswith(message.replace("FOLDER", str(tmp_path)))

@@ -21,8 +21,8 @@ def test_frames_that_do_not_fit_are_read_by_workers_and_are_the_same(tmp_path: P
     scenes(tmp_path, train=40)
     train, _, _ = read(str(tmp_path))
     held, streamed = Frames(train, (34, 51), 1e9), Frames(train, (34, 51), 1000)
-    assert held.held is not None
-    assert streamed.held is None
+    assert held.cached is not None
+    assert streamed.cached is None
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(3))
     state = torch.get_rng_state()
     parts = [list(frames.batches(order, 8, CPU)) for frames in (held, streamed)]

@@ -168,7 +168,7 @@ RGB, METRES = np.zeros((3, 8, 9), np.uint8), np.ones((8, 9), np.float32)
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (truncate, r"val/hall/00003.h5 cannot be read \(.*truncated.*\): fetch it anew"),
         (shortened, r"val/hall/00003.h5 cannot be read \(.*\): fetch it anew"),
@@ -190,15 +190,15 @@ RGB, METRES = np.zeros((3, 8, 9), np.uint8), np.ones((8, 9), np.float32)
         (lambda p: p.parents[1].rename(p.parents[2] / "test"), rf"has no {LABELED} and no val: put there {LABELED}"),
     ],
 )
-def test_bad_folders_are_a_sentence(damage: Callable[[Path], Any], told: str, tmp_path: Path) -> None:
+def test_bad_folders_are_a_sentence(damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
     scenes(tmp_path)
     damage(tmp_path / "val/hall/00003.h5")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         made(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda p: truncate(p / LABELED), rf"{LABELED} cannot be read \(.*\): fetch it anew"),
         (
@@ -222,15 +222,15 @@ def test_bad_folders_are_a_sentence(damage: Callable[[Path], Any], told: str, tm
         (lambda p: scipy.io.savemat(p / SPLITS, {"trainNdxs": [], "testNdxs": []}), r"0 to train and 0 to test"),
     ],
 )
-def test_a_bad_official_file_is_a_sentence(damage: Callable[[Path], Any], told: str, tmp_path: Path) -> None:
+def test_a_bad_official_file_is_a_sentence(damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
     labeled(tmp_path)
     damage(tmp_path)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         made(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"data": "data/nowhere"}, f"there is no folder data/nowhere: --data takes one that holds {LABELED}"),
         ({"size": (16, 48)}, "size must be 32 or more"),
@@ -243,9 +243,9 @@ def test_a_bad_official_file_is_a_sentence(damage: Callable[[Path], Any], told: 
         ({"validation": 0.999}, "no training frames left: lower --validation"),
     ],
 )
-def test_wrong_options_are_a_sentence(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_wrong_options_are_a_sentence(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
     scenes(tmp_path)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         nyu.make(replace(SMALL, **{"data": str(tmp_path), **changed}))
 
 

@@ -34,7 +34,7 @@ def test_the_large_network_of_table_3_is_that() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "told"),
+    ("name", "size", "message"),
     [
         ("nothing", 32, "there is no network 'nothing': take one of resnet18"),
         ("vgg16", 20, "vgg16 does not take images of 20 x 20: give another --size"),
@@ -43,6 +43,6 @@ def test_the_large_network_of_table_3_is_that() -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Initializing zero-element")
-def test_networks_that_cannot_be_are_a_sentence(name: str, size: int, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_networks_that_cannot_be_are_a_sentence(name: str, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         require_fit(name, 10, size)

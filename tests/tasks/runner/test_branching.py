@@ -74,7 +74,7 @@ def test_what_a_task_remembers_branches_off_with_it(task: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--trigger", "3"], "has kept no checkpoint of epoch 3: run it with --keep"),
         (["--trigger", "0"], "needs the epoch to branch off at: give it as --trigger, 1 or more"),
@@ -86,13 +86,13 @@ def test_what_a_task_remembers_branches_off_with_it(task: str, tmp_path: Path) -
         (["--keep", "7"], "--keep takes epochs from 1 to 6, not 7"),
     ],
 )
-def test_a_run_that_cannot_branch_off_says_why(more: list[str], told: str, tmp_path: Path, capsys: Any) -> None:
+def test_a_run_that_cannot_branch_off_says_why(more: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
     command_line.main("cartpole", command(tmp_path / "dense", "--method", "dense", "--keep", "2"))
     branch = ["--branch-from", str(folder(tmp_path / "dense"))]
     with pytest.raises(SystemExit) as left:
         command_line.main("cartpole", command(tmp_path / "other", *branch, *more))
     assert left.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

@@ -52,8 +52,8 @@ def test_the_wrong_thing_typed(wrong: list[str], sentence: str, tmp_path: Path, 
     with pytest.raises(SystemExit) as left:
         command_line.main("cartpole", ["--runs", str(runs), *wrong])
     assert left.value.code == 2
-    told = capsys.readouterr()
-    assert sentence in " ".join((told.err + told.out).replace("│", " ").split())
+    output = capsys.readouterr()
+    assert sentence in " ".join((output.err + output.out).replace("│", " ").split())
     assert not runs.exists()
 
 
@@ -102,6 +102,6 @@ def test_help_names_methods_presets_and_options(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as left:
         command_line.main("cartpole", ["--help"])
     assert left.value.code == 0
-    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    output = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for word in ("paper-table4", "earlycrop-s", "grasp", "--agents", "--sparsity", "--exclude", "Pruning method"):
-        assert word in told
+        assert word in output

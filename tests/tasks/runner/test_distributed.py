@@ -18,7 +18,7 @@ import tasks
 from tasks import cifar10
 from tasks.runner import command_line, distributed
 from tasks.vision.augmentation import Augmentation
-from tasks.vision.feed import Feed, Held, Streamed
+from tasks.vision.feed import Feed, InMemory, Streamed
 from tasks.vision.images import read
 from tests.tasks.runner import plain_network
 from tests.tasks.tiny_data import parquet
@@ -150,7 +150,7 @@ def test_each_process_has_its_part_of_the_same_images(tmp_path: Path, request: p
     def drawn(feed: Feed) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return list(feed.shuffled(12, cpu, (0, 1, 0)))
 
-    feeds: list[Feed] = [Held(pixels, train.labels, 32, augmentation), Streamed(train, 32, augmentation)]
+    feeds: list[Feed] = [InMemory(pixels, train.labels, 32, augmentation), Streamed(train, 32, augmentation)]
     whole = [drawn(feed) for feed in feeds]
     request.getfixturevalue("second")
     held, streamed = (drawn(feed) for feed in feeds)

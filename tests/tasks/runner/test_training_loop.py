@@ -144,10 +144,10 @@ def test_control_c_leaves_a_checkpoint_and_a_sentence(tmp_path: Path) -> None:
     while not list(tmp_path.glob("*/checkpoint/epoch-00000")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from the last checkpoint" in told
-    assert "Traceback" not in told
+    assert "the same command goes on from the last checkpoint" in output
+    assert "Traceback" not in output
 
 
 def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,9 +203,9 @@ def test_a_broken_checkpoint_is_named_and_left(
     with pytest.raises(SystemExit) as left:
         command_line.main("cartpole", command(tmp_path))
     assert left.value.code == 2
-    told = capsys.readouterr().err
-    assert str(file) in told.replace("\n", "")
-    assert "to start the run anew" in told
+    output = capsys.readouterr().err
+    assert str(file) in output.replace("\n", "")
+    assert "to start the run anew" in output
     assert (file.read_bytes() if file.exists() else None) == before
 
 
@@ -240,8 +240,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run(
         command_line.main("cartpole", command(tmp_path))
     assert left.value.code == 1
     failure = json.loads((folder(tmp_path) / "failure.json").read_text())
-    told = capsys.readouterr().err
-    assert f"the loss is nan in epoch {failure['epoch']}, step {failure['step']}" in told
+    output = capsys.readouterr().err
+    assert f"the loss is nan in epoch {failure['epoch']}, step {failure['step']}" in output
     (checkpoint,) = (folder(tmp_path) / "checkpoint").iterdir()
     assert checkpoint.name == f"epoch-{failure['epoch'] - 1:05d}"
     per_epoch = [json.loads(line)["epoch"] for line in (folder(tmp_path) / "log.jsonl").read_text().splitlines()]
@@ -270,9 +270,9 @@ def test_what_is_measured_and_not_finite_stops_the_run_as_a_loss_does(
         with pytest.raises(SystemExit) as left:
             command_line.main("cartpole", command(tmp_path, "--method", "dense"))
     assert left.value.code == 1
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert (
-        f"error: the return is inf after epoch {epoch}: training has diverged. The last checkpoint is kept; a" in told
+        f"error: the return is inf after epoch {epoch}: training has diverged. The last checkpoint is kept; a" in output
     )
     run = folder(tmp_path)
     assert json.loads((run / "failure.json").read_text()) == {"epoch": epoch, "return": "inf"}
@@ -293,9 +293,9 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(SystemExit) as left:
             command_line.main("cartpole", command(tmp_path))
     assert left.value.code == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert f"the data are not those of {checkpoint} any more (games was 3 and is 4): give the old ones, or" in told
-    assert "or give another folder with --runs" in told
+    output = " ".join(capsys.readouterr().err.split())
+    assert f"the data are not those of {checkpoint} any more (games was 3 and is 4): give the old ones, or" in output
+    assert "or give another folder with --runs" in output
     assert before == {p: p.read_bytes() for p in checkpoint.iterdir()}
     command_line.main("cartpole", command(tmp_path))  # with the old ones it goes on
 
@@ -315,10 +315,10 @@ def test_ctrl_c_while_data_are_read_is_no_traceback(
     with pytest.raises(SystemExit) as left:
         command_line.main("cartpole", command(tmp_path))
     assert left.value.code == 130
-    told = capsys.readouterr().err.strip()
+    output = capsys.readouterr().err.strip()
     where = f"goes on from the last checkpoint in {folder(tmp_path)}" if begun else "starts anew"
-    assert told.startswith("stopped: ")
-    assert told.endswith(f"the same command {where}")
+    assert output.startswith("stopped: ")
+    assert output.endswith(f"the same command {where}")
 
 
 @pytest.mark.parametrize(("method", "epoch"), [("snap", 0), ("earlycrop-u", 2)])

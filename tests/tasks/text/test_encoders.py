@@ -66,7 +66,7 @@ def no_tokenizer_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (without_tokenizer, r"tokenizer of FOLDER knows no words: put the tokenizer's files, such as"),
         (no_tokenizer_file, r"the tokenizer of FOLDER cannot be read \(.+\): --model takes"),
@@ -82,9 +82,9 @@ def no_tokenizer_file(folder: Path) -> None:
         (of_kind("Roberta", **ROBERTA, type_vocab_size=1), "FOLDER tells 2 types of tokens apart and its model has 1"),
     ],
 )
-def test_what_cannot_be_is_a_sentence(change: Callable[[Path], None], told: str, folder: Path) -> None:
+def test_what_cannot_be_is_a_sentence(change: Callable[[Path], None], message: str, folder: Path) -> None:
     change(folder)
-    with pytest.raises(ValueError, match=told.replace("FOLDER", str(folder))) as raised:
+    with pytest.raises(ValueError, match=message.replace("FOLDER", str(folder))) as raised:
         read(folder)
     assert "\n" not in str(raised.value)
 

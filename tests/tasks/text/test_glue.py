@@ -149,7 +149,7 @@ def no_text(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda held, path: path.unlink(), r"has no train\*.parquet: put there train.parquet, validation.parquet"),
         (lambda held, path: path.write_bytes(b"PAR1 no more"), "train.parquet cannot be read .*: fetch it anew"),
@@ -167,15 +167,15 @@ def no_text(path: Path) -> None:
         (rewritten(sentence2=lambda v: None), r"no column sentence2 \(there are label, sentence1\): is this RTE"),
     ],
 )
-def test_bad_data_are_a_sentence(change: Any, told: str, tmp_path: Path) -> None:
+def test_bad_data_are_a_sentence(change: Any, message: str, tmp_path: Path) -> None:
     model = sentences(tmp_path)
     damaged(tmp_path, change)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         glue.make(replace(SMALL, data=str(tmp_path), **model))
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"data": "data/nowhere"}, "there is no folder data/nowhere: --data takes"),
         ({"model": "./nowhere"}, r"there is no folder ./nowhere: --model takes"),
@@ -187,8 +187,8 @@ def test_bad_data_are_a_sentence(change: Any, told: str, tmp_path: Path) -> None
         ({"validation": 0.999}, "no training examples left: lower --validation"),
     ],
 )
-def test_wrong_options_are_a_sentence(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_wrong_options_are_a_sentence(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
         made(tmp_path, **changed)
 
 
@@ -200,7 +200,7 @@ def test_files_of_other_tasks_are_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "given", "asked", "told"),
+    ("kept", "given", "asked", "message"),
     [
         (
             "mrpc",
@@ -225,15 +225,15 @@ def test_files_of_other_tasks_are_not_taken(tmp_path: Path) -> None:
     ],
 )
 def test_another_task_s_folder_is_not_taken_though_its_columns_are_the_same(
-    kept: str, given: str, asked: Any, told: str, tmp_path: Path
+    kept: str, given: str, asked: Any, message: str, tmp_path: Path
 ) -> None:
     model = sentences(tmp_path / kept)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         glue.make(replace(SMALL, task_name=asked, data=str(tmp_path / given), **model))
 
 
 @pytest.mark.parametrize(
-    ("names", "asked", "told"),
+    ("names", "asked", "message"),
     [
         (
             ("not_equivalent", "equivalent"),
@@ -248,7 +248,7 @@ def test_another_task_s_folder_is_not_taken_though_its_columns_are_the_same(
     ],
 )
 def test_labels_that_have_names_are_those_of_the_task(
-    names: tuple[str, str], asked: Any, told: str, tmp_path: Path
+    names: tuple[str, str], asked: Any, message: str, tmp_path: Path
 ) -> None:
     model = sentences(tmp_path)
     for split in ("train", "validation"):
@@ -256,8 +256,8 @@ def test_labels_that_have_names_are_those_of_the_task(
         named = table.cast_column("label", datasets.ClassLabel(names=list(names)))
         named.to_parquet(tmp_path / f"{split}.parquet")
     options = replace(SMALL, task_name=asked, data=str(tmp_path), **model)
-    if told:
-        with pytest.raises(ValueError, match=told):
+    if message:
+        with pytest.raises(ValueError, match=message):
             glue.make(options)
     else:
         glue.make(options)

@@ -74,19 +74,19 @@ def test_parquet_as_the_hub_has_it_reads_the_same(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("held", "told"),
+    ("held", "message"),
     [
         (["hello world", None, "hello"], "train split: text of row 1 is None, and no text: mend or remove that row"),
         ([1, 2, 3], "train split: text of row 0 is 1, and no text: mend or remove that row"),
     ],
 )
-def test_rows_of_parquet_files_that_are_no_text_are_named(held: list[Any], told: str, tmp_path: Path) -> None:
+def test_rows_of_parquet_files_that_are_no_text_are_named(held: list[Any], message: str, tmp_path: Path) -> None:
     import datasets
 
     datasets.disable_progress_bars()
     for split in ("train", "validation", "test"):
         datasets.Dataset.from_dict({"text": held}).to_parquet(tmp_path / f"{split}.parquet")
-    with pytest.raises(ValueError, match=f"{tmp_path}, {told}"):
+    with pytest.raises(ValueError, match=f"{tmp_path}, {message}"):
         read_corpus(str(tmp_path))
 
 
@@ -139,7 +139,7 @@ def spoil(what: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "message"),
     [
         ("no folder", "there is no folder FOLDER: --data takes"),
         ("no file", "FOLDER has no ptb.valid.txt: put it beside ptb.train.txt"),
@@ -152,20 +152,20 @@ def spoil(what: str, folder: Path) -> None:
     ],
 )
 def test_bad_data_are_one_sentence_before_anything_is_written(
-    what: str, told: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    what: str, message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(what, folder)
     with pytest.raises(SystemExit) as left:
         command_line.main("ptb", ["--data", str(folder), "--runs", str(tmp_path / "runs")])
     assert left.value.code == 2
     error = capsys.readouterr().err.strip()
-    assert f"error: {told}".replace("FOLDER", str(folder)) in error
+    assert f"error: {message}".replace("FOLDER", str(folder)) in error
     assert len([line for line in error.splitlines() if "error:" in line]) == 1
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"batch": 0}, "batch must be at least 1, not 0"),
         ({"window": -1}, "window must be 0 or more, not -1"),
@@ -176,8 +176,8 @@ def test_bad_data_are_one_sentence_before_anything_is_written(
         ({"clip": 0.0}, "clip must be None or a number above 0"),
     ],
 )
-def test_options_out_of_range_are_named(changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_options_out_of_range_are_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ptb.make(replace(SMALL, **changed))
 
 

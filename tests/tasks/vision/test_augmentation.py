@@ -14,7 +14,7 @@ from tasks.data.loader import generator
 from tasks.data.normalisation import statistics
 from tasks.vision import classification
 from tasks.vision.augmentation import Augmentation, prepared, shift_and_flip, turn_and_crop
-from tasks.vision.feed import Held, Streamed
+from tasks.vision.feed import InMemory, Streamed
 from tasks.vision.images import read
 from tests.tasks.tiny_data import parquet
 
@@ -71,7 +71,7 @@ def test_streamed_images_are_the_held_ones(tmp_path: Path, monkeypatch: pytest.M
     train, _ = read(str(tmp_path), "CIFAR-10")
     pixels = train.pixels(1e9)
     assert pixels is not None
-    held, streamed = Held(pixels, train.labels, 32, None), Streamed(train, 32, Augmentation(flip=True, padding=2))
+    held, streamed = InMemory(pixels, train.labels, 32, None), Streamed(train, 32, Augmentation(flip=True, padding=2))
     cpu = torch.device("cpu")
     for key in ((0, 1, 0), (0, 2, 0)):
         labels = [[labels.tolist() for _, labels in feed.shuffled(16, cpu, key)] for feed in (held, streamed)]

@@ -36,9 +36,9 @@ def test_an_image_that_a_worker_cannot_read_is_named_by_its_place_in_the_split(
     with pytest.raises(SystemExit) as stopped:
         command_line.main("imagenet", [*where, *TINY, "--batch", "4", "--method", "dense"])
     assert stopped.value.code == 2
-    told = capsys.readouterr().err
-    assert "image 0 of the train split cannot be read (" in told
-    assert "Traceback" not in told
+    output = capsys.readouterr().err
+    assert "image 0 of the train split cannot be read (" in output
+    assert "Traceback" not in output
 
 
 def run(place: Path, *more: str) -> tuple[Any, list[dict[str, Any]]]:
@@ -117,7 +117,7 @@ def test_pruned_on_another_device_it_is_the_same_network_and_the_dense_one_is_no
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--size", "4"], "size must be at least 8, not 4"),
         (["--validation", "1"], "validation must be at least 0 and below 1"),
@@ -129,10 +129,10 @@ def test_pruned_on_another_device_it_is_the_same_network_and_the_dense_one_is_no
         (["--method", "earlycrop-s", "--prune-on", "cpu"], "--prune-on is for what is pruned before training"),
     ],
 )
-def test_wrong_options_are_a_sentence(more: list[str], told: str, tmp_path: Path, capsys: Any) -> None:
+def test_wrong_options_are_a_sentence(more: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
     parquet(tmp_path / "data", 4, 32, {"train": 20, "test": 8})
     with pytest.raises(SystemExit) as left:
         run(tmp_path, *more)
     assert left.value.code == 2
-    assert f"error: {told}" in capsys.readouterr().err
+    assert f"error: {message}" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -138,7 +138,7 @@ def packed(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda place: None, "holds no images in a known form: put there parquet files"),
         (broken_parquet, "cannot be read"),
@@ -152,9 +152,9 @@ def packed(place: Path) -> None:
         (another, "holds CIFAR-100, and the task is CIFAR-10: give another folder"),
     ],
 )
-def test_bad_data_are_a_sentence(spoil: Any, told: str, tmp_path: Path) -> None:
+def test_bad_data_are_a_sentence(spoil: Any, message: str, tmp_path: Path) -> None:
     spoil(tmp_path)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         read(str(tmp_path), "CIFAR-10")[0].pixels(1e9)
 
 
