@@ -126,6 +126,8 @@ class Digits(Task):
         images, labels = self._batch(chosen, model)
         with evaluating(model):
             return float((model(images).argmax(-1) == labels).float().mean())
+
+
 SUMMARY = Summary("scikit-learn handwritten digits", "in scikit-learn", "3 convolutions, 1.9 M weights", "1")
 
 

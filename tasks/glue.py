@@ -245,6 +245,8 @@ class LanguageUnderstanding(Task):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take up."""
+
+
 SUMMARY = Summary("GLUE", "Hugging Face, or --data FOLDER", "BERT", "13 (--preset small)")
 
 

@@ -263,6 +263,8 @@ class Depth(Task):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take up."""
+
+
 SUMMARY = Summary("NYU Depth v2", "Hugging Face, or --data FOLDER", "FCRN", "14 (--preset small)")
 
 

@@ -261,6 +261,8 @@ class LanguageModelling(Task):
         """Take up the learning rate where it was."""
         for name in STATE:
             setattr(self, name, {"marks": [], **state}[name])  # of old checkpoints, which have none
+
+
 SUMMARY = Summary("Penn Treebank", "Hugging Face, or --data FOLDER", "pointer sentinel LSTM", "1 (--preset tiny)")
 
 
