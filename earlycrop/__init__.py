@@ -9,57 +9,37 @@
 Source: Rachwan et al., "Winning the Lottery Ahead of Time: Efficient Early Network Pruning", ICML 2022.
 """
 
-from earlycrop._version import __version__
-from earlycrop.events import Event
-from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import Node
-from earlycrop.methods import METHODS, Method
-from earlycrop.pruner import Pruner, PrunerOptions
-from earlycrop.pruning import prune
-from earlycrop.saving import load, load_state, save, save_state
-from earlycrop.scoring.criteria import CRITERIA, Criterion
-from earlycrop.scoring.derivatives import flow
-from earlycrop.selection.constraints import Limits
-from earlycrop.surgery.masks import Masks
-from earlycrop.surgery.shrink import Cut, shrink
-from earlycrop.tracing.trace import trace
-from earlycrop.triggers.triggers import TRIGGERS, AtEpoch, Knee, LazyRegime, MaskDistance, Trigger, TriggerContext
-from earlycrop.utils.errors import EarlyCropError, FlowError, SavingError, SurgeryError, TraceError
-from earlycrop.utils.materialise import materialise
-
-__all__ = [
-    "CRITERIA",
-    "METHODS",
-    "TRIGGERS",
-    "AtEpoch",
-    "Criterion",
-    "Cut",
-    "EarlyCropError",
-    "Event",
-    "FlowError",
-    "Graph",
-    "Knee",
-    "LazyRegime",
-    "Limits",
-    "MaskDistance",
-    "Masks",
-    "Method",
-    "Node",
-    "Pruner",
-    "PrunerOptions",
-    "SavingError",
-    "SurgeryError",
-    "TraceError",
-    "Trigger",
-    "TriggerContext",
-    "__version__",
-    "flow",
-    "load",
-    "load_state",
-    "materialise",
-    "prune",
-    "save",
-    "save_state",
-    "shrink",
-    "trace",
-]
+from earlycrop._version import __version__ as __version__
+from earlycrop.events import Event as Event
+from earlycrop.graph.graph import Graph as Graph
+from earlycrop.graph.nodes import Node as Node
+from earlycrop.methods import METHODS as METHODS
+from earlycrop.methods import Method as Method
+from earlycrop.pruner import Pruner as Pruner
+from earlycrop.pruner import PrunerOptions as PrunerOptions
+from earlycrop.pruning import prune as prune
+from earlycrop.saving import load as load
+from earlycrop.saving import load_state as load_state
+from earlycrop.saving import save as save
+from earlycrop.saving import save_state as save_state
+from earlycrop.scoring.criteria import CRITERIA as CRITERIA
+from earlycrop.scoring.criteria import Criterion as Criterion
+from earlycrop.scoring.derivatives import flow as flow
+from earlycrop.selection.constraints import Limits as Limits
+from earlycrop.surgery.masks import Masks as Masks
+from earlycrop.surgery.shrink import Cut as Cut
+from earlycrop.surgery.shrink import shrink as shrink
+from earlycrop.tracing.trace import trace as trace
+from earlycrop.triggers.triggers import TRIGGERS as TRIGGERS
+from earlycrop.triggers.triggers import AtEpoch as AtEpoch
+from earlycrop.triggers.triggers import Knee as Knee
+from earlycrop.triggers.triggers import LazyRegime as LazyRegime
+from earlycrop.triggers.triggers import MaskDistance as MaskDistance
+from earlycrop.triggers.triggers import Trigger as Trigger
+from earlycrop.triggers.triggers import TriggerContext as TriggerContext
+from earlycrop.utils.errors import EarlyCropError as EarlyCropError
+from earlycrop.utils.errors import FlowError as FlowError
+from earlycrop.utils.errors import SavingError as SavingError
+from earlycrop.utils.errors import SurgeryError as SurgeryError
+from earlycrop.utils.errors import TraceError as TraceError
+from earlycrop.utils.materialise import materialise as materialise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from earlycrop.scoring.criteria import Criterion, Gate, Statistics
 from earlycrop.selection.constraints import NO_LIMITS, Limits
@@ -71,10 +71,7 @@ class PruningRequest:
     @property
     def gate_position(self) -> Gate:
         """The gate position; ``"auto"`` is resolved to the criterion's."""
-        match self.gate:
-            case "rows" | "norms" | "columns":
-                return self.gate
-        return self.criterion.gate
+        return self.criterion.gate if self.gate == "auto" else cast(Gate, self.gate)
 
     @property
     def batch_statistics(self) -> bool:

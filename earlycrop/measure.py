@@ -6,7 +6,6 @@ import ctypes
 import gc
 import resource
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import ceil
@@ -20,7 +19,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.graph import Graph
+from earlycrop.scoring.model_inputs import record_arguments
 from earlycrop.tracing.trace import trace
+from earlycrop.utils.modules import call_model
 from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.wrappers import unwrap
 
@@ -67,16 +68,13 @@ def node_sparsity(pruned: Graph, dense: Graph) -> float:
         The share, from 0 to 1.
     """
     before, after = _count_outputs(dense), _count_outputs(pruned)
-    total = before.total()
-    return 1 - sum(max(after[name], 1) for name, count in before.items() if count) / total if total else 0.0
+    total = sum(before.values())
+    return 1 - sum(max(after.get(name, 1), 1) for name, count in before.items() if count) / total if total else 0.0
 
 
-def _count_outputs(graph: Graph) -> Counter[str]:
+def _count_outputs(graph: Graph) -> dict[str, int]:
     """Count the outputs of each layer that the model does not return."""
-    counts: Counter[str] = Counter()
-    for term in graph.costs("nodes"):
-        counts[term.module] += sum(len(axis) for axis in term.axes)
-    return counts
+    return {layer.name: int((~layer.returned).sum()) for layer in graph.layers}
 
 
 def parameters(model: nn.Module) -> int:
@@ -104,18 +102,10 @@ def macs(model: nn.Module, example: Any) -> int:
     Returns:
         The number of multiply-accumulates.
     """
-    batch_sizes: list[int] = []
     model = unwrap(model)
-
-    def record_batch_size(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        batch_sizes.extend(t.shape[0] for t in tree_leaves((arguments, keywords)) if isinstance(t, Tensor) and t.ndim)
-
-    handle = model.register_forward_pre_hook(record_batch_size, with_kwargs=True)
-    try:
-        graph = trace(model, example)
-    finally:
-        handle.remove()
-    return round(graph.cost("macs") / batch_sizes[0])
+    arguments = tree_leaves(record_arguments(model, call_model, example))
+    samples = next(t.shape[0] for t in arguments if isinstance(t, Tensor) and t.ndim)
+    return round(trace(model, example).cost("macs") / samples)
 
 
 def csr_bytes(model: nn.Module) -> int:

@@ -71,13 +71,10 @@ METHODS: dict[str, Method] = {
     "cropit-s": Method(CRITERIA["crop"], True, halving),
     "earlycrop-u": Method(CRITERIA["crop"], False, halving, lazy_regime),
     "earlycrop-s": Method(CRITERIA["crop"], True, halving, lazy_regime),
-    "earlybird": Method(
-        CRITERIA["norm-scale"], True, trigger=mask_distance, penalty=1e-4
-    ),  # You et al. 2020; their code's penalty
+    # You et al. 2020; their code's penalty
+    "earlybird": Method(CRITERIA["norm-scale"], True, trigger=mask_distance, penalty=1e-4),
     # You et al. 2019
-    "gatedecorators": Method(
-        CRITERIA["norm-scale"], True, trigger=never, procedure="tick-tock", penalty=1e-3
-    ),  # You et al. 2019
+    "gatedecorators": Method(CRITERIA["norm-scale"], True, trigger=never, procedure="tick-tock", penalty=1e-3),
     "efficientconvnets": Method(CRITERIA["filter-norm"], True, trigger=after),  # Li et al. 2017
     "taylor": Method(CRITERIA["taylor"], True, trigger=after),  # Molchanov et al. 2019
     "magnitude-after-u": Method(CRITERIA["magnitude"], False, trigger=after),  # Han et al. 2015

@@ -24,7 +24,6 @@ from earlycrop.triggers.triggers import Trigger, TriggerName
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.distributed import ProcessGroup, fail_together
-from earlycrop.utils.modules import parameters_by_name
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
 from earlycrop.utils.validation import check_loss, check_positive_int, check_sparsity, check_type, look_up
@@ -305,7 +304,7 @@ class Pruner:
             "measured": dict(self._measured),
             "method": method_name(self.method),
             "trigger": None if self._procedure is None else self._procedure.trigger_name,
-            "shapes": {name: list(p.shape) for name, p in parameters_by_name(self._context.network).items()},
+            "shapes": {name: list(p.shape) for name, p in dict(self._context.network.named_parameters()).items()},
             "events": [event.record() for event in self.events],
             "procedure": None if self._procedure is None else self._procedure.state_dict(),
             "distance": self._distance.state_dict() if self._distance and before_cut and not pending else None,
@@ -321,7 +320,7 @@ class Pruner:
             ValueError: The state is that of a pruner with another method or trigger, or of another model. Nothing was
                 changed.
         """
-        check_state(state, self.state_dict(), parameters_by_name(self._context.network))
+        check_state(state, self.state_dict(), dict(self._context.network.named_parameters()))
         context, masks = self._context, None
         events = [Event.from_record(record, None) for record in state["events"]]
         if state["masks"] is not None:

@@ -24,7 +24,8 @@ def check_state(state: Mapping[str, Any], current: Mapping[str, Any], parameters
     pruned = bool(state["events"])
     compared = ("method",) if pruned else ("method", "trigger")
     differ = any(state[key] != current[key] for key in compared)
-    if differ or not _same_keys(state["procedure"], current["procedure"]):
+    kinds = [(s["procedure"] or {}).keys() for s in (state, current)]
+    if differ or kinds[0] != kinds[1]:
         raise ValueError(
             f"the state is of a pruner with {_describe_origin(state)}, and this one has {_describe_origin(current)}: "
             "make this one in the same way, and load the state again"
@@ -52,13 +53,6 @@ def _check_shape(name: str, shape: Sequence[int], parameters: Mapping[str, Tenso
             f"the state is of another model: it has a '{name}' of shape {tuple(shape)}. Load the model of that "
             "checkpoint first, and then the state"
         )
-
-
-def _same_keys(procedure: Mapping[str, Any] | None, current: Mapping[str, Any] | None) -> bool:
-    """Return whether these are the states of procedures of the same kind."""
-    if procedure is None or current is None:
-        return procedure is current
-    return procedure.keys() == current.keys()
 
 
 def _describe_origin(state: Mapping[str, Any]) -> str:

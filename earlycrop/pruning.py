@@ -7,28 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
-from earlycrop.graph.graph import Graph
-from earlycrop.rounds import DenseBaseline, PruningResult, cut_nodes, zero_weights
+from earlycrop.rounds import DenseBaseline, NodeRounds, PruningResult, zero_weights
 from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName, Statistics
-from earlycrop.scoring.scores import node_scores, weight_scores
-from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.constraints import NO_LIMITS, Limits
-from earlycrop.selection.nodes import choose_nodes, node_bounds
 from earlycrop.selection.schedules import halving
 from earlycrop.selection.targets import Measure, max_remaining
-from earlycrop.selection.weights import choose_weights, weight_bounds
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.distributed import fail_together
 from earlycrop.utils.materialise import check_materialised
 from earlycrop.utils.modules import collect_tensors
-from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.types import Loss, Tensors
 from earlycrop.utils.validation import check_loss, check_positive_int, check_sparsity, check_type, look_up
 
@@ -125,7 +117,7 @@ def run_pruning(
         check_materialised(context.network)
     start = perf_counter()
     if request.structured:
-        result = cut_nodes(request, context, batches, baseline or DenseBaseline(), effects)
+        result = NodeRounds(request, context, batches, baseline or DenseBaseline(), effects).run()
     else:
         result = zero_weights(request, context, batches)
     event = Event(
@@ -134,21 +126,13 @@ def run_pruning(
         of=request.of,
         asked=request.targets[-1],
         achieved=1 - result.left / result.dense,
-        dense=result.dense,
-        left=result.left,
-        costs=result.costs,
         weight_sparsity=result.sparsity("weights"),
         node_sparsity=result.sparsity("nodes"),
         rounds=len(request.targets),
-        floors=result.floors,
-        uncertified=result.uncertified,
-        difference=result.difference,
         batches=len(batches),
         seconds=perf_counter() - start,
         limits=request.limits,
-        layers=result.layers,
-        notes=result.notes,
-        masks=result.masks,
+        **{name: value for name, value in vars(result).items() if name != "bounds"},
     )
     _warn_missed_target(event)
     _warn_missed_ceilings(result)
@@ -189,33 +173,3 @@ def _warn_missed_ceilings(result: PruningResult) -> None:
             "multiple stay",
             stacklevel=4,
         )
-
-
-def candidate_mask(
-    request: PruningRequest, context: PruningContext, graph: Graph, batches: list[Any]
-) -> Bool[Tensor, "units"]:
-    """Return which units a pruning to the last target would remove now, in one round.
-
-    The units are the nodes of ``graph`` for a structured request, and the entries of all weight matrices otherwise.
-    """
-    network, target = context.network, request.targets[-1]
-    if request.structured:
-        scores = node_scores(
-            network,
-            graph,
-            request.criterion,
-            context.loss,
-            batches,
-            request.gate_position,
-            request.batch_statistics,
-            context.group,
-        )
-        allowed = max_remaining(graph.cost(request.of), target)
-        bounds = node_bounds(graph, request.limits)
-        return torch.from_numpy(choose_nodes(graph, scores, allowed, request.of, bounds).removed)
-    weights = weight_scores(network, request.criterion, context.loss, batches, request.batch_statistics, context.group)
-    dense = sum(p.numel() for p in weight_matrices(network).values())
-    fixed = dense - sum(scores.numel() for scores in weights.values())
-    keep, limits = path_weights(graph, weights), weight_bounds(network, request.limits)
-    choice = choose_weights(weights, max_remaining(dense, target), keep, None, fixed, limits)
-    return torch.cat([removed.flatten() for removed in choice.removed.values()])

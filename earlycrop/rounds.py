@@ -5,19 +5,20 @@ Source: Rachwan et al. 2022, algorithm 1, lines 12 to 17.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from earlycrop.context import PruningContext
 from earlycrop.events import PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
-from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
+from earlycrop.graph.types import ChannelLabels, Reason
 from earlycrop.scoring.scores import node_scores, norm_scale_sums, unscorable_nodes, weight_scores
 from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.constraints import Bounds
@@ -25,17 +26,14 @@ from earlycrop.selection.nodes import NodeChoice, choose_nodes, node_bounds, rem
 from earlycrop.selection.random_control import shuffle_nodes, shuffle_weights
 from earlycrop.selection.step_time import StepTimer, choose_nodes_in_time
 from earlycrop.selection.targets import max_remaining
-from earlycrop.selection.weights import WeightChoice, choose_weights, remaining_weights, weight_bounds
+from earlycrop.selection.weights import choose_weights, remaining_weights, weight_bounds
 from earlycrop.surgery.masks import Masks
-from earlycrop.surgery.shrink import Cut, cut_in_all_processes, find_uncertified
+from earlycrop.surgery.shrink import Cut, find_uncertified, shrink
 from earlycrop.tracing.trace import trace, trace_after_cut
-from earlycrop.utils.distributed import broadcast_from_rank0, check_same_removal, fail_together, merge_across_processes
+from earlycrop.utils.distributed import check_same_removal, fail_together, merge_across_processes
 from earlycrop.utils.errors import FlowError, SurgeryError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices, weight_matrices
 from earlycrop.utils.types import Tensors
-
-Select = Callable[[Graph, Tensor], NodeChoice]
-"""(graph, scores) -> the nodes to remove in this round."""
 
 
 @dataclass(frozen=True)
@@ -80,82 +78,74 @@ class DenseBaseline:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs, as :func:`earlycrop.save_state` takes it."""
-        return {
-            "costs": dict(self.costs),
-            "layers": dict(self.layers),
-            "bounds": None if self.bounds is None else asdict(self.bounds),
-            "coupling": [[*key, torch.from_numpy(classes)] for key, classes in self.coupling.items()],
-        }
+        coupling = [[*key, torch.from_numpy(classes)] for key, classes in self.coupling.items()]
+        return {**asdict(replace(self, coupling={})), "coupling": coupling}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> DenseBaseline:
         """Return the baseline of a ``state_dict()``."""
-        return cls(
-            dict(state["costs"]),
-            dict(state["layers"]),
-            state["bounds"] and Bounds(**state["bounds"]),
-            {(name, dim): classes.cpu().numpy() for name, dim, classes in state["coupling"]},
-        )
+        bounds = state["bounds"] and Bounds(**state["bounds"])
+        coupling = {(name, dim): classes.cpu().numpy() for name, dim, classes in state["coupling"]}
+        return cls(dict(state["costs"]), dict(state["layers"]), bounds, coupling)
 
     def collapsed_layers(self, graph: Graph) -> int:
         """Return how many layers have a single output left, which a new trace does not count as a node."""
         return len(self.layers.keys() - {layer.name for layer in graph.layers})
 
 
-def cut_nodes(
-    request: PruningRequest,
-    context: PruningContext,
-    batches: list[Any],
-    baseline: DenseBaseline,
-    effects: Tensors | None = None,
-) -> PruningResult:
-    """Cut nodes, in rounds of trace, score, select and shrink. Fill ``baseline`` where it is empty.
+@dataclass
+class NodeRounds:
+    """One structured pruning: rounds of trace, score, select and shrink.
 
     Args:
         request: What to cut.
         context: The network, and what goes on with it.
         batches: Training data.
-        baseline: What the network was before earlier prunings, or before earlier rounds of this one.
+        baseline: What the network was before earlier prunings, or before earlier rounds of this one. It is filled where
+            it is empty.
         effects: Accumulated |phi dL/dphi| of each batch norm scale phi. If given, nodes are scored by these, not by
             the criterion.
-
-    Raises:
-        ValueError: No node can be removed.
-        FlowError, TraceError, SurgeryError: Scoring, tracing or cutting failed.
     """
-    rounds = _NodeRounds(request, context, batches, baseline, effects)
-    with fail_together(context.group):
-        graph = rounds.trace()
-        if not graph.count:
-            raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
-    rounds.record_dense_sizes(graph)
-    for number, sparsity in enumerate(request.targets):
-        if number:
-            with fail_together(context.group):
-                graph = rounds.trace()
-        scores = rounds.score(graph)
-        if not number:
-            _check_some_score([scores])
-        graph, removed = rounds.remove(graph, scores, sparsity)
-    return rounds.result(graph, removed)
-
-
-@dataclass
-class _NodeRounds:
-    """One structured pruning: what its rounds have in common, and what they found."""
 
     request: PruningRequest
     context: PruningContext
     batches: list[Any]
     baseline: DenseBaseline
-    effects: Tensors | None
+    effects: Tensors | None = None
     uncertified: dict[Group, Reason] = field(default_factory=dict)
     timer: StepTimer | None = None
     floors: set[str] = field(default_factory=set)
     difference: float = 0.0
-    left: int = 0
 
-    def trace(self) -> Graph:
+    def run(self) -> PruningResult:
+        """Cut nodes until the target is met.
+
+        Returns:
+            What was cut.
+
+        Raises:
+            ValueError: No node can be removed.
+            FlowError, TraceError, SurgeryError: Scoring, tracing or cutting failed.
+        """
+        for number, sparsity in enumerate(self.request.targets):
+            with fail_together(self.context.group):
+                graph = self._trace()
+                if not number and not graph.count:
+                    raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
+            if not number:
+                self._record_dense_sizes(graph)
+            scores = self._score(graph)
+            if not number:
+                _check_some_score([scores])
+            graph, choice, cut = self._cut_certified(graph, scores, sparsity)
+            baseline = self.baseline  # filled only now: until the first cut the network is what it was
+            baseline.costs, baseline.layers, baseline.bounds = self.costs, self.layers, self.bounds
+            baseline.coupling = graph.coupling_after(choice.removed)
+            self.floors |= set(choice.floors)
+            self.difference = max(self.difference, cut.difference or 0.0)
+        return self._make_result(graph, choice)
+
+    def _trace(self) -> Graph:
         """Trace the network as it is now, and freeze what cannot be scored, or was not certified before."""
         network = self.context.network
         graph = trace_after_cut(network, lambda m: self.context.loss(m, self.batches[0]), self.baseline.coupling)
@@ -164,7 +154,7 @@ class _NodeRounds:
             {i: self.uncertified[g] for g, ids in graph.groups.items() if g in self.uncertified for i in ids}
         )
 
-    def record_dense_sizes(self, graph: Graph) -> None:
+    def _record_dense_sizes(self, graph: Graph) -> None:
         """Record the sizes of the network before the first round."""
         request, baseline = self.request, self.baseline
         self.bounds = baseline.bounds or node_bounds(graph, request.limits)
@@ -177,55 +167,36 @@ class _NodeRounds:
         self.costs = {**costs, **baseline.costs}
         self.layers = baseline.layers or remaining_outputs(graph)
 
-    def score(self, graph: Graph) -> Tensor:
+    def _score(self, graph: Graph) -> Tensor:
         """Score the nodes that are left."""
-        request, context = self.request, self.context
         if self.effects is not None:
-            return norm_scale_sums(context.network, graph, self.effects)
-        return node_scores(
-            context.network,
-            graph,
-            request.criterion,
-            context.loss,
-            self.batches,
-            request.gate_position,
-            request.batch_statistics,
-            context.group,
-        )
+            return norm_scale_sums(self.context.network, graph, self.effects)
+        return _score_nodes(self.request, self.context, graph, self.batches)
 
-    def remove(self, graph: Graph, scores: Tensor, sparsity: float) -> tuple[Graph, NodeMask]:
-        """Select the nodes of this round and cut them. Return the graph that they were selected from, and the nodes."""
-        graph, choice, cut = self._cut_certified(graph, scores, self._make_selector(graph, sparsity))
-        baseline = self.baseline  # filled only now: until the first cut the network is what it was
-        baseline.costs, baseline.layers, baseline.bounds = self.costs, self.layers, self.bounds
-        baseline.coupling = graph.coupling_after(choice.removed)
-        self.floors |= set(choice.floors)
-        self.difference = max(self.difference, cut.difference or 0.0)
-        self.left = choice.left
-        return graph, choice.removed
-
-    def _make_selector(self, graph: Graph, sparsity: float) -> Select:
-        """Return what selects the nodes of a round that ends at this sparsity."""
-        of, targets = self.request.of, self.request.targets
-        bounds = self.bounds.part(sparsity / targets[-1])
-        allowed = max_remaining(self.costs[of], sparsity)
-        if of == "nodes":
+    def _select(self, graph: Graph, scores: Tensor, sparsity: float) -> NodeChoice:
+        """Select the nodes of a round that ends at this sparsity."""
+        request = self.request
+        bounds = self.bounds.part(sparsity / request.targets[-1])
+        allowed = max_remaining(self.costs[request.of], sparsity)
+        if request.of == "nodes":
             allowed -= self.baseline.collapsed_layers(graph)
         if self.timer is None:
-            return lambda graph, scores: choose_nodes(graph, scores, allowed, of, bounds)
-        timer = self.timer
-        return lambda graph, scores: choose_nodes_in_time(graph, scores, allowed, timer.beside(graph), bounds)
+            choice = choose_nodes(graph, scores, allowed, request.of, bounds)
+        else:
+            choice = choose_nodes_in_time(graph, scores, allowed, self.timer, bounds)
+        if request.shuffled:
+            choice = replace(choice, removed=shuffle_nodes(graph, choice.removed, self.context.group))
+        return choice
 
-    def _cut_certified(self, graph: Graph, scores: Tensor, select: Select) -> tuple[Graph, NodeChoice, Cut]:
+    def _cut_certified(self, graph: Graph, scores: Tensor, sparsity: float) -> tuple[Graph, NodeChoice, Cut]:
         """Cut what is selected. Where layers fail their certificate, freeze them and select again."""
         context = self.context
         while True:
-            choice = self._apply_random_control(graph, select(graph, scores))
+            choice = self._select(graph, scores, sparsity)
             remove = choice.removed.nonzero()[0].tolist()
             try:
-                cut = cut_in_all_processes(
-                    context.network, graph, remove, context.optimizers, True, context.ema_models, context.group
-                )
+                optimizers, averages = context.optimizers, context.ema_models
+                cut = shrink(context.network, graph, remove, optimizers, True, averages, context.group)
                 return graph, choice, cut
             except SurgeryError:
                 with fail_together(context.group):
@@ -239,22 +210,15 @@ class _NodeRounds:
                 # freezing drops these nodes, so drop their scores
                 scores, graph = scores[torch.from_numpy(~graph.mask(frozen))], graph.freeze(frozen)
 
-    def _apply_random_control(self, graph: Graph, choice: NodeChoice) -> NodeChoice:
-        """Return the choice, or as many nodes of each layer at random where the request says so."""
-        if not self.request.shuffled:
-            return choice
-        drawn = torch.from_numpy(shuffle_nodes(graph, choice.removed))
-        return replace(choice, removed=broadcast_from_rank0(drawn, self.context.group).numpy())
-
-    def result(self, graph: Graph, removed: NodeMask) -> PruningResult:
-        """Return what the rounds did; ``graph``, ``removed``: those of the last one."""
+    def _make_result(self, graph: Graph, choice: NodeChoice) -> PruningResult:
+        """Return what the rounds did; ``graph``, ``choice``: those of the last one."""
         of = self.request.of
-        left = {name: graph.cost(name, removed) for name in ("weights", "nodes", "macs")}
+        left = {name: graph.cost(name, choice.removed) for name in ("weights", "nodes", "macs")}
         left["nodes"] += self.baseline.collapsed_layers(graph)
-        outputs = remaining_outputs(graph, removed)
+        outputs = remaining_outputs(graph, choice.removed)
         return PruningResult(
             dense=self.costs[of],
-            left=left.get(of, self.left),
+            left=left.get(of, choice.left),
             costs={name: (self.costs[name], after) for name, after in left.items()},
             floors=tuple(sorted(self.floors)),
             layers={name: (count, outputs.get(name, 1)) for name, count in self.layers.items()},
@@ -285,16 +249,14 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
     alive, keep = None, None
     with ExitStack() as cleanup:  # if a round fails, nothing is held: its zeros may grow back
         for sparsity in request.targets:
-            scores = weight_scores(
-                network, request.criterion, context.loss, batches, request.batch_statistics, context.group
-            )
+            scores = _score_weights(request, context, batches)
             if keep is None:  # in the first round only: later rounds may have removed weights on these paths
                 _check_some_score(scores.values())
                 keep = path_weights(graph, scores)
             part = bounds.part(sparsity / request.targets[-1])
             choice = choose_weights(scores, max_remaining(dense, sparsity), keep, alive, fixed, part)
             if request.shuffled:
-                choice = _shuffle_choice(choice, keep, alive, context)
+                choice = replace(choice, removed=shuffle_weights(choice.removed, keep, alive, context.group))
             floors |= set(choice.floors)
             alive = {name: ~gone for name, gone in choice.removed.items()}
             check_same_removal([gone.cpu().numpy() for gone in choice.removed.values()], context.group)
@@ -309,18 +271,43 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
         costs={"weights": (dense, choice.left), **unchanged},
         floors=tuple(sorted(floors)),
         layers=remaining_weights(matrices, choice.removed),
-        notes=(*_make_notes(request, network), *_notes_on_zeros(network)),
+        notes=_make_notes(request, network),
         bounds=bounds,
         masks=masks,
     )
 
 
-def _shuffle_choice(
-    choice: WeightChoice, keep: Mapping[str, Tensor], alive: Mapping[str, Tensor] | None, context: PruningContext
-) -> WeightChoice:
-    """Return as many weights of each matrix, at random, the same in all processes."""
-    drawn = shuffle_weights(choice.removed, keep, alive)
-    return replace(choice, removed={name: broadcast_from_rank0(gone, context.group) for name, gone in drawn.items()})
+def candidate_mask(
+    request: PruningRequest, context: PruningContext, graph: Graph, batches: list[Any]
+) -> Bool[Tensor, "units"]:
+    """Return which units a pruning to the last target would remove now, in one round.
+
+    The units are the nodes of ``graph`` for a structured request, and the entries of all weight matrices otherwise.
+    """
+    network, target = context.network, request.targets[-1]
+    if request.structured:
+        scores = _score_nodes(request, context, graph, batches)
+        allowed = max_remaining(graph.cost(request.of), target)
+        bounds = node_bounds(graph, request.limits)
+        return torch.from_numpy(choose_nodes(graph, scores, allowed, request.of, bounds).removed)
+    weights = _score_weights(request, context, batches)
+    dense = sum(p.numel() for p in weight_matrices(network).values())
+    fixed = dense - sum(scores.numel() for scores in weights.values())
+    keep, limits = path_weights(graph, weights), weight_bounds(network, request.limits)
+    choice = choose_weights(weights, max_remaining(dense, target), keep, None, fixed, limits)
+    return torch.cat([removed.flatten() for removed in choice.removed.values()])
+
+
+def _score_nodes(request: PruningRequest, context: PruningContext, graph: Graph, batches: list[Any]) -> Tensor:
+    gate, statistics = request.gate_position, request.batch_statistics
+    return node_scores(
+        context.network, graph, request.criterion, context.loss, batches, gate, statistics, context.group
+    )
+
+
+def _score_weights(request: PruningRequest, context: PruningContext, batches: list[Any]) -> Tensors:
+    statistics = request.batch_statistics
+    return weight_scores(context.network, request.criterion, context.loss, batches, statistics, context.group)
 
 
 def _check_some_score(scores: Iterable[Tensor]) -> None:
@@ -334,19 +321,17 @@ def _check_some_score(scores: Iterable[Tensor]) -> None:
 
 
 def _make_notes(request: PruningRequest, network: nn.Module) -> tuple[str, ...]:
+    """Return what a reader must know: what replaced a score, what was random, which trained matrices hold no zeros."""
     notes = []
     if request.criterion.norms and not norm_scales(network):
         notes.append("the network has no batch norm: the norm of the rows that produce a node replaced its scale")
     if request.shuffled:
         notes.append("random control: as many units of each layer as were selected were removed at random")
+    if not request.structured:
+        prunable = prunable_matrices(network)
+        notes += [
+            f"'{name}' was not pruned: its parametrization does not turn a zero in it into a zero of the weight"
+            for name, p in weight_matrices(network).items()
+            if p.requires_grad and name not in prunable
+        ]
     return tuple(notes)
-
-
-def _notes_on_zeros(network: nn.Module) -> tuple[str, ...]:
-    """Return a note for each trained matrix that cannot hold zeros."""
-    prunable = prunable_matrices(network)
-    return tuple(
-        f"'{name}' was not pruned: its parametrization does not turn a zero in it into a zero of the weight"
-        for name, p in weight_matrices(network).items()
-        if p.requires_grad and name not in prunable
-    )

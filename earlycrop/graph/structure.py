@@ -9,6 +9,7 @@ from math import prod
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from earlycrop.graph.nodes import Group, Nodes, SizeAttribute, TensorAxis
 from earlycrop.graph.types import (
@@ -19,7 +20,6 @@ from earlycrop.graph.types import (
     NodeMask,
     Reason,
     Role,
-    as_indices,
     layer_of,
     total_cost,
 )
@@ -203,12 +203,21 @@ class GraphStructure:
             ValueError: ``remove`` is a mask of booleans, has an entry that is no integer, or one that is no node of
                 this graph.
         """
-        indices = as_indices(remove)
+        indices = np.asarray(remove.tolist() if isinstance(remove, (np.ndarray, Tensor)) else list(remove))
+        if indices.dtype == bool and indices.size:
+            raise ValueError(
+                "remove is a mask of booleans: give the indices of the nodes, for instance mask.nonzero()[0] of a "
+                "numpy array or mask.nonzero().flatten() of a tensor"
+            )
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            raise ValueError(
+                "remove must be one-dimensional and hold the indices of nodes as integers, for instance [0, 5, 7]"
+            )
         unknown = indices[(indices < 0) | (indices >= self.count)]
         if unknown.size:
             raise ValueError(f"there is no node {unknown[0]}: this graph has nodes 0 to {self.count - 1}")
         removed = np.zeros(self.count, bool)
-        removed[indices] = True
+        removed[indices.astype(np.int64)] = True
         return removed
 
     def freeze(self: G, reasons: Mapping[int, Reason]) -> G:

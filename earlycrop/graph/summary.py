@@ -130,15 +130,12 @@ class Summary:
     cuts: tuple[CutEstimate, ...]
 
 
-def summarize(
-    graph: GraphStructure, kinds: Mapping[str, str] | None = None, targets: tuple[float, ...] = (0.5, 0.9)
-) -> Summary:
+def summarize(graph: GraphStructure, kinds: Mapping[str, str] | None = None) -> Summary:
     """Summarize a graph.
 
     Args:
         graph: The graph of a network.
         kinds: Name of the class of each module, by path.
-        targets: Shares of the weights to estimate cuts for.
 
     Returns:
         The summary.
@@ -153,7 +150,7 @@ def summarize(
         other_parameters=parameters - sum(row.parameters for row in rows),
         rows=rows,
         frozen=_make_regions((*graph.layers, *_unknown_layers(graph))),
-        cuts=tuple(_estimate_cut(graph, target) for target in (*targets, None)),
+        cuts=tuple(_estimate_cut(graph, target) for target in (0.5, 0.9, None)),
     )
 
 

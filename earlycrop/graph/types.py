@@ -105,18 +105,6 @@ def total_cost(costs: Iterable[CostTerm], removed: NodeMask) -> int:
     return sum(term.constant * prod(int(kept[nodes].sum()) for nodes in term.axes) for term in costs)
 
 
-def layers_of(tensors: Iterable[str]) -> list[str]:
-    """Return the modules that hold these parameters, without repetition.
-
-    Args:
-        tensors: Names of parameters.
-
-    Returns:
-        The paths of the modules in order; see :func:`layer_of`.
-    """
-    return list(dict.fromkeys(layer_of(name) for name in tensors))
-
-
 def layer_of(tensor: str) -> str:
     """Return the module that holds a parameter.
 
@@ -127,23 +115,3 @@ def layer_of(tensor: str) -> str:
         The path of the module; a parameter of the model itself is its own layer.
     """
     return tensor.rpartition(".")[0] or tensor
-
-
-def as_indices(remove: NodeIndices) -> npt.NDArray[np.int64]:
-    """Convert node indices to an array.
-
-    Raises:
-        ValueError: ``remove`` is a mask of booleans, or has an entry that is no integer.
-    """
-    entries = remove.tolist() if isinstance(remove, (np.ndarray, Tensor)) else list(remove)
-    array = np.asarray(entries)
-    if array.dtype == bool and array.size:
-        raise ValueError(
-            "remove is a mask of booleans: give the indices of the nodes, for instance mask.nonzero()[0] of a numpy "
-            "array or mask.nonzero().flatten() of a tensor"
-        )
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(
-            "remove must be one-dimensional and hold the indices of nodes as integers, for instance [0, 5, 7]"
-        )
-    return array.astype(np.int64)

@@ -24,8 +24,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes
-from earlycrop.integrations._data import draw_batches
+from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes, draw_batches
 from earlycrop.pruner import Pruner
 from earlycrop.saving import load_contents, model_contents
 from earlycrop.utils.types import Loss
@@ -96,7 +95,9 @@ class PruningCallback(CallbackBase, Callback):
             ValueError: The callback cannot work in this training; see the class.
         """
         self._remove_hook()
-        epochs = _read_epochs(trainer)
+        epochs = trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise ValueError("the pruner must know the number of epochs: give the Trainer max_epochs")
         _check_training(trainer, pl_module, self.loss, self.batches)
         loss = partial(_compute_loss, self.loss or _training_step_loss, trainer)
         pruner = self.make_pruner(pl_module, trainer.optimizers, loss, epochs, trainer.current_epoch)
@@ -138,13 +139,6 @@ class PruningCallback(CallbackBase, Callback):
     def _remove_hook(self) -> None:
         if self._hook is not None:
             self._hook.remove()
-
-
-def _read_epochs(trainer: Trainer) -> int:
-    """Return for how many epochs the Trainer trains, or raise ValueError."""
-    if trainer.max_epochs is None or trainer.max_epochs < 1:
-        raise ValueError("the pruner must know the number of epochs: give the Trainer max_epochs")
-    return trainer.max_epochs
 
 
 def _check_training(trainer: Trainer, module: LightningModule, loss: Loss | None, batches: Any) -> None:

@@ -29,8 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes
-from earlycrop.integrations._data import draw_batches
+from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes, draw_batches
 from earlycrop.pruner import Pruner
 from earlycrop.saving import FOLDER, MODEL_FILE, load, load_state, save, save_state
 from earlycrop.utils.errors import SavingError

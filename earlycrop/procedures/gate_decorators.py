@@ -46,8 +46,8 @@ class GateDecorators(Procedure):
 
     def __init__(self, plan: TrainingPlan, rounds: int, penalty: float) -> None:
         super().__init__(plan)
-        epochs = plan.epochs
-        if not norm_scales(plan.context.network):
+        epochs, self._network, self._optimizers = plan.epochs, plan.context.network, plan.context.optimizers
+        if not norm_scales(self._network):
             raise ValueError(
                 "gatedecorators puts its gates on the scales of batch norms, and this network has none: take another "
                 "method, such as taylor"
@@ -98,30 +98,27 @@ class GateDecorators(Procedure):
 
     def _begin_phase(self, phase: Phase, batches: Iterable[Any], read: list[Any]) -> None:
         """Set up for an epoch; ``read``: the batches that were read already."""
-        network, optimizers = self.plan.context.network, self.plan.context.optimizers
         if phase == "tick":
             graph = self.plan.trace(read or self.plan.read_batches(batches))
-            outputs = tuple(f"{name}." for name in _output_layers(network, graph))
-            gates = set(norm_scales(network))
-            trained = [name for name, p in network.named_parameters() if p.requires_grad]
+            outputs = tuple(f"{name}." for name in _output_layers(self._network, graph))
+            gates = set(norm_scales(self._network))
+            trained = [name for name, p in self._network.named_parameters() if p.requires_grad]
             self._begin_tick([name for name in trained if name not in gates and not name.startswith(outputs)])
         elif phase == "tock" and self.penalty_weight:
-            self._penalty = NormScaleL1(network, optimizers, self.penalty_weight)
+            self._penalty = NormScaleL1(self._network, self._optimizers, self.penalty_weight)
 
     def _begin_tick(self, names: list[str]) -> None:
         """Stop the training of these parameters, and collect the gates' scores from now on."""
-        network = self.plan.context.network
         self._frozen = names
         for name in names:
-            p = network.get_parameter(name)
+            p = self._network.get_parameter(name)
             p.requires_grad_(False)
             p.grad = None
-        self._handles = before_optimizer_step(self.plan.context.optimizers, self._collect_scores)
+        self._handles = before_optimizer_step(self._optimizers, self._collect_scores)
 
     def _collect_scores(self, stepped: set[int], scale: Tensor | None) -> None:
-        network = self.plan.context.network
-        for name in norm_scales(network):
-            p = network.get_parameter(name)
+        for name in norm_scales(self._network):
+            p = self._network.get_parameter(name)
             if id(p) in stepped and p.grad is not None:
                 score = (p.detach() * p.grad).abs()
                 if scale is not None:
@@ -138,7 +135,7 @@ class GateDecorators(Procedure):
         for handle in self._handles:
             handle.remove()
         for name in self._frozen:
-            self.plan.context.network.get_parameter(name).requires_grad_(True)
+            self._network.get_parameter(name).requires_grad_(True)
         if self._penalty is not None:
             self._penalty.release()
         self._handles, self._frozen, self._penalty, self._scores = [], [], None, {}
@@ -154,14 +151,13 @@ class GateDecorators(Procedure):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.close()
-        network, optimizers = self.plan.context.network, self.plan.context.optimizers
         self._round, self._baseline = int(state["round"]), DenseBaseline.from_state_dict(state["baseline"])
         if state["frozen"]:
             self._begin_tick(list(state["frozen"]))
             # not empty where the cut at the end of a tick has failed
-            self._scores = {name: t.to(network.get_parameter(name).device) for name, t in state["scores"].items()}
+            self._scores = {name: t.to(self._network.get_parameter(name).device) for name, t in state["scores"].items()}
         if state["penalty"]:
-            self._penalty = NormScaleL1(network, optimizers, self.penalty_weight)
+            self._penalty = NormScaleL1(self._network, self._optimizers, self.penalty_weight)
 
 
 def _output_layers(network: nn.Module, graph: Graph) -> set[str]:

@@ -79,26 +79,22 @@ class LotteryTicket(Procedure):
         event.masks.enforce(plan.context.optimizers)
         return event
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _stateful(self) -> dict[str, Iterable[Any]]:
+        """Return what is rewound beside the network, by kind."""
         context = self.plan.context
-        return {
-            "tensors": {name: t.detach().cpu().clone() for name, t in tensors_by_name(context.network).items()},
-            "optimizers": [copy.deepcopy(o.state_dict()) for o in flatten_optimizers(context.optimizers)],
-            "ema_models": [copy.deepcopy(model.state_dict()) for model in context.ema_models],
-            "rewind_with": [copy.deepcopy(x.state_dict()) for x in self.plan.rewind_with],
-        }
+        optimizers = flatten_optimizers(context.optimizers)
+        return {"optimizers": optimizers, "ema_models": context.ema_models, "rewind_with": self.plan.rewind_with}
+
+    def _snapshot(self) -> dict[str, Any]:
+        tensors = tensors_by_name(self.plan.context.network)
+        states = {kind: [copy.deepcopy(x.state_dict()) for x in xs] for kind, xs in self._stateful().items()}
+        return {"tensors": {name: t.detach().cpu().clone() for name, t in tensors.items()}, **states}
 
     def _rewind(self, snapshot: Mapping[str, Any]) -> None:
-        context = self.plan.context
         with torch.no_grad():
-            for name, t in tensors_by_name(context.network).items():
+            for name, t in tensors_by_name(self.plan.context.network).items():
                 t.copy_(snapshot["tensors"][name])
-        stateful: dict[str, Iterable[Any]] = {
-            "optimizers": flatten_optimizers(context.optimizers),
-            "ema_models": context.ema_models,
-            "rewind_with": self.plan.rewind_with,
-        }
-        for kind, objects in stateful.items():
+        for kind, objects in self._stateful().items():
             for x, state in zip(objects, snapshot[kind], strict=True):
                 x.load_state_dict(copy.deepcopy(state))
 

@@ -11,12 +11,11 @@ from earlycrop.events import Event
 from earlycrop.graph.graph import Graph
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.l1_penalty import NormScaleL1
-from earlycrop.pruning import candidate_mask, run_pruning
-from earlycrop.rounds import DenseBaseline
+from earlycrop.pruning import run_pruning
+from earlycrop.rounds import DenseBaseline, candidate_mask
 from earlycrop.triggers.triggers import AtEpoch, Trigger, TriggerContext
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.distributed import check_same_value, fail_together
-from earlycrop.utils.modules import parameters_by_name
 from earlycrop.utils.wrappers import check_unchanged
 
 
@@ -57,7 +56,7 @@ class TriggeredPruning(Procedure):
         def current_mask() -> Tensor:
             with fail_together(context.group):
                 if self._graph is not None:
-                    check_unchanged(parameters_by_name(context.network), self._graph.shapes)
+                    check_unchanged(dict(context.network.named_parameters()), self._graph.shapes)
                 score_batches.extend(self.plan.read_batches(batches))
                 self._graph = self._graph or self.plan.trace(score_batches)
             return candidate_mask(self.plan.request, context, self._graph, score_batches)

@@ -45,7 +45,7 @@ def build_network(target: str, keywords: Mapping[str, Any], inputs: tuple[Tensor
     if place == "torchvision":
         model, example = _build_torchvision(target, name, keywords), torch.rand(1, 3, 224, 224)
     else:
-        model, example = _build_custom(target, keywords)
+        model, example = _build_custom(target, place, name, keywords)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"'{target}' returns a {type(model).__name__}: it must return a torch.nn.Module, or a pair of a module and "
@@ -97,8 +97,7 @@ def _build_torchvision(target: str, name: str, keywords: Mapping[str, Any]) -> A
     return _call_builder(target, builder, {**dict.fromkeys(downloads), **keywords})
 
 
-def _build_custom(target: str, keywords: Mapping[str, Any]) -> tuple[Any, Any]:
-    place, _, name = target.partition(":")
+def _build_custom(target: str, place: str, name: str, keywords: Mapping[str, Any]) -> tuple[Any, Any]:
     module = _import_module(place)
     try:
         builder = attrgetter(name)(module)

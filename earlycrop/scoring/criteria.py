@@ -40,82 +40,26 @@ Effect = Callable[[W, W, W], W]
 
 
 def magnitude(w: W, g: W, hg: W) -> W:
-    """|w|. Summed over a node, it is the L1 norm of the node's entries.
-
-    Source: Han et al. 2015; for nodes, Li et al. 2017.
-    """
+    """|w|. Summed over a node, it is the L1 norm of the node's entries."""
     return w.abs()
 
 
-def snip(w: W, g: W, hg: W) -> W:
-    """w g. The score is the absolute value of the sum.
-
-    Source: Lee et al. 2019, eq. 4; for nodes, SNAP (Verdenius et al. 2020). Deviation: the EarlyCroP authors' code
-    takes the mean logit as the loss; this one takes the caller's loss.
-    """
+def first_order(w: W, g: W, hg: W) -> W:
+    """w g, the first-order estimate of how the loss changes without the entry."""
     return w * g
 
 
-def grasp(w: W, g: W, hg: W) -> W:
-    """w Hg, with its sign. Removing a weight changes the gradient flow by -w Hg; the largest increase is removed first.
-
-    Source: Wang et al. 2020, eq. 8. Deviation: the EarlyCroP authors' code has the opposite sign.
-    """
+def second_order(w: W, g: W, hg: W) -> W:
+    """w Hg. Removing a weight changes the gradient flow by -w Hg."""
     return w * hg
 
 
-def crop(w: W, g: W, hg: W) -> W:
-    """w Hg. The score is the absolute value of the sum: how much removing the weight changes the gradient flow.
-
-    Source: Rachwan et al. 2022, eq. 4.
-    """
-    return w * hg
-
-
-def crop_node(w: W, g: W, hg: W) -> W:
+def second_order_gate(w: W, g: W, hg: W) -> W:
     """w Hg + g g. Summed over a node, it is the derivative of <g, dL/dw> by a gate c = 1 on the node.
 
     With w' = c w, dL/dw = c L'(c w), and its derivative by c has both terms.
-
-    Source: Rachwan et al. 2022, the gates of eq. 5, in the closed form of what the authors' code differentiates.
     """
     return w * hg + g * g
-
-
-def crop_gate(w: W, g: W, hv: W) -> W:
-    """w Hv with v = w g(c). Summed over a node, it is H(c) g(c), the derivatives by the gates c alone.
-
-    Source: Rachwan et al. 2022, eq. 6.
-    """
-    return w * hv
-
-
-def taylor(w: W, g: W, hg: W) -> W:
-    """w g of each batch, summed over a unit, squared, and then summed over the batches.
-
-    It is a first-order estimate of the squared change of the loss without the unit.
-
-    Source: Molchanov et al. 2019, eq. 8 and 9, with a gate at a node's rows.
-    """
-    return w * g
-
-
-def synflow(w: W, g: W, hg: W) -> W:
-    """|w| dR/d|w|, the synaptic flow through a weight. The values of the data do not matter.
-
-    R is the sum of the outputs of the network with |w| in place of w, on an input of ones.
-
-    Source: Tanaka et al. 2020, eq. 2 and algorithm 1.
-    """
-    return w * g
-
-
-def norm_scale(w: W, g: W, hg: W) -> W:
-    """|gamma|, the scale of a node's batch norms. In a network without any, the L1 norm of the node's rows.
-
-    Source: Liu et al. 2017; Early-Bird (You et al. 2020), section 3.
-    """
-    return w.abs()
 
 
 @dataclass(frozen=True)
@@ -154,16 +98,32 @@ class Criterion:
 
 
 CRITERIA: dict[str, Criterion] = {
+    # Han et al. 2015; for nodes, Li et al. 2017
     "magnitude": Criterion(magnitude, 0, gate="rows"),
     "random": Criterion(None, 0),
-    "snip": Criterion(snip, 1),
-    "grasp": Criterion(grasp, 2, signed=True, additive=True),
-    "crop": Criterion(crop, 2, node_effect=crop_node, additive=True),
-    "crop-flow": Criterion(crop, 2, additive=True),  # without the term g g of a gate
-    "crop-gate": Criterion(crop_gate, 2, direction="gates"),
-    "taylor": Criterion(taylor, 1, per_batch=True, gate="rows"),
-    "synflow": Criterion(synflow, 1, data_free=True),
-    "norm-scale": Criterion(norm_scale, 0, norms=True, gate="rows"),
-    "filter-norm": Criterion(magnitude, 0, local=True, gate="rows"),  # Li et al. 2017: ranked layer by layer
+    # Lee et al. 2019, eq. 4; for nodes, SNAP (Verdenius et al. 2020). Deviation: the EarlyCroP authors' code takes the
+    # mean logit as the loss; this one takes the caller's loss.
+    "snip": Criterion(first_order, 1),
+    # Wang et al. 2020, eq. 8: the largest increase of the gradient flow is removed first. Deviation: the EarlyCroP
+    # authors' code has the opposite sign.
+    "grasp": Criterion(second_order, 2, signed=True, additive=True),
+    # Rachwan et al. 2022, eq. 4; for nodes the gates of eq. 5, in the closed form of what the authors' code
+    # differentiates
+    "crop": Criterion(second_order, 2, node_effect=second_order_gate, additive=True),
+    "crop-flow": Criterion(second_order, 2, additive=True),  # without the term g g of a gate
+    # Rachwan et al. 2022, eq. 6: with v = w g(c) in place of g, the sum over a node is H(c) g(c), the derivatives by
+    # the gates c alone
+    "crop-gate": Criterion(second_order, 2, direction="gates"),
+    # Molchanov et al. 2019, eq. 8 and 9, with a gate at a node's rows: an estimate of the squared change of the loss
+    # without the unit
+    "taylor": Criterion(first_order, 1, per_batch=True, gate="rows"),
+    # Tanaka et al. 2020, eq. 2 and algorithm 1: |w| dR/d|w|, the flow through a weight. R is the sum of the outputs of
+    # the network with |w| in place of w, on an input of ones.
+    "synflow": Criterion(first_order, 1, data_free=True),
+    # Liu et al. 2017; Early-Bird (You et al. 2020), section 3: |gamma|, the scale of a node's batch norms. In a network
+    # without any, the L1 norm of the node's rows.
+    "norm-scale": Criterion(magnitude, 0, norms=True, gate="rows"),
+    # Li et al. 2017: ranked layer by layer
+    "filter-norm": Criterion(magnitude, 0, local=True, gate="rows"),
 }
 """Name -> criterion."""

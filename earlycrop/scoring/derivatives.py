@@ -76,9 +76,7 @@ def flow(
         if not batches:
             raise ValueError("no batch to score on: give at least one batch of training data")
     with _prepare_network(model, loss, batch_statistics) as network:
-        if second and len(batches) == 1:
-            return _differentiate_batch(network, batches[0], direction, group)
-        return _differentiate_batches(network, batches, second, direction, group)
+        return _differentiate(network, batches, second, direction, group)
 
 
 def flow_by_parameter(
@@ -139,11 +137,6 @@ class _Network:
             _check_used(self.leaves, gradients)
         return {name: g for name, g in zip(self.leaves, gradients, strict=True) if g is not None}
 
-    def accumulate_gradients(self, batch: Any) -> None:
-        """Add one batch's gradients to ``.grad`` of the leaves."""
-        value = _check_scalar(self.loss(self.model, batch))
-        value.backward(inputs=list(self.leaves.values()))  # type: ignore[no-untyped-call]
-
     def accumulate_products(self, edges: Mapping[str, GradientEdge], direction: Mapping[str, Tensor]) -> None:
         """Add d<direction, gradient>/dw to ``.grad`` of the leaves. A gradient that is constant in w has no edge."""
         if not edges:
@@ -159,48 +152,40 @@ class _Network:
                 "no second derivative, such as snip or snap, or replace that operation"
             ) from error
 
-    def take_sums(self, require_all: bool = False) -> Tensors:
-        """Return ``.grad`` of each leaf and reset it. A missing one is zero, or an error if ``require_all``."""
-        gradients = [leaf.grad for leaf in self.leaves.values()]
-        if require_all:
-            _check_used(self.leaves, gradients)
+    def take_sums(self) -> Tensors:
+        """Return ``.grad`` of each leaf, or zeros where it has none, and reset it."""
+        pairs = [(name, leaf, leaf.grad) for name, leaf in self.leaves.items()]
         for leaf in self.leaves.values():
             leaf.grad = None
-        pairs = zip(self.leaves.items(), gradients, strict=True)
-        return {name: torch.zeros_like(leaf) if g is None else g.detach() for (name, leaf), g in pairs}
+        return {name: torch.zeros_like(leaf) if g is None else g.detach() for name, leaf, g in pairs}
 
 
-def _differentiate_batch(
-    network: _Network, batch: Any, direction: Mapping[str, Tensor] | None, group: ProcessGroup
-) -> Derivatives:
-    """Compute both derivatives on a single batch, through one graph."""
-    with fail_together(group, FlowError):
-        graph = network.gradients(batch)
-    # averaging writes into the tensors, and the graph needs the values that it was computed with
-    values = {name: g.detach() if group is None else g.detach().clone() for name, g in graph.items()}
-    gradient = all_reduce_mean(values, group)
-    with fail_together(group, FlowError):
-        along = _check_direction(direction, network.leaves) if direction else gradient
-        network.accumulate_products(_gradient_edges(graph), along)
-    product = all_reduce_mean(network.take_sums(), group)
-    return Derivatives(_check_finite(gradient, "gradient"), _check_finite(product, "Hessian product"))
-
-
-def _differentiate_batches(
+def _differentiate(
     network: _Network, batches: list[Any], second: bool, direction: Mapping[str, Tensor] | None, group: ProcessGroup
 ) -> Derivatives:
-    """Sum g over the batches and, in a second pass that needs this sum, the Hessian product."""
+    """Sum g over the batches and, in a second pass that needs this sum, the Hessian product.
+
+    With a single batch, the second pass goes through the graph of the first.
+    """
+    graph: Tensors | None = None
+    leaves = list(network.leaves.values())
     with fail_together(group, FlowError):
-        for batch in batches:
-            network.accumulate_gradients(batch)
-        sums = network.take_sums(require_all=True)
+        if second and len(batches) == 1:
+            graph = network.gradients(batches[0])
+            # averaging writes into the tensors, and the graph needs the values that it was computed with
+            sums = {name: g.detach() if group is None else g.detach().clone() for name, g in graph.items()}
+        else:
+            for batch in batches:
+                torch.autograd.backward(_check_scalar(network.loss(network.model, batch)), inputs=leaves)
+            _check_used(network.leaves, [leaf.grad for leaf in leaves])
+            sums = network.take_sums()
     gradient = _check_finite(all_reduce_mean(sums, group), "gradient")
     if not second:
         return Derivatives(gradient, None)
-    along = _check_direction(direction, network.leaves) if direction else gradient
     with fail_together(group, FlowError):
+        along = _check_direction(direction, network.leaves) if direction else gradient
         for batch in batches:  # no variable keeps the graph of a batch while the next one is built
-            network.accumulate_products(_gradient_edges(network.gradients(batch, require_all=False)), along)
+            network.accumulate_products(_gradient_edges(graph or network.gradients(batch, require_all=False)), along)
     return Derivatives(gradient, _check_finite(all_reduce_mean(network.take_sums(), group), "Hessian product"))
 
 

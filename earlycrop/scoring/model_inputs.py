@@ -28,17 +28,15 @@ def record_arguments(model: nn.Module, loss: Loss, batch: Any) -> tuple[tuple[An
     Raises:
         FlowError: The loss does not call the model.
     """
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def record(module: nn.Module, args: Any, kwargs: Any) -> None:
-        calls.append((args, dict(kwargs)))
-        raise _StopForward
+        raise _StopForward(args, dict(kwargs))
 
     handle = model.register_forward_pre_hook(record, with_kwargs=True)
     try:
         loss(model, batch)
-    except _StopForward:
-        return calls[0]
+    except _StopForward as call:
+        return call.args[0], call.args[1]
     finally:
         handle.remove()
     raise FlowError("the loss does not call the model: compute it with the outputs of the model that it is given")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import Reason
-from earlycrop.scoring.criteria import Criterion, Effect, Gate, snip
+from earlycrop.scoring.criteria import Criterion, Effect, Gate, first_order
 from earlycrop.scoring.derivatives import Derivatives, expanded_zeros, flow, flow_by_parameter
 from earlycrop.scoring.gates import GatedAxis, find_gated_axes, find_norm_axes, spread_to_entries, sum_by_node
 from earlycrop.scoring.synflow import synaptic_flow
@@ -175,7 +175,7 @@ class _Source:
         batches = list(batches)
         gradient = compute(batches, second=False).gradient
         weights = {name: p.detach() for name, p in self.model.named_parameters() if name in gradient}
-        gates = sum_units(_effects(self.criterion, snip, weights, Derivatives(gradient, None)))
+        gates = sum_units(_effects(self.criterion, first_order, weights, Derivatives(gradient, None)))
         return compute(batches, direction={name: w * gates[name] for name, w in weights.items()})
 
 

@@ -11,7 +11,7 @@ from numbers import Real
 
 from torch import nn
 
-from earlycrop.graph.types import layers_of
+from earlycrop.graph.types import layer_of
 from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.validation import check_positive_int, check_type, describe, to_python_number
 
@@ -80,7 +80,7 @@ class Limits:
         Raises:
             ValueError: A pattern matches no layer.
         """
-        names = layers_of(weight_matrices(model))
+        names = list(dict.fromkeys(map(layer_of, weight_matrices(model))))
         for pattern in (*self.exclude, *self.floors, *self.ceilings):
             _match_layers(pattern, names)
 
@@ -151,8 +151,6 @@ class Bounds:
         Returns:
             The bounds of that round.
         """
-        if share >= 1:
-            return self
         return replace(
             self, max_kept={n: self.widths[n] - int((self.widths[n] - m) * share) for n, m in self.max_kept.items()}
         )

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import ChannelLabels, CostTerm, NodeMask, layers_of, total_cost
+from earlycrop.graph.types import ChannelLabels, CostTerm, NodeMask, layer_of, total_cost
 from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits
 from earlycrop.selection.ranking import Ranking, rank_nodes
 
@@ -100,7 +100,7 @@ def node_bounds(graph: Graph, limits: Limits) -> Bounds:
     Raises:
         ValueError: A ceiling is below what floors, exclude and multiple protect; or see :meth:`Limits.to_bounds`.
     """
-    names = layers_of(filter(graph.is_matrix, graph.shapes))
+    names = list(dict.fromkeys(layer_of(name) for name in graph.shapes if graph.is_matrix(name)))
     widths = {layer.name: layer.nodes.size for layer in graph.layers}
     bounds = limits.to_bounds(names, widths, {layer.name: int((layer.nodes >= 0).sum()) for layer in graph.layers})
     if bounds.max_kept:

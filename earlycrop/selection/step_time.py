@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left
-from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil
 from statistics import median
 from time import perf_counter
@@ -42,19 +40,6 @@ TOLERANCE = 0.02
 """Share of the dense step by which a choice may be faster than the target."""
 
 
-@dataclass(frozen=True)
-class TimeProbe:
-    """A way to measure the step of a pruned network.
-
-    Args:
-        left: Mask of removed nodes -> the step without them, in microseconds, rounded up.
-        dense: The dense step, in microseconds.
-    """
-
-    left: Callable[[NodeMask], int]
-    dense: int
-
-
 class StepTimer:
     """Measures a training step (forward and backward of the loss on one batch, without the optimizer) in microseconds.
 
@@ -80,24 +65,21 @@ class StepTimer:
         self.dense = all_reduce_max(ceil(1e6 * median(times[0])), group)
         """The dense step, in microseconds."""
 
-    def beside(self, graph: Graph) -> TimeProbe:
-        """Return a probe for cuts of the model as it is now.
+    def left(self, graph: Graph, removed: NodeMask) -> int:
+        """Measure the step of the model as it is now without some nodes.
 
         Args:
             graph: The graph of the model as it is now.
+            removed: The nodes to leave out.
 
         Returns:
-            The probe.
+            The step in microseconds, rounded up.
         """
-
-        def left(removed: NodeMask) -> int:
-            with fail_together(self.group):
-                pruned = _copy_model(self.model)
-                cut_module(pruned, kept_indices(graph, removed), graph.sizes(removed))
-                reference_times, times = self._measure(self.reference, pruned)
-            return all_reduce_max(ceil(self.dense * median(times) / median(reference_times)), self.group)
-
-        return TimeProbe(left, self.dense)
+        with fail_together(self.group):
+            pruned = _copy_model(self.model)
+            cut_module(pruned, kept_indices(graph, removed), graph.sizes(removed))
+            reference_times, times = self._measure(self.reference, pruned)
+        return all_reduce_max(ceil(self.dense * median(times) / median(reference_times)), self.group)
 
     def _measure(self, *models: nn.Module) -> list[list[float]]:
         """Return the seconds of each model's steps, which are taken in turn."""
@@ -134,7 +116,7 @@ class StepTimer:
 
 
 def choose_nodes_in_time(
-    graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, probe: TimeProbe, limits: Limits | Bounds = NO_BOUNDS
+    graph: Graph, scores: Float[Tensor, "nodes"], allowed: int, timer: StepTimer, limits: Limits | Bounds = NO_BOUNDS
 ) -> NodeChoice:
     """Remove the nodes with the lowest scores until a step takes at most ``allowed`` microseconds.
 
@@ -148,7 +130,7 @@ def choose_nodes_in_time(
         graph: The network's graph.
         scores: The score of each node.
         allowed: How long a step may take, in microseconds.
-        probe: Measures the step of a pruned network.
+        timer: Measures the step of a pruned network.
         limits: What the choice must respect.
 
     Returns:
@@ -164,16 +146,16 @@ def choose_nodes_in_time(
         return total_cost(costs, ranking.remove_first(n))
 
     low, high = 0, ranking.count  # too few units, and enough
-    left = probe.left(ranking.remove_first(high))
+    left = timer.left(graph, ranking.remove_first(high))
     reached = left <= allowed
     for _ in range(MAX_PROBES - 1):
         goal = (macs_without(low) + macs_without(high)) // 2
         middle = low + bisect_left(range(low, high), -goal, key=lambda n: -macs_without(n))
         middle = min(max(middle, low + 1), high - 1)
         close = macs_without(low) - macs_without(high) <= TOLERANCE * graph.cost("macs")
-        if not reached or middle <= low or close or allowed - left <= TOLERANCE * probe.dense:
+        if not reached or middle <= low or close or allowed - left <= TOLERANCE * timer.dense:
             break
-        time = probe.left(ranking.remove_first(middle))
+        time = timer.left(graph, ranking.remove_first(middle))
         if time <= allowed:
             high, left = middle, time
         else:

@@ -52,18 +52,20 @@ def choose_weights(
         The weights, and how many are left without them.
     """
     device = next(iter(scores.values())).device
-    keep, forced = _apply_bounds(scores, keep, alive, bounds)
+    layers = list(_count_entries(scores))
+    scores = {name: scores[name] for name in sorted(scores, key=lambda name: layers.index(layer_of(name)))}
 
     def flatten(parts: dict[str, Tensor]) -> Tensor:
         return torch.cat([parts[name].detach().reshape(-1).to(device) for name in scores])
 
     score, protected = flatten(scores), flatten(keep)
     living = torch.ones_like(protected) if alive is None else flatten(alive)
+    forced = _apply_bounds(score, protected, living, _count_entries(scores), bounds)
     free = living & ~protected
-    if forced:
-        score = score.masked_fill(flatten(forced), -torch.inf)
+    if bounds.max_kept:
+        score = score.masked_fill(forced, -torch.inf)
     asked = int(living.sum()) + fixed - allowed
-    count = min(max(asked, sum(int(f.sum()) for f in forced.values())), int(free.sum()))
+    count = min(max(asked, int(forced.sum())), int(free.sum()))
     removed, threshold = ~living, score.new_tensor(-torch.inf)
     if count:
         threshold = score[free].kthvalue(count).values
@@ -116,32 +118,26 @@ def remaining_weights(
     return {layer: (n, n - removed_counts[layer]) for layer, n in _count_entries(matrices).items()}
 
 
-def _apply_bounds(
-    scores: dict[str, Tensor], keep: dict[str, Tensor], alive: dict[str, Tensor] | None, bounds: Bounds
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return ``keep`` with the best weights of each layer up to its floor, and the weights that ceilings remove.
+def _apply_bounds(score: Tensor, kept: Tensor, living: Tensor, sizes: Mapping[str, int], bounds: Bounds) -> Tensor:
+    """Mark in ``kept`` the best weights of each layer up to its floor, and return the weights that ceilings remove.
 
-    Both are given by matrix; the latter is empty without ceilings.
+    The tensors hold the weights of all layers, whose sizes are given, one layer after the other.
     """
-    keep = dict(keep)
-    forced = {n: torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()} if bounds.max_kept else {}
-    for layer in {**bounds.min_kept, **bounds.max_kept}:
-        matrices = {n: s for n, s in scores.items() if layer_of(n) == layer}
-        if not matrices:
+    forced, end = torch.zeros_like(kept if bounds.max_kept else kept[:0]), 0
+    for layer, size in sizes.items():
+        start, end = end, end + size
+        if layer not in bounds.min_kept and layer not in bounds.max_kept:
             continue
-        score = torch.cat([s.detach().reshape(-1) for s in matrices.values()])
-        kept = torch.cat([keep[n].reshape(-1) for n in matrices])
-        living = torch.ones_like(kept) if alive is None else torch.cat([alive[n].reshape(-1) for n in matrices])
-        fixed = bounds.widths[layer] - score.numel()
-        min_kept = bounds.min_kept.get(layer, 0) - fixed
-        max_kept = bounds.max_kept.get(layer, bounds.widths[layer]) - fixed
-        order = score.masked_fill(kept, torch.inf).masked_fill(~living, -torch.inf).argsort(stable=True)  # lowest first
-        kept[order[max(order.numel() - max(min_kept, 0), 0) :]] = True
-        keep |= _split_like(kept, matrices)
+        part, left = kept[start:end], living[start:end]  # views
+        fixed = bounds.widths[layer] - size
+        order = score[start:end].masked_fill(part, torch.inf).masked_fill(~left, -torch.inf).argsort(stable=True)
+        min_kept = max(bounds.min_kept.get(layer, 0) - fixed, 0)
+        part[order[max(size - min_kept, 0) :]] = True
         if layer in bounds.max_kept:
-            excess = order[(living & ~kept)[order]][: max(int(living.sum()) - max_kept, 0)]
-            forced |= _split_like(torch.zeros_like(kept).index_fill_(0, excess, True), matrices)
-    return keep, forced
+            max_kept = bounds.max_kept[layer] - fixed
+            excess = order[(left & ~part)[order]][: max(int(left.sum()) - max_kept, 0)]  # the lowest first
+            forced[start:end][excess] = True
+    return forced
 
 
 def _split_like(flat: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -100,23 +100,18 @@ def reference_outputs(
         caveats.append(f"it allows {HALF_TOLERANCE:g}: the model returns half precision, whatever it is given")
     noisy_outputs, problem = None, "the model is called with no floating tensor to replace by noise"
     if noise.samples:
-        noisy_outputs, problem = _run_on_noise(partial(run, used_precision, noise.replace), outputs)
+        problem = "the dense model's output on noise is not finite"
+        try:
+            noisy_outputs = run(used_precision, noise.replace)
+        except _OUT_OF_MEMORY:
+            raise
+        except Exception as error:
+            problem = f"the dense model fails on noise ({_first_line(error)})"
+    if noisy_outputs is not None and not _are_equally_finite(outputs, noisy_outputs):
+        noisy_outputs = None
     if noisy_outputs is None:
         caveats.append(f"it stands on the example alone: {problem}")
     return Reference(outputs, noisy_outputs, noise, used_precision, tuple(caveats))
-
-
-def _run_on_noise(run: Callable[[], list[Tensor]], outputs: list[Tensor]) -> tuple[list[Tensor] | None, str]:
-    """Return the outputs on noise, or None and the reason why they prove nothing."""
-    try:
-        noisy_outputs = run()
-    except _OUT_OF_MEMORY:
-        raise
-    except Exception as error:
-        return None, f"the dense model fails on noise ({_first_line(error)})"
-    if not _are_equally_finite(outputs, noisy_outputs):
-        return None, "the dense model's output on noise is not finite"
-    return noisy_outputs, ""
 
 
 def compare_outputs(model: nn.Module, graph: Graph, reference: Reference) -> Certificate:

@@ -57,7 +57,6 @@ class Noise:
         return noise if bool(noise.isfinite().all()) else torch.zeros_like(noise)
 
 
-def _is_plain(t: object) -> bool:
-    if not isinstance(t, Tensor) or type(t) not in (Tensor, nn.Parameter):
-        return False
-    return t.layout == torch.strided and not t.is_nested and not is_functorch_tensor(t)
+def _is_plain(t: Any) -> bool:
+    is_strided = type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided
+    return is_strided and not t.is_nested and not is_functorch_tensor(t)

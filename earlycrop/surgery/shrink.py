@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ from earlycrop.surgery.certificate import (
     compare_outputs,
     reference_outputs,
 )
-from earlycrop.surgery.optimizers import States, check_optimizers, cut_states, snapshot_optimizer, swap_parameters
+from earlycrop.surgery.optimizers import check_optimizers, cut_states, snapshot_optimizer, swap_parameters
 from earlycrop.surgery.slicing import KeptIndices, cut_module, kept_indices
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_together
@@ -65,6 +66,7 @@ def shrink(
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     certify: bool = True,
     ema_models: nn.Module | Sequence[nn.Module] = (),
+    group: ProcessGroup = None,
 ) -> Cut:
     """Remove nodes from a model in place, with their entries in parameters, buffers, gradients and optimizer state.
 
@@ -93,6 +95,8 @@ def shrink(
         certify: Whether to compute the certificate.
         ema_models: Modules that hold the same network with other values (``torch.optim.swa_utils.AveragedModel``). They
             are cut at the same places.
+        group: The processes that train the model, where they are not those of ``DistributedDataParallel``. After an
+            error in one process, none of them is cut.
 
     Returns:
         What was removed, and the certificate.
@@ -104,42 +108,8 @@ def shrink(
         SurgeryError: The certificate failed, or an optimizer has state that cannot be cut (in 8 bits, say).
             After any error, the model, EMA models and optimizers are as before.
     """
-    cut = cut_in_all_processes(model, graph, remove, optimizer, certify, ema_models, process_group_of(model))
-    if cut.nodes and (message := rewrap_message(model)):
-        warnings.warn(message, stacklevel=2)
-    return cut
-
-
-def cut_in_all_processes(
-    model: nn.Module,
-    graph: Graph,
-    remove: NodeIndices,
-    optimizer: Optimizer | Sequence[Optimizer] | None,
-    certify: bool,
-    ema_models: nn.Module | Sequence[nn.Module],
-    group: ProcessGroup,
-) -> Cut:
-    """Call ``shrink`` in all processes that train a model. After an error in one process, none of them is cut.
-
-    Args:
-        model: See ``shrink``.
-        graph: See ``shrink``.
-        remove: See ``shrink``. It must be the same in all processes.
-        optimizer: See ``shrink``.
-        certify: See ``shrink``.
-        ema_models: See ``shrink``.
-        group: The processes.
-
-    Returns:
-        What was removed, and the certificate of this process.
-
-    Raises:
-        TypeError: See ``shrink``.
-        ValueError: See ``shrink``. Also if the processes remove different nodes.
-        SurgeryError: See ``shrink``. Also if it is raised in another process.
-    """
-    network = unwrap(model)
-    removed = graph.mask(remove)
+    group = process_group_of(model) if group is None else group
+    network, removed = unwrap(model), graph.mask(remove)
     check_same_removal([removed], group)
     keep = kept_indices(graph, removed)
     if tensor_shapes(network) != graph.shapes:
@@ -151,68 +121,67 @@ def cut_in_all_processes(
     weights = graph.cost("weights")
     if not removed.any():
         return Cut(0, weights, weights, 0.0 if certify else None)
-    plan = _CutPlan(modules, graph, removed, keep, flatten_optimizers(optimizer))
+    cut = partial(_cut_modules, modules, graph, removed, flatten_optimizers(optimizer))
     with outside_inference_mode(), ExitStack() as undo_stack:
         with fail_together(group, SurgeryError):
-            difference, caveats = plan.run(certify, undo_stack)
+            try:
+                certificate, undo = cut(torch.float32 if certify else None)
+            except OutputMismatchError as mismatch:
+                certificate, undo = _repeat_in_float64(cut, mismatch)
+            undo_stack.push(undo)
         undo_stack.pop_all()
     for module in modules:
         patch_save_pretrained(module)
-    return Cut(int(removed.sum()), weights, graph.cost("weights", removed), difference, caveats)
+    if message := rewrap_message(model):
+        warnings.warn(message, stacklevel=2)
+    return Cut(int(removed.sum()), weights, graph.cost("weights", removed), *certificate)
 
 
-@dataclass(frozen=True)
-class _CutPlan:
-    """A cut that was checked: what to remove, and from what.
+def _cut_modules(
+    modules: list[nn.Module], graph: Graph, removed: NodeMask, optimizers: list[Optimizer], dtype: torch.dtype | None
+) -> tuple[Certificate, ExitStack]:
+    """Cut modules and optimizers. With a ``dtype``, certify the cut in that precision.
 
-    Attributes:
+    Args:
         modules: The network, then the EMA models.
         graph: The graph of the network.
         removed: The nodes to remove.
-        keep: The indices that stay.
         optimizers: All optimizers, with those that they wrap.
+        dtype: The ``precision`` of :func:`earlycrop.surgery.certificate.run_outputs`; None for no certificate.
+
+    Returns:
+        The certificate, and what undoes the cut. After an error, it is undone here.
     """
+    network, keep, tensors = modules[0], kept_indices(graph, removed), tensors_by_name(modules[0])
+    states = [cut_states(o, tensors, keep) for o in optimizers]
+    certificate: Certificate = (None, ())
+    if dtype is not None:
+        reference = reference_outputs(network, graph, removed, dtype)
+    with ExitStack() as stack:
+        swaps = []
+        for module in modules:
+            swaps.append(cut_module(module, keep, graph.sizes(removed)))
+            stack.callback(swaps[-1].undo)
+        if dtype is not None:
+            certificate = compare_outputs(network, graph, reference)
+        for optimizer, state in zip(optimizers, states, strict=True):
+            stack.callback(snapshot_optimizer(optimizer))
+            swap_parameters(optimizer, swaps[0], state)
+        return certificate, stack.pop_all()
 
-    modules: list[nn.Module]
-    graph: Graph
-    removed: NodeMask
-    keep: KeptIndices
-    optimizers: list[Optimizer]
 
-    def run(self, certify: bool, undo_stack: ExitStack) -> Certificate:
-        """Cut modules and optimizers, and register in ``undo_stack`` what undoes it. After an error, undo it here."""
-        tensors = tensors_by_name(self.modules[0])
-        states = [cut_states(o, tensors, self.keep) for o in self.optimizers]
-        try:
-            return self._apply(states, torch.float32 if certify else None, undo_stack)
-        except OutputMismatchError as mismatch:
-            if mismatch.difference > MAX_ROUNDING:
-                raise
-            try:
-                difference, caveats = self._apply(states, torch.float64, undo_stack)
-            except Exception:
-                raise mismatch from None
-            rounding = f"it was made in float64: in less, rounding makes a difference of {mismatch.difference:.2g}"
-            return difference, (*caveats, rounding)
-
-    def _apply(self, states: list[States], precision: torch.dtype | None, undo_stack: ExitStack) -> Certificate:
-        """Cut modules and optimizers. With a ``precision``, certify the cut in it."""
-        network = self.modules[0]
-        certificate: Certificate = (None, ())
-        if precision:
-            reference = reference_outputs(network, self.graph, self.removed, precision)
-        with ExitStack() as stack:
-            swaps = []
-            for module in self.modules:
-                swaps.append(cut_module(module, self.keep, self.graph.sizes(self.removed)))
-                stack.callback(swaps[-1].undo)
-            if precision:
-                certificate = compare_outputs(network, self.graph, reference)
-            for optimizer, state in zip(self.optimizers, states, strict=True):
-                stack.callback(snapshot_optimizer(optimizer))
-                swap_parameters(optimizer, swaps[0], state)
-            undo_stack.push(stack.pop_all())
-        return certificate
+def _repeat_in_float64(
+    cut: Callable[[torch.dtype], tuple[Certificate, ExitStack]], mismatch: OutputMismatchError
+) -> tuple[Certificate, ExitStack]:
+    """Cut in float64 where the difference may be rounding; raise ``mismatch`` if it is not."""
+    if mismatch.difference > MAX_ROUNDING:
+        raise mismatch
+    try:
+        (difference, caveats), undo = cut(torch.float64)
+    except Exception:
+        raise mismatch from None
+    rounding = f"it was made in float64: in less, rounding makes a difference of {mismatch.difference:.2g}"
+    return (difference, (*caveats, rounding)), undo
 
 
 def find_uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> dict[Group, str]:

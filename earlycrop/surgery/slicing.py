@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import NodeMask
 from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, layer_sizes
 from earlycrop.utils.meta import meta_like
-from earlycrop.utils.modules import assign_tensor, tensor_owners, tensors_by_name
+from earlycrop.utils.modules import assign_tensor, tensor_owners
 from earlycrop.utils.parametrizations import parametrized_modules, weight_shape
 
 KeptIndices = dict[str, dict[int, Tensor]]
@@ -131,9 +132,9 @@ def cut_module(module: nn.Module, keep: KeptIndices, size_attributes: Mapping[tu
     Raises:
         SurgeryError: A parametrization fails at the new size, or torch has no such layer. The module is unchanged.
     """
-    tensors, owners_by_id = tensors_by_name(module), tensor_owners(module)
-    scratch = Scratch()
-    swap = Swap({name: (tensors[name], _cut_tensor(tensors[name], dims, scratch)) for name, dims in keep.items()})
+    owners_by_id, scratch = tensor_owners(module), Scratch()
+    old_tensors: dict[str, Tensor] = {name: attrgetter(name)(module) for name in keep}
+    swap = Swap({name: (old, _cut_tensor(old, keep[name], scratch)) for name, old in old_tensors.items()})
     owners = {id(owner): owner for old, _ in swap.tensors.values() for owner, _ in owners_by_id[id(old)]}
     for _, m in parametrized_modules(module):
         if any(id(p) in owners for p in m.parametrizations.modules()):

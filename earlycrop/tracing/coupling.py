@@ -44,7 +44,9 @@ def build_graph(
     Returns:
         The graph before trial cuts.
     """
-    roles = _combine_roles(recorder)
+    roles = np.zeros(recorder.channel_count, np.int64)
+    for channels_with_role, role in recorder.roles:
+        roles[channels_with_role] |= role
     reasons, reason_of_class = _find_reasons(recorder, classes, channels)
     parameter_channels = {name: vectors for name, vectors in channels.items() if name in parameters}
     produced_and_consumed = _find_produced_and_consumed(recorder, parameter_channels, classes, roles)
@@ -81,14 +83,6 @@ def build_graph(
 def _list_axes(channels: AxisChannels) -> list[tuple[str, int, ChannelLabels]]:
     """Return tensor, dimension and channels of each dimension that has channels."""
     return [(name, d, v) for name, vectors in channels.items() for d, v in enumerate(vectors) if v is not None]
-
-
-def _combine_roles(recorder: ChannelRecorder) -> ChannelLabels:
-    """Return the roles of each channel."""
-    roles = np.zeros(recorder.channel_count, np.int64)
-    for labels, role in recorder.roles:
-        roles[labels] |= role
-    return roles
 
 
 def _find_reasons(

@@ -8,10 +8,8 @@ another one consumes is a node. Nothing here knows any architecture.
 from __future__ import annotations
 
 import copy
-import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,7 +29,7 @@ from earlycrop.tracing.validate import freeze_failing_nodes
 from earlycrop.utils.contexts import differentiable_kernels, preserve_python_random_states
 from earlycrop.utils.errors import TraceError
 from earlycrop.utils.meta import meta_like, shapes_only
-from earlycrop.utils.modules import call_model, parameters_by_name, tensors_by_name
+from earlycrop.utils.modules import call_model, tensors_by_name
 from earlycrop.utils.validation import check_network
 from earlycrop.utils.wrappers import unwrap
 
@@ -81,7 +79,7 @@ def trace_after_cut(model: nn.Module, example: Any, coupling: Mapping[tuple[str,
         TraceError, ValueError, TypeError: As for :func:`trace`.
     """
     _log.debug("tracing")
-    with preserve_python_random_states(), _gc_disabled():
+    with preserve_python_random_states():
         check_network(model)
         model = unwrap(model)
         try:
@@ -91,28 +89,12 @@ def trace_after_cut(model: nn.Module, example: Any, coupling: Mapping[tuple[str,
             return _trace(model, example, coupling, real=True)
 
 
-@contextmanager
-def _gc_disabled() -> Iterator[None]:
-    """Disable Python's cyclic garbage collector.
-
-    A trace makes next to no garbage before its end, and each collection visits all that torch has imported, which takes
-    longer than the trace of a small network.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def _trace(model: nn.Module, example: Any, coupling: Mapping[tuple[str, int], ChannelLabels], real: bool) -> Graph:
     run = partial(call_model, example=example)
     device = next((t.device for t in tensors_by_name(model).values()), torch.device("cpu"))
     network = _copy_model(model, real)
     recorder = ChannelRecorder()
-    parameters = parameters_by_name(network)
+    parameters = dict(network.named_parameters())
     tensors = tensors_by_name(network)  # before the run, which may fill a buffer
     channels = {
         name: recorder.add_tensor(t, weight=name in parameters)
@@ -156,7 +138,7 @@ def _record_evaluation(recorder: ChannelRecorder, network: nn.Module, run: Calla
         cause = f"the model fails on the example ({type(error).__name__}: {error})"
         raise TraceError(f"{cause}: call it the same way without earlycrop to see where") from error
     freeze_outputs(recorder, output)
-    if not recorder.used_tensors & {id(p) for p in parameters_by_name(network).values()}:
+    if not recorder.used_tensors & set(map(id, network.parameters())):
         raise TraceError("the example uses no parameter: if it is a callable, let it run the model that it is given")
 
 

@@ -53,9 +53,9 @@ class RecordingMode(MetaMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = tensor_arguments(args, kwargs)
-        result = self.run(func, args, kwargs, inputs)
+        result, results = self.run(func, args, kwargs, inputs)
         self.recorder.operation_count += 1
-        self.rule(self.recorder, Op(func, args, kwargs, inputs, tensor_arguments((result,), {})))
+        self.rule(self.recorder, Op(func, args, kwargs, inputs, results))
         return result
 
 
@@ -77,8 +77,6 @@ class Trials:
     training_scalars: list[ScalarArgs] | None
     repeatable_scalars: dict[tuple[str, bool], list[ScalarArgs | None]] = field(default_factory=dict)
     """By module ("" is the network) and whether in training mode: the scalars that are the same in a second run."""
-    passes_uncut: dict[str, bool] = field(default_factory=dict)
-    """By module, whether its first call can be repeated without a fault when nothing is cut."""
 
     @property
     def network(self) -> nn.Module:
@@ -149,7 +147,7 @@ class Trials:
             root = ".".join(path[:n])
             if not root or (root in calls and calls[root].repeatable):
                 faults = self.check_cut(graph, remove, ids, root, size_attributes)
-                if not faults or not root or self._passes_uncut(graph, root):
+                if not faults or not root or not self.check_cut(graph, [], [], root):  # its call can be repeated uncut
                     return root, faults
         raise AssertionError("the whole network can always be run")
 
@@ -205,11 +203,6 @@ class Trials:
             self._run_recorded(recorder, root, table.record_scalars)
         second = [*recorder.scalars, *[None] * len(first)]
         return [a if a == b else None for a, b in zip(first, second, strict=False)]
-
-    def _passes_uncut(self, graph: Graph, root: str) -> bool:
-        if root not in self.passes_uncut:
-            self.passes_uncut[root] = not self.check_cut(graph, [], [], root)
-        return self.passes_uncut[root]
 
 
 def _make_subgraph(graph: Graph, root: str, size_attributes: tuple[SizeAttribute, ...]) -> Graph:

@@ -16,7 +16,6 @@ from earlycrop.selection.constraints import Limits
 from earlycrop.selection.nodes import choose_nodes, node_bounds
 from earlycrop.selection.targets import max_remaining
 from earlycrop.tracing.trace import trace
-from earlycrop.utils.modules import parameters_by_name
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import check_unchanged
 
@@ -110,7 +109,7 @@ class NodeMaskTracker:
             self._graph = graph.freeze(unscorable_nodes(model, graph, criterion))
             batches = chain([batch], rest)
         graph = self._graph
-        check_unchanged(parameters_by_name(model), graph.shapes)
+        check_unchanged(dict(model.named_parameters()), graph.shapes)
         if not graph.count:
             return None, batches
         scores = node_scores(model, graph, criterion, loss, [])

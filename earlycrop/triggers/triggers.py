@@ -158,7 +158,7 @@ class LazyRegime(EpochWindow):
         threshold: The largest change at which it prunes.
         latest: The epoch after which it prunes in any case.
         earliest: The first epoch after which it may prune. At least 2 is used: epoch 1 is the reference.
-        definition: How the change is written, a key of :data:`earlycrop.triggers.weight_distance.DEFINITIONS`. The
+        definition: How the change is written, one of :data:`earlycrop.triggers.weight_distance.DEFINITIONS`. The
             default is the formula above.
 
     Raises:

@@ -5,10 +5,10 @@ The lazy regime is entered when the change of this distance from one epoch to th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf, sqrt
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from earlycrop.utils.wrappers import check_unchanged
 
 Definition = Literal["unsquared", "squared", "squared_current", "algorithm1", "authors"]
-"""The keys of ``DEFINITIONS``."""
+DEFINITIONS: tuple[str, ...] = get_args(Definition)
+"""The forms in which the paper and its code write the change of the distance; see ``WeightDistance.values``."""
 
 
 @dataclass
@@ -39,63 +40,6 @@ class DistanceHistory:
     def changes(self) -> list[float]:
         """c_t = |d_t - d_(t-1)| for t = 1, 2, ..."""
         return [abs(b - a) for a, b in zip(self.from_start, self.from_start[1:], strict=False)]
-
-    @property
-    def squared_change(self) -> float:
-        """d_t^2 - d_(t-1)^2 at the last epoch."""
-        return self.from_start[-1] ** 2 - self.from_start[-2] ** 2
-
-
-def unsquared(history: DistanceHistory) -> float:
-    """|d_t - d_(t-1)| / d_1.
-
-    Source: Rachwan et al. 2022, eq. 11, without the squares of eq. 10. Only so, the upper bound of eq. 12 holds, so it
-    is the default.
-    """
-    return _ratio(history.changes[-1], history.from_start[1])
-
-
-def squared(history: DistanceHistory) -> float:
-    """|d_t^2 - d_(t-1)^2| / d_1^2.
-
-    Source: Rachwan et al. 2022, eq. 10 and 11 as they are written.
-    """
-    return _ratio(abs(history.squared_change), history.from_start[1] ** 2)
-
-
-def squared_current(history: DistanceHistory) -> float:
-    """|d_t^2 - d_(t-1)^2| / d_t^2.
-
-    Source: Rachwan et al. 2022, the formula in the text of section 4.3, after eq. 12.
-    """
-    return _ratio(abs(history.squared_change), history.from_start[-1] ** 2)
-
-
-def algorithm1(history: DistanceHistory) -> float:
-    """(d_t^2 - d_(t-1)^2) / |w_0|^2, with its sign.
-
-    Source: Rachwan et al. 2022, algorithm 1, lines 6 and 7.
-    """
-    return _ratio(history.squared_change, history.initial_norm**2)
-
-
-def authors(history: DistanceHistory) -> float:
-    """|e_t - e_(t-1)| / e_2 with e_t = |w_t - w_1| / |w_1|.
-
-    Source: the authors' code, unstructured pruning.
-    """
-    e = history.from_first
-    return _ratio(abs(e[-1] - e[-2]), e[1]) if len(e) > 1 else inf
-
-
-DEFINITIONS: dict[Definition, Callable[[DistanceHistory], float]] = {
-    "unsquared": unsquared,
-    "squared": squared,
-    "squared_current": squared_current,
-    "algorithm1": algorithm1,
-    "authors": authors,
-}
-"""The forms in which the paper and its code write the change that is compared with the threshold."""
 
 
 def _ratio(change: float, reference: float) -> float:
@@ -137,7 +81,12 @@ class WeightDistance:
         history.from_first.append(_distance(parameters, self._references[1]) / norm if norm else 0.0)
 
     def values(self) -> dict[str, float]:
-        """Return the change by every definition, and the ratios of the knee.
+        """Return the change in every form in which the paper and its code write it, and the ratios of the knee.
+
+        "unsquared" is |d_t - d_(t-1)| / d_1: Rachwan et al. 2022, eq. 11, without the squares of eq. 10. Only so, the
+        upper bound of eq. 12 holds, so it is the default. "squared" is eq. 10 and 11 as they are written,
+        "squared_current" the formula in the text of section 4.3, after eq. 12, and "algorithm1" that of algorithm 1,
+        lines 6 and 7, with its sign. "authors" is the authors' code, unstructured pruning.
 
         With c_t the change of d_t in epoch t, "fall" is c_t / c_(t-1), and "level" is c_t / max of c_s over s <= t.
 
@@ -145,11 +94,19 @@ class WeightDistance:
             The values by name, infinite if the reference is zero. Empty before epoch 2: the first change is the
             reference.
         """
-        if len(self.history.from_start) < 3:
+        d, e, changes = self.history.from_start, self.history.from_first, self.history.changes
+        if len(d) < 3:
             return {}
-        values: dict[str, float] = {name: compute(self.history) for name, compute in DEFINITIONS.items()}
-        changes = self.history.changes
-        return values | {"fall": _ratio(changes[-1], changes[-2]), "level": _ratio(changes[-1], max(changes))}
+        squared = d[-1] ** 2 - d[-2] ** 2
+        return {
+            "unsquared": _ratio(changes[-1], d[1]),
+            "squared": _ratio(abs(squared), d[1] ** 2),
+            "squared_current": _ratio(abs(squared), d[-1] ** 2),
+            "algorithm1": _ratio(squared, self.history.initial_norm**2),
+            "authors": _ratio(abs(e[-1] - e[-2]), e[1]),
+            "fall": _ratio(changes[-1], changes[-2]),
+            "level": _ratio(changes[-1], max(changes)),
+        }
 
     def log(self) -> dict[str, float]:
         """Return the distance from the start and the finite ones of ``values``, to be logged.

@@ -6,7 +6,7 @@ Torch's fake tensors do the same with more checks, at many times the cost for ev
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from earlycrop.utils.meta_shapes import META, SHORTCUTS
 
 aten: Any = torch.ops.aten
+SEQUENCES = (list, tuple)
 
 
 class NeedsValuesError(RuntimeError):
@@ -89,25 +90,29 @@ class MetaMode(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.run(func, args, kwargs or {}, tensor_arguments(args, kwargs or {}))
+        return self.run(func, args, kwargs or {}, tensor_arguments(args, kwargs or {}))[0]
 
-    def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]) -> Any:
-        """Run an operation and return its result; ``inputs`` are the tensors among its arguments."""
+    def run(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
+    ) -> tuple[Any, list[Tensor]]:
+        """Run an operation; ``inputs`` are the tensors among its arguments.
+
+        Returns:
+            Its result, and the tensors in it.
+        """
         if self.real:
-            return func(*args, **kwargs)
-        _thread_state.runs_kernel = True
-        try:
-            result = self._run(func, args, kwargs, inputs)
-        finally:
-            _thread_state.runs_kernel = False
-        if type(result) is Tensor:
-            if result.is_meta:
-                result.__class__ = self._meta_class
-        elif not isinstance(result, Tensor):
-            for t in tensor_arguments((result,), {}):
-                if type(t) is Tensor and t.is_meta:
-                    t.__class__ = self._meta_class
-        return result
+            result = func(*args, **kwargs)
+        else:
+            _thread_state.runs_kernel = True
+            try:
+                result = self._run(func, args, kwargs, inputs)
+            finally:
+                _thread_state.runs_kernel = False
+        tensors = [result] if isinstance(result, Tensor) else tensor_arguments((result,), {})
+        for t in tensors:
+            if type(t) is Tensor and t.is_meta:
+                t.__class__ = self._meta_class
+        return result, tensors
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]) -> Any:
         on_meta = [t.is_meta for t in inputs]
@@ -151,16 +156,15 @@ def tensor_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Ten
     """
     tensors: list[Tensor] = []
     _collect_tensors(args, tensors)
-    if kwargs:
-        _collect_tensors(tuple(kwargs.values()), tensors)
+    _collect_tensors(kwargs.values(), tensors)
     return tensors
 
 
-def _collect_tensors(values: Sequence[Any], tensors: list[Tensor]) -> None:
+def _collect_tensors(values: Iterable[Any], tensors: list[Tensor]) -> None:
     for value in values:
         if isinstance(value, Tensor):
             tensors.append(value)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, SEQUENCES):
             _collect_tensors(value, tensors)
 
 

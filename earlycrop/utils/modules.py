@@ -35,12 +35,16 @@ def tensor_owners(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 
 def tensors_by_name(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by name. A tied tensor appears once, under its first name."""
-    return {**parameters_by_name(module), **dict(module.named_buffers())}
-
-
-def parameters_by_name(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters by name. A tied parameter appears once, under its first name."""
-    return dict(module.named_parameters())
+    modules = list(module.named_modules())
+    tensors: dict[str, Tensor] = {}
+    for kind in ("_parameters", "_buffers"):
+        seen: set[int] = set()
+        for path, owner in modules:
+            for name, t in getattr(owner, kind).items():
+                if t is not None and id(t) not in seen:
+                    seen.add(id(t))
+                    tensors[f"{path}.{name}" if path else name] = t
+    return tensors
 
 
 def assign_tensor(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 import earlycrop
-from earlycrop.integrations._data import draw_batches
+from earlycrop.integrations._callback import draw_batches
 from tests.integrations.callbacks import (
     CUT,
     EPOCHS,

@@ -18,7 +18,7 @@ from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import NodeMask
 from earlycrop.selection import step_time
 from earlycrop.selection.nodes import choose_nodes, remaining_outputs
-from earlycrop.selection.step_time import MAX_PROBES, TOLERANCE, StepTimer, TimeProbe, choose_nodes_in_time
+from earlycrop.selection.step_time import MAX_PROBES, TOLERANCE, StepTimer, choose_nodes_in_time
 from earlycrop.selection.targets import max_remaining
 from tests.networks import build, graph_of
 from tests.toy import loss
@@ -56,6 +56,16 @@ def in_steps(graph: Graph, removed: NodeMask) -> int:
     return 10_000 * (left + 3 * (left % 2))
 
 
+class FakeTimer(StepTimer):
+    """Takes the step's time from a function of the removed nodes."""
+
+    def __init__(self, time: Callable[[NodeMask], int], dense: int) -> None:
+        self.time, self.dense = time, dense
+
+    def left(self, graph: Graph, removed: NodeMask) -> int:
+        return self.time(removed)
+
+
 @pytest.mark.parametrize("cost", [by_macs, in_steps])
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize("name", ["mlp", "residual", "lstm", "heads"])
@@ -70,7 +80,7 @@ def test_what_is_chosen_fits_and_is_found_in_few_measurements(name: str, sparsit
         asked.append(cost(graph, removed))
         return asked[-1]
 
-    chosen = choose_nodes_in_time(graph, scores, max_remaining(dense, sparsity), TimeProbe(left, dense))
+    chosen = choose_nodes_in_time(graph, scores, max_remaining(dense, sparsity), FakeTimer(left, dense))
     assert chosen.left == cost(graph, chosen.removed)
     assert chosen.left in asked
     assert len(asked) <= MAX_PROBES
@@ -92,9 +102,9 @@ def test_limits_hold_for_a_time() -> None:
     graph = trace(*build("mlp"))
     dense = graph.cost("macs")
     limits = Limits(floors={"0": 7}, ceilings={"2": 6}, multiple=2)
-    probe = TimeProbe(lambda removed: graph.cost("macs", removed), dense)
+    timer = FakeTimer(lambda removed: graph.cost("macs", removed), dense)
     for allowed in (1, dense // 3, dense // 2, dense):
-        chosen = choose_nodes_in_time(graph, torch.rand(18), allowed, probe, limits)
+        chosen = choose_nodes_in_time(graph, torch.rand(18), allowed, timer, limits)
         left = remaining_outputs(graph, chosen.removed)
         assert left["0"] in (8, 10)
         assert left["2"] in (2, 4, 6)
@@ -139,7 +149,7 @@ def test_measuring_touches_nothing() -> None:
     np.random.seed(5)
     with torch.no_grad():
         clock = StepTimer(model, loss, data)
-        assert clock.beside(graph).left(graph.mask(range(0, graph.count, 2))) > 0
+        assert clock.left(graph, graph.mask(range(0, graph.count, 2))) > 0
     assert (torch.rand(1).item(), np.random.rand()) == drawn
     assert [m.training for m in model][:3] == [True, False, False]
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())

@@ -23,7 +23,7 @@ from earlycrop.triggers.triggers import (
     after,
     lazy_regime,
 )
-from earlycrop.triggers.weight_distance import DEFINITIONS, Definition, WeightDistance
+from earlycrop.triggers.weight_distance import Definition, DistanceHistory, WeightDistance
 from tests.triggers.vector import Moved
 
 
@@ -131,10 +131,12 @@ def test_a_trigger_needs_nothing_but_a_decision() -> None:
 
 
 def test_the_names_in_the_types_are_those_of_the_tables() -> None:
+    moved = WeightDistance()
+    moved.history = DistanceHistory([0.0, 1.0, 2.0], [0.0, 1.0], 1.0)
     for names, table in (
         (CriterionName, CRITERIA),
         (TriggerName, TRIGGERS),
-        (Definition, DEFINITIONS),
+        (Definition, list(moved.values())[:-2]),
         (Measure, MEASURES),
     ):
         assert get_args(names) == tuple(table)

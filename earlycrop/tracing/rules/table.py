@@ -18,7 +18,7 @@ from earlycrop.graph.types import NOT_UNDERSTOOD
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import SPLIT_SHARES, UNKNOWN, ChannelRecorder
 from earlycrop.tracing.rules import indexing, matmul, norms, views
-from earlycrop.tracing.rules.zeros import aten_operations, is_zero_preserving
+from earlycrop.tracing.rules.zeros import ZERO_RULES, ZeroRule, aten_operations
 
 aten: Any = torch.ops.aten
 Rule: TypeAlias = Callable[[ChannelRecorder, Op], None]
@@ -32,19 +32,29 @@ class _OperationTraits:
     name: str
     packet: Any
     writes: bool
+    always_applies: bool
+    is_split: bool
     is_elementwise: bool
     keeps_uniform: bool
     rule: Rule
+    zero_rule: ZeroRule | None
 
 
 @cache
 def _get_traits(operation: Any) -> _OperationTraits:
     packet = operation.overloadpacket
-    is_elementwise = torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE
-    name = operation._schema.name.removeprefix("aten::")
-    rule = RULES.get(packet, _elementwise if is_elementwise else _freeze_unknown)
-    keeps_uniform = is_elementwise or packet in views.VIEWS or packet in views.SPLITS
-    return _OperationTraits(name, packet, operation._schema.is_mutable, is_elementwise, keeps_uniform, rule)
+    is_elementwise = (torch.Tag.pointwise in operation.tags or packet in ELEMENTWISE) and packet not in FACTORIES
+    return _OperationTraits(
+        name=operation._schema.name.removeprefix("aten::"),
+        packet=packet,
+        writes=operation._schema.is_mutable,
+        always_applies=packet in FACTORIES or packet in CONTRACTIONS,
+        is_split=packet in views.SPLITS,
+        is_elementwise=is_elementwise,
+        keeps_uniform=is_elementwise or packet in views.VIEWS or packet in views.SPLITS,
+        rule=RULES.get(packet, _elementwise if is_elementwise else _freeze_unknown),
+        zero_rule=ZERO_RULES.get(packet),
+    )
 
 
 def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
@@ -56,14 +66,10 @@ def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
     """
     record_scalars(recorder, op)
     traits = _get_traits(op.operation)
-    packet = traits.packet
     recorder.used_tensors.update(map(id, op.inputs))
     if traits.writes:
-        _record_write(recorder, packet, op.args)
-    if packet in FACTORIES:
-        for result in op.results:  # zeros_like(x) is as wide as x
-            recorder.set_info(result, recorder.labels(op.args[0]) if op.args else (), uniform=True)
-    elif packet in CONTRACTIONS or any(recorder.labels(t) for t in op.inputs):
+        _record_write(recorder, traits.packet, op.args)
+    if traits.always_applies or any(recorder.labels(t) for t in op.inputs):
         _record_channels(recorder, op, traits)
     elif traits.keeps_uniform and op.inputs and all(recorder.info(t).uniform for t in op.inputs):
         for result in op.results:
@@ -71,7 +77,7 @@ def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
 
 
 def _record_channels(recorder: ChannelRecorder, op: Op, traits: _OperationTraits) -> None:
-    zero_preserving = is_zero_preserving(recorder, traits.packet, op)
+    zero_preserving = traits.zero_rule is not None and traits.zero_rule(recorder, op)
     try:
         traits.rule(recorder, op)
     except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
@@ -91,12 +97,10 @@ def record_scalars(recorder: ChannelRecorder, op: Op) -> None:
     """
     traits = _get_traits(op.operation)
     recorder.operation = traits.name
-    if traits.packet in FACTORIES:
-        return
     if traits.is_elementwise:
         if scalars := tuple(_scalar_arguments(recorder, op.args)):  # copies may come and go with the widths
             recorder.record_scalars((traits.name, scalars))
-    elif traits.packet in views.SPLITS:
+    elif traits.is_split:
         recorder.record_scalars((SPLIT_SHARES, tuple(views.split_shares(traits.packet, op))))
 
 
@@ -116,6 +120,12 @@ def _record_write(recorder: ChannelRecorder, packet: Any, args: tuple[Any, ...])
     for t in (target, target._base):
         if t is not None and recorder.info(t).uniform:
             recorder.set_info(t, recorder.labels(t))
+
+
+def _factory(recorder: ChannelRecorder, op: Op) -> None:
+    """``zeros_like(x)`` is as wide as x, and uniform."""
+    for result in op.results:
+        recorder.set_info(result, recorder.labels(op.args[0]) if op.args else (), uniform=True)
 
 
 def _elementwise(recorder: ChannelRecorder, op: Op) -> None:
@@ -166,10 +176,6 @@ def _reduced_dims(position: int) -> Callable[[Op], set[int]]:
         return {d % ndim for d in dims} if dims else set(range(ndim))
 
     return get_dims
-
-
-def _spatial_dims(op: Op) -> set[int]:
-    return set(range(2, op.args[0].ndim))
 
 
 def _padded_dims(op: Op) -> set[int]:
@@ -239,7 +245,9 @@ _FAMILIES: list[tuple[str, Rule]] = [
         "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d "
         "_upsample_bicubic2d_aa upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d fractional_max_pool2d",
-        _mixing_rule("it runs along the dimensions that are pooled or resized", _spatial_dims),
+        _mixing_rule(
+            "it runs along the dimensions that are pooled or resized", lambda op: set(range(2, op.args[0].ndim))
+        ),
     ),
 ]
 CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution")
@@ -247,5 +255,6 @@ CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution")
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(views.VIEWS, views.view),
     **dict.fromkeys(views.SPLITS, views.split),
+    **dict.fromkeys(FACTORIES, _factory),
     **{operation: rule for names, rule in _FAMILIES for operation in aten_operations(names)},
 }

@@ -19,32 +19,8 @@ LabelMove: TypeAlias = Callable[[ChannelLabels, Tensor, Tensor, tuple[Any, ...]]
 """A function of labels of the input, the input, the result and the arguments that returns labels of the result."""
 
 
-def _keep(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[Any, ...]) -> ChannelLabels:
-    return labels
-
-
 def _reshape(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[Any, ...]) -> ChannelLabels:
     return reshape_labels(labels, x.shape, y.shape)
-
-
-def _permute(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[Any, ...]) -> ChannelLabels:
-    return labels.transpose([d % x.ndim for d in args[1]])
-
-
-def _transpose(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[Any, ...]) -> ChannelLabels:
-    return labels.swapaxes(args[1], args[2])
-
-
-def _t(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[Any, ...]) -> ChannelLabels:
-    return labels.T
-
-
-def _expand(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[Any, ...]) -> ChannelLabels:
-    return pad_front(labels, y.ndim)
-
-
-def _flip(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[Any, ...]) -> ChannelLabels:
-    return np.flip(labels, tuple(d % x.ndim for d in args[1] if labels.shape[d] > 1))
 
 
 def _repeat(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[Any, ...]) -> ChannelLabels:
@@ -69,14 +45,17 @@ def _pixel_unshuffle(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[An
 
 
 VIEWS: dict[Any, LabelMove] = {
-    **dict.fromkeys([aten.clone, aten._to_copy, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous], _keep),
+    **dict.fromkeys(
+        [aten.clone, aten._to_copy, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous],
+        lambda labels, *_: labels,
+    ),
     **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape], _reshape),
     **dict.fromkeys([aten.squeeze, aten.squeeze_, aten.unsqueeze, aten.unsqueeze_], _reshape),
-    aten.permute: _permute,
-    **dict.fromkeys([aten.transpose, aten.transpose_], _transpose),
-    **dict.fromkeys([aten.t, aten.t_], _t),
-    aten.expand: _expand,
-    aten.flip: _flip,
+    aten.permute: lambda labels, x, y, args: labels.transpose([d % x.ndim for d in args[1]]),
+    **dict.fromkeys([aten.transpose, aten.transpose_], lambda labels, x, y, args: labels.swapaxes(args[1], args[2])),
+    **dict.fromkeys([aten.t, aten.t_], lambda labels, *_: labels.T),
+    aten.expand: lambda labels, x, y, args: pad_front(labels, y.ndim),
+    aten.flip: lambda labels, x, y, args: np.flip(labels, tuple(d % x.ndim for d in args[1] if labels.shape[d] > 1)),
     aten.repeat: _repeat,
     aten.pixel_shuffle: _pixel_shuffle,
     aten.pixel_unshuffle: _pixel_unshuffle,
