@@ -141,7 +141,9 @@ class Task(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state from ``state_dict``. A task without a state has nothing to take up."""
+        """Take up a state from ``state_dict``."""
+        if state:
+            raise ValueError(f"{type(self).__name__} has no state: define load_state_dict beside state_dict")
 
 
 def names() -> list[str]:
