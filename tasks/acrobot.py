@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks import Task
-from tasks._a2c import A2C
-from tasks._a2c_options import A2COptions
+from tasks.control.a2c import A2C
+from tasks.control.options import A2COptions, flare
 
 Environment = Literal["Acrobot-v1"]
 
@@ -40,8 +40,8 @@ def default() -> Options:
 
 
 def paper() -> Options:
-    """The paper's table 4 (16 agents, 8000 games, 256-256-256); what it leaves open is our recipe's."""
-    return Options(preset="paper", games=8000, agents=16, widths=(256, 256, 256))
+    """The paper's table 4: 16 agents of 8000 games each, 256-256-256, trained as FLARE trains (see ``flare``)."""
+    return flare(Options(preset="paper", games=16 * 8000, agents=16, widths=(256, 256, 256)))
 
 
 PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper": paper}

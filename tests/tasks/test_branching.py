@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasks import _cli
-from tasks._a2c import A2C
+from tasks.control.a2c import A2C
 from tests.tasks.runs import command, contents, folder
 from tests.tasks.tiny_data import TINY_DATA
 

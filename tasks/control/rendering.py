@@ -1,4 +1,4 @@
-"""A policy's episode as an animated picture."""
+"""A game of a policy as an animated picture."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 from PIL import Image
+from torch import nn
 
-from tasks._environments import known_warnings
+from tasks._evaluating import evaluating
 from tasks._files import replacing
-from tasks._policy import Policy
+from tasks.control.rollouts import known_warnings, likeliest
 
 SEED = 2**31 + 2**20
 FRAMES, WIDTH = 250, 320
 """Most frames, and pixels from left to right, of a picture: about a megabyte."""
 
 
-def draw(name: str, policy: Policy, path: Path) -> float:
+def draw(name: str, model: nn.Module, path: Path) -> float:
     """Play a game of the most likely actions and write it to ``path`` as a GIF at about its own speed; its return.
 
     The return is in the file's comment as well.
@@ -31,7 +32,7 @@ def draw(name: str, policy: Policy, path: Path) -> float:
     with closing(environment):
         rate = environment.metadata["render_fps"]
         every = max(1, rate // 25)  # viewers slow down what has more than 50 frames a second
-        total, frames = _play(environment, policy, every)
+        total, frames = _play(environment, model, every)
     thinned = math.ceil((len(frames) - 1) / FRAMES)
     pictures = [Image.fromarray(frame) for frame in frames[:-1:thinned] + frames[-1:]]
     size = WIDTH, WIDTH * pictures[0].height // pictures[0].width
@@ -44,14 +45,15 @@ def draw(name: str, policy: Policy, path: Path) -> float:
     return total
 
 
-def _play(environment: gymnasium.Env, policy: Policy, every: int) -> tuple[float, list[np.ndarray]]:
-    """A game's return, and a frame of every so many steps and of the last."""
+def _play(environment: gymnasium.Env, model: nn.Module, every: int) -> tuple[float, list[np.ndarray]]:
+    """A game's return, and frames of every ``every``-th step and of the last."""
     observation, _ = environment.reset(seed=SEED)
     frames, total, over, steps = [np.asarray(environment.render())], 0.0, False, 0
-    while not over:
-        action = int(policy.logits(policy.features(observation[None])).argmax())
-        observation, reward, terminated, truncated, _ = environment.step(action)
-        total, over, steps = total + float(reward), terminated or truncated, steps + 1
-        if over or steps % every == 0:
-            frames.append(np.asarray(environment.render()))
+    with evaluating(model):
+        while not over:
+            action = likeliest(model, observation[None])[0]
+            observation, reward, terminated, truncated, _ = environment.step(action)
+            total, over, steps = total + float(reward), terminated or truncated, steps + 1
+            if over or steps % every == 0:
+                frames.append(np.asarray(environment.render()))
     return total, frames
