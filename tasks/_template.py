@@ -47,7 +47,8 @@ class Wine(Task):
         rows, labels = load_wine(return_X_y=True)
         self.rows = torch.from_numpy((rows - rows.mean(0)) / rows.std(0)).float()
         self.labels = torch.from_numpy(labels)
-        self.test, self.train = torch.randperm(len(rows), generator=generator((0,))).split([58, 120])
+        order = torch.randperm(len(rows), generator=generator((0,)))
+        self.test, self.train = order[:58], order[58:]
 
     # The network, freshly initialised, and its optimizer.
     def model(self) -> nn.Module:
@@ -63,7 +64,8 @@ class Wine(Task):
     # The batches of an epoch (from 1). Seed, epoch and purpose decide their order, so that a run can be resumed.
     def batches(self, model: nn.Module, epoch: int, purpose: int = 0) -> Iterator[Batch]:
         key = (self.options.seed, epoch, purpose)
-        for rows in self.train[torch.randperm(120, generator=generator(key))].split(20):
+        order = self.train[torch.randperm(120, generator=generator(key))]
+        for rows in order.view(6, 20):
             yield self.rows[rows].to(model_device(model)), self.labels[rows].to(model_device(model))
 
     # Training data that the pruning scores are computed on. Drawing them must not change the training.

@@ -96,14 +96,17 @@ class Digits(Task):
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Whole batches of the training images in a random order."""
         order = torch.randperm(len(self.train), generator=generator((self.options.seed, epoch, TRAINING)))
-        for part in order.split(self.options.batch)[: self.batches_per_epoch]:
-            yield self._batch(self.train[part], model)
+        yield from self._draw(model, order, self.batches_per_epoch)
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training images in an order of their own."""
         order = torch.randperm(len(self.train), generator=generator((self.options.seed, epoch, SCORING)))
-        parts = order.split(self.options.batch)[: self.options.scoring]
-        return [self._batch(self.train[part], model) for part in parts]
+        return list(self._draw(model, order, self.options.scoring))
+
+    def _draw(self, model: nn.Module, order: Tensor, count: int) -> Iterator[Batch]:
+        size = self.options.batch
+        for start in range(0, min(count * size, len(order)), size):
+            yield self._batch(self.train[order[start : start + size]], model)
 
     def _batch(self, chosen: Tensor, model: nn.Module) -> Batch:
         device = model_device(model)
