@@ -69,7 +69,7 @@ class Digits(Task):
         self.images = torch.from_numpy(images / 16 - 0.3).float().view(-1, 1, 8, 8)
         self.labels = torch.from_numpy(labels)
         self.train, self.validation, self.test = (torch.tensor(part) for part in (train, validation, test))
-        self.batches_per_epoch = max(1, len(train) // options.batch)
+        self.batches_per_epoch = self.count = max(1, len(train) // options.batch)
 
     def model(self) -> nn.Module:
         """Convolutions of 3 x 3 with batch norms, each halving the image, and a linear layer on the mean."""
@@ -96,7 +96,7 @@ class Digits(Task):
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Whole batches of the training images in a random order."""
         order = torch.randperm(len(self.train), generator=generator((self.options.seed, epoch, TRAINING)))
-        yield from self._draw(model, order, self.batches_per_epoch)
+        yield from self._draw(model, order, self.count)
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training images in an order of their own."""

@@ -61,7 +61,7 @@ SUMMARY = Summary("LunarLander", "Gymnasium with Box2D", "3 layers of 256", "10"
 
 def make(options: Options) -> Task:
     """The task; a ValueError says which option cannot be."""
-    return A2C(options, outlook_games=12)  # each takes as long as a few dozen of cart-pole
+    return A2C(options, diagnostics_games=12)  # each takes as long as a few dozen of cart-pole
 
 
 if __name__ == "__main__":

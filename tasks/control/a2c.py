@@ -23,8 +23,8 @@ from tasks import Task
 from tasks.control.options import A2COptions, check
 from tasks.control.rendering import draw
 from tasks.control.rollouts import (
+    DIAGNOSTICS_SEED,
     EVALUATION_SEED,
-    OUTLOOK_SEED,
     Player,
     Rollout,
     actions_of,
@@ -71,7 +71,7 @@ class A2C(Task):
 
     Args:
         options: The configuration.
-        outlook_games: Games that are played before and after a pruning.
+        diagnostics_games: Games that are played before and after a pruning.
 
     Raises:
         ValueError: an option is out of its range, or the environment has no discrete actions.
@@ -79,9 +79,9 @@ class A2C(Task):
 
     metric, higher_is_better, split = "return", True, f"{EPISODES} episodes"
 
-    def __init__(self, options: A2COptions, outlook_games: int = 32) -> None:
+    def __init__(self, options: A2COptions, diagnostics_games: int = 32) -> None:
         check(options)
-        self.options, self.outlook_games = options, outlook_games
+        self.options, self.diagnostics_games = options, diagnostics_games
         self.dataset, self.clip = options.environment, options.clip
         self.network = "-".join(["mlp", *map(str, options.widths)])
         with closing(make_environments(options.environment, 1)) as environment:
@@ -186,7 +186,7 @@ class A2C(Task):
         with evaluating(model):
             logits = [model(batch.observations)[0][batch.mask > 0] for batch in batches]
         return {
-            "return": mean_return(model, self.dataset, self.outlook_games, OUTLOOK_SEED),
+            "return": mean_return(model, self.dataset, self.diagnostics_games, DIAGNOSTICS_SEED),
             "policy": functional.log_softmax(torch.cat(logits), -1),
         }
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tasks.runner.errors import LostError
 from tasks.runner.evaluation_mode import evaluating
 
-EVALUATION_SEED, OUTLOOK_SEED = 2**31, 2**31 + 2**16
+EVALUATION_SEED, DIAGNOSTICS_SEED = 2**31, 2**31 + 2**16
 """Training environments are seeded below 2**30 + the number of agents, so that none plays an evaluated game."""
 
 

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import earlycrop
 from tasks.control.a2c import A2C, Batch
 from tasks.control.options import A2COptions
-from tasks.control.rollouts import OUTLOOK_SEED, Player, mean_return
+from tasks.control.rollouts import DIAGNOSTICS_SEED, Player, mean_return
 from tasks.nets.actor_critic import ActorCritic
 from tasks.runner import command_line
 from tasks.runner.store import configuration
@@ -233,8 +233,8 @@ def test_the_entropy_bonus_goes_by_the_training_s_progress_as_the_learning_rate_
 @pytest.mark.parametrize("name", TASKS)
 def test_the_diagnostics_are_of_other_games_and_of_rows_that_were_played(name: str) -> None:
     task, model = tiny(name, scoring_length=120), always(name, 0)
-    assert task.pruning_diagnostics_games == (12 if name == "lunarlander" else 32)
-    task.pruning_diagnostics_games = 4
+    assert task.diagnostics_games == (12 if name == "lunarlander" else 32)
+    task.diagnostics_games = 4
     batches = list(task.scoring_batches(model, 1))
     before = torch.get_rng_state()
     diagnostics = task.pruning_diagnostics(model, batches)
@@ -242,7 +242,7 @@ def test_the_diagnostics_are_of_other_games_and_of_rows_that_were_played(name: s
     assert rows < sum(len(batch.mask) for batch in batches) or name == "acrobot"
     probabilities = torch.tensor([1.0] + [0.0] * (INPUTS[name][1] - 1)).softmax(0)
     torch.testing.assert_close(diagnostics["policy"].exp(), probabilities.expand(rows, -1))
-    assert outlook["return"] == mean_return(model, task.dataset, 4, OUTLOOK_SEED)
+    assert outlook["return"] == mean_return(model, task.dataset, 4, DIAGNOSTICS_SEED)
     assert torch.equal(torch.get_rng_state(), before)
     assert not diagnostics["policy"].requires_grad
 

@@ -100,7 +100,8 @@ def test_limits_and_a_time_from_the_command_line(tmp_path: Path, monkeypatch: py
 def test_presets_are_the_starting_point() -> None:
     paper = arguments.parse(cartpole, ["--preset", "paper-table4", "--seed", "4"])
     assert isinstance(paper, cartpole.Options)
-    assert (paper.environment, paper.agents, paper.games, paper.widths) == ("CartPole-v0", 16, 8000, (128, 128, 128))
+    assert (paper.environment, paper.agents, paper.games) == ("CartPole-v0", 16, 16 * 8000)
+    assert paper.widths == (128, 128, 128)
     assert (paper.preset, paper.seed) == ("paper-table4", 4)
     assert arguments.parse(cartpole, ["--preset=paper-table4"]) == cartpole.paper_table4()
 
