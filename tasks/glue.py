@@ -239,13 +239,6 @@ class LanguageUnderstanding(Task):
                 predicted[rows] = logits.argmax(-1) if self.glue.classes else logits.squeeze(-1)
         return predicted.numpy()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: every epoch's random numbers begin anew."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take up."""
-
 
 SUMMARY = Summary("GLUE", "Hugging Face, or --data FOLDER", "BERT", "13 (--preset small)")
 

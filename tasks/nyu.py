@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -256,13 +256,6 @@ class Depth(Task):
 
     def _errors(self, model: nn.Module, frames: Frames) -> dict[str, float]:
         return errors(model, frames, self.options.size, self.options.batch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: every epoch's random numbers begin anew."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take up."""
 
 
 SUMMARY = Summary("NYU Depth v2", "Hugging Face, or --data FOLDER", "FCRN", "14 (--preset small)")

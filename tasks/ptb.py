@@ -223,10 +223,6 @@ class LanguageModelling(Task):
         self.memory = mixture.memory
         return mean(mixture, batch.targets)
 
-    def log(self) -> dict[str, float]:
-        """Nothing but what the loop itself tells."""
-        return {}
-
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Perplexity of the validation split, which the learning rate of the next epoch goes by."""
         value = self.perplexity(model, self.corpus.valid)

@@ -167,10 +167,6 @@ class A2C(Task):
         rows: Tensor = weight * error - batch.advantages * chosen - self.bonus * entropy
         return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
 
-    def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss."""
-        return self.loss(model, batch)
-
     def log(self) -> dict[str, float]:
         """Games and steps so far, mean return of the games that the last epoch ended, entropy of its last rollout."""
         line: dict[str, float] = {"games": self.games, "steps": self.steps}

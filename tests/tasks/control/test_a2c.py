@@ -242,7 +242,7 @@ def test_the_diagnostics_are_of_other_games_and_of_rows_that_were_played(name: s
     assert rows < sum(len(batch.mask) for batch in batches) or name == "acrobot"
     probabilities = torch.tensor([1.0] + [0.0] * (INPUTS[name][1] - 1)).softmax(0)
     torch.testing.assert_close(diagnostics["policy"].exp(), probabilities.expand(rows, -1))
-    assert outlook["return"] == mean_return(model, task.dataset, 4, DIAGNOSTICS_SEED)
+    assert diagnostics["return"] == mean_return(model, task.dataset, 4, DIAGNOSTICS_SEED)
     assert torch.equal(torch.get_rng_state(), before)
     assert not diagnostics["policy"].requires_grad
 
