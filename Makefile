@@ -18,6 +18,9 @@ demo: install
 	$(BIN)/python -m tasks.cartpole --method dense --runs runs/demo
 	$(BIN)/python -m tasks.cartpole --method earlycrop-s --sparsity 0.9 --runs runs/demo
 	$(BIN)/python -m tasks.cartpole --method earlycrop-u --sparsity 0.9 --runs runs/demo
+	$(BIN)/python -m tasks.digits --method dense --runs runs/demo
+	$(BIN)/python -m tasks.digits --method earlycrop-s --sparsity 0.95 --runs runs/demo
+	$(BIN)/python -m tasks.digits --method crop-s --sparsity 0.95 --runs runs/demo
 	$(BIN)/python -m leaderboards --runs runs/demo --out runs/demo/leaderboard
 
 lint: install

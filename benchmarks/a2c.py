@@ -1,8 +1,8 @@
 """Environment steps per second of A2C on the control tasks, ours and stable-baselines3's, in turn.
 
 The same network, environments, rollout length, and number of torch threads; evaluation, logging and set-up are not
-timed. Rows of two workers are of our agents in two processes; the peer steps its environments in the one that learns,
-as it does by default. Needs stable-baselines3 (``pip install '.[bench]'``).
+timed. The peer makes its environments as it does by default, one after the other in the process that learns. Needs
+stable-baselines3 (``pip install '.[bench]'``).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Options(BenchmarkOptions):
     """Environment steps that are timed."""
     repeats: int = 3
     """Timings of each, in turn; the fastest counts."""
-    workers: tuple[int, ...] = (1, 2)
-    """Processes that ours plays in, a row each."""
+    workers: tuple[int, ...] = (1,)
+    """Environments of ours that step at once, a row each; above 1, a process an environment."""
     threads: int = 1
     """Torch's threads."""
     towers: bool = False
@@ -41,7 +41,7 @@ class Options(BenchmarkOptions):
     """Whether stable-baselines3 is measured, too."""
 
 
-QUICK = Options(tasks=("cartpole",), rollouts=(5,), steps=500, repeats=1, workers=(1,))
+QUICK = Options(tasks=("cartpole",), rollouts=(5,), steps=500, repeats=1)
 
 
 def agents(name: str) -> int:

@@ -36,9 +36,9 @@ def contradictions(record: Record) -> Iterator[tuple[str, str]]:
     events = [line["event"] for line in record.log if line.get("event")]
     if events:
         yield from _event_contradictions(record, events[-1])
-    elif record.version > 1 or row.pruned_epoch != 0:  # at first a pruning before training had no line in the log
-        for name in ("weight_sparsity", "node_sparsity", "pruned_epoch"):
-            if getattr(row, name):
+    else:
+        for name, dense in (("weight_sparsity", 0), ("node_sparsity", 0), ("pruned_epoch", None)):
+            if getattr(row, name) != dense:
                 yield name, f"{name} is {getattr(row, name)}, but no pruning is in the log"
 
 

@@ -11,16 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from leaderboards.table import Group, short, summary
+from leaderboards.table import short
 from tasks.runner.atomic_files import replacing
 
 PLACE = re.compile(r"(?P<start><!-- table: (?P<name>[\w-]+)[^>]*-->\n)(?P<old>.*?)(?P<end><!-- /table -->)", re.DOTALL)
 
-CARTPOLE = {"dataset": "CartPole-v1", "preset": "default", "network": "mlp-128-128-128", "epochs": 30}
-CARTPOLE_METHODS = ("dense", "earlycrop-s", "snip", "random-u", "earlycrop-u")
-
 SCORES = {
-    "cartpole": "CartPole, 98 %: return",
     "cifar10": "ResNet8 on 5,000 images of CIFAR-10, 90 %: accuracy",
     "ptb": "pointer LSTM on 100,000 words, 90 %: perplexity",
 }
@@ -59,26 +55,6 @@ ENCODER = {
 """Method -> what README calls it."""
 
 
-def cartpole(out: Path) -> str:
-    """Five methods on CartPole with 90 % of the weights removed, by rank."""
-    rows = _csv(out / "cartpole.csv").fillna({"variant": ""})
-    mine = (rows[list(CARTPOLE)] == list(CARTPOLE.values())).all(axis=1) & (rows["variant"] == "")
-    asked = (rows["sparsity_asked"] == 0.9) & (rows["sparsity_of"] == "weights") | (rows["method"] == "dense")
-    rows = rows[mine & asked & rows["method"].isin(CARTPOLE_METHODS)]
-    if missing := [method for method in CARTPOLE_METHODS if method not in set(rows["method"])]:
-        raise ValueError(
-            f"{out / 'cartpole.csv'}: README's table needs a run of {', '.join(missing)}, and there is none"
-        )
-    return markdown(
-        ["method", "return, mean ± deviation", "weights cut", "nodes cut", "parameters", "MACs"],
-        (
-            [str(method), _spread(line["mean"], line["std"], 1), _share(line["weight_sparsity"]),
-             _share(line["node_sparsity"]), _count(line["parameters"]), _count(line["macs"])]
-            for method, line in summary(Group(rows=rows)).iterrows()
-        ),
-    )  # fmt: skip
-
-
 def scores(out: Path) -> str:
     """The forms of earlycrop-s's score on three tasks; a form that a task does not have is a dash."""
     path = out / "tables" / "scores.csv"
@@ -91,7 +67,7 @@ def scores(out: Path) -> str:
         line = lines.get((task, method))
         if line is None:
             return "-"
-        scale, digits, unit = {"accuracy": (100, 1, " %"), "return": (1, 0, "")}.get(line["metric"], (1, 1, ""))
+        scale, digits, unit = {"accuracy": (100, 1, " %")}.get(line["metric"], (1, 1, ""))
         return _spread(scale * line["mean"], scale * line["std"], digits) + unit
 
     head = ["`earlycrop-s`, and one thing changed", *SCORES.values()]
@@ -131,7 +107,7 @@ def minilm(out: Path) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
-    "cartpole": cartpole, "scores": scores, "kitchen": kitchen, "minilm": minilm,
+    "scores": scores, "kitchen": kitchen, "minilm": minilm,
 }  # fmt: skip
 """Name in README's marker -> table of the leaderboards in a folder; raises ValueError where a CSV lacks its runs."""
 
@@ -192,10 +168,6 @@ def _csv(path: Path) -> pd.DataFrame:
 
 def _spread(mean: float, std: float, digits: int) -> str:
     return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.2f} %" if share else "0 %"
 
 
 def _count(number: float) -> str:

@@ -128,7 +128,7 @@ def finished_runs(runs: Path) -> tuple[list[Path], Counter[str]]:
     """The folders of the finished runs under ``runs``, and how many others are ``unfinished`` and ``failed``."""
     done, skipped = [], Counter[str]()
     for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
-        if folder.name.startswith(".") or not folder.is_dir():
+        if not re.fullmatch(r"[^.]+", folder.name) or not folder.is_dir():  # what --fresh set aside has a dot
             continue
         if (folder / "result.json").exists():
             done.append(folder)

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from leaderboards.records import Record, read_record, read_run, record_path, write_record
 from leaderboards.studies import STUDIES, Run
-from tasks.runner import command_line
+from tasks.runner.arguments import parse
 from tasks.runner.options import Options
 from tasks.runner.resources import available_cores
 from tasks.runner.store import VERSION, checkpoint, configuration, identity
@@ -70,7 +70,7 @@ def run_ids(run: Run) -> list[str]:
 
 @cache
 def _options(task: str, arguments: tuple[str, ...]) -> Options:
-    return command_line.parse(importlib.import_module(f"tasks.{task}"), list(arguments))
+    return parse(importlib.import_module(f"tasks.{task}"), list(arguments))
 
 
 def here(study: Iterable[Run], data: Path | None) -> list[Run]:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks import Task
-from tasks._a2c import A2C
-from tasks._a2c_options import A2COptions
+from tasks import Summary, Task
+from tasks.control.a2c import A2C
+from tasks.control.options import A2COptions, flare
 
 Environment = Literal["Acrobot-v1"]
 
@@ -40,11 +40,12 @@ def default() -> Options:
 
 
 def paper() -> Options:
-    """The paper's table 4 (16 agents, 8000 games, 256-256-256); what it leaves open is our recipe's."""
-    return Options(preset="paper", games=8000, agents=16, widths=(256, 256, 256))
+    """The paper's table 4: 16 agents of 8000 games each, 256-256-256, trained as FLARE trains (see ``flare``)."""
+    return flare(Options(preset="paper", games=16 * 8000, agents=16, widths=(256, 256, 256)))
 
 
 PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper": paper}
+SUMMARY = Summary("Acrobot", "Gymnasium", "3 layers of 256", "2")
 
 
 def make(options: Options) -> Task:

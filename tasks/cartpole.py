@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks import Task
-from tasks._a2c import A2C
-from tasks._a2c_options import A2COptions
+from tasks import Summary, Task
+from tasks.control.a2c import A2C
+from tasks.control.options import A2COptions, flare
 
 Environment = Literal["CartPole-v1", "CartPole-v0"]
 
@@ -32,18 +32,23 @@ def default() -> Options:
 
 
 def paper_table4() -> Options:
-    """The paper's table 4 (v0, 16 agents, 8000 games, 128-128-128); what it leaves open is our recipe's."""
-    return Options(preset="paper-table4", environment="CartPole-v0", games=8000, agents=16, widths=(128, 128, 128))
+    """The paper's table 4: v0, 16 agents of 8000 games each, 128-128-128, trained as FLARE trains (see ``flare``)."""
+    return flare(
+        Options(preset="paper-table4", environment="CartPole-v0", games=16 * 8000, agents=16, widths=(128, 128, 128))
+    )
 
 
 def paper_text() -> Options:
-    """The paper's section 5 (v0, 20 agents of 640 games each, 256-256-256, 30 epochs); the rest is our recipe's."""
-    return Options(
-        preset="paper-text", environment="CartPole-v0", games=20 * 640, agents=20, widths=(256, 256, 256), epochs=30
+    """The paper's section 5: v0, 20 agents of 640 games each, 256-256-256, 30 epochs, trained as FLARE trains."""
+    return flare(
+        Options(
+            preset="paper-text", environment="CartPole-v0", games=20 * 640, agents=20, widths=(256, 256, 256), epochs=30
+        )
     )
 
 
 PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper-table4": paper_table4, "paper-text": paper_text}
+SUMMARY = Summary("CartPole", "Gymnasium", "3 layers of 128", "1")
 
 
 def make(options: Options) -> Task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tasks import Task
+from tasks import Summary, Task
 from tasks.vision.classification import Vision, VisionOptions
 
 
@@ -54,6 +54,7 @@ def small() -> Options:
 PRESETS: dict[str, Callable[[], Options]] = {
     "default": default, "standard": standard, "paper-table1": paper_table1, "smoke": smoke, "small": small
 }  # fmt: skip
+SUMMARY = Summary("CIFAR-10", "Hugging Face, or --data FOLDER", "ResNet18", "1 (--preset small)")
 
 
 def make(options: Options) -> Task:

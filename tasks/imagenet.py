@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tasks import Task
+from tasks import Summary, Task
 from tasks.vision.classification import Vision, VisionOptions
 
 
@@ -41,6 +41,7 @@ def default() -> Options:
 
 
 PRESETS: dict[str, Callable[[], Options]] = {"default": default, "standard": standard, "paper": paper}
+SUMMARY = Summary("ImageNet", "Hugging Face, or --data FOLDER", "ResNet50", "for a GPU")
 
 
 def make(options: Options) -> Task:

@@ -13,13 +13,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks import Task
+from tasks import Summary, Task
 from tasks.data.loader import generator
 from tasks.depth import depth_maps, metrics, views
 from tasks.depth.frames import Frames
@@ -257,12 +257,8 @@ class Depth(Task):
     def _errors(self, model: nn.Module, frames: Frames) -> dict[str, float]:
         return errors(model, frames, self.options.size, self.options.batch)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: every epoch's random numbers begin anew."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take up."""
+SUMMARY = Summary("NYU Depth v2", "Hugging Face, or --data FOLDER", "FCRN", "14 (--preset small)")
 
 
 def make(options: Options) -> Task:

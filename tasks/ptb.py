@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks import Task
+from tasks import Summary, Task
 from tasks.nets.psmm import PSMM, Memory, Mixture
 from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
@@ -223,10 +223,6 @@ class LanguageModelling(Task):
         self.memory = mixture.memory
         return mean(mixture, batch.targets)
 
-    def log(self) -> dict[str, float]:
-        """Nothing but what the loop itself tells."""
-        return {}
-
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Perplexity of the validation split, which the learning rate of the next epoch goes by."""
         value = self.perplexity(model, self.corpus.valid)
@@ -261,6 +257,9 @@ class LanguageModelling(Task):
         """Take up the learning rate where it was."""
         for name in STATE:
             setattr(self, name, {"marks": [], **state}[name])  # of old checkpoints, which have none
+
+
+SUMMARY = Summary("Penn Treebank", "Hugging Face, or --data FOLDER", "pointer sentinel LSTM", "1 (--preset tiny)")
 
 
 def make(options: Options) -> Task:

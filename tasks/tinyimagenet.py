@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tasks import Task
+from tasks import Summary, Task
 from tasks.vision.classification import Vision, VisionOptions
 
 
@@ -40,6 +40,7 @@ def default() -> Options:
 
 
 PRESETS: dict[str, Callable[[], Options]] = {"default": default, "standard": standard, "paper": paper}
+SUMMARY = Summary("Tiny-ImageNet", "Hugging Face, or --data FOLDER", "ResNet18", "for a GPU")
 
 
 def make(options: Options) -> Task:

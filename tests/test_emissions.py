@@ -15,7 +15,7 @@ from codecarbon import OfflineEmissionsTracker
 import earlycrop
 from earlycrop.emissions import EmissionsMeter, EmissionsReading
 from tasks import cartpole
-from tasks.runner import command_line
+from tasks.runner import arguments, command_line
 from tests.tasks.runs import TINY, command, folder, until
 
 
@@ -96,7 +96,7 @@ def _state(runs: Path) -> dict[str, Any]:
 
 
 def test_a_resumed_run_has_spent_what_it_had_before(tmp_path: Path) -> None:
-    options = replace(command_line.parse(cartpole, [*TINY, "--method", "dense"]), country="DEU")
+    options = replace(arguments.parse(cartpole, [*TINY, "--method", "dense"]), country="DEU")
     with pytest.raises(KeyboardInterrupt):
         until(4, "cartpole", options, tmp_path)
     checkpoint = _state(tmp_path)

@@ -52,8 +52,6 @@ PACKAGES = {
 ``earlycrop`` within itself is the public API. ``tasks.Task``, in the package's ``__init__``, is what the runner trains.
 """
 FLOORS = [tuple((package, room) for room in rooms) for package, floors in PACKAGES.items() for rooms in floors]
-CIRCLES = {("tasks._rollouts", "tasks._workers")}
-"""Imports, for the checker of types alone, that lead in a circle and are still to go."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
@@ -70,7 +68,7 @@ def room_of(module: str) -> tuple[str, str]:
         return package, "runner"
     is_file = not (ROOT / package / room / "__init__.py").exists()
     if package == "tasks" and is_file and room != "__main__":
-        return package, "control" if room.startswith("_") else "runnable tasks"
+        return package, "runnable tasks"
     return package, room or package
 
 
@@ -97,7 +95,7 @@ def import_graph() -> dict[str, set[str]]:
             names = path.relative_to(ROOT).with_suffix("").parts
             module = ".".join(names[:-1] if names[-1] == "__init__" else names)
             if module not in ("earlycrop", "leaderboards"):
-                graph[module] = {name for name in imports(path.read_text()) if (module, name) not in CIRCLES}
+                graph[module] = imports(path.read_text())
     return graph
 
 

@@ -69,6 +69,8 @@ class Options:
     DEU. Empty measures none. Needs codecarbon, the extra emissions."""
     record: bool = False
     """Whether to draw what was learned (an episode, predictions) into the run's folder."""
+    fresh: bool = False
+    """Whether to run again what is finished or begun. The old folder gets another name."""
     runs: Path = Path("runs")
     """Folder that holds one folder a run."""
 
@@ -82,7 +84,7 @@ LATER: dict[str, Any] = {
 }  # fmt: skip
 """Options that came after the first records, and what those were made with: no part of a configuration that has just
 that, so that ids stay."""
-ASIDE = ("runs", "record", "keep", "branch_from", "country")
+ASIDE = ("runs", "fresh", "record", "keep", "branch_from", "country")
 """Options that change nothing of what is computed."""
 VARIANTS = (
     "criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule", "scoring_value",

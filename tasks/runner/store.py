@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def read_checkpoint(
     except earlycrop.SavingError as error:
         raise RunError(f"the checkpoint cannot be read: {error}; {otherwise}") from None
     return state
+
+
+def set_aside(runs: Path, config: dict[str, Any]) -> None:
+    """Give the folder of a run another name, so that the run starts anew.
+
+    Raises:
+        RunError: A process is at work on it.
+    """
+    folder = runs / identity(config)
+    if folder.exists():
+        Store(runs, config).close()  # complains if another process is at work on it
+        number = next(n for n in count(1) if not folder.with_name(f"{folder.name}.old{n}").exists())
+        folder.rename(folder.with_name(f"{folder.name}.old{number}"))
 
 
 class Store:

@@ -183,10 +183,6 @@ class Vision(Task):
             logits = run(images)
         return functional.cross_entropy(logits.float(), labels, label_smoothing=self.options.smoothing)
 
-    def log(self) -> dict[str, float]:
-        """Nothing: the mean loss says it all."""
-        return {}
-
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy on the held-out training images, and on the test split after the epochs that were asked for."""
         accuracies = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}

@@ -85,6 +85,11 @@ def test_a_record_says_by_which_rule_its_id_is_made(place: Path) -> None:
     assert "e0.json: there is no version 3 of records" in said
 
 
+def test_a_run_that_was_set_aside_is_not_collected(place: Path) -> None:
+    write_run(place / "runs", EARLY).rename(place / "runs" / "e0.old1")
+    assert ": 5, new: 5;" in call(place)[1]
+
+
 @pytest.mark.parametrize("newer", [True, False])
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_record_of_another_run_is_replaced_only_where_that_is_asked_for(

@@ -22,7 +22,6 @@ def place(tmp_path: Path) -> Path:
     """README with the CSVs that its tables are made of."""
     shutil.copy(ROOT / "README.md", tmp_path)
     (tmp_path / "out" / "tables").mkdir(parents=True)
-    shutil.copy(ROOT / "leaderboards" / "cartpole.csv", tmp_path / "out")
     for name in ("scores.csv", "kitchen.csv", "minilm.csv"):
         shutil.copy(ROOT / "leaderboards" / "tables" / name, tmp_path / "out" / "tables")
     return tmp_path
@@ -41,9 +40,9 @@ def test_every_form_of_the_study_has_its_row() -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("README.md", "| snip | 483.0 ± 21.7 |", "| snip | 499.0 ± 21.7 |", "table cartpole is not what the CSVs say"),
-        ("out/cartpole.csv", "return,495.74,", "return,400.0,", "table cartpole is not what the CSVs say"),
-        ("out/tables/scores.csv", "481.078", "482.5", "table scores is not what the CSVs say"),
+        ("README.md", "| `random-s` | 47.7 ±", "| `random-s` | 49.7 ±", "table scores is not what the CSVs say"),
+        ("out/tables/scores.csv", ",169.602,", ",150.5,", "table scores is not what the CSVs say"),
+        ("out/tables/minilm.csv", ",0.180138,", ",0.190138,", "table minilm is not what the CSVs say"),
         ("README.md", "<!-- table: scores", "<!-- table: marks", "there is no table marks: it is one of"),
     ],
 )  # fmt: skip
@@ -62,23 +61,23 @@ def test_a_stale_table_is_named_and_made_again(place: Path, file: str, old: str,
 
 
 def test_check_fails_for_a_stale_table(place: Path) -> None:
-    shutil.copytree(ROOT / "leaderboards" / "records" / "cartpole", place / "out" / "records" / "cartpole")
+    shutil.copytree(ROOT / "leaderboards" / "records" / "nyu", place / "out" / "records" / "nyu")
     results = (record.result for record in read_records(place / "out").values())
-    (place / "out" / "cartpole.csv").write_text(csv_text(results))
-    assert call(place, "check", "--task", "cartpole")[0] == 0
-    edit(place / "README.md", "483.0", "484.0")
-    code, output = call(place, "check", "--task", "cartpole")
-    assert (code, "run `make tables`" in output) == (1, True)
+    (place / "out" / "nyu.csv").write_text(csv_text(results))
+    assert call(place, "check", "--task", "nyu")[0] == 0
+    edit(place / "README.md", "| `random-s` | 47.7", "| `random-s` | 48.7")
+    code, told = call(place, "check", "--task", "nyu")
+    assert (code, "run `make tables`" in told) == (1, True)
 
 
 def test_what_is_missing_is_one_sentence(place: Path) -> None:
     (place / "out" / "tables" / "scores.csv").unlink()
     with pytest.raises(ValueError, match=r"scores.csv: missing$"):
         readme.write(place / "README.md", place / "out")
-    rows = (place / "out" / "cartpole.csv").read_text().splitlines(keepends=True)
-    (place / "out" / "cartpole.csv").write_text("".join(row for row in rows if ",snip," not in row))
-    with pytest.raises(ValueError, match=r"cartpole.csv: README's table needs a run of snip, and there is none"):
-        readme.cartpole(place / "out")
+    study = pd.read_csv(ROOT / "leaderboards" / "tables" / "scores.csv")
+    study[study["task"] != "ptb"].to_csv(place / "out" / "tables" / "scores.csv")
+    with pytest.raises(ValueError, match=r"scores.csv: README's table needs the results of ptb, and there are none"):
+        readme.scores(place / "out")
     kitchen = pd.read_csv(place / "out" / "tables" / "kitchen.csv")
     kitchen[kitchen["method"] != "dense"].to_csv(place / "out" / "tables" / "kitchen.csv")
     tables = place / "out" / "tables"

@@ -14,6 +14,7 @@ import earlycrop
 from leaderboards.recount import Recount, made, options_of
 from tasks import cartpole, ptb
 from tasks.runner import command_line
+from tasks.runner.arguments import parse
 from tasks.runner.store import configuration
 from tests.leaderboards.commands import call
 from tests.tasks.runs import TINY
@@ -108,7 +109,7 @@ def test_options_come_back_from_a_configuration() -> None:
         (cartpole, "cartpole", ["--widths", "3", "4", "--floors", "0.*", "2", "--method", "snip"]),
         (ptb, "ptb", ["--preset", "tiny", "--widths", "5", "--clip", "None"]),
     ):
-        options = command_line.parse(module, arguments)
+        options = parse(module, arguments)
         config = configuration(name, options)
         assert options_of(module, config) == options
         assert configuration(name, options_of(module, config)) == config

@@ -19,7 +19,7 @@ from leaderboards.records import read_records
 from leaderboards.studies import STUDIES, Run
 from leaderboards.sweep import here
 from tasks import names
-from tasks.runner import command_line
+from tasks.runner import arguments
 from tasks.runner.store import configuration, identity
 
 TINY = ("--steps", "300", "--epochs", "2", "--agents", "2", "--widths", "8", "8", "--scoring-rollouts", "1")
@@ -152,8 +152,8 @@ def test_every_study_has_runs_that_can_be_and_no_two_alike(name: str) -> None:
     runs = [run for run in STUDIES[name](1) if run.task in names()]
     ids = set()
     for run in runs:
-        options = command_line.parse(importlib.import_module(f"tasks.{run.task}"), list(run.arguments))
-        command_line.check(options)
+        options = arguments.parse(importlib.import_module(f"tasks.{run.task}"), list(run.arguments))
+        arguments.check(options)
         ids.add(identity(configuration(run.task, options)))
     assert len(ids) == len(runs) > 0
     assert set(STUDIES[name](1)) < set(STUDIES[name](2))

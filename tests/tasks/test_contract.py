@@ -21,9 +21,10 @@ from tests.tasks.runs import root
 from tests.tasks.tiny_data import SMALLER, TINY_DATA
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", [*tasks.names(), "_template"])
 def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
     module = importlib.import_module(f"tasks.{name}")
+    assert all(module.SUMMARY)
     assert "default" in module.PRESETS
     for preset, make in module.PRESETS.items():
         options = make()

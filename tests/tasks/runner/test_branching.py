@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks._a2c import A2C
+from tasks.control.a2c import A2C
 from tasks.runner import command_line
 from tests.tasks.runs import command, contents, folder
 from tests.tasks.tiny_data import TINY_DATA

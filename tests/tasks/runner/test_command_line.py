@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
+import tasks
 from earlycrop.selection import step_time
-from tasks import cartpole
-from tasks.runner import command_line
+from tasks import Task, _template, cartpole
+from tasks.__main__ import main as list_or_run
+from tasks.runner import arguments, command_line
 from tests.tasks.runs import command, folder
 from tests.tasks.tiny_data import TINY_DATA
 
@@ -23,10 +27,13 @@ from tests.tasks.tiny_data import TINY_DATA
         (["--sparsity", "nan"], "--sparsity must be above 0 and below 1"),
         (
             ["--method", "earlycrop"],
-            "there is no method 'earlycrop': take one of dense, random-u, random-s, magnitude-u",
+            "invalid choice 'earlycrop' for argument '--method'. Expected one of ('dense', 'random-u', 'random-s', ",
         ),
         (["--preset", "best"], "there is no preset 'best': take one of default, paper-table4"),
-        (["--of", "flops"], "--of takes weights, nodes, macs, bytes, time"),
+        (
+            ["--of", "flops"],
+            "invalid choice 'flops' for argument '--of'. Expected one of ('weights', 'nodes', 'macs', 'bytes', 'time')",
+        ),
         (["--exclude", "trunk.9"], "no layer with a weight matrix matches 'trunk.9'"),
         (["--floors", "actor", "1.5"], "floors['actor'] is 1.5"),
         (["--multiple", "0"], "multiple must be at least 1, and is 0"),
@@ -91,11 +98,12 @@ def test_limits_and_a_time_from_the_command_line(tmp_path: Path, monkeypatch: py
 
 
 def test_presets_are_the_starting_point() -> None:
-    paper = command_line.parse(cartpole, ["--preset", "paper-table4", "--seed", "4"])
+    paper = arguments.parse(cartpole, ["--preset", "paper-table4", "--seed", "4"])
     assert isinstance(paper, cartpole.Options)
-    assert (paper.environment, paper.agents, paper.games, paper.widths) == ("CartPole-v0", 16, 8000, (128, 128, 128))
+    assert (paper.environment, paper.agents, paper.games) == ("CartPole-v0", 16, 16 * 8000)
+    assert paper.widths == (128, 128, 128)
     assert (paper.preset, paper.seed) == ("paper-table4", 4)
-    assert command_line.parse(cartpole, ["--preset=paper-table4"]) == cartpole.paper_table4()
+    assert arguments.parse(cartpole, ["--preset=paper-table4"]) == cartpole.paper_table4()
 
 
 def test_help_names_methods_presets_and_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,5 +111,81 @@ def test_help_names_methods_presets_and_options(capsys: pytest.CaptureFixture[st
         command_line.main("cartpole", ["--help"])
     assert left.value.code == 0
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for group in ("task options", "pruning options", "training options", "run options"):
+        assert group in output
+    assert "earlycrop-s: remove nodes by crop in rounds, when training becomes lazy" in output
+    assert "--gate {auto,rows,norms,columns}" in output
     for word in ("paper-table4", "earlycrop-s", "grasp", "--agents", "--sparsity", "--exclude", "Pruning method"):
         assert word in output
+
+
+def test_every_option_has_a_group_a_type_and_a_help_text() -> None:
+    for name in tasks.names():
+        module = importlib.import_module(f"tasks.{name}")
+        assert arguments.parse(module, []) == module.PRESETS["default"]()
+
+
+def test_a_run_says_what_it_does_and_what_it_has_won(tmp_path: Path, capsys: Any) -> None:
+    runs = ["--runs", str(tmp_path), "--epochs", "6"]
+    command_line.main("_template", ["--method", "dense", *runs])
+    output = capsys.readouterr().out
+    assert "data     scikit-learn wine\nnetwork  mlp-64-64: 5,251 parameters\npruning  no pruning\n" in output
+    assert "training 6 epochs, seed 0, on " in output
+    (dense,) = (json.loads((run / "result.json").read_text()) for run in tmp_path.iterdir())
+    more = ["--method", "crop-s", "--sparsity", "0.5", *runs]
+    result = command_line.main("_template", more)
+    output = capsys.readouterr().out
+    assert "pruning  crop-s, remove 0.5 of the weights" in output
+    assert f"crop-s: accuracy {result.value:.4g} on test (dense: {dense['value']:.4g})" in output
+    assert f"MACs {result.dense_macs:,} -> {result.macs:,}" in output
+    assert f"the files are in {tmp_path / result.run}" in output
+    command_line.main("_template", more)
+    output = capsys.readouterr().out
+    assert f"from {tmp_path / result.run}; --fresh runs it again" in output
+    assert "the code has changed" not in output
+    changed = {**json.loads((tmp_path / result.run / "result.json").read_text()), "commit": "0123456"}
+    (tmp_path / result.run / "result.json").write_text(json.dumps(changed))
+    command_line.main("_template", more)
+    assert "warning: the code has changed since, from 0123456 to " in capsys.readouterr().out
+
+
+def test_fresh_runs_again_and_keeps_the_old_folder(tmp_path: Path) -> None:
+    more = ["--method", "dense", "--runs", str(tmp_path), "--epochs", "3"]
+    first = command_line.main("_template", more)
+    again = [command_line.main("_template", [*more, "--fresh"]) for _ in range(2)]
+    assert {result.run for result in again} == {first.run}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [first.run, f"{first.run}.old1", f"{first.run}.old2"]
+    assert (tmp_path / f"{first.run}.old1" / "result.json").exists()
+
+
+def test_a_task_that_lacks_a_method_or_a_name_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    class Half(Task):
+        def model(self) -> nn.Module:
+            return nn.Linear(1, 1)
+
+    monkeypatch.delattr(_template.Wine, "network")
+    for make, sentence in (
+        (
+            lambda options: Half(),
+            "the task Half has no batches, evaluate, learning_rate, loss, optimizer, scoring_batches",
+        ),
+        (_template.Wine, "the task _template has no network: tasks.Task says what each is"),
+    ):
+        monkeypatch.setattr(_template, "make", make)
+        with pytest.raises(SystemExit) as left:
+            command_line.main("_template", ["--runs", str(tmp_path)])
+        assert left.value.code == 2
+        assert f"error: {sentence}" in capsys.readouterr().err
+
+
+def test_the_list_of_tasks(capsys: Any) -> None:
+    list_or_run([])
+    output = capsys.readouterr().out
+    for name in tasks.names():
+        assert f"\n{name} " in output
+    with pytest.raises(SystemExit) as left:
+        list_or_run(["digts", "--method", "dense"])
+    assert left.value.code == 2
+    assert "error: there is no task 'digts': did you mean digits?" in capsys.readouterr().err

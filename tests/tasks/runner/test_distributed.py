@@ -47,7 +47,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
     for line in lines:
         del line["seconds"]
         if line["event"]:
-            del line["event"]["seconds"], line["event"]["difference"]
+            del line["event"]["seconds"], line["event"]["difference"], line["event"]["costs"]["macs"]
     return lines
 
 

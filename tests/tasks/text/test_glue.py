@@ -23,7 +23,7 @@ from earlycrop.selection.targets import max_remaining
 from earlycrop.utils.torchvision_compat import load_torchvision
 from leaderboards import studies
 from tasks import glue
-from tasks.runner import command_line
+from tasks.runner import arguments, command_line
 from tasks.text import encoders, glue_dataset
 from tasks.text.glue_dataset import GLUE, Split
 from tasks.text.tokens import grouped, sorted_by_length, tokenized
@@ -470,7 +470,7 @@ def test_the_studies_shares_are_those_of_the_matrices(share: float, sizes: dict[
 
 
 def test_a_study_s_half_is_half_of_the_heads_and_neurons_and_nothing_else() -> None:
-    options = command_line.parse(glue, ["--preset", "small", *studies.HALF])
+    options = arguments.parse(glue, ["--preset", "small", *studies.HALF])
     model = transformers.BertForSequenceClassification(transformers.BertConfig(**MINILM, vocab_size=50))
     graph = earlycrop.trace(model, {"input_ids": torch.ones(1, 4, dtype=torch.long)})
     limits = earlycrop.Limits(ceilings=options.ceilings, exclude=options.exclude)

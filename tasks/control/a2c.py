@@ -1,0 +1,204 @@
+"""Advantage actor-critic (A2C) for environments with discrete actions.
+
+A2C is the synchronous form of Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", with the
+advantages of Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation". An
+epoch alternates between a rollout of the current policy and a gradient step on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from tasks import Task
+from tasks.control.options import A2COptions, check
+from tasks.control.rendering import draw
+from tasks.control.rollouts import (
+    DIAGNOSTICS_SEED,
+    EVALUATION_SEED,
+    Player,
+    Rollout,
+    actions_of,
+    advantages,
+    make_environments,
+    mean_return,
+)
+from tasks.nets.actor_critic import ActorCritic
+from tasks.runner.errors import require
+from tasks.runner.evaluation_mode import evaluating
+
+EPISODES = 100
+TRAINING, SCORING = 0, 1
+
+
+class Batch(NamedTuple):
+    """One rollout, its T steps of N agents as T * N rows."""
+
+    observations: Tensor
+    actions: Tensor
+    returns: Tensor
+    advantages: Tensor
+    mask: Tensor
+    """1, or 0 where an environment was being reset and nobody acted."""
+    value: float | None = None
+    """Weight of the critic's error, where it is not that of training."""
+
+
+class ScoringBatches:
+    """Batches that are played when first iterated over, and kept."""
+
+    def __init__(self, play: Callable[[], list[Batch]]) -> None:
+        self.batches = cache(play)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches())
+
+
+class A2C(Task):
+    """An environment as a :class:`tasks.Task`.
+
+    A subclass may override :meth:`model`: any module will do that maps a batch of observations (N, ...) to logits
+    (N, number of actions) and values (N,).
+
+    Args:
+        options: The configuration.
+        diagnostics_games: Games that are played before and after a pruning.
+
+    Raises:
+        ValueError: an option is out of its range, or the environment has no discrete actions.
+    """
+
+    metric, higher_is_better, split = "return", True, f"{EPISODES} episodes"
+
+    def __init__(self, options: A2COptions, diagnostics_games: int = 32) -> None:
+        check(options)
+        self.options, self.diagnostics_games = options, diagnostics_games
+        self.dataset, self.clip = options.environment, options.clip
+        self.network = "-".join(["mlp", *map(str, options.widths)])
+        with closing(make_environments(options.environment, 1)) as environment:
+            self.shape = environment.single_observation_space.shape or ()
+            self.actions = actions_of(environment)
+        require(self.actions > 0, f"environment must have discrete actions, which {options.environment} has not.")
+        self.games = self.steps = 0
+        self.returns: list[float] = []
+        self.rollout: Rollout | None = None
+        self.progress, self.bonus = 0.0, options.entropy
+
+    def model(self) -> nn.Module:
+        """A trunk and two heads, with orthogonal weights."""
+        name, options = self.options.environment, self.options
+        require(len(self.shape) == 1, f"environment must be observed as a vector, and {name} has shape {self.shape}.")
+        return ActorCritic(self.shape[0], options.widths, self.actions, options.activation)
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """Adam, fused: with many small tensors, launching its operations one by one takes longer than computing."""
+        return torch.optim.Adam(model.parameters(), self.options.learning_rate, eps=1e-5, fused=True)
+
+    def learning_rate(self, progress: float) -> float:
+        """Linear to 0, or constant."""
+        self.progress = progress
+        return self.options.learning_rate * (1 - progress if self.options.decay else 1)
+
+    def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
+        """Rollouts of the policy as it is, at least one, until this and all earlier epochs' share is played."""
+        options = self.options
+        self.returns, self.bonus = [], self._bonus()
+        goal = (options.games or options.steps) * epoch / options.epochs
+        with closing(self._player(epoch, TRAINING)) as player:
+            while True:
+                self.rollout = rollout = player.play(model, options.rollout)
+                self.steps += int(rollout.mask.sum())
+                self.games += len(rollout.returns)
+                self.returns += rollout.returns
+                yield self._batch(rollout)
+                if (self.games if options.games else self.steps) >= goal:
+                    return
+
+    def scoring_batches(self, model: nn.Module, epoch: int) -> ScoringBatches:
+        """Longer rollouts in environments of their own."""
+
+        def play() -> list[Batch]:
+            options = self.options
+            with closing(self._player(epoch, SCORING)) as player:
+                rollouts = [player.play(model, options.scoring_length) for _ in range(options.scoring_rollouts)]
+            return [self._batch(rollout, options.scoring_value) for rollout in rollouts]
+
+        return ScoringBatches(play)
+
+    def _player(self, epoch: int, purpose: int) -> Player:
+        options = self.options
+        return Player(options.environment, options.agents, (options.seed, epoch, purpose), options.workers)
+
+    def _bonus(self) -> float:
+        """The weight of the entropy bonus in the epoch that begins: linear in the progress of the learning rate."""
+        first, last = self.options.entropy, self.options.last_entropy
+        return first if last is None else first + (last - first) * self.progress
+
+    def _batch(self, rollout: Rollout, value: float | None = None) -> Batch:
+        options, values, mask = self.options, rollout.values.cpu(), rollout.mask
+        rewards = (rollout.rewards * options.reward_scale).to(values)
+        gains = advantages(rewards, values, rollout.terminated, rollout.truncated, options.discount, options.gae)
+        returns = gains + values[:-1]
+        if options.normalise and mask.any():
+            gains = (gains - gains[mask].mean()) / (gains[mask].std(correction=0) + 1e-8)
+        rows = (rollout.observations[:-1], rollout.actions, returns, gains, mask.to(values))
+        return Batch._make([*(x.flatten(0, 1).to(rollout.values.device) for x in rows), value])
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean of -A log pi(a|s) + value * (R - V(s))^2 - entropy * H(pi(.|s)) over the rows that count.
+
+        ``value`` is the batch's, or else that of training.
+        """
+        logits, values = model(batch.observations)
+        log = functional.log_softmax(logits, -1)
+        chosen = log.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+        entropy = -(log.exp() * log).sum(-1)
+        error = (batch.returns - values).square()
+        weight = self.options.value if batch.value is None else batch.value
+        rows: Tensor = weight * error - batch.advantages * chosen - self.bonus * entropy
+        return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+
+    def log(self) -> dict[str, float]:
+        """Games and steps so far, mean return of the games that the last epoch ended, entropy of its last rollout."""
+        line: dict[str, float] = {"games": self.games, "steps": self.steps}
+        if self.returns:
+            line["return"] = float(np.mean(self.returns))
+        if self.rollout is not None:
+            log = functional.log_softmax(self.rollout.logits, -1)
+            line["entropy"] = float(-(log.exp() * log).sum(-1).mean())
+        return line
+
+    def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float | Tensor]:
+        """The mean return of some games, other ones than the final evaluation's, and the policy on ``batches``."""
+        with evaluating(model):
+            logits = [model(batch.observations)[0][batch.mask > 0] for batch in batches]
+        return {
+            "return": mean_return(model, self.dataset, self.diagnostics_games, DIAGNOSTICS_SEED),
+            "policy": functional.log_softmax(torch.cat(logits), -1),
+        }
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Mean undiscounted return of the most likely actions, over the first game of 100 environments."""
+        return mean_return(model, self.dataset, EPISODES, EVALUATION_SEED)
+
+    def record(self, model: nn.Module, folder: Path) -> list[Path]:
+        """A game of the most likely actions, as an animated picture."""
+        draw(self.dataset, model, folder / "episode.gif")
+        return [folder / "episode.gif"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters and the bonus: environments and random numbers start anew in each epoch."""
+        return {"games": self.games, "steps": self.steps, "bonus": self.bonus}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the counters, and the entropy bonus of the last epoch, which scoring uses."""
+        self.games, self.steps, self.bonus = state["games"], state["steps"], state["bonus"]

@@ -1,0 +1,171 @@
+"""Parse a task's command line, and show its help in groups: task, pruning, training and run."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, make_dataclass, replace
+from itertools import pairwise
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+
+from earlycrop import CRITERIA, METHODS, Method
+from earlycrop.emissions import EmissionsMeter
+from earlycrop.events import GateName
+from earlycrop.scoring.criteria import Statistics
+from earlycrop.selection.schedules import one_shot
+from earlycrop.selection.targets import MEASURES, Measure
+from earlycrop.triggers.triggers import before
+from tasks.runner.options import Options
+
+GROUPS = {
+    "pruning": (
+        *("method", "sparsity", "of", "rounds", "trigger", "criterion", "gate", "statistics", "exclude", "floors"),
+        *("ceilings", "multiple", "shuffled", "rewind", "scoring", "scoring_rollouts", "scoring_length", "prune_on"),
+    ),
+    "training": (
+        *("epochs", "batch", "optimizer", "learning_rate", "decay", "weight_decay", "clip", "smoothing"),
+        *("schedule", "optimizer_state"),
+    ),
+    "run": (
+        *("preset", "seed", "device", "deterministic", "compile", "watch", "kernel", "keep", "branch_from", "country"),
+        *("record", "fresh", "runs"),
+    ),
+}
+"""Options by group. The others are the task's own."""
+CHOICES: dict[str, Any] = {
+    "method": Literal[tuple(METHODS)],
+    "criterion": Literal[("", *CRITERIA)],
+    "of": Measure,
+    "gate": GateName,
+    "statistics": Statistics,
+}
+"""Options that are plain strings in a configuration, and take a few values on the command line."""
+
+
+TIMES = {
+    "before": "before training",
+    "after": "after training",
+    "lazy_regime": "when training becomes lazy",
+    "mask_distance": "when the choice settles",
+}
+"""Trigger of a method, by the name of its function -> when it prunes."""
+
+
+def parse(module: Any, arguments: Sequence[str]) -> Options:
+    """Return the options of a task: its preset's values, with the arguments in their place.
+
+    Args:
+        module: The task's module.
+        arguments: The command line.
+
+    Raises:
+        ValueError: There is no such preset.
+        SystemExit: Another argument cannot be parsed, or the help was asked for. The message is printed.
+    """
+    name = _find_preset(arguments)
+    if name not in module.PRESETS:
+        raise ValueError(f"there is no preset '{name}': take one of {', '.join(module.PRESETS)}")
+    options: Options = replace(module.PRESETS[name](), preset=name)
+    groups = _make_groups(type(options), {"preset": Literal[tuple(module.PRESETS)]})
+    defaults = {
+        group: kind(**{f.name: getattr(options, f.name) for f in fields(kind)}) for group, kind in groups.items()
+    }
+    every_group: Any = make_dataclass("Groups", list(groups.items()), frozen=True)
+    parsed = tyro.cli(
+        every_group,
+        default=every_group(**defaults),
+        args=arguments,
+        prog=f"python -m {module.__name__}",
+        description=_describe(module),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    return replace(
+        options, **{f.name: getattr(group, f.name) for group in vars(parsed).values() for f in fields(group)}
+    )
+
+
+def _find_preset(arguments: Sequence[str]) -> str:
+    """Return the last preset that is named: the other options begin with its values."""
+    preset = "default"
+    for argument, following in pairwise([*arguments, ""]):
+        if argument == "--preset":
+            preset = following
+        elif argument.startswith("--preset="):
+            preset = argument.partition("=")[2]
+    return preset
+
+
+def _make_groups(kind: type[Options], choices: dict[str, Any]) -> dict[str, Any]:
+    """Return a dataclass for each group of options, with their types and help texts."""
+    kinds = get_type_hints(kind) | CHOICES | choices
+    help_texts = _field_docstrings(kind)
+    grouped = {name for names in GROUPS.values() for name in names}
+    names = [field.name for field in fields(kind)]
+    groups = {"task": [name for name in names if name not in grouped], **GROUPS}
+    return {
+        group: make_dataclass(
+            group,
+            [(name, Annotated[kinds[name], tyro.conf.arg(help=help_texts[name])]) for name in members if name in names],
+            frozen=True,
+            kw_only=True,
+        )
+        for group, members in groups.items()
+    }
+
+
+def _field_docstrings(kind: type) -> dict[str, str]:
+    """Return the string that follows each field in the source of a dataclass or of its bases."""
+    texts = {}
+    for base in filter(is_dataclass, reversed(kind.__mro__)):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for statement, following in pairwise(definition.body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+                texts[ast.unparse(statement.target)] = " ".join(ast.literal_eval(following.value).split())
+    return texts
+
+
+def _describe(module: Any) -> str:
+    """Return the task's own description, and a line for each preset and method."""
+    presets = [f"  {name}: {_first_sentence(make.__doc__)}" for name, make in module.PRESETS.items()]
+    methods = [f"  {name}: {_describe_method(method)}" for name, method in METHODS.items()]
+    return "\n".join([inspect.cleandoc(module.__doc__), "", "Presets:", *presets, "", "Methods:", *methods])
+
+
+def _first_sentence(text: str | None) -> str:
+    return " ".join((text or "").split()).partition(". ")[0].rstrip(".")
+
+
+def _describe_method(method: Method) -> str:
+    """Return what a method removes, by what, and when."""
+    if method.criterion is None:
+        return "prune nothing"
+    criterion = next(name for name, row in CRITERIA.items() if row == method.criterion)
+    units = "nodes" if method.structured else "weights"
+    when = {"rewind": "after each training, then train anew", "tick-tock": "in turn with training"}
+    time = when.get(method.procedure) or TIMES[method.trigger.__name__]
+    rounds = "" if method.schedule is one_shot else " in rounds"
+    return f"remove {units} by {criterion}{rounds}, {time}"
+
+
+def check(options: Options) -> None:
+    """Raise a ValueError for an option of every task that is out of its range."""
+    if options.method not in METHODS:
+        raise ValueError(f"there is no method '{options.method}': take one of {', '.join(METHODS)}")
+    if options.method != "dense" and not 0 < options.sparsity < 1:
+        raise ValueError(f"--sparsity must be above 0 and below 1, and is {options.sparsity}: it is the share removed")
+    if options.of not in MEASURES:
+        raise ValueError(f"there is no measure '{options.of}': --of takes {', '.join(MEASURES)}")
+    if getattr(options, "data", None) == "":
+        raise ValueError("--data is empty: it takes a data set's name, or a folder")
+    if options.seed >= 2**64:
+        raise ValueError(f"--seed must be below 2**64, and is {options.seed}")
+    if options.country:
+        EmissionsMeter(options.country)
+    at_once = options.trigger in ("before", "0") or (not options.trigger and METHODS[options.method].trigger is before)
+    if options.prune_on and not at_once:
+        raise ValueError(f"--prune-on is for what is pruned before training, and {options.method} is not: take crop-s")
