@@ -21,7 +21,7 @@ from typing import Any
 from leaderboards.run_storage import RunStorage, pack, top_level_files, unpack
 from leaderboards.studies import Run
 from leaderboards.sweep import CHECKOUT, Work, run_id, taken_in
-from tasks.runner import command_line
+from tasks.runner import command_line, process_settings
 from tasks.runner.errors import first_line
 from tasks.runner.outcome import COMMIT_VARIABLE, commit
 from tasks.runner.store import Store, checkpoint
@@ -115,11 +115,16 @@ def work(run: Run, name: str, trunk: str | None, home: Any, gpus: float, folder_
 
     A relative path in its arguments is one in the folder that the sweep was started in.
     """
+    with contextlib.ExitStack() as stack:
+        if Path(folder_of_sweep).is_dir():
+            stack.enter_context(contextlib.chdir(folder_of_sweep))
+        if not gpus:  # "auto" would take one that is another run's
+            stack.enter_context(process_settings.environment(CUDA_VISIBLE_DEVICES=""))
+        return _work(run, name, trunk, home)
+
+
+def _work(run: Run, name: str, trunk: str | None, home: Any) -> tuple[int, str]:
     ray = importlib.import_module("ray")
-    if Path(folder_of_sweep).is_dir():
-        os.chdir(folder_of_sweep)
-    if not gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # "auto" would take one that is another run's
     turn, files = ray.get(home.lend.remote(name))
     if not turn:
         return 2, f"another process is at work on {name}: wait for it"

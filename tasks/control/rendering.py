@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from tasks.control.rollouts import known_warnings, likeliest
+from tasks.runner import process_settings
 from tasks.runner.atomic_files import replacing
 from tasks.runner.evaluation_mode import evaluating
 
@@ -26,10 +27,10 @@ def draw(name: str, model: nn.Module, path: Path) -> float:
 
     The return is in the file's comment as well.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # it draws into arrays, also where there is no display
     with known_warnings():
         environment = gymnasium.make(name, render_mode="rgb_array")
-    with closing(environment):
+    driver = os.environ.get("SDL_VIDEODRIVER", "dummy")  # it draws into arrays, also where there is no display
+    with process_settings.environment(SDL_VIDEODRIVER=driver), closing(environment):
         rate = environment.metadata["render_fps"]
         every = max(1, rate // 25)  # viewers slow down what has more than 50 frames a second
         total, frames = _play(environment, model, every)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+_until_left = ExitStack()
+"""What is set while this process is joined with others."""
 
 
 def processes() -> int:
@@ -54,6 +57,7 @@ def join(device: str) -> None:
     if gpus:
         torch.cuda.set_device(_launched_with("LOCAL_RANK", 0))
     if rank():
+        _until_left.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # the first process tells
     if not distributed.is_initialized():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
@@ -61,6 +65,7 @@ def join(device: str) -> None:
 
 def leave() -> None:
     """Part from the other processes."""
+    _until_left.close()
     if processes() > 1 and distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -23,7 +23,7 @@ from tasks.runner.ignored_options import with_defaults
 from tasks.runner.options import VARIANTS, Options
 from tasks.runner.resources import cpu_model, load_average
 from tasks.runner.result import Result
-from tasks.runner.store import Store
+from tasks.runner.training import Training
 
 COMMIT_VARIABLE = "EARLYCROP_COMMIT"
 
@@ -34,22 +34,21 @@ def count_nonzero_parameters(model: nn.Module) -> int:
     return measure.parameters(model) - every + nonzero
 
 
-def outcome(
-    name: str, task: Task, options: Options, store: Store, model: nn.Module, optimizer: Optimizer,
-    pruner: earlycrop.Pruner, seconds: float, spent: EmissionsReading | None, value: float,
-) -> Result:  # fmt: skip
+def outcome(training: Training, spent: EmissionsReading | None, value: float) -> Result:
     """Write the final model, whose metric has this ``value``, and measure it beside the dense one."""
+    task, options, model, pruner = training.task, training.options, training.model, training.pruner
+    store = training.store
     file = earlycrop.save(model, store.folder)
     event = pruner.event
     device = model_device(model)
     memory = measure.peak_memory_bytes(device)
     load = load_average()
     apart = event is not None and not options.prune_on  # with it the dense network is not to touch the device
-    *others, cost = _costs(task, model, optimizer, device, apart)
+    *others, cost = _costs(task, model, training.optimizer, device, apart)
     dense = others[0] if others else cost if event is None else None
     limit = None if dense is None else (dense.milliseconds / cost.milliseconds) / (dense.macs / cost.macs)
     return Result(
-        run=store.id, task=name, dataset=task.dataset, preset=options.preset, network=task.network,
+        run=store.id, task=training.name, dataset=task.dataset, preset=options.preset, network=task.network,
         method=options.method, structured=event is not None and pruner.method.structured,
         sparsity_of=with_defaults(options).of, sparsity_asked=None if pruner.request is None else options.sparsity,
         weight_sparsity=0.0 if event is None else event.weight_sparsity,
@@ -57,7 +56,7 @@ def outcome(
         metric=task.metric, value=value, higher_is_better=task.higher_is_better, split=task.split,
         epochs=options.epochs, pruned_epoch=None if event is None else event.epoch,
         pruned_why=None if event is None else event.reason, seed=options.seed,
-        train_seconds=seconds, batch_ms=cost.milliseconds, peak_memory_bytes=memory,
+        train_seconds=training.seconds, batch_ms=cost.milliseconds, peak_memory_bytes=memory,
         device=hardware(device),
         python=platform.python_version(), torch=torch.__version__, commit=commit(),
         variant=variant(options), epochs_trained=pruner.total_epochs,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from time import perf_counter
@@ -23,8 +22,10 @@ from tasks.runner.errors import DivergedError, RunError
 from tasks.runner.ignored_options import with_defaults
 from tasks.runner.options import Options
 from tasks.runner.outcome import count_nonzero_parameters, outcome
+from tasks.runner.process_settings import cuda_algorithms
 from tasks.runner.result import Result
 from tasks.runner.store import Store
+from tasks.runner.training import Training
 from tasks.runner.training_epoch import finite, train
 
 Report = Callable[[int, dict[str, Any]], None]
@@ -98,102 +99,103 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
     Raises:
         RunError: the checkpoint is broken or another run's, or training diverged (recorded in failure.json).
     """
-    with EmissionsMeter(options.country, device_of(options.device, "--device")) as meter:
-        return _run(name, task, options, store, report, meter)
+    device = device_of(options.device, "--device")
+    with EmissionsMeter(options.country, device) as meter, cuda_algorithms(options.deterministic):
+        training, resumed = restore(name, task, options, store, meter)
+        if not resumed:
+            prune_before_training(training)
+        try:
+            train_epochs(training, report)
+            return finish(training)
+        except DivergedError as error:
+            store.write("failure.json", json.dumps(error.failure) + "\n")
+            raise
 
 
-def _run(name: str, task: Task, options: Options, store: Store, report: Report, meter: EmissionsMeter) -> Result:
-    _settle(options)
+def restore(name: str, task: Task, options: Options, store: Store, meter: EmissionsMeter) -> tuple[Training, bool]:
+    """Return the training as it was left, and True; or at its start, or where it branches off, and False."""
     model, optimizer = fresh(task, options)
     data = task.trained_on()
     state = store.load(model, data)
     if not distributed.all_equal(None if state is None else state["epoch"]):
         raise RunError(f"not every process sees the checkpoint in {store.folder}: give a shared folder with --runs")
     pruner = pruner_of(task, options, model, optimizer)
-    branching = state is None and options.branch_from is not None
-    if branching:
-        state = start(options, store.config, model, data)
-    epoch, seconds = 0, 0.0
-    keep = sorted({*options.keep, *(() if state is None or branching else state.get("keep", ()))})
-    lines: list[dict[str, Any]] = []
-    if state is None:
-        event, seconds = _ask(pruner, task, model, 0)
-        if event is not None:
-            lines = [{"epoch": 0, "parameters": count_nonzero_parameters(model), "event": event, "seconds": seconds}]
-    model.to(device_of(options.device, "--device"))  # the parameters stay the same objects, and their optimizer theirs
+    keep = sorted({*options.keep, *(() if state is None else state.get("keep", ()))})
+    training = Training(
+        name=name, task=task, options=options, store=store, meter=meter, model=model, optimizer=optimizer,
+        pruner=pruner, device=device_of(options.device, "--device"), data=data, keep=keep,
+    )  # fmt: skip
     if state is not None:
-        optimizer.load_state_dict(state["optimizer"])
-        (pruner.branch_off if branching else pruner.load_state_dict)(state["pruner"])
-        task.load_state_dict(state["task"])
-        torch.set_rng_state(state["rng"])
-        for i, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may have been another machine
-            torch.cuda.set_rng_state(cuda_state, i)
-        epoch, seconds, lines = state["epoch"], state["seconds"], state["log"]
-        meter.go_on(state.get("spent"))
-    if branching:
-        assert options.branch_from is not None
-        event, asking = _ask(pruner, task, model, epoch)
-        seconds += asking
-        line = lines[-1] | {"parameters": count_nonzero_parameters(model), "event": event, **task.validate(model)}
-        lines[-1] = line | {"seconds": line["seconds"] + asking, "branched_from": options.branch_from.resolve().name}
+        training.load(state, pruner.load_state_dict)
+    elif options.branch_from is not None:
+        training.load(start(options, store.config, model, data), pruner.branch_off)
+    return training, state is not None
 
-    def checkpoint() -> None:
-        spent = meter.state()
-        store.log(lines)
-        store.save(model, epoch, {
-            "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict(), "task": task.state_dict(),
-            "rng": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "epoch": epoch, "seconds": seconds, "log": lines, "spent": spent, "data": dict(data), "keep": keep,
-        }, keep)  # fmt: skip
 
+def prune_before_training(training: Training) -> None:
+    """Ask the pruner before the first epoch, or where the run branches off, and write the first checkpoint."""
+    task, model, branch_from = training.task, training.model, training.options.branch_from
+    event, seconds = _ask(training.pruner, task, model, training.epoch)
+    training.seconds += seconds
+    line: dict[str, Any] = {"parameters": count_nonzero_parameters(model), "event": event}
+    if branch_from is not None:
+        last = training.log[-1]
+        line |= task.validate(model)
+        line |= {"seconds": last["seconds"] + seconds, "branched_from": branch_from.resolve().name}
+        training.log[-1] = last | line
+    elif event is not None:
+        training.log = [{"epoch": 0, **line, "seconds": seconds}]
+    model.to(training.device)  # the parameters stay the same objects, and their optimizer theirs
+    training.save()
+
+
+def train_epochs(training: Training, report: Report) -> None:
+    """Train the epochs that are left, with a checkpoint after each.
+
+    Raises:
+        DivergedError: a loss, or what was validated, is not finite.
+    """
     replicas = distributed.Replicas()
-    if state is None or branching:
-        checkpoint()
-    try:
-        while epoch < pruner.total_epochs:
-            line = _epoch(task, options, model, optimizer, pruner, epoch + 1, replicas)
-            line |= finite(task.validate(model), epoch + 1)
-            epoch += 1
-            seconds += line["seconds"]
-            lines.append(line)
-            checkpoint()
-            report(epoch, line)
-        model.eval()
-        spent = meter.so_far()
-        value, result = task.evaluate(model), None
-        finite({task.metric: value}, epoch)
-    except DivergedError as error:
-        store.write("failure.json", json.dumps(error.failure) + "\n")
-        raise
+    while training.epoch < training.pruner.total_epochs:
+        line = _epoch(training, replicas)
+        line |= finite(training.task.validate(training.model), training.epoch + 1)
+        training.epoch += 1
+        training.seconds += line["seconds"]
+        training.log.append(line)
+        training.save()
+        report(training.epoch, line)
+
+
+def finish(training: Training) -> Result:
+    """Evaluate the model, measure and save it, and write the result.
+
+    Raises:
+        DivergedError: the metric is not finite.
+    """
+    training.model.eval()
+    spent = training.meter.so_far()
+    value = training.task.evaluate(training.model)
+    finite({training.task.metric: value}, training.epoch)
+    result = None
     if distributed.rank() == 0:
-        result = outcome(name, task, options, store, model, optimizer, pruner, seconds, spent, value)
-        store.finish(result)
+        result = outcome(training, spent, value)
+        training.store.finish(result)
     result = distributed.broadcast_from_rank0(result)
     assert result is not None
     return result
 
 
-def _settle(options: Options) -> None:
-    """Have CUDA choose what is fastest, or what always computes the same."""
-    if options.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses to be deterministic
-    torch.use_deterministic_algorithms(options.deterministic)
-    torch.backends.cudnn.benchmark = not options.deterministic
-
-
-def _epoch(
-    task: Task, options: Options, model: nn.Module, optimizer: Optimizer, pruner: earlycrop.Pruner, epoch: int,
-    replicas: distributed.Replicas,
-) -> dict[str, Any]:  # fmt: skip
+def _epoch(training: Training, replicas: distributed.Replicas) -> dict[str, Any]:
     """Train an epoch and ask the pruner; the epoch's line of the log."""
-    start = perf_counter()
+    task, options, model, pruner = training.task, training.options, training.model, training.pruner
+    epoch, start = training.epoch + 1, perf_counter()
     distributed.seed_process(options.seed, epoch)
 
     def rate(done: float) -> float:
         return task.learning_rate(_progress(options, pruner, done))
 
     first = rate(0.0)
-    loss = train(task, model, optimizer, epoch, rate, replicas)
+    loss = train(task, model, training.optimizer, epoch, rate, replicas)
     task_log = task.log()  # before the scoring draws batches of its own
     seconds = perf_counter() - start
     event, asking = _ask(pruner, task, model, epoch)
