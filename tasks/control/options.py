@@ -67,7 +67,7 @@ Setting = TypeVar("Setting", bound=A2COptions)
 def flare(options: Setting) -> Setting:
     """``options`` with the algorithm of FLARE, the framework that the paper names for its control tasks.
 
-    It is probably https://github.com/idlrl/flare. That is a guess: the paper's citation is of an NLP library, but
+    It is probably ``idlrl/flare`` on GitHub. That is a guess: the paper's citation is of an NLP library, but
     ``flare/examples/ac_example.py`` is CartPole's row of table 4 to the word: CartPole-v0, 16 agents, 8000 games for
     each agent (not for all together, which would be ``--games 8000``), a shared trunk 128-128-128. From there are the
     ReLU, the one-step temporal difference (``gae`` 0), a value weight of 1, no entropy bonus, an update every 4 steps
