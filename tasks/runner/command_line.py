@@ -33,22 +33,10 @@ def main(
     module = importlib.import_module(f"tasks.{name}")
     try:
         options = parse(module, list(sys.argv[1:] if arguments is None else arguments))
-        check(options)
-        distributed.join(options.device)
-        task: Task = module.make(options)
-        if distributed.processes() > 1 and not task.splits:
-            raise ValueError(f"{name} is trained by one process: start it without torchrun")
-        if options.record and type(task).record is Task.record:
-            raise ValueError(f"{name} has nothing to draw: leave out --record")
-        if missing := [name for name in ("dataset", "network", "metric") if not hasattr(task, name)]:
-            raise ValueError(f"the task {name} has no {', '.join(missing)}: tasks.Task says what each is")
-        model, optimizer = fresh(task, options)
-        total = pruner_of(task, options, model, optimizer).total_epochs  # complains before anything is written
-        config = configuration(name, options)
-        branching.check(options, config)
-        if options.fresh and distributed.rank() == 0:
-            set_aside(options.runs, config)
-        store = (Shared if distributed.rank() else opened)(options.runs, config)
+    except ValueError as error:
+        fail(str(error), 2)
+    try:
+        task, store, total, description = _prepare(name, module, options, opened)
     except (ValueError, RunError) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:  # data are read and tokenized here, which may take long
@@ -56,13 +44,8 @@ def main(
     try:
         branching.require_kept(options, store)
         result = distributed.broadcast_from_rank0(store.result())
-        if result is not None:
-            _print(describe_finished(result, store))
-        else:
-            device = device_of(options.device, "--device")
-            _print(describe_start(task, options, model, device, store.folder))
-            del model, optimizer
-            result = _with_progress(name, task, options, store, total)
+        _print(description if result is None else describe_finished(result, store))
+        result = result or _with_progress(name, task, options, store, total)
         pictures = _drawn(task, options, store) if options.record else []
     except KeyboardInterrupt:
         _stopped(store.folder)
@@ -78,6 +61,34 @@ def main(
     for picture in pictures:
         _print(str(picture))
     return result
+
+
+def _prepare(
+    name: str, module: Any, options: Options, opened: Callable[[Path, dict[str, Any]], Store]
+) -> tuple[Task, Store, int, str]:
+    """Return the task, its run's folder, the number of epochs in all, and what is about to be done.
+
+    Raises:
+        ValueError, RunError: The run cannot be made. Nothing is written then.
+    """
+    check(options)
+    distributed.join(options.device)
+    task: Task = module.make(options)
+    if missing := [attribute for attribute in ("dataset", "network", "metric") if not hasattr(task, attribute)]:
+        raise ValueError(f"the task {name} has no {', '.join(missing)}: tasks.Task says what each is")
+    if distributed.processes() > 1 and not task.splits:
+        raise ValueError(f"{name} is trained by one process: start it without torchrun")
+    if options.record and type(task).record is Task.record:
+        raise ValueError(f"{name} has nothing to draw: leave out --record")
+    model, optimizer = fresh(task, options)
+    total = pruner_of(task, options, model, optimizer).total_epochs
+    config = configuration(name, options)
+    branching.check(options, config)
+    if options.fresh and distributed.rank() == 0:
+        set_aside(options.runs, config)
+    store = (Shared if distributed.rank() else opened)(options.runs, config)
+    device = device_of(options.device, "--device")
+    return task, store, total, describe_start(task, options, model, device, store.folder)
 
 
 def fail(sentence: str, code: int, alone: bool = False) -> NoReturn:
