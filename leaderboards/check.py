@@ -124,10 +124,10 @@ def _study_problems(path: Path, records: dict[str, Record], unreadable: set[str]
         if run not in records:
             yield f"{path}:{line}: run {run} has no {'readable ' * (run in unreadable)}record"
             return
-    mine = [records[run] for run in {run for _, run in named}]
-    if left := sorted(lacking(path.stem, mine, records)):
+    study_records = [records[run] for run in {run for _, run in named}]
+    if left := sorted(lacking(path.stem, study_records, records)):
         yield f"{path}: {len(left)} of the study's runs have a record and are not in it, such as {left[0]}: {again}"
-    expected_columns, expected = _rows(study_text(record.result for record in mine))
+    expected_columns, expected = _rows(study_text(record.result for record in study_records))
     if columns != expected_columns:
         wrong = sorted(set(columns) ^ set(expected_columns)) or ["their order"]
         yield f"{path}:1: the columns are not those of a study ({', '.join(wrong)}): {again}"

@@ -236,7 +236,7 @@ class Sweep(TakesIn, Shows):
             outcome = sweep(*what, on_this_machine(self.jobs, self.runs, out))
         for task in sorted(task for task in outcome.tasks if record_files(out, task)):
             display(out, task, console, self.price)
-        console.print(f"Runs found: {outcome.found}, new: {outcome.new}, failed: {len(outcome.failed)}")
+        console.print(f"Runs found: {outcome.existing}, new: {outcome.new}, failed: {len(outcome.failed)}")
         for line in outcome.failed:
             console.print(line, style="red", markup=False, soft_wrap=True)
         if outcome.unmetered:

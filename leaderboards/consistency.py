@@ -44,9 +44,9 @@ def contradictions(record: Record) -> Iterator[tuple[str, str]]:
 
 def _event_contradictions(record: Record, event: dict[str, Any]) -> Iterator[tuple[str, str]]:
     row = record.result
-    for name, told in EVENT_FIELDS.items():
-        if told not in event or getattr(row, name) != event[told]:
-            yield name, f"{name} is {getattr(row, name)!r}, but {event.get(told)!r} in the pruning of the log"
+    for name, key in EVENT_FIELDS.items():
+        if key not in event or getattr(row, name) != event[key]:
+            yield name, f"{name} is {getattr(row, name)!r}, but {event.get(key)!r} in the pruning of the log"
     shares = {"achieved": (event["achieved"], event["dense"], event["left"])}
     costs = event.get("costs", {})  # came later
     for unit, name in (("weights", "weight_sparsity"), ("nodes", "node_sparsity")):

@@ -59,7 +59,7 @@ def lines(records: Sequence[Record], out: Path) -> Iterator[dict[str, Any]]:
     """
     by_run = {record.result.run: record for record in records}
     for device in sorted({record.result.device for record in records}):
-        told = set()
+        seen = set()
         for group in groups(record.result for record in records if record.result.device == device):
             rows = group.rows.assign(label=labels(group.rows))
             careful = differing(by_run[run] for run in rows["run"])
@@ -67,9 +67,9 @@ def lines(records: Sequence[Record], out: Path) -> Iterator[dict[str, Any]]:
             for label, line in table.iterrows():
                 runs = rows[rows["label"] == label]
                 key = (device, *(runs.iloc[0][name] for name in RECIPE))
-                if label == "dense" and key in told:
+                if label == "dense" and key in seen:
                     continue
-                told |= {key} if label == "dense" else set()
+                seen |= {key} if label == "dense" else set()
                 yield {
                     **_about(runs.iloc[0]), **_plain(line), "label": label, "careful": careful,
                     "places": int(table["rank"].notna().sum()), "low": runs["value"].min(), "high": runs["value"].max(),

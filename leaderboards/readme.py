@@ -71,7 +71,7 @@ def scores(out: Path) -> str:
         return _spread(scale * line["mean"], scale * line["std"], digits) + unit
 
     head = ["`earlycrop-s`, and one thing changed", *SCORES.values()]
-    return markdown(head, ([told, *(cell(task, method) for task in SCORES)] for method, told in FORMS.items()))
+    return markdown(head, ([label, *(cell(task, method) for task in SCORES)] for method, label in FORMS.items()))
 
 
 def kitchen(out: Path) -> str:
@@ -87,7 +87,7 @@ def kitchen(out: Path) -> str:
         line = lines.get((method, share))
         return ["-", "-"] if line is None else [f"{line['mean']:.3f}", _count(line["macs"])]
 
-    head = ["method", *(told for share in asked for told in (f"{100 * share:g} % removed: RMSE, m", "MACs"))]
+    head = ["method", *(title for share in asked for title in (f"{100 * share:g} % removed: RMSE, m", "MACs"))]
     return markdown(head, ([f"`{m}`", *(cell for share in asked for cell in cells(m, share))] for m in methods))
 
 
@@ -103,7 +103,7 @@ def minilm(out: Path) -> str:
         return "-" if line is None else _spread(line["mean"], line["std"], 3)
 
     head = ["method", *(f"{task}: {metric}" for task, metric in GLUE.items())]
-    return markdown(head, ([told, *(cell(method, task) for task in GLUE)] for method, told in ENCODER.items()))
+    return markdown(head, ([label, *(cell(method, task) for task in GLUE)] for method, label in ENCODER.items()))
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -131,14 +131,14 @@ def rewritten(text: str, out: Path) -> Iterator[tuple[str, bool, str]]:
 def write(readme: Path, out: Path) -> list[str]:
     """Bring README's tables up to date and return the names of those that were not; raises ValueError for no table."""
     text = _text(readme)
-    found = list(rewritten(text, out))
-    if not found:
+    places = list(rewritten(text, out))
+    if not places:
         raise ValueError(f"{readme}: has no place for a table, a line such as <!-- table: {next(iter(TABLES))} -->")
-    tables = iter(found)
+    tables = iter(places)
     with replacing(readme) as path:
         new = PLACE.sub(lambda place: place["start"] + next(tables)[2] + place["end"], text)
         path.write_text(new, encoding="utf-8", newline="\n")
-    return [name for name, fresh, _ in found if not fresh]
+    return [name for name, fresh, _ in places if not fresh]
 
 
 def problems(readme: Path, out: Path) -> Iterator[str]:
@@ -171,5 +171,5 @@ def _spread(mean: float, std: float, digits: int) -> str:
 
 
 def _count(number: float) -> str:
-    told = short(number)
-    return f"{told[:-1]} {told[-1]}" if told[-1].isalpha() else told
+    text = short(number)
+    return f"{text[:-1]} {text[-1]}" if text[-1].isalpha() else text

@@ -34,7 +34,7 @@ class Outcome:
     that have not measured emissions though they were asked; its tasks.
     """
 
-    found: int = 0
+    existing: int = 0
     new: int = 0
     failed: list[str] = field(default_factory=list)
     unmetered: list[str] = field(default_factory=list)
@@ -73,7 +73,7 @@ def _options(task: str, arguments: tuple[str, ...]) -> Options:
     return parse(importlib.import_module(f"tasks.{task}"), list(arguments))
 
 
-def here(study: Iterable[Run], data: Path | None) -> list[Run]:
+def runs_with_data(study: Iterable[Run], data: Path | None) -> list[Run]:
     """The study's runs, with the data that lies in ``data`` where there is some of their task."""
     if data is not None and not data.is_dir():
         raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
@@ -109,7 +109,7 @@ def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
 def recorded(name: str, seeds: int, data: Path | None, records: Collection[str]) -> set[str]:
     """The ids of the study's runs that there are ``records`` of: of so many seeds, and of more as long as there are."""
     runs_of = known(name)
-    return _of_seeds(seeds, lambda several: here(runs_of(several), data), records)
+    return _of_seeds(seeds, lambda several: runs_with_data(runs_of(several), data), records)
 
 
 def lacking(name: str, named: Collection[Record], records: Collection[str]) -> set[str]:
@@ -146,7 +146,7 @@ def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None,
     runs_of = known(name)
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, and is {seeds}.")
-    study = [run for run in here(runs_of(seeds), data) if task in (None, run.task)]
+    study = [run for run in runs_with_data(runs_of(seeds), data) if task in (None, run.task)]
     absent, count_found = missing(study, out)
     if country:
         absent = [replace(run, arguments=(*run.arguments, "--country", country)) for run in absent]

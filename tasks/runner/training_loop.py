@@ -69,11 +69,12 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
         ValueError: an option is out of its range.
     """
     method = earlycrop.METHODS[options.method]
-    if method.criterion is None:  # what it logs of a pruning's distances is that of the defaults
-        options = with_defaults(options)
     limits = earlycrop.Limits(
         floors=options.floors, ceilings=options.ceilings, exclude=options.exclude, multiple=options.multiple
     )
+    if method.criterion is None:  # what it logs of a pruning's distances is that of the defaults
+        limits.require_known(model)
+        options, limits = with_defaults(options), earlycrop.Limits()
     if options.criterion and method.criterion is not None:
         if options.criterion not in earlycrop.CRITERIA:
             raise ValueError(

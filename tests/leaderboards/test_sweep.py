@@ -17,7 +17,7 @@ from leaderboards.build import tabulate
 from leaderboards.plots import pruning_epoch
 from leaderboards.records import read_records
 from leaderboards.studies import STUDIES, Run
-from leaderboards.sweep import here
+from leaderboards.sweep import runs_with_data
 from tasks import names
 from tasks.runner import arguments
 from tasks.runner.store import configuration, identity
@@ -161,9 +161,9 @@ def test_every_study_has_runs_that_can_be_and_no_two_alike(name: str) -> None:
 
 def test_data_goes_to_the_tasks_that_it_is_of(tmp_path: Path) -> None:
     (tmp_path / "cartpole").mkdir()
-    mine, other = here([Run("cartpole", ()), Run("acrobot", ())], tmp_path)
+    mine, other = runs_with_data([Run("cartpole", ()), Run("acrobot", ())], tmp_path)
     assert mine.arguments == ("--data", str(tmp_path / "cartpole"))
     assert other.arguments == ()
     (tmp_path / "rooms").mkdir()
-    (mine,) = here([Run("cartpole", (), data="rooms")], tmp_path)
+    (mine,) = runs_with_data([Run("cartpole", (), data="rooms")], tmp_path)
     assert mine.arguments == ("--data", str(tmp_path / "rooms"))
