@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _list_tasks() -> None:
-    table = Table("task", "data", "where they come from", "network", "minutes on a CPU", box=None, pad_edge=False)
+    table = Table("task", "data", "source", "network", "CPU minutes", box=None, pad_edge=False)
     for name in tasks.names():
         module = importlib.import_module(f"tasks.{name}")
         table.add_row(name, *module.SUMMARY)

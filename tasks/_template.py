@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_wine
@@ -40,6 +41,7 @@ class Wine(Task):
 
     # What the records call the data, the network and the metric.
     dataset, network, metric = "scikit-learn wine", "mlp-64-64", "accuracy"
+    higher_is_better = True  # False for an error
 
     # Read the data. The test rows are the same for every seed.
     def __init__(self, options: Options) -> None:
@@ -64,8 +66,9 @@ class Wine(Task):
     # The batches of an epoch (from 1). Seed, epoch and purpose decide their order, so that a run can be resumed.
     def batches(self, model: nn.Module, epoch: int, purpose: int = 0) -> Iterator[Batch]:
         key = (self.options.seed, epoch, purpose)
-        order = self.train[torch.randperm(120, generator=generator(key))]
-        for rows in order.view(6, 20):
+        order = self.train[torch.randperm(len(self.train), generator=generator(key))]
+        for start in range(0, len(order), 20):
+            rows = order[start : start + 20]
             yield self.rows[rows].to(model_device(model)), self.labels[rows].to(model_device(model))
 
     # Training data that the pruning scores are computed on. Drawing them must not change the training.
@@ -87,8 +90,8 @@ def make(options: Options) -> Task:
     return Wine(options)
 
 
-# The command line: python -m tasks.NAME, with the name of this file.
+# The command line: python -m tasks.NAME, where NAME is the name of this file.
 if __name__ == "__main__":
     from tasks.runner.command_line import main
 
-    main("_template")
+    main(Path(__file__).stem)

@@ -54,7 +54,7 @@ def small() -> Options:
 PRESETS: dict[str, Callable[[], Options]] = {
     "default": default, "standard": standard, "paper-table1": paper_table1, "smoke": smoke, "small": small
 }  # fmt: skip
-SUMMARY = Summary("CIFAR-10", "Hugging Face, or --data FOLDER", "ResNet18", "1 (--preset small)")
+SUMMARY = Summary("CIFAR-10", "hub or folder", "ResNet18", "1 (--preset small)")
 
 
 def make(options: Options) -> Task:

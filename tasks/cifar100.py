@@ -36,7 +36,7 @@ def default() -> Options:
 
 
 PRESETS: dict[str, Callable[[], Options]] = {"default": default, "standard": standard, "paper": paper}
-SUMMARY = Summary("CIFAR-100", "Hugging Face, or --data FOLDER", "ResNet18", "for a GPU")
+SUMMARY = Summary("CIFAR-100", "hub or folder", "ResNet18", "for a GPU")
 
 
 def make(options: Options) -> Task:

@@ -240,7 +240,7 @@ class LanguageUnderstanding(Task):
         return predicted.numpy()
 
 
-SUMMARY = Summary("GLUE", "Hugging Face, or --data FOLDER", "BERT", "13 (--preset small)")
+SUMMARY = Summary("GLUE", "hub or folder", "BERT", "13 (--preset small)")
 
 
 def make(options: Options) -> Task:

@@ -41,7 +41,7 @@ def default() -> Options:
 
 
 PRESETS: dict[str, Callable[[], Options]] = {"default": default, "standard": standard, "paper": paper}
-SUMMARY = Summary("ImageNet", "Hugging Face, or --data FOLDER", "ResNet50", "for a GPU")
+SUMMARY = Summary("ImageNet", "hub or folder", "ResNet50", "for a GPU")
 
 
 def make(options: Options) -> Task:

@@ -258,7 +258,7 @@ class Depth(Task):
         return errors(model, frames, self.options.size, self.options.batch)
 
 
-SUMMARY = Summary("NYU Depth v2", "Hugging Face, or --data FOLDER", "FCRN", "14 (--preset small)")
+SUMMARY = Summary("NYU Depth v2", "hub or folder", "FCRN", "14 (--preset small)")
 
 
 def make(options: Options) -> Task:

@@ -259,7 +259,7 @@ class LanguageModelling(Task):
             setattr(self, name, {"marks": [], **state}[name])  # of old checkpoints, which have none
 
 
-SUMMARY = Summary("Penn Treebank", "Hugging Face, or --data FOLDER", "pointer sentinel LSTM", "1 (--preset tiny)")
+SUMMARY = Summary("Penn Treebank", "hub or folder", "pointer sentinel LSTM", "1 (--preset tiny)")
 
 
 def make(options: Options) -> Task:

@@ -40,7 +40,7 @@ def default() -> Options:
 
 
 PRESETS: dict[str, Callable[[], Options]] = {"default": default, "standard": standard, "paper": paper}
-SUMMARY = Summary("Tiny-ImageNet", "Hugging Face, or --data FOLDER", "ResNet18", "for a GPU")
+SUMMARY = Summary("Tiny-ImageNet", "hub or folder", "ResNet18", "for a GPU")
 
 
 def make(options: Options) -> Task:

@@ -63,9 +63,11 @@ def parse(module: Any, arguments: Sequence[str]) -> Options:
         arguments: The command line.
 
     Raises:
-        ValueError: There is no such preset.
+        ValueError: There is no such preset, or the task's module lacks something.
         SystemExit: Another argument cannot be parsed, or the help was asked for. The message is printed.
     """
+    if missing := [name for name in ("Options", "PRESETS", "SUMMARY", "make") if not hasattr(module, name)]:
+        raise ValueError(f"{module.__name__} has no {', '.join(missing)}: see tasks/_template.py")
     name = _find_preset(arguments)
     if name not in module.PRESETS:
         raise ValueError(f"there is no preset '{name}': take one of {', '.join(module.PRESETS)}")
@@ -105,6 +107,8 @@ def _make_groups(kind: type[Options], choices: dict[str, Any]) -> dict[str, Any]
     help_texts = _field_docstrings(kind)
     grouped = {name for names in GROUPS.values() for name in names}
     names = [field.name for field in fields(kind)]
+    if undocumented := [name for name in names if name not in help_texts]:
+        raise ValueError(f"the option {undocumented[0]} has no docstring, which is its help: add one below the field")
     groups = {"task": [name for name in names if name not in grouped], **GROUPS}
     return {
         group: make_dataclass(
@@ -149,7 +153,8 @@ def _describe_method(method: Method) -> str:
     when = {"rewind": "after each training, then train anew", "tick-tock": "in turn with training"}
     time = when.get(method.procedure) or TIMES[method.trigger.__name__]
     rounds = "" if method.schedule is one_shot else " in rounds"
-    return f"remove {units} by {criterion}{rounds}, {time}"
+    choice = "at random" if criterion == "random" else f"by {criterion}"
+    return f"remove {units} {choice}{rounds}, {time}"
 
 
 def check(options: Options) -> None:

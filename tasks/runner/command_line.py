@@ -74,6 +74,8 @@ def _prepare(
     check(options)
     distributed.join(options.device)
     task: Task = module.make(options)
+    if not isinstance(task, Task):
+        raise ValueError(f"make of tasks.{name} returned a {type(task).__name__}, and must return a tasks.Task")
     if missing := [attribute for attribute in ("dataset", "network", "metric") if not hasattr(task, attribute)]:
         raise ValueError(f"the task {name} has no {', '.join(missing)}: tasks.Task says what each is")
     if distributed.processes() > 1 and not task.splits:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from earlycrop import METHODS
 from tasks import Task
 from tasks.runner.options import Options
 from tasks.runner.outcome import commit, count_nonzero_parameters, hardware
@@ -20,8 +21,10 @@ def describe_start(task: Task, options: Options, model: torch.nn.Module, device:
     data = ", ".join(f"{count:,} {name}" for name, count in task.trained_on().items() if isinstance(count, int))
     pruning = "no pruning"
     if options.method != "dense":
-        pruning = f"{options.method}, remove {options.sparsity:.4g} of the {options.of}"
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+        units = "nodes" if METHODS[options.method].structured else "weights"
+        pruning = f"{options.method}, remove {units} until {options.sparsity:.4g} of the {options.of} is gone"
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
     return "\n".join([
         f"data     {task.dataset}" + (f": {data}" if data else ""),
         f"network  {task.network}: {count_nonzero_parameters(model):,} parameters",
@@ -66,7 +69,7 @@ def _dense_value(result: Result, options: Options) -> str:
     path = options.runs / identity(configuration(result.task, dense)) / "result.json"
     if not path.exists():
         return ""
-    return f" (dense: {Result.from_json(path.read_text(), str(path)).value:.4g})"
+    return f" (dense run of the same options: {Result.from_json(path.read_text(), str(path)).value:.4g})"
 
 
 def _change(before: float, after: float, form: str) -> str:

@@ -45,6 +45,8 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
         state = json.loads(json.dumps(task.state_dict()))
         task.load_state_dict(state)
         assert task.state_dict() == state
+        assert all(isinstance(getattr(task, attribute), str) for attribute in ("dataset", "network", "metric", "split"))
+        assert 0 <= task.learning_rate(0.5) < 1
         scored = next(iter(task.scoring_batches(model, 1)))
         earlycrop.flow(model, task.loss, [scored])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,10 @@ def test_a_run_says_what_it_does_and_what_it_has_won(tmp_path: Path, capsys: Any
     more = ["--method", "crop-s", "--sparsity", "0.5", *runs]
     result = command_line.main("_template", more)
     output = capsys.readouterr().out
-    assert "pruning  crop-s, remove 0.5 of the weights" in output
-    assert f"crop-s: accuracy {result.value:.4g} on test (dense: {dense['value']:.4g})" in output
+    assert "pruning  crop-s, remove nodes until 0.5 of the weights is gone" in output
+    assert (
+        f"crop-s: accuracy {result.value:.4g} on test (dense run of the same options: {dense['value']:.4g})" in output
+    )
     assert f"MACs {result.dense_macs:,} -> {result.macs:,}" in output
     assert f"the files are in {tmp_path / result.run}" in output
     command_line.main("_template", more)
@@ -176,6 +179,29 @@ def test_a_task_that_lacks_a_method_or_a_name_is_named(
         monkeypatch.setattr(_template, "make", make)
         with pytest.raises(SystemExit) as left:
             command_line.main("_template", ["--runs", str(tmp_path)])
+        assert left.value.code == 2
+        assert f"error: {sentence}" in capsys.readouterr().err
+
+
+def test_what_a_module_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Undocumented(_template.Options):
+        """Options."""
+
+        momentum: float = 0.9
+
+    for attribute, value, sentence in (
+        ("SUMMARY", None, "tasks._template has no SUMMARY: see tasks/_template.py"),
+        ("make", lambda options: None, "make of tasks._template returned a NoneType, and must return a tasks.Task"),
+        ("PRESETS", {"default": Undocumented}, "the option momentum has no docstring, which is its help"),
+    ):
+        with monkeypatch.context() as patch:
+            if value is None:
+                patch.delattr(_template, attribute)
+            else:
+                patch.setattr(_template, attribute, value)
+            with pytest.raises(SystemExit) as left:
+                command_line.main("_template", ["--runs", str(tmp_path)])
         assert left.value.code == 2
         assert f"error: {sentence}" in capsys.readouterr().err
 
