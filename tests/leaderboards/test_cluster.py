@@ -26,7 +26,7 @@ from leaderboards.studies import Run
 
 TINY = ("--steps", "300", "--epochs", "3", "--agents", "2", "--widths", "8", "8", "--scoring-rollouts", "1")
 LONG = ("--steps", "24000", "--epochs", "8", "--agents", "2", "--widths", "8", "8", "--scoring-rollouts", "1")
-TIMES = ("seconds", "finished", "milliseconds", "_ms", "bytes", "of_macs_limit")
+TIMES = ("load", "threads", "seconds", "finished", "milliseconds", "_ms", "bytes", "of_macs_limit")
 
 
 @pytest.fixture
