@@ -80,8 +80,8 @@ def imports(source: str) -> set[str]:
             raise AssertionError(f"a relative import in line {node.lineno}: name the package")
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
             submodules = [f"{node.module}.{alias.name}" for alias in node.names]
-            found = {name for name in submodules if is_module(name)}
-            modules |= found if len(found) == len(submodules) else found | {node.module}
+            existing = {name for name in submodules if is_module(name)}
+            modules |= existing if len(existing) == len(submodules) else existing | {node.module}
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names if alias.name.split(".")[0] in PACKAGES}
     return modules
