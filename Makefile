@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/python -m tasks.digits --method dense --runs runs/demo
 	$(BIN)/python -m tasks.digits --method earlycrop-s --sparsity 0.95 --runs runs/demo
 	$(BIN)/python -m tasks.digits --method crop-s --sparsity 0.95 --runs runs/demo
-	$(BIN)/python -m leaderboards --runs runs/demo --out runs/demo/leaderboard
+	$(BIN)/python -m leaderboards --runs runs/demo
 
 lint: install
 	$(BIN)/ruff check .

@@ -58,9 +58,9 @@ class Digits(Task):
     dataset, metric = "scikit-learn digits", "accuracy"
 
     def __init__(self, options: Options) -> None:
-        for name in ("epochs", "batch", "scoring", *(["widths"] if min(options.widths) < 1 else [])):
-            number = min(options.widths) if name == "widths" else getattr(options, name)
-            require(number >= 1, f"{name} must be at least 1, not {number}")
+        for name in ("epochs", "batch", "scoring"):
+            require(getattr(options, name) >= 1, f"{name} must be at least 1, not {getattr(options, name)}")
+        require(min(options.widths) >= 1, f"widths must be at least 1, not {options.widths}")
         self.options = options
         self.network = "-".join(["cnn", *map(str, options.widths)])
         images, labels = load_digits(return_X_y=True)
@@ -69,7 +69,7 @@ class Digits(Task):
         self.images = torch.from_numpy(images / 16 - 0.3).float().view(-1, 1, 8, 8)
         self.labels = torch.from_numpy(labels)
         self.train, self.validation, self.test = (torch.tensor(part) for part in (train, validation, test))
-        self.batches_per_epoch = self.count = max(1, len(train) // options.batch)
+        self.batches_per_epoch: int = max(1, len(train) // options.batch)
 
     def model(self) -> nn.Module:
         """Convolutions of 3 x 3 with batch norms, each halving the image, and a linear layer on the mean."""
@@ -96,7 +96,7 @@ class Digits(Task):
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Whole batches of the training images in a random order."""
         order = torch.randperm(len(self.train), generator=generator((self.options.seed, epoch, TRAINING)))
-        yield from self._draw(model, order, self.count)
+        yield from self._draw(model, order, self.batches_per_epoch)
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training images in an order of their own."""

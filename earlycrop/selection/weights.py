@@ -52,7 +52,8 @@ def choose_weights(
         The weights, and how many are left without them.
     """
     device = next(iter(scores.values())).device
-    layers = list(_count_entries(scores))
+    sizes = _count_entries(scores)
+    layers = list(sizes)  # the matrices of a layer stand side by side below
     scores = {name: scores[name] for name in sorted(scores, key=lambda name: layers.index(layer_of(name)))}
 
     def flatten(parts: dict[str, Tensor]) -> Tensor:
@@ -60,7 +61,7 @@ def choose_weights(
 
     score, protected = flatten(scores), flatten(keep)
     living = torch.ones_like(protected) if alive is None else flatten(alive)
-    forced = _apply_bounds(score, protected, living, _count_entries(scores), bounds)
+    forced = _apply_bounds(score, protected, living, sizes, bounds)
     free = living & ~protected
     if bounds.max_kept:
         score = score.masked_fill(forced, -torch.inf)
