@@ -110,14 +110,12 @@ class Nodes(Sequence[Node]):
         i = range(len(self))[index]
         entries = self._order[self._starts[i] : self._starts[i + 1]]
         axis_of_entry = np.searchsorted(self._offsets, entries, side="right") - 1
-        owns = []
-        layer = None
-        for k in dict.fromkeys(axis_of_entry.tolist()):
-            axis = self._axes[k]
-            owns.append((axis.tensor, axis.dim, tuple((entries[axis_of_entry == k] - self._offsets[k]).tolist())))
-            if layer is None and Role.ROW in axis.role:
-                layer = axis.layer
-        return Node(i, layer or owns[0][0], tuple(owns))
+        indices: dict[int, list[int]] = {}
+        for k, position in zip(axis_of_entry.tolist(), (entries - self._offsets[axis_of_entry]).tolist(), strict=True):
+            indices.setdefault(k, []).append(position)
+        owns = tuple((self._axes[k].tensor, self._axes[k].dim, tuple(along)) for k, along in indices.items())
+        layer = next((self._axes[k].layer for k in indices if Role.ROW in self._axes[k].role), owns[0][0])
+        return Node(i, layer, owns)
 
     def groups(self) -> dict[Group, tuple[int, ...]]:
         """Return the nodes by the dimensions that they own entries along; coupled layers share a group."""

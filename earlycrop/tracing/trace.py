@@ -11,6 +11,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def trace_after_cut(model: nn.Module, example: Any, coupling: Mapping[tuple[str,
 
 def _trace(model: nn.Module, example: Any, coupling: Mapping[tuple[str, int], ChannelLabels], real: bool) -> Graph:
     run = partial(call_model, example=example)
-    device = next((t.device for t in tensors_by_name(model).values()), torch.device("cpu"))
+    device = next((t.device for t in chain(model.parameters(), model.buffers())), torch.device("cpu"))
     network = _copy_model(model, real)
     recorder = ChannelRecorder()
     parameters = dict(network.named_parameters())

@@ -63,11 +63,13 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
         module: The module that is restored, with its submodules.
     """
     with preserve_python_random_states():
-        modes = [(m, m.training) for m in module.modules()]
+        modules = list(module.modules())
+        modes = [(m, m.training) for m in modules]
         # A forward pass may write to a buffer or replace it, so keep both the object and its values.
-        buffers = [(m._buffers, dict(m._buffers)) for m in module.modules()]
-        values = [(b, b.detach().clone()) for b in module.buffers()]
-        devices = sorted({t.device.index or 0 for t in tensors_by_name(module).values() if t.device.type == "cuda"})
+        buffers = [(m._buffers, dict(m._buffers)) for m in modules]
+        values = [(b, b.detach().clone()) for _, saved in buffers for b in saved.values() if b is not None]
+        tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+        devices = sorted({t.device.index or 0 for t in tensors if t.device.type == "cuda"})
         try:
             with torch.random.fork_rng(devices=devices):
                 yield

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -28,13 +30,16 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     for _, attribute in _wrapper_chain(model):
         model = getattr(model, attribute)
-    tensor_module = sys.modules.get("torch.distributed.tensor")
-    if tensor_module is not None:
-        for name, t in tensors_by_name(model).items():
+    tensor_module: Any = sys.modules.get("torch.distributed.tensor")
+    for path, m in model.named_modules():
+        if type(m).__name__ == "FullyShardedDataParallel":
+            why = "the parameters are sharded by FullyShardedDataParallel"
+            raise ValueError(f"{why}: prune the model before wrapping it")
+        for name, t in chain(m._parameters.items(), m._buffers.items()) if tensor_module is not None else ():
             if isinstance(t, tensor_module.DTensor):
-                raise ValueError(f"'{name}' is sharded over processes (a DTensor): prune the model before fully_shard")
-    if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
-        raise ValueError("the parameters are sharded by FullyShardedDataParallel: prune the model before wrapping it")
+                full_name = f"{path}.{name}".removeprefix(".")
+                why = f"'{full_name}' is sharded over processes (a DTensor)"
+                raise ValueError(f"{why}: prune the model before fully_shard")
     return model
 
 
