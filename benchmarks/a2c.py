@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.command_line import BenchmarkOptions, fail, require_installed, run
 from benchmarks.results import Results
+from earlycrop.scoring.loss_terms import total_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def ours(name: str, rollout: int, steps: int, workers: int) -> float:
     def train(updates: int) -> None:
         for batch in islice(task.batches(model, 1), updates):
             optimizer.zero_grad(set_to_none=True)
-            loss = task.training_loss(model, batch)
+            loss = total_loss(task.training_loss(model, batch))
             loss.backward()
             if task.clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), task.clip)

@@ -141,6 +141,7 @@ class Event:
         lines += [f"  {name}: {_change(*counts)}" for name, counts in self._most_changed()]
         if self.uncertified:
             lines.append(f"  not cut, as the certificate failed: {', '.join(self.uncertified)}")
+        lines += [f"  note: {note}" for note in self.notes]
         if self.difference is not None:
             lines.append(f"  certificate: differs from the masked dense network by at most {self.difference:.1e}")
         lines.append(f"  rounds: {self.rounds}, batches: {self.batches}, seconds: {self.seconds:.1f}")

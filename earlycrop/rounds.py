@@ -19,6 +19,7 @@ from earlycrop.events import PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
 from earlycrop.graph.types import ChannelLabels, Reason
+from earlycrop.scoring.loss_terms import named_terms
 from earlycrop.scoring.scores import node_scores, norm_scale_sums, unscorable_nodes, weight_scores
 from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.constraints import Bounds
@@ -34,6 +35,9 @@ from earlycrop.utils.distributed import check_same_removal, fail_together, merge
 from earlycrop.utils.errors import FlowError, SurgeryError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices, weight_matrices
 from earlycrop.utils.types import Tensors
+
+FEW = 0.02
+"""A layer that is left with a smaller share of its weights is named in the event."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,9 @@ class NodeRounds:
     def _trace(self) -> Graph:
         """Trace the network as it is now, and freeze what cannot be scored, or was not certified before."""
         network = self.context.network
-        graph = trace_after_cut(network, lambda m: self.context.loss(m, self.batches[0]), self.baseline.coupling)
+        graph = trace_after_cut(
+            network, lambda m: named_terms(self.context.loss(m, self.batches[0])), self.baseline.coupling
+        )
         graph = graph.freeze(unscorable_nodes(network, graph, self.request.criterion))
         return graph.freeze(
             {i: self.uncertified[g] for g, ids in graph.groups.items() if g in self.uncertified for i in ids}
@@ -222,7 +228,7 @@ class NodeRounds:
             costs={name: (self.costs[name], after) for name, after in left.items()},
             floors=tuple(sorted(self.floors)),
             layers={name: (count, outputs.get(name, 1)) for name, count in self.layers.items()},
-            notes=_make_notes(self.request, self.context.network),
+            notes=_make_notes(self.request, self.context.network, {}),
             bounds=self.bounds,
             uncertified=tuple(sorted({tensor for group in self.uncertified for tensor, _ in group})),
             difference=self.difference,
@@ -245,7 +251,7 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
     fixed = dense - sum(p.numel() for p in prunable.values())
     floors: set[str] = set()
     with fail_together(context.group):
-        graph = trace(network, lambda m: context.loss(m, batches[0]))
+        graph = trace(network, lambda m: named_terms(context.loss(m, batches[0])))
     alive, keep = None, None
     with ExitStack() as cleanup:  # if a round fails, nothing is held: its zeros may grow back
         for sparsity in request.targets:
@@ -264,14 +270,15 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
             masks = Masks(network, choice.removed, context.optimizers, context.ema_models)
             cleanup.callback(masks.release)
         cleanup.pop_all()
+    layers = remaining_weights(matrices, choice.removed)
     unchanged = {name: (graph.cost(name), graph.cost(name)) for name in ("nodes", "macs")}
     return PruningResult(
         dense=dense,
         left=choice.left,
         costs={"weights": (dense, choice.left), **unchanged},
         floors=tuple(sorted(floors)),
-        layers=remaining_weights(matrices, choice.removed),
-        notes=_make_notes(request, network),
+        layers=layers,
+        notes=_make_notes(request, network, layers),
         bounds=bounds,
         masks=masks,
     )
@@ -320,9 +327,16 @@ def _check_some_score(scores: Iterable[Tensor]) -> None:
         )
 
 
-def _make_notes(request: PruningRequest, network: nn.Module) -> tuple[str, ...]:
-    """Return what a reader must know: what replaced a score, what was random, which trained matrices hold no zeros."""
-    notes = []
+def _make_notes(request: PruningRequest, network: nn.Module, weights: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """Return what a reader must know: what replaced a score, what was random, what is nearly gone, what holds no zeros.
+
+    ``weights``: those of each layer before and after, where single weights were removed.
+    """
+    notes = [
+        f"{name} keeps {after:,} of its {before:,} weights, less than {FEW:.0%}"
+        for name, (before, after) in weights.items()
+        if after < FEW * before
+    ]
     if request.criterion.norms and not norm_scales(network):
         notes.append("the network has no batch norm: the norm of the rows that produce a node replaced its scale")
     if request.shuffled:

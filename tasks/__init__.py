@@ -102,10 +102,13 @@ class Task(ABC):
         """Training data that the pruning scores are computed on, drawn without changing anything that training sees."""
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """A batch's training loss, a scalar that is a mean over examples. Scoring differentiates it twice."""
+    def loss(self, model: nn.Module, batch: Any) -> Any:
+        """A batch's training loss: a scalar that is a mean over examples, or a tuple or dict of such terms to add up.
 
-    def training_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        Scoring differentiates it twice.
+        """
+
+    def training_loss(self, model: nn.Module, batch: Any) -> Any:
         """The same number for a training step, which differentiates it once; a task may have a faster way to it."""
         return self.loss(model, batch)
 

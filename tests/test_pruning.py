@@ -125,3 +125,16 @@ def test_expanded_and_lazy_buffers_survive_scoring() -> None:
     prune(model, loss, vectors(), sparsity=0.5)
     assert model.cache is None
     assert model.position.stride() == (0, 1)
+
+
+def test_a_layer_that_keeps_few_of_its_weights_is_named_in_the_event() -> None:
+    model = mlp(6, 200, 100, 3)
+    with torch.no_grad():
+        model[2].weight.mul_(1e-3)
+    event = prune(model, loss, vectors(), "magnitude", 0.94, structured=False)
+    kept = int((model[2].weight != 0).sum())
+    assert kept < 400
+    note = f"2 keeps {kept} of its 20,000 weights, less than 2%"
+    assert event.notes == (note,)
+    assert f"  note: {note}" in str(event).splitlines()
+    assert not prune(mlp(6, 200, 3), loss, vectors(), "magnitude", 0.5, structured=False).notes

@@ -182,14 +182,13 @@ def _prepare_module(
     check_shapes(PruningCallback.how_to_resume, module, weights)
 
 
-def _training_step_loss(module: nn.Module, batch: Any) -> Tensor:
-    """Return the loss of the module's ``training_step``."""
+def _training_step_loss(module: nn.Module, batch: Any) -> Any:
+    """Return the terms of the loss of the module's ``training_step``, or the loss if it names no terms."""
     output: Any = module.training_step(batch, 0)  # type: ignore[operator]
-    loss: Tensor = output["loss"] if isinstance(output, dict) else output
-    return loss
+    return output.get("loss_terms", output) if isinstance(output, Mapping) else output
 
 
-def _compute_loss(loss: Loss, trainer: Trainer, module: Any, batch: Any) -> Tensor:
+def _compute_loss(loss: Loss, trainer: Trainer, module: Any, batch: Any) -> Any:
     """Return the loss of the module or of its copy, which has its trainer meanwhile. What it logs is discarded."""
     module_trainer, loggers, barebones = module._trainer, trainer.loggers, trainer.barebones
     # in a trainer that is barebones, self.log does nothing but warn

@@ -78,6 +78,9 @@ class Criterion:
         local: Whether a node's score is its rank in its group of coupled layers, so that all groups lose the same
             share.
         data_free: Whether g is the derivative of the synaptic flow instead of the loss.
+        by_term: Whether the terms of a loss count alike. The effect on the gradient flow |g_i|^2 of each term L_i is
+            divided by that flow, and the absolute values are added up over the terms. If not, or with one term, the
+            effect is that on the summed loss.
         additive: Whether effect(w, g, a) + effect(w, 0, b) = effect(w, g, a + b), so that the terms of a parameter's
             Hg can be used one by one, and Hg is never stored as a whole.
         gate: The entries that a node's gate multiplies, unless a pruning asks for others: "columns", or "rows" where
@@ -93,6 +96,7 @@ class Criterion:
     per_batch: bool = False
     local: bool = False
     data_free: bool = False
+    by_term: bool = False
     additive: bool = False
     gate: Gate = "columns"
 
@@ -108,12 +112,12 @@ CRITERIA: dict[str, Criterion] = {
     # authors' code has the opposite sign.
     "grasp": Criterion(second_order, 2, signed=True, additive=True),
     # Rachwan et al. 2022, eq. 4; for nodes the gates of eq. 5, in the closed form of what the authors' code
-    # differentiates
-    "crop": Criterion(second_order, 2, node_effect=second_order_gate, additive=True),
-    "crop-flow": Criterion(second_order, 2, additive=True),  # without the term g g of a gate
+    # differentiates. Deviation: of a loss of several terms, eq. 4 is taken for each term.
+    "crop": Criterion(second_order, 2, node_effect=second_order_gate, by_term=True, additive=True),
+    "crop-flow": Criterion(second_order, 2, by_term=True, additive=True),  # without the term g g of a gate
     # Rachwan et al. 2022, eq. 6: with v = w g(c) in place of g, the sum over a node is H(c) g(c), the derivatives by
     # the gates c alone
-    "crop-gate": Criterion(second_order, 2, direction="gates"),
+    "crop-gate": Criterion(second_order, 2, direction="gates", by_term=True),
     # Molchanov et al. 2019, eq. 8 and 9, with a gate at a node's rows: an estimate of the squared change of the loss
     # without the unit
     "taylor": Criterion(first_order, 1, per_batch=True, gate="rows"),

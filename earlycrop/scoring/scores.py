@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import Reason
 from earlycrop.scoring.criteria import Criterion, Effect, Gate, first_order
-from earlycrop.scoring.derivatives import Derivatives, expanded_zeros, flow, flow_by_parameter
+from earlycrop.scoring.derivatives import Derivatives, expanded_zeros, flow_by_parameter, flows
 from earlycrop.scoring.gates import GatedAxis, find_gated_axes, find_norm_axes, spread_to_entries, sum_by_node
+from earlycrop.scoring.loss_terms import TOTAL
 from earlycrop.scoring.synflow import synaptic_flow
 from earlycrop.utils.distributed import ProcessGroup, broadcast_from_rank0
 from earlycrop.utils.errors import FlowError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices
 from earlycrop.utils.types import Loss, Tensors
+
+NODES = "the nodes"
 
 
 def weight_scores(
@@ -36,7 +39,7 @@ def weight_scores(
     Args:
         model: The network.
         criterion: What the score is computed with.
-        loss: (model, batch) -> scalar loss.
+        loss: (model, batch) -> scalar loss, or its terms.
         batches: Training data.
         batch_statistics: Whether batch norms use the batch's statistics instead of the running ones.
         group: The processes that score together, see :func:`earlycrop.scoring.derivatives.flow`.
@@ -54,9 +57,11 @@ def weight_scores(
         return {name: broadcast_from_rank0(torch.rand(p.shape, device=p.device), group) for name, p in matrices.items()}
     source = _Source(model, criterion, loss, batch_statistics, group)
 
-    def compute_effects(batches: Iterable[Any]) -> Tensors:
-        derivatives = source.derivatives(batches, sum_units=lambda effects: effects)
-        return _effects(criterion, effect, matrices, derivatives)
+    def compute_effects(batches: Iterable[Any]) -> list[_TermEffects]:
+        return [
+            _TermEffects(term, derivatives.gradient_flow, _effects(criterion, effect, matrices, derivatives))
+            for term, derivatives in source.derivatives(batches, sum_units=lambda effects: effects).items()
+        ]
 
     return _effects_to_scores(criterion, compute_effects, batches)
 
@@ -79,7 +84,7 @@ def node_scores(
         model: The network.
         graph: The network's graph.
         criterion: What the score is computed with. One of batch norms' scales sums over these scales.
-        loss: (model, batch) -> scalar loss.
+        loss: (model, batch) -> scalar loss, or its terms.
         batches: Training data.
         gate: Where gates are put, see :func:`earlycrop.scoring.gates.find_gated_axes`. The default is the criterion's.
         batch_statistics: Whether batch norms use the batch's statistics instead of the running ones. Normalizing by the
@@ -98,10 +103,10 @@ def node_scores(
     axes = _find_scored_axes(model, graph, criterion, gate or criterion.gate)
     source = _Source(model, criterion, loss, batch_statistics, group)
 
-    def compute_sums(batches: Iterable[Any]) -> Tensors:
-        return {"the nodes": _sum_effects(source, graph, axes, batches)}
+    def compute_sums(batches: Iterable[Any]) -> list[_TermEffects]:
+        return _sum_effects(source, graph, axes, batches)
 
-    scores = _effects_to_scores(criterion, compute_sums, batches)["the nodes"]
+    scores = _effects_to_scores(criterion, compute_sums, batches)[NODES]
     return _rank_in_groups(graph, scores) if criterion.local else scores
 
 
@@ -154,6 +159,21 @@ def _find_scored_axes(model: nn.Module, graph: Graph, criterion: Criterion, gate
 
 
 @dataclass(frozen=True)
+class _TermEffects:
+    """The effects of units on one term of the loss.
+
+    Args:
+        name: The term.
+        gradient_flow: |g_i|^2, the squared norm of the term's gradient.
+        effects: The effect of each unit, by parameter name; or of each node, under ``NODES``.
+    """
+
+    name: str
+    gradient_flow: float
+    effects: Tensors
+
+
+@dataclass(frozen=True)
 class _Source:
     """What the derivatives that a criterion needs are computed from."""
 
@@ -163,26 +183,35 @@ class _Source:
     batch_statistics: bool
     group: ProcessGroup
 
-    def derivatives(self, batches: Iterable[Any], sum_units: Callable[[Tensors], Tensors]) -> Derivatives:
-        """Compute g, and Hv if needed. ``sum_units`` replaces the w g of each entry by the sum of its unit, g(c)."""
-        if self.criterion.order == 0:
-            return Derivatives({}, None)
-        if self.criterion.data_free:
-            return synaptic_flow(self.model, self.loss, batches)
-        compute = partial(flow, self.model, self.loss, batch_statistics=self.batch_statistics, group=self.group)
-        if self.criterion.direction == "gradient":
-            return compute(batches, second=self.criterion.order == 2)
+    def derivatives(self, batches: Iterable[Any], sum_units: Callable[[Tensors], Tensors]) -> dict[str, Derivatives]:
+        """Compute g and, if needed, Hv of each term of the loss, or of their sum.
+
+        ``sum_units`` replaces the w g of each entry by the sum of its unit, g(c).
+        """
+        criterion = self.criterion
+        if criterion.order == 0:
+            return {TOTAL: Derivatives({}, None)}
+        if criterion.data_free:
+            return {TOTAL: synaptic_flow(self.model, self.loss, batches)}
+        if criterion.direction == "gradient":
+            return self._differentiate(batches, criterion.order == 2, None)
         batches = list(batches)
-        gradient = compute(batches, second=False).gradient
-        weights = {name: p.detach() for name, p in self.model.named_parameters() if name in gradient}
-        gates = sum_units(_effects(self.criterion, first_order, weights, Derivatives(gradient, None)))
-        return compute(batches, direction={name: w * gates[name] for name, w in weights.items()})
+        directions = {}
+        for term, derivatives in self._differentiate(batches, False, None).items():
+            weights = {name: p.detach() for name, p in self.model.named_parameters() if name in derivatives.gradient}
+            gates = sum_units(_effects(criterion, first_order, weights, derivatives))
+            directions[term] = {name: w * gates[name] for name, w in weights.items()}
+        return self._differentiate(batches, True, directions)
+
+    def _differentiate(
+        self, batches: Iterable[Any], second: bool, directions: Mapping[str, Tensors] | None
+    ) -> dict[str, Derivatives]:
+        by_term, statistics = self.criterion.by_term, self.batch_statistics
+        return flows(self.model, self.loss, batches, by_term, second, directions, statistics, self.group)
 
 
-def _sum_effects(
-    source: _Source, graph: Graph, axes: list[GatedAxis], batches: Iterable[Any]
-) -> Float[Tensor, "nodes"]:
-    """Compute the effects of all entries, and sum them by node."""
+def _sum_effects(source: _Source, graph: Graph, axes: list[GatedAxis], batches: Iterable[Any]) -> list[_TermEffects]:
+    """Compute the effects of all entries on each term of the loss, and sum them by node."""
     model, criterion = source.model, source.criterion
     effect = criterion.node_effect or criterion.effect
     assert effect is not None
@@ -191,14 +220,22 @@ def _sum_effects(
         derivatives = source.derivatives(
             batches, sum_units=lambda effects: spread_to_entries(sum_by_node(graph, axes, effects), axes, effects)
         )
-        return sum_by_node(graph, axes, _effects(criterion, effect, parameters, derivatives))
-    sums = torch.zeros(graph.count, dtype=torch.float64)
+        return [
+            _TermEffects(
+                term, d.gradient_flow, {NODES: sum_by_node(graph, axes, _effects(criterion, effect, parameters, d))}
+            )
+            for term, d in derivatives.items()
+        ]
+    sums: Tensors = {}
 
-    def add(name: str, g: Tensor, hg: Tensor) -> None:  # one term at a time, so that Hg is never stored as a whole
-        sums.add_(sum_by_node(graph, axes, {name: _effect(criterion, effect, parameters[name], g, hg)}))
+    def add(term: str, name: str, g: Tensor, hg: Tensor) -> None:  # a part at a time: Hg is never stored as a whole
+        part = sum_by_node(graph, axes, {name: _effect(criterion, effect, parameters[name], g, hg)})
+        sums[term] = sums[term].add_(part) if term in sums else part
 
-    flow_by_parameter(model, source.loss, batches, add, batch_statistics=source.batch_statistics, group=source.group)
-    return sums
+    gradient_flows = flow_by_parameter(
+        model, source.loss, batches, add, criterion.by_term, source.batch_statistics, source.group
+    )
+    return [_TermEffects(term, gradient_flows[term], {NODES: total}) for term, total in sums.items()]
 
 
 def _effects(criterion: Criterion, effect: Effect, parameters: Tensors, derivatives: Derivatives) -> Tensors:
@@ -223,22 +260,43 @@ def _effect(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, product:
 
 
 def _effects_to_scores(
-    criterion: Criterion, compute: Callable[[Iterable[Any]], Tensors], batches: Iterable[Any]
+    criterion: Criterion, compute: Callable[[Iterable[Any]], list[_TermEffects]], batches: Iterable[Any]
 ) -> Tensors:
     """Compute effects on all batches, or on each one to add up their squares, and turn them into scores."""
     totals: Tensors = {}
     if criterion.per_batch:
         for part in [[batch] for batch in batches] or [[]]:
-            for name, effect in compute(part).items():
+            for name, effect in _add_terms(compute(part)).items():
                 totals[name] = totals[name] + effect.square() if name in totals else effect.square()
     else:
-        totals = compute(batches)
+        totals = _add_terms(compute(batches))
     for name, total in totals.items():
         if not bool(torch.isfinite(total).all()):
             raise FlowError(
                 f"the scores of {name} are not finite: check the weights and the loss for NaN and for large values"
             )
     return totals if criterion.signed else {name: total.abs() for name, total in totals.items()}
+
+
+def _add_terms(terms: list[_TermEffects]) -> Tensors:
+    """Add up the relative changes of the terms' gradient flows: sum over i of |effect on |g_i|^2| / |g_i|^2.
+
+    A single term keeps its effects as they are, with their signs: dividing by a constant does not change a ranking.
+    """
+    if len(terms) == 1:
+        return terms[0].effects
+    totals = {name: torch.zeros_like(effect) for name, effect in terms[0].effects.items()}
+    for term in terms:
+        if not term.gradient_flow:
+            warnings.warn(
+                f"the gradient of the loss's term '{term.name}' is zero on the scoring batches, so it does not count: "
+                "leave the term out, or give batches on which it has a gradient",
+                stacklevel=2,
+            )
+            continue
+        for name, effect in term.effects.items():
+            totals[name] += effect.abs() / term.gradient_flow
+    return totals
 
 
 def _rank_in_groups(graph: Graph, scores: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import NodeMask, total_cost
+from earlycrop.scoring.loss_terms import total_loss
 from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits
 from earlycrop.selection.nodes import NodeChoice, node_ranking
 from earlycrop.surgery.slicing import cut_module, kept_indices
@@ -103,7 +104,7 @@ class StepTimer:
             _synchronize(device)
             start = perf_counter()
             try:
-                self.loss(model, self.batch).backward()  # type: ignore[no-untyped-call]
+                total_loss(self.loss(model, self.batch)).backward()  # type: ignore[no-untyped-call]
             except Exception as error:
                 raise ValueError(
                     f"the training step cannot be timed ({type(error).__name__}: {error}): check that the loss can be "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.scoring.criteria import CRITERIA
+from earlycrop.scoring.loss_terms import named_terms
 from earlycrop.scoring.scores import node_scores, unscorable_nodes
 from earlycrop.selection.constraints import Limits
 from earlycrop.selection.nodes import choose_nodes, node_bounds
@@ -105,7 +106,7 @@ class NodeMaskTracker:
             batch = next(rest, None)
             if batch is None:
                 raise ValueError("there is no batch to trace the model on: give at least one batch of training data")
-            graph = trace(model, lambda m: loss(m, batch))
+            graph = trace(model, lambda m: named_terms(loss(m, batch)))
             self._graph = graph.freeze(unscorable_nodes(model, graph, criterion))
             batches = chain([batch], rest)
         graph = self._graph

@@ -49,8 +49,6 @@ class Batch(NamedTuple):
     advantages: Tensor
     mask: Tensor
     """1, or 0 where an environment was being reset and nobody acted."""
-    value: float | None = None
-    """Weight of the critic's error, where it is not that of training."""
 
 
 class ScoringBatches:
@@ -130,7 +128,7 @@ class A2C(Task):
             options = self.options
             with closing(self._player(epoch, SCORING)) as player:
                 rollouts = [player.play(model, options.scoring_length) for _ in range(options.scoring_rollouts)]
-            return [self._batch(rollout, options.scoring_value) for rollout in rollouts]
+            return [self._batch(rollout) for rollout in rollouts]
 
         return ScoringBatches(play)
 
@@ -143,7 +141,7 @@ class A2C(Task):
         first, last = self.options.entropy, self.options.last_entropy
         return first if last is None else first + (last - first) * self.progress
 
-    def _batch(self, rollout: Rollout, value: float | None = None) -> Batch:
+    def _batch(self, rollout: Rollout) -> Batch:
         options, values, mask = self.options, rollout.values.cpu(), rollout.mask
         rewards = (rollout.rewards * options.reward_scale).to(values)
         gains = advantages(rewards, values, rollout.terminated, rollout.truncated, options.discount, options.gae)
@@ -151,21 +149,23 @@ class A2C(Task):
         if options.normalise and mask.any():
             gains = (gains - gains[mask].mean()) / (gains[mask].std(correction=0) + 1e-8)
         rows = (rollout.observations[:-1], rollout.actions, returns, gains, mask.to(values))
-        return Batch._make([*(x.flatten(0, 1).to(rollout.values.device) for x in rows), value])
+        return Batch._make(x.flatten(0, 1).to(rollout.values.device) for x in rows)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean of -A log pi(a|s) + value * (R - V(s))^2 - entropy * H(pi(.|s)) over the rows that count.
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return the actor's and the critic's term of the loss, as means over the rows that count.
 
-        ``value`` is the batch's, or else that of training.
+        The actor's is -A log pi(a|s) - entropy * H(pi(.|s)), the critic's value * (R - V(s))^2. Training minimises the
+        sum, and CroP scores by the relative change of each term's gradient flow: nearly all of the sum's is the
+        critic's.
         """
         logits, values = model(batch.observations)
         log = functional.log_softmax(logits, -1)
         chosen = log.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
         entropy = -(log.exp() * log).sum(-1)
-        error = (batch.returns - values).square()
-        weight = self.options.value if batch.value is None else batch.value
-        rows: Tensor = weight * error - batch.advantages * chosen - self.bonus * entropy
-        return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+        actor = -batch.advantages * chosen - self.bonus * entropy
+        critic = self.options.value * (batch.returns - values).square()
+        count = batch.mask.sum().clamp(min=1)
+        return {"actor": (actor * batch.mask).sum() / count, "critic": (critic * batch.mask).sum() / count}
 
     def log(self) -> dict[str, float]:
         """Games and steps so far, mean return of the games that the last epoch ended, entropy of its last rollout."""

@@ -56,9 +56,6 @@ class A2COptions(Options):
     """Rollouts that pruning scores are computed on."""
     scoring_length: int = 128
     """Steps that each agent plays in one of them."""
-    scoring_value: float | None = None
-    """Weight of the critic's squared error in the loss that pruning scores are computed of; None: --value. A smaller
-    one keeps more of the actor's weights where single weights are pruned."""
 
 
 Setting = TypeVar("Setting", bound=A2COptions)
@@ -91,10 +88,8 @@ def check(options: A2COptions) -> None:
     for name in ("games", "seed", "entropy", "value"):
         number = getattr(options, name)
         require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}.")
-    for name in ("last_entropy", "scoring_value"):
-        number = getattr(options, name)
-        accepted = number is None or 0 <= number < math.inf
-        require(accepted, f"{name} must be None or a number of 0 or more, not {number}.")
+    last = options.last_entropy
+    require(last is None or 0 <= last < math.inf, f"last_entropy must be None or a number of 0 or more, not {last}.")
     for name in ("discount", "gae"):
         number = getattr(options, name)
         require(0 <= number <= 1, f"{name} must be between 0 and 1, not {number}.")

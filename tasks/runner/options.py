@@ -80,13 +80,13 @@ LATER: dict[str, Any] = {
         "exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "criterion", "gate", "statistics", "rewind",
         "optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic",
     )},
-    "normalise": False, "last_entropy": None, "scoring_value": None, "workers": 1, "epochs_per_pass": 1,
+    "normalise": False, "last_entropy": None, "workers": 1, "epochs_per_pass": 1,
 }  # fmt: skip
 """Options that came after the first records, and what those were made with: no part of a configuration that has just
 that, so that ids stay."""
 ASIDE = ("runs", "fresh", "record", "keep", "branch_from", "country")
 """Options that change nothing of what is computed."""
 VARIANTS = (
-    "criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule", "scoring_value",
+    "criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule",
 )  # fmt: skip
 """Options that make of a method a variant of it."""

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 import earlycrop
 from earlycrop import measure
 from earlycrop.emissions import EmissionsReading
+from earlycrop.scoring.loss_terms import total_loss
 from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.evaluation_mode import model_device
@@ -103,7 +104,7 @@ def _prepared(task: Task, model: nn.Module, optimizer: Optimizer) -> tuple[int, 
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        task.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        total_loss(task.training_loss(model, batch)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     model.eval()

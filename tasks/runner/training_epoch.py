@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from earlycrop.scoring.loss_terms import total_loss
 from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.errors import DivergedError, RunError
@@ -46,7 +47,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate((step - 1) / (task.batches_per_epoch or 1))
         optimizer.zero_grad(set_to_none=True)
-        loss = task.training_loss(replicas(model), batch)  # after the batch, which may have changed how weights lie
+        network = replicas(model)  # after the batch, which may have changed how weights lie
+        loss = total_loss(task.training_loss(network, batch))
         losses.append(loss.detach())
         if loss.device.type == "cpu" or step % 50 == 0:  # on a GPU, looking at a value waits for the whole queue
             checked = _check(losses, checked, epoch)

@@ -333,3 +333,33 @@ def test_several_loaders_are_pruned_on_batches_that_are_given(tmp_path: Path) ->
     callback = lit_small_callback(batches=[{"a": batch, "b": batch}])
     lit_trainer(tmp_path, callback).fit(Two(), loaders)
     assert callback.pruner.event.epoch == CUT
+
+
+def test_the_terms_that_a_training_step_returns_are_scored_each(tmp_path: Path) -> None:
+    def terms(network: nn.Module, batch: Any) -> list[Tensor]:
+        outputs = network(**batch)
+        return [outputs.loss, 1000 * outputs.logits.square().mean()]
+
+    class WithTerms(type(lit_small())):  # type: ignore[misc]
+        def training_step(self, batch: Any, index: int) -> dict[str, Any]:
+            both = terms(self.network, batch)
+            return {"loss": sum(both), "loss_terms": both}
+
+    batches = list(small_loader())[:2]
+    module, by_terms, of_the_sum = WithTerms(), Small(), Small()
+    fresh_weights = weights(module.network)
+    from earlycrop.integrations.lightning import PruningCallback
+
+    callback = PruningCallback("crop-u", sparsity=0.5, batches=batches)
+    lit_trainer(tmp_path, callback, epochs=1, max_steps=1).fit(module, small_loader())
+    earlycrop.prune(by_terms, terms, batches, "crop", 0.5, structured=False)
+    earlycrop.prune(of_the_sum, lambda m, b: sum(terms(m, b)), batches, "crop", 0.5, structured=False)
+    for network in (by_terms, of_the_sum):  # all began alike
+        kept = {name: t != 0 for name, t in weights(network).items()}
+        assert all(torch.equal(t[kept[name]], fresh_weights[name][kept[name]]) for name, t in weights(network).items())
+    masks = [
+        torch.cat([p.detach().flatten() == 0 for p in n.parameters() if p.ndim > 1])
+        for n in (module.network, by_terms, of_the_sum)
+    ]
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])

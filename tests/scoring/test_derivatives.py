@@ -54,32 +54,32 @@ def test_flow_is_autograd_written_out(name: str, batches: int) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "conv-norm", "residual", "groups", "heads", "tied", "lstm"])
 @pytest.mark.parametrize("batches", [1, 3])
-def test_the_terms_of_a_parameter_sum_up_to_the_same_flow(name: str, batches: int) -> None:
+def test_the_parts_of_a_parameter_sum_up_to_the_same_flow(name: str, batches: int) -> None:
     model, _ = build(name)
     data = [CASES[name].example() for _ in range(batches)]
     data = [x.double() if x.is_floating_point() else x for x in data]
     expected = flow(model, loss, data)
     assert expected.product is not None
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in expected.gradient}
-    flow_by_parameter(model, loss, data, lambda n, g, hg: seen[n].append((g.clone(), hg.clone())))
-    for n, terms in seen.items():
-        torch.testing.assert_close(sum(g for g, _ in terms), expected.gradient[n])
-        torch.testing.assert_close(sum(hg for _, hg in terms), expected.product[n])
+    flow_by_parameter(model, loss, data, lambda _, n, g, hg: seen[n].append((g.clone(), hg.clone())))
+    for n, parts in seen.items():
+        torch.testing.assert_close(sum(g for g, _ in parts), expected.gradient[n])
+        torch.testing.assert_close(sum(hg for _, hg in parts), expected.product[n])
     if name == "conv-norm" and batches == 1:  # a convolution's weight is read forward and backward
-        assert max(len(terms) for terms in seen.values()) > 1
+        assert max(len(parts) for parts in seen.values()) > 1
     assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.parametrize("criterion", [n for n, c in CRITERIA.items() if c.additive])
-def test_scores_of_terms_are_the_scores_of_their_sum(criterion: str) -> None:
+def test_scores_of_parts_are_the_scores_of_their_sum(criterion: str) -> None:
     model, _ = build("conv-norm")
     data = [CASES["conv-norm"].example().double()]
     graph = trace(model, data[0])
-    by_terms, by_sums = (
+    by_parts, by_sums = (
         node_scores(model, graph, replace(CRITERIA[criterion], additive=additive), loss, data)
         for additive in (True, False)
     )
-    torch.testing.assert_close(by_terms, by_sums)
+    torch.testing.assert_close(by_parts, by_sums)
 
 
 def test_a_parameter_that_the_gradient_does_not_depend_on_gets_zeros() -> None:
@@ -89,7 +89,7 @@ def test_a_parameter_that_the_gradient_does_not_depend_on_gets_zeros() -> None:
         model,
         lambda m, x: m(x).sum(),
         [torch.ones(3, 2)],
-        lambda name, g, hg: seen.update({name: (g, hg)}),
+        lambda _, name, g, hg: seen.update({name: (g, hg)}),
     )
     torch.testing.assert_close(seen["weight"], (torch.full((1, 2), 3.0), torch.zeros(1, 2)))
     with pytest.raises(FlowError, match="gradient of 'weight' is not finite"):
@@ -97,7 +97,7 @@ def test_a_parameter_that_the_gradient_does_not_depend_on_gets_zeros() -> None:
             model,
             lambda m, x: m.weight.sum().sqrt() * 0 + (m.weight * 0).sqrt().sum() + m.bias.sum(),
             [0],
-            seen.get,
+            lambda *_: None,
         )  # type: ignore[arg-type]
 
 
@@ -315,7 +315,7 @@ def test_a_checkpoint_that_gives_no_single_gradients_is_named(batches: int) -> N
     model = Checkpointed(True)
     before = list(model.parameters())
     with pytest.raises(FlowError, match=r"runs in torch.utils.checkpoint"):
-        flow_by_parameter(model, loss, data, lambda name, g, hg: None)
+        flow_by_parameter(model, loss, data, lambda *_: None)
     assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
     assert flow(Checkpointed(False), loss, data).product is not None
 

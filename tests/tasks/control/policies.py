@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from earlycrop.scoring.loss_terms import total_loss
 from tasks.control.a2c import A2C
 from tasks.nets.actor_critic import ActorCritic
 
@@ -61,7 +62,7 @@ def learn(task: A2C, model: nn.Module, epochs: Iterable[int]) -> None:
             group["lr"] = task.learning_rate((epoch - 1) / task.options.epochs)
         for batch in task.batches(model, epoch):
             optimizer.zero_grad(set_to_none=True)
-            task.training_loss(model, batch).backward()
+            total_loss(task.training_loss(model, batch)).backward()
             if task.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), task.clip)
             optimizer.step()

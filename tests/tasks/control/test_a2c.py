@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import earlycrop
+from earlycrop.scoring.loss_terms import total_loss
 from tasks.control.a2c import A2C, Batch
 from tasks.control.options import A2COptions
 from tasks.control.rollouts import DIAGNOSTICS_SEED, Player, mean_return
@@ -54,25 +55,23 @@ def test_loss_by_hand() -> None:
     )
     entropy = 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
     policy = (2 * math.log(4 / 3) - math.log(4)) / 2
-    expected = torch.tensor(policy + 0.5 * (1 + 4) / 2 - 0.1 * entropy)
+    expected = {"actor": torch.tensor(policy - 0.1 * entropy), "critic": torch.tensor(0.5 * (1 + 4) / 2)}
     torch.testing.assert_close(task.loss(model, batch), expected)
     torch.testing.assert_close(task.training_loss(model, batch), expected)
-    policy_alone = batch._replace(value=0.0)
-    torch.testing.assert_close(task.loss(model, policy_alone), torch.tensor(policy - 0.1 * entropy))
 
 
 def test_loss_has_second_derivatives_and_runs_on_fake_tensors_with_one_call() -> None:
     task, model = task_and_model()
     (batch, *_) = task.scoring_batches(model, 1)
     model.double()
-    batch = Batch(*(t.double() if t.is_floating_point() else t for t in batch[:5]))
+    batch = Batch(*(t.double() if t.is_floating_point() else t for t in batch))
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
 
     def loss(*parameters: Tensor, batch: Batch = batch) -> Tensor:
         names = [name for name, _ in model.named_parameters()]
         named = dict(zip(names, parameters, strict=True))
-        return task.loss(lambda observations: torch.func.functional_call(model, named, observations), batch)
+        return total_loss(task.loss(lambda x: torch.func.functional_call(model, named, x), batch))
 
     loss(*model.parameters())
     assert len(calls) == 1
@@ -90,7 +89,7 @@ def test_loss_has_second_derivatives_and_runs_on_fake_tensors_with_one_call() ->
     curvature = sum((s * d).sum() for s, d in zip(second, direction, strict=True)).item()
     assert curvature == pytest.approx((slope(1e-4) - slope(-1e-4)) / 2e-4, rel=1e-4)
     with FakeTensorMode() as mode:
-        fake = Batch(*(mode.from_tensor(t) for t in batch[:5]))
+        fake = Batch(*(mode.from_tensor(t) for t in batch))
         assert loss(*(mode.from_tensor(p) for p in parameters), batch=fake).shape == ()
 
 
@@ -119,16 +118,15 @@ def test_advantages_are_shifted_and_scaled_over_the_rows_that_count() -> None:
     assert torch.equal(got.returns, expected.returns)
 
 
-def test_the_critic_s_weight_in_the_scores_is_not_that_of_training() -> None:
-    task, model = task_and_model(value=0.5, scoring_value=0.125)
-    plain, _ = task_and_model(value=0.5)
-    (scored, *_), (as_trained, *_) = task.scoring_batches(model, 1), plain.scoring_batches(model, 1)
-    error = (scored.returns - model(scored.observations)[1]).square()
-    mean = (error * scored.mask).sum() / scored.mask.sum()
-    torch.testing.assert_close(plain.loss(model, as_trained) - task.loss(model, scored), 0.375 * mean)
-    assert next(task.batches(model, 1)).value is None
-    same, _ = task_and_model(value=0.5, scoring_value=0.5)
-    assert same.loss(model, next(iter(same.scoring_batches(model, 1)))) == plain.loss(model, as_trained)
+def test_the_loss_has_a_term_of_the_actor_and_one_of_the_critic() -> None:
+    task, model = task_and_model(value=0.5)
+    batch = next(iter(task.scoring_batches(model, 1)))
+    terms = task.loss(model, batch)
+    error = (batch.returns - model(batch.observations)[1]).square()
+    torch.testing.assert_close(terms["critic"], 0.5 * (error * batch.mask).sum() / batch.mask.sum())
+    policy = torch.autograd.grad(terms["actor"], list(model.critic.parameters()), retain_graph=True, allow_unused=True)
+    value = torch.autograd.grad(terms["critic"], list(model.actor.parameters()), allow_unused=True)
+    assert {*policy, *value} == {None}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -139,7 +137,7 @@ def test_every_control_task_draws_batches_that_it_can_learn_from(name: str) -> N
         assert batch.observations.dtype == batch.returns.dtype == batch.mask.dtype == torch.float32
         assert set(batch.actions.tolist()) <= set(range(INPUTS[name][1]))
         model.zero_grad()
-        task.training_loss(model, batch).backward()
+        total_loss(task.training_loss(model, batch)).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert_same(task.scoring_batches(model, 1), task.scoring_batches(model, 1))
 

@@ -29,7 +29,6 @@ from tests.tasks.control.policies import TASKS, learn, tiny
         ({"gae": -0.1}, "gae must be between 0 and 1, not -0.1."),
         ({"learning_rate": math.nan}, "learning_rate must be a number above 0, not nan."),
         ({"clip": 0.0}, "clip must be None or a number above 0, not 0.0."),
-        ({"scoring_value": -1.0}, "scoring_value must be None or a number of 0 or more, not -1.0."),
         ({"widths": ()}, "widths must be one or more numbers of at least 1, not ()."),
         ({"widths": (8, 0)}, "widths must be one or more numbers of at least 1, not (8, 0)."),
         ({"activation": "gelu"}, "activation must be tanh or relu, not 'gelu'."),
