@@ -137,4 +137,4 @@ def test_a_layer_that_keeps_few_of_its_weights_is_named_in_the_event() -> None:
     note = f"2 keeps {kept} of its 20,000 weights, less than 2%"
     assert event.notes == (note,)
     assert f"  note: {note}" in str(event).splitlines()
-    assert not prune(mlp(6, 200, 3), loss, vectors(), "magnitude", 0.5, structured=False).notes
+    assert not prune(mlp(), loss, vectors(), "magnitude", 0.5, structured=False).notes
