@@ -20,6 +20,7 @@ from earlycrop.selection.targets import Measure
 from earlycrop.surgery.masks import Masks
 from earlycrop.triggers.mask_distance import NodeMaskTracker
 from earlycrop.triggers.ntk import NTKDistance
+from earlycrop.triggers.step_rates import StepRates
 from earlycrop.triggers.triggers import Trigger, TriggerName
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.contexts import outside_inference_mode
@@ -183,6 +184,7 @@ class Pruner:
         options, procedure = self.options, self._procedure
         needs_distance = options.log_triggers or (procedure is not None and procedure.uses_weight_distance)
         self._distance = WeightDistance() if needs_distance else None
+        self._rates = StepRates(self._context.optimizers) if needs_distance else None
         self._node_masks = NodeMaskTracker(sparsity, limits) if options.log_triggers else None
         self._kernel: NTKDistance | None = None
         if options.ntk_probe is not None:
@@ -243,8 +245,9 @@ class Pruner:
         if self._node_masks is not None and epoch:  # first, as it may fail and be repeated
             mask_distance, batches = self._node_masks.update(network, self.loss, batches)
         self._measured = {} if mask_distance is None else {"mask_distance": mask_distance}
-        if self._distance is not None:
-            self._distance.update(network)
+        if self._distance is not None and self._rates is not None:
+            self._distance.update(network, self._rates.take())
+            self._rates.attach(self._context.optimizers)  # of which this pruner may be a copy's
             self._measured |= self._distance.log()
         if self._kernel is not None:
             turn = self._kernel.update(network)
@@ -267,6 +270,8 @@ class Pruner:
         for tracker in (self._distance, self._node_masks):
             if tracker is not None:
                 tracker.forget()
+        if self._rates is not None:
+            self._rates.release()
         if self.options.optimizer_state == "reset":
             for optimizer in flatten_optimizers(self._context.optimizers):
                 optimizer.state.clear()
@@ -277,6 +282,8 @@ class Pruner:
 
     def close(self) -> None:
         """Remove all hooks but those of masks. Not needed after the last epoch."""
+        if self._rates is not None:
+            self._rates.release()
         if self._procedure is not None:
             self._procedure.close()
 

@@ -190,7 +190,7 @@ def test_the_trigger_is_logged_every_epoch_until_it_fires() -> None:
         pruner.step(batches)
         logs.append(pruner.log())
     assert [sorted(log) for log in logs[1:4]] == [
-        ["algorithm1", "authors", "distance", "fall", "level", "squared", "squared_current", "unsquared"]
+        ["algorithm1", "authors", "distance", "fall", "level", "per_rate", "squared", "squared_current", "unsquared"]
     ] * 3
     assert logs[4:] == [{}, {}]
 

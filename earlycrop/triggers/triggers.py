@@ -149,10 +149,12 @@ class EpochWindow(Trigger):
 class LazyRegime(EpochWindow):
     """Prune when training enters the lazy regime: the distance of the weights from their start changes little.
 
-    It prunes after the first epoch t >= ``earliest`` with |d_t - d_(t-1)| / d_1 <= ``threshold``, where d_t is the
-    distance of the weights from their start, and after epoch ``latest`` in any case.
+    It prunes after the first epoch t >= ``earliest`` with (c_t / r_t) / (c_1 / r_1) <= ``threshold``, and after epoch
+    ``latest`` in any case. c_t = |d_t - d_(t-1)| is the change, in epoch t, of the distance of the weights from their
+    start, and r_t the sum of the learning rates of the epoch's steps.
 
-    Source: Rachwan et al. 2022, section 4.3, eq. 10 to 12, with threshold th = 1 - rho for sparsity rho.
+    Source: Rachwan et al. 2022, section 4.3, eq. 10 to 12, with threshold th = 1 - rho for sparsity rho. Deviation: the
+    change is taken by the learning rate, which is constant in the authors' training up to the cut.
 
     Args:
         threshold: The largest change at which it prunes.
@@ -167,7 +169,7 @@ class LazyRegime(EpochWindow):
 
     uses_weight_distance = True
 
-    def __init__(self, threshold: float, latest: int, earliest: int = 2, definition: Definition = "unsquared") -> None:
+    def __init__(self, threshold: float, latest: int, earliest: int = 2, definition: Definition = "per_rate") -> None:
         if definition not in DEFINITIONS:
             raise ValueError(
                 f"there is no definition '{definition}' of the lazy regime: take one of {', '.join(DEFINITIONS)}"
@@ -183,10 +185,11 @@ class LazyRegime(EpochWindow):
 
 
 class Knee(EpochWindow):
-    """Prune at the knee of the weights' movement c_t = |d_t - d_(t-1)|, with d_t their distance from their start.
+    """Prune at the knee of the weights' movement v_t = |d_t - d_(t-1)| / r_t.
 
-    It prunes when c_t is at most half of its largest value, and more than half of c_(t-1). The knee is detected one
-    epoch after it. No threshold depends on the target or the learning rate.
+    d_t is their distance from their start, and r_t the sum of the learning rates of epoch t's steps. It prunes when v_t
+    is at most half of its largest value, and more than half of v_(t-1). The knee is detected one epoch after it. No
+    threshold depends on the target or the learning rate.
 
     Source: this library. The fixed threshold of the lazy regime waits, for high sparsities, until the learning rate is
     almost zero.
@@ -294,7 +297,7 @@ def mask_distance(sparsity: float, epochs: int) -> Trigger:
 
 
 def window(epochs: int) -> tuple[int, int]:
-    """Return the earliest and the latest epoch of an early pruning: 1/20 and 1/4 of all epochs, and at least 2.
+    """Return the earliest and the latest epoch of an early pruning: 1/20 and 1/2 of all epochs, and at least 2.
 
     Args:
         epochs: The number of epochs of the training.
@@ -307,7 +310,7 @@ def window(epochs: int) -> tuple[int, int]:
     """
     if epochs < 3:
         raise ValueError(f"early pruning needs at least 3 epochs, 2 before it and 1 after, and there are {epochs}")
-    return max(2, ceil(epochs / 20)), max(2, ceil(epochs / 4))
+    return max(2, ceil(epochs / 20)), max(2, ceil(epochs / 2))
 
 
 TRIGGERS: dict[str, Callable[[float, int], Trigger]] = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from earlycrop.utils.wrappers import check_unchanged
 
-Definition = Literal["unsquared", "squared", "squared_current", "algorithm1", "authors"]
+Definition = Literal["per_rate", "unsquared", "squared", "squared_current", "algorithm1", "authors"]
 DEFINITIONS: tuple[str, ...] = get_args(Definition)
 """The forms in which the paper and its code write the change of the distance; see ``WeightDistance.values``."""
 
@@ -35,11 +35,19 @@ class DistanceHistory:
     from_start: list[float] = field(default_factory=list)
     from_first: list[float] = field(default_factory=list)
     initial_norm: float = 0.0
+    rates: list[float] = field(default_factory=list)
+    """r_t, the sum of the learning rates of the steps of epoch t, for t = 1, 2, ..."""
 
     @property
     def changes(self) -> list[float]:
         """c_t = |d_t - d_(t-1)| for t = 1, 2, ..."""
         return [abs(b - a) for a, b in zip(self.from_start, self.from_start[1:], strict=False)]
+
+    @property
+    def speeds(self) -> list[float]:
+        """c_t / r_t, the change by the learning rate, for t = 1, 2, ... Rates that are not known count as equal."""
+        changes = self.changes
+        return [change / rate for change, rate in zip(changes, self.rates or [1.0] * len(changes), strict=True)]
 
 
 def _ratio(change: float, reference: float) -> float:
@@ -58,11 +66,13 @@ class WeightDistance:
         self._references: list[dict[str, Tensor]] = []
         """The weights before and after the first epoch."""
 
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: nn.Module, rate: float | None = None) -> None:
         """Measure the distances of the model as it is now.
 
         Args:
             model: The model.
+            rate: The sum of the learning rates of the steps since the last update. None if it is unknown: then that of
+                the epoch before is taken, or 1.
 
         Raises:
             ValueError: The model has other parameters than before, or parameters of other shapes.
@@ -77,6 +87,7 @@ class WeightDistance:
         if len(history.from_start) == 1:
             history.initial_norm = _distance(parameters)
             return
+        history.rates.append(rate or (history.rates or [1.0])[-1])
         norm = _distance(self._references[1])
         history.from_first.append(_distance(parameters, self._references[1]) / norm if norm else 0.0)
 
@@ -84,11 +95,14 @@ class WeightDistance:
         """Return the change in every form in which the paper and its code write it, and the ratios of the knee.
 
         "unsquared" is |d_t - d_(t-1)| / d_1: Rachwan et al. 2022, eq. 11, without the squares of eq. 10. Only so, the
-        upper bound of eq. 12 holds, so it is the default. "squared" is eq. 10 and 11 as they are written,
-        "squared_current" the formula in the text of section 4.3, after eq. 12, and "algorithm1" that of algorithm 1,
-        lines 6 and 7, with its sign. "authors" is the authors' code, unstructured pruning.
+        upper bound of eq. 12 holds. "per_rate" is the same by the learning rate, (c_t / r_t) / (c_1 / r_1). With a
+        constant rate, which the authors train with up to the cut, both are one; with any other, the change itself
+        follows the rate more than the network. It is the default, and this library's. "squared" is eq. 10 and 11 as
+        they are written, "squared_current" the formula in the text of section 4.3, after eq. 12, and "algorithm1" that
+        of algorithm 1, lines 6 and 7, with its sign. "authors" is the authors' code, unstructured pruning.
 
-        With c_t the change of d_t in epoch t, "fall" is c_t / c_(t-1), and "level" is c_t / max of c_s over s <= t.
+        With v_t = c_t / r_t the change by the learning rate in epoch t, "fall" is v_t / v_(t-1), and "level" is v_t /
+        max of v_s over s <= t.
 
         Returns:
             The values by name, infinite if the reference is zero. Empty before epoch 2: the first change is the
@@ -97,15 +111,16 @@ class WeightDistance:
         d, e, changes = self.history.from_start, self.history.from_first, self.history.changes
         if len(d) < 3:
             return {}
-        squared = d[-1] ** 2 - d[-2] ** 2
+        squared, speeds = d[-1] ** 2 - d[-2] ** 2, self.history.speeds
         return {
+            "per_rate": _ratio(speeds[-1], speeds[0]),
             "unsquared": _ratio(changes[-1], d[1]),
             "squared": _ratio(abs(squared), d[1] ** 2),
             "squared_current": _ratio(abs(squared), d[-1] ** 2),
             "algorithm1": _ratio(squared, self.history.initial_norm**2),
             "authors": _ratio(abs(e[-1] - e[-2]), e[1]),
-            "fall": _ratio(changes[-1], changes[-2]),
-            "level": _ratio(changes[-1], max(changes)),
+            "fall": _ratio(speeds[-1], speeds[-2]),
+            "level": _ratio(speeds[-1], max(speeds)),
         }
 
     def log(self) -> dict[str, float]:

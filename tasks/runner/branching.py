@@ -50,6 +50,10 @@ def accept(trunk: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     keys = sorted({*trunk, *config} - set(FREE))
     if trunk.get("method") != "dense":
         raise ValueError(f"{folder} holds a run of {trunk.get('method')}: branch off a dense one")
+    held, needed = trunk.get("schedule") == "constant", config.get("schedule") in ("after-cut", "constant")
+    if held != needed:
+        schedule = "--schedule constant" if needed else "its own schedule"
+        raise ValueError(f"the learning rate of {folder} is another one: branch off a dense run with {schedule}")
     if other := [key for key in keys if trunk.get(key) != config.get(key)]:
         raise ValueError(f"{folder} is another training (it differs in {', '.join(other)}): branch off one alike")
 

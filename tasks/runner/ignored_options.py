@@ -44,14 +44,19 @@ def ignored_options(method: str, criterion: str = "") -> frozenset[str]:
     return frozenset(name for name, used in uses.items() if not used)
 
 
+def _ignored(method: str, criterion: str, schedule: str) -> frozenset[str]:
+    """Return what a run ignores. A constant learning rate makes another training of any method."""
+    return ignored_options(method, criterion) - ({"schedule"} if schedule == "constant" else set())
+
+
 def without_ignored(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's configuration without what its method ignores."""
-    ignored = ignored_options(config.get("method", ""), config.get("criterion", ""))
+    ignored = _ignored(config.get("method", ""), config.get("criterion", ""), config.get("schedule", ""))
     return {name: value for name, value in config.items() if name not in ignored}
 
 
 def with_defaults(options: AnyOptions) -> AnyOptions:
     """Return the options with everything that the method ignores at its default."""
     defaults = Options()
-    ignored = ignored_options(options.method, options.criterion)
+    ignored = _ignored(options.method, options.criterion, options.schedule)
     return replace(options, **{name: getattr(defaults, name) for name in ignored})

@@ -43,8 +43,10 @@ class Options:
     """Share of the epochs that ltr rewinds to; 0 is the initialisation."""
     optimizer_state: Literal["keep", "reset"] = "keep"
     """Whether the optimizer goes on with its state after a pruning or starts afresh."""
-    schedule: Literal["keep", "restart"] = "keep"
-    """Whether the learning rate's schedule goes on after a pruning or starts anew over the epochs that are left."""
+    schedule: Literal["keep", "restart", "after-cut", "constant"] = "keep"
+    """How the learning rate goes: its schedule runs over all epochs (keep), starts anew over those that are left after
+    a pruning (restart), is held until the pruning and runs over those that are left (after-cut), or is held (constant),
+    as the trunk of runs that are cut at several epochs needs it."""
     watch: bool = True
     """Whether all that triggers look at is measured after every epoch, up to a pruning, whatever prunes."""
     kernel: bool = False

@@ -26,6 +26,7 @@ class Training:
         device: Where it trains.
         data: What tells its data from others of the same name.
         keep: The epochs whose checkpoints are kept.
+        largest_rate: The learning rate that the task's optimizer was made with, of which schedules give shares.
         epoch: The number of epochs done.
         seconds: How long training, scoring and cutting took.
         log: A line for each epoch.
@@ -42,6 +43,7 @@ class Training:
     device: torch.device
     data: DataFingerprint
     keep: list[int]
+    largest_rate: float
     epoch: int = 0
     seconds: float = 0.0
     log: list[dict[str, Any]] = field(default_factory=list)

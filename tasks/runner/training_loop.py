@@ -24,6 +24,7 @@ from tasks.runner.options import Options
 from tasks.runner.outcome import count_nonzero_parameters, outcome
 from tasks.runner.process_settings import cuda_algorithms
 from tasks.runner.result import Result
+from tasks.runner.schedules import progress
 from tasks.runner.store import Store
 from tasks.runner.training import Training
 from tasks.runner.training_epoch import finite, train
@@ -125,6 +126,7 @@ def restore(name: str, task: Task, options: Options, store: Store, meter: Emissi
     training = Training(
         name=name, task=task, options=options, store=store, meter=meter, model=model, optimizer=optimizer,
         pruner=pruner, device=device_of(options.device, "--device"), data=data, keep=keep,
+        largest_rate=optimizer.param_groups[0]["lr"],
     )  # fmt: skip
     if state is not None:
         training.load(state, pruner.load_state_dict)
@@ -193,7 +195,8 @@ def _epoch(training: Training, replicas: distributed.Replicas) -> dict[str, Any]
     distributed.seed_process(options.seed, epoch)
 
     def rate(done: float) -> float:
-        return task.learning_rate(_progress(options, pruner, done))
+        schedule = progress(options, pruner, done)
+        return training.largest_rate if schedule is None else task.learning_rate(schedule)
 
     first = rate(0.0)
     loss = train(task, model, training.optimizer, epoch, rate, replicas)
@@ -204,14 +207,6 @@ def _epoch(training: Training, replicas: distributed.Replicas) -> dict[str, Any]
         "epoch": epoch, "loss": loss, "learning_rate": first, "parameters": count_nonzero_parameters(model), **task_log,
         "trigger": pruner.log(), "event": event, "seconds": seconds + asking,
     }  # fmt: skip
-
-
-def _progress(options: Options, pruner: earlycrop.Pruner, done: float) -> float:
-    """How far the learning rate's schedule has come, from 0 to 1, with this share of an epoch done."""
-    start = 0
-    if options.schedule == "restart" and pruner.event is not None and pruner.total_epochs == options.epochs:
-        start = pruner.event.epoch
-    return (pruner.position + done - start) / (options.epochs - start)
 
 
 def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> tuple[dict[str, Any] | None, float]:

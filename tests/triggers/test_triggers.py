@@ -36,14 +36,14 @@ def along(trigger: Trigger, distances: list[float]) -> list[str | None]:
 def test_the_lazy_regime_fires_at_the_threshold_and_says_why() -> None:
     reasons = along(LazyRegime(0.25, latest=9), [0.0, 1.0, 2.0, 2.25])
     assert reasons[:3] == [None, None, None]
-    assert reasons[3] == "lazy regime: unsquared change 0.25, at most 0.25"
+    assert reasons[3] == "lazy regime: per_rate change 0.25, at most 0.25"
 
 
 def test_not_before_the_earliest_and_not_after_the_latest() -> None:
     reasons = along(LazyRegime(0.5, latest=5, earliest=4), [0.0, 1.0, 1.0, 1.0, 1.0])
     assert [bool(r) for r in reasons] == [False, False, False, False, True]
     reasons = along(LazyRegime(0.5, latest=3), [0.0, 1.0, 2.0, 3.0])
-    assert reasons[3] == "latest epoch 3: the unsquared change stayed above 0.5"
+    assert reasons[3] == "latest epoch 3: the per_rate change stayed above 0.5"
     assert reasons[:3] == [None] * 3
 
 
@@ -69,9 +69,9 @@ def test_weights_that_never_move_do_not_divide_by_zero() -> None:
 def test_default_limits_are_shares_of_the_budget() -> None:
     trigger = lazy_regime(0.95, 80)
     assert isinstance(trigger, LazyRegime)
-    assert (trigger.earliest, trigger.latest) == (4, 20)
+    assert (trigger.earliest, trigger.latest) == (4, 40)
     assert math.isclose(trigger.threshold, 0.05)
-    assert lazy_regime(0.9, 30).latest == 8
+    assert lazy_regime(0.9, 30).latest == 15
     with pytest.raises(ValueError, match="needs at least 3 epochs"):
         lazy_regime(0.9, 2)
 
@@ -103,7 +103,7 @@ def test_fixed_epochs() -> None:
 def test_every_trigger_of_the_table_has_its_latest_epoch_within_the_budget(name: str) -> None:
     trigger = TRIGGERS[name](0.9, 40)
     assert isinstance(trigger, Trigger)
-    assert trigger.latest == {"before": 0, "after": 30, "never": None}.get(name, 10)
+    assert trigger.latest == {"before": 0, "after": 30, "never": None}.get(name, 20)
     trigger.load_state_dict(trigger.state_dict())
 
 

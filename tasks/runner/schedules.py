@@ -1,0 +1,46 @@
+"""How the learning rate goes over a training with a pruning in it."""
+
+from __future__ import annotations
+
+from earlycrop import METHODS, TRIGGERS, Pruner
+from tasks.runner.options import Options
+
+
+def holds_until_cut(options: Options) -> bool:
+    """Return whether a run is to train at a constant rate until a trigger prunes it."""
+    row = METHODS[options.method]
+    if options.schedule != "after-cut" or row.criterion is None or row.procedure != "once":
+        return False
+    if options.trigger:
+        return options.trigger not in ("0", "before", "after", "never")
+    return row.trigger not in (TRIGGERS["before"], TRIGGERS["after"], TRIGGERS["never"])
+
+
+def progress(options: Options, pruner: Pruner, done: float) -> float | None:
+    """Return how far the learning rate's schedule has come, from 0 to 1, or None where the rate is held.
+
+    ``keep``: over all epochs. ``restart``: anew over the epochs that are left after a pruning. ``after-cut``: the rate
+    is held until the pruning, and the schedule runs over the epochs that are left; a network that is pruned after its
+    training has a schedule for that and one for the rest. ``constant``: held throughout. A method that trains several
+    times has a schedule in every training.
+
+    Args:
+        options: The run's options.
+        pruner: The run's pruner.
+        done: The share of the current epoch that is done.
+    """
+    start, end, schedule = 0, options.epochs, options.schedule
+    if schedule == "constant" or (holds_until_cut(options) and pruner.event is None):
+        return None
+    if schedule != "keep" and pruner.total_epochs == options.epochs:
+        if pruner.event is not None:
+            start = pruner.event.epoch
+        elif schedule == "after-cut" and _prunes_after_training(options):
+            latest = TRIGGERS["after"](options.sparsity, options.epochs).latest
+            end = options.epochs if latest is None else latest
+    return (pruner.position + done - start) / (end - start)
+
+
+def _prunes_after_training(options: Options) -> bool:
+    row = METHODS[options.method]
+    return options.trigger == "after" or (not options.trigger and row.trigger is TRIGGERS["after"])
