@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
+from torch import nn
+
 from earlycrop.scoring.criteria import Criterion, Gate, Statistics
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.targets import MEASURES, max_remaining
 from earlycrop.surgery.masks import Masks
+from earlycrop.utils.parameters import norms_are_fresh
 
 GateName = Literal["auto", "rows", "norms", "columns"]
 GATES: tuple[str, ...] = get_args(GateName)
@@ -34,8 +37,9 @@ class PruningRequest:
         shuffled: Remove as many units of each layer as were selected, but at random. This control tells whether a
             method selects weights, or only how many of which layer.
         statistics: What batch norms use while scores are computed: ``"running"`` statistics or those of the
-            ``"batch"``. ``"auto"`` takes the batch's, but running ones for single weights and for gates on rows:
-            normalising by batch statistics would cancel a gate on the rows.
+            ``"batch"``. ``"auto"`` takes the batch's, with two exceptions. Gates on rows take running ones, as
+            normalising by batch statistics would cancel them. Single weights take running ones, unless the batch norms
+            are as they were made (mean 0, variance 1), or the criterion's authors take the batch's.
 
     Raises:
         ValueError: A value is unknown or out of its range.
@@ -73,12 +77,13 @@ class PruningRequest:
         """The gate position; ``"auto"`` is resolved to the criterion's."""
         return self.criterion.gate if self.gate == "auto" else cast(Gate, self.gate)
 
-    @property
-    def batch_statistics(self) -> bool:
-        """Whether batch norms use the batch's statistics."""
-        if self.statistics == "auto":
-            return self.structured and self.gate_position != "rows"
-        return self.statistics == "batch"
+    def uses_batch_statistics(self, network: nn.Module) -> bool:
+        """Return whether batch norms use the batch's statistics while this network is scored."""
+        if self.statistics != "auto":
+            return self.statistics == "batch"
+        if self.structured:
+            return self.gate_position != "rows"
+        return self.criterion.batch_statistics or norms_are_fresh(network)
 
 
 @dataclass(frozen=True)

@@ -306,14 +306,14 @@ def candidate_mask(
 
 
 def _score_nodes(request: PruningRequest, context: PruningContext, graph: Graph, batches: list[Any]) -> Tensor:
-    gate, statistics = request.gate_position, request.batch_statistics
+    gate, statistics = request.gate_position, request.uses_batch_statistics(context.network)
     return node_scores(
         context.network, graph, request.criterion, context.loss, batches, gate, statistics, context.group
     )
 
 
 def _score_weights(request: PruningRequest, context: PruningContext, batches: list[Any]) -> Tensors:
-    statistics = request.batch_statistics
+    statistics = request.uses_batch_statistics(context.network)
     return weight_scores(context.network, request.criterion, context.loss, batches, statistics, context.group)
 
 

@@ -83,6 +83,10 @@ class Criterion:
             effect is that on the summed loss.
         additive: Whether effect(w, g, a) + effect(w, 0, b) = effect(w, g, a + b), so that the terms of a parameter's
             Hg can be used one by one, and Hg is never stored as a whole.
+        batch_statistics: Whether batch norms use the batch's statistics for single weights, unless a pruning asks for
+            running ones.
+        temperature: What logits are divided by while derivatives are computed; see
+            :class:`earlycrop.scoring.temperature.TemperedLogits`.
         gate: The entries that a node's gate multiplies, unless a pruning asks for others: "columns", or "rows" where
             the criterion's authors score filters.
     """
@@ -98,6 +102,8 @@ class Criterion:
     data_free: bool = False
     by_term: bool = False
     additive: bool = False
+    batch_statistics: bool = False
+    temperature: float = 1.0
     gate: Gate = "columns"
 
 
@@ -108,9 +114,11 @@ CRITERIA: dict[str, Criterion] = {
     # Lee et al. 2019, eq. 4; for nodes, SNAP (Verdenius et al. 2020). Deviation: the EarlyCroP authors' code takes the
     # mean logit as the loss; this one takes the caller's loss.
     "snip": Criterion(first_order, 1),
-    # Wang et al. 2020, eq. 8: the largest increase of the gradient flow is removed first. Deviation: the EarlyCroP
-    # authors' code has the opposite sign.
-    "grasp": Criterion(second_order, 2, signed=True, additive=True),
+    # Wang et al. 2020, eq. 8: the largest increase of the gradient flow is removed first. Temperature and statistics
+    # are those of their code, which also takes batches of as many samples of each class: give such batches where there
+    # are classes. A loss without logits has no temperature. Deviations: g is of all parameters, theirs of convolutions'
+    # and linear layers' weights; the EarlyCroP authors' code has the opposite sign.
+    "grasp": Criterion(second_order, 2, signed=True, additive=True, batch_statistics=True, temperature=200.0),
     # Rachwan et al. 2022, eq. 4; for nodes the gates of eq. 5, in the closed form of what the authors' code
     # differentiates. Deviation: of a loss of several terms, eq. 4 is taken for each term.
     "crop": Criterion(second_order, 2, node_effect=second_order_gate, by_term=True, additive=True),

@@ -18,6 +18,7 @@ from earlycrop.scoring.derivatives import Derivatives, expanded_zeros, flow_by_p
 from earlycrop.scoring.gates import GatedAxis, find_gated_axes, find_norm_axes, spread_to_entries, sum_by_node
 from earlycrop.scoring.loss_terms import TOTAL
 from earlycrop.scoring.synflow import synaptic_flow
+from earlycrop.scoring.temperature import TemperedLogits
 from earlycrop.utils.distributed import ProcessGroup, broadcast_from_rank0
 from earlycrop.utils.errors import FlowError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices
@@ -55,7 +56,7 @@ def weight_scores(
     effect = criterion.effect
     if effect is None:
         return {name: broadcast_from_rank0(torch.rand(p.shape, device=p.device), group) for name, p in matrices.items()}
-    source = _Source(model, criterion, loss, batch_statistics, group)
+    source = _Source(model, criterion, _with_temperature(loss, criterion), batch_statistics, group)
 
     def compute_effects(batches: Iterable[Any]) -> list[_TermEffects]:
         return [
@@ -101,7 +102,7 @@ def node_scores(
     if criterion.effect is None:
         return broadcast_from_rank0(torch.rand(graph.count, dtype=torch.float64), group)
     axes = _find_scored_axes(model, graph, criterion, gate or criterion.gate)
-    source = _Source(model, criterion, loss, batch_statistics, group)
+    source = _Source(model, criterion, _with_temperature(loss, criterion), batch_statistics, group)
 
     def compute_sums(batches: Iterable[Any]) -> list[_TermEffects]:
         return _sum_effects(source, graph, axes, batches)
@@ -307,6 +308,18 @@ def _rank_in_groups(graph: Graph, scores: Tensor) -> Tensor:
         order = torch.argsort(scores[nodes], stable=True)
         ranks[nodes[order]] = torch.arange(1, len(group) + 1, dtype=ranks.dtype) / len(group)
     return ranks
+
+
+def _with_temperature(loss: Loss, criterion: Criterion) -> Loss:
+    """Return the loss at the criterion's temperature."""
+    if criterion.temperature == 1:
+        return loss
+
+    def tempered(model: nn.Module, batch: Any) -> Any:
+        with TemperedLogits(criterion.temperature):
+            return loss(model, batch)
+
+    return tempered
 
 
 def _trained(model: nn.Module) -> set[str]:

@@ -67,3 +67,10 @@ def norm_scales(model: nn.Module) -> list[str]:
     """Return the names of the scales of batch norms."""
     paths = [path for path, m in model.named_modules() if isinstance(m, NORMS) and m.affine]
     return [f"{path}.weight" if path else "weight" for path in paths]
+
+
+def norms_are_fresh(model: nn.Module) -> bool:
+    """Return whether the running statistics of all batch norms are as they were made: of mean 0 and variance 1."""
+    means = [m.running_mean for m in model.modules() if isinstance(m, NORMS) and m.running_mean is not None]
+    variances = [m.running_var for m in model.modules() if isinstance(m, NORMS) and m.running_var is not None]
+    return bool(means) and not any(bool(t.any()) for t in means) and all(bool((t == 1).all()) for t in variances)
