@@ -83,6 +83,8 @@ class Criterion:
             effect is that on the summed loss.
         additive: Whether effect(w, g, a) + effect(w, 0, b) = effect(w, g, a + b), so that the terms of a parameter's
             Hg can be used one by one, and Hg is never stored as a whole.
+        matrices_only: Whether g is that of the parameters with two or more dimensions, and zero for biases and norms,
+            as the EarlyCroP authors' code has it.
         batch_statistics: Whether batch norms use the batch's statistics for single weights, unless a pruning asks for
             running ones.
         temperature: What logits are divided by while derivatives are computed; see
@@ -102,6 +104,7 @@ class Criterion:
     data_free: bool = False
     by_term: bool = False
     additive: bool = False
+    matrices_only: bool = False
     batch_statistics: bool = False
     temperature: float = 1.0
     gate: Gate = "columns"

@@ -194,6 +194,8 @@ class _Source:
             return {TOTAL: Derivatives({}, None)}
         if criterion.data_free:
             return {TOTAL: synaptic_flow(self.model, self.loss, batches)}
+        if criterion.matrices_only:
+            return self._differentiate_matrices(list(batches))
         if criterion.direction == "gradient":
             return self._differentiate(batches, criterion.order == 2, None)
         batches = list(batches)
@@ -203,6 +205,17 @@ class _Source:
             gates = sum_units(_effects(criterion, first_order, weights, derivatives))
             directions[term] = {name: w * gates[name] for name, w in weights.items()}
         return self._differentiate(batches, True, directions)
+
+    def _differentiate_matrices(self, batches: list[Any]) -> dict[str, Derivatives]:
+        """Compute g, with zeros in place of those of vectors, and the product of H and this g."""
+        directions = {
+            term: {name: g if g.ndim > 1 else torch.zeros_like(g) for name, g in derivatives.gradient.items()}
+            for term, derivatives in self._differentiate(batches, False, None).items()
+        }
+        if self.criterion.order < 2:
+            return {term: Derivatives(direction, None) for term, direction in directions.items()}
+        products = self._differentiate(batches, True, directions)
+        return {term: Derivatives(direction, products[term].product) for term, direction in directions.items()}
 
     def _differentiate(
         self, batches: Iterable[Any], second: bool, directions: Mapping[str, Tensors] | None
@@ -217,7 +230,8 @@ def _sum_effects(source: _Source, graph: Graph, axes: list[GatedAxis], batches: 
     effect = criterion.node_effect or criterion.effect
     assert effect is not None
     parameters = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
-    if not criterion.additive or criterion.order < 2 or criterion.direction == "gates":
+    streams = criterion.additive and criterion.order == 2 and criterion.direction == "gradient"
+    if not streams or criterion.matrices_only:
         derivatives = source.derivatives(
             batches, sum_units=lambda effects: spread_to_entries(sum_by_node(graph, axes, effects), axes, effects)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -243,3 +244,29 @@ def test_scores_of_complex_nodes_are_derivatives_by_real_gates() -> None:
     assert weights.shape == (8, 6)
     flow_through = weight_scores(model, CRITERIA["synflow"], squared, [x])["wave"]
     assert bool((flow_through > 0).all())
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_flow_of_matrices_alone_is_that_of_the_authors_code(batches: int) -> None:
+    """Nodes: d/dc sum(g_W * g_W(c)) with gates c on the first layer's outputs; weights: w d/dw of sum(g_W * g_W)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    data = [torch.randn(6, 4, dtype=torch.float64) for _ in range(batches)]
+
+    def squared(m: nn.Module, x: Tensor) -> Tensor:
+        return m(x).square().sum()
+
+    first, _, last = model
+    weights = [first.weight, last.weight]
+    gates = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    g = torch.autograd.grad(sum(squared(model, x) for x in data), weights)
+    gated = sum(last((first(x) * gates).tanh()).square().sum() for x in data)
+    with_graph = torch.autograd.grad(gated, weights, create_graph=True)
+    flow_of_gates = sum((a * b).sum() for a, b in zip(g, with_graph, strict=True))
+    by_gates, *by_weights = torch.autograd.grad(flow_of_gates, [gates, *weights])  # type: ignore[list-item]
+    criterion = replace(CRITERIA["crop"], matrices_only=True)
+    nodes = node_scores(model, trace(model, data[0]), criterion, squared, data, "rows")
+    torch.testing.assert_close(nodes, by_gates.abs())
+    scores = weight_scores(model, criterion, squared, data)
+    for w, product, score in zip(weights, by_weights, scores.values(), strict=True):
+        torch.testing.assert_close(score, (w * product).detach().abs())

@@ -63,15 +63,22 @@ def trained(method: str, rank: int | None, **more: Any) -> tuple[dict[str, Tenso
     return model.state_dict(), [(e.epoch, e.reason, e.left, e.layers) for e in events]
 
 
+def terms(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Two means over examples."""
+    return loss(model, batch), 100 * model(batch[0]).square().mean()
+
+
 def derivatives(model: nn.Module, rank: int | None, group: Any = None) -> dict[str, Any]:
     """g and Hg of one batch and of several, parameter by parameter, and the scores of nodes."""
     parts: dict[str, Tensor] = {}
     one, several = list(batches(rank, 1)), list(batches(rank))
     flow_by_parameter(
-        model, loss, one, lambda n, g, hg: parts.update({n: parts.get(n, 0) + torch.stack([g, hg])}), group=group
+        model, loss, one, lambda _, n, g, hg: parts.update({n: parts.get(n, 0) + torch.stack([g, hg])}), group=group
     )
     graph = trace(model, lambda m: loss(m, one[0]))
     scores = {n: node_scores(model, graph, CRITERIA[n], loss, several, group=group) for n in ("crop", "crop-gate")}
+    scores["terms"] = node_scores(model, graph, CRITERIA["crop"], terms, several, group=group)
+    scores["terms of one batch"] = node_scores(model, graph, CRITERIA["crop"], terms, one, group=group)
     multiple = flow(model, loss, several, group=group)
     assert multiple.product is not None
     single = flow(model, loss, one, group=group)
@@ -89,6 +96,11 @@ def disagreeing(rank: int) -> list[str]:
             earlycrop.prune(model, loss, list(batches(rank)), "magnitude", 0.5, structured=structured)
         except ValueError as error:
             messages.append(str(error))
+    try:
+        ddp = DistributedDataParallel(network())
+        earlycrop.prune(ddp, lambda m, b: {f"of {rank}": loss(m, b)}, list(batches(rank)), "crop", 0.5)
+    except ValueError as error:
+        messages.append(str(error))
     pruner = Pruner(model, torch.optim.SGD(model.parameters(), 0.1), loss, "earlycrop-u", 0.5, epochs=4, trigger=rank)
     try:
         pruner.step(batches(rank))
@@ -185,9 +197,12 @@ def test_the_cut_and_what_is_learned_are_those_of_one_process(method: str, reque
 
 def test_a_disagreement_of_processes_is_reported(results: list[dict[str, Any]]) -> None:
     for result in results:
-        nodes, weights, when = result["messages"]
+        nodes, weights, loss_terms, when = result["messages"]
         assert nodes.startswith("the processes chose to remove different nodes or weights: make sure that they")
         assert weights == nodes
+        assert loss_terms == (
+            "the processes that train this model disagree on the terms of the loss: process 0: of 0; process 1: of 1"
+        )
         assert when == (
             "the processes that train this model disagree on whether to prune now: process 0: before training; "
             "process 1: nothing"
