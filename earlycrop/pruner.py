@@ -85,7 +85,9 @@ class Pruner:
             network inside is pruned.
         optimizer: The optimizer, or all optimizers, that train the model. They continue with the pruned parameters and
             their state.
-        loss: A function ``(network, batch) -> scalar`` that calls the network it is given.
+        loss: A function ``(network, batch) -> scalar`` that calls the network it is given. It may return the terms of
+            the loss instead, as a tuple or a dict of scalars, of which the training loss is the sum. Of a dict with the
+            key ``"loss"``, that entry alone counts.
         method: A name in ``METHODS``, or a :class:`Method`.
         sparsity: The share of ``of`` to remove, above 0 and below 1.
         epochs: For how many epochs the model is trained, before and after the pruning together.

@@ -48,7 +48,9 @@ def prune(
     Args:
         model: The model to prune. If it is compiled or wrapped (``DistributedDataParallel``, ...), the network inside
             is pruned.
-        loss: A function ``(network, batch) -> scalar`` that calls the network it is given.
+        loss: A function ``(network, batch) -> scalar`` that calls the network it is given. It may return the terms of
+            the loss instead, as a tuple or a dict of scalars, of which the training loss is the sum. Of a dict with the
+            key ``"loss"``, that entry alone counts.
         batches: Training data to compute the scores on. All batches are read.
         criterion: A name in ``CRITERIA``, or a :class:`Criterion`.
         sparsity: The share of ``of`` to remove, above 0 and below 1.

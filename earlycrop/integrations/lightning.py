@@ -183,7 +183,7 @@ def _prepare_module(
 
 
 def _training_step_loss(module: nn.Module, batch: Any) -> Any:
-    """Return the terms of the loss of the module's ``training_step``, or the loss if it names no terms."""
+    """Return what the module's ``training_step`` returned: of a dict, the entry ``loss_terms`` if there is one."""
     output: Any = module.training_step(batch, 0)  # type: ignore[operator]
     return output.get("loss_terms", output) if isinstance(output, Mapping) else output
 
