@@ -29,9 +29,9 @@ def test_check_names_the_line_of_a_tampered_row(place: Path, old: str, new: str,
     call(place)
     assert call(place, "check")[0] == 0
     edit(place / "out" / "cartpole.csv", old, new)
-    code, said = call(place, "check")
+    code, output = call(place, "check")
     assert code == 1
-    assert re.search(message, said)
+    assert re.search(message, output)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_check_names_the_line_of_a_bad_record(place: Path, old: str, new: str, f
     path = place / "out" / "records" / "cartpole" / "e0.json"
     edit(path, old, new)
     line = 1 + next(number for number, text in enumerate(path.read_text().splitlines()) if f'"{field}"' in text)
-    code, said = call(place, "check")
+    code, output = call(place, "check")
     assert code == 1
-    assert re.search(rf"e0.json:{line}: {field} is .*{message}", said)
+    assert re.search(rf"e0.json:{line}: {field} is .*{message}", output)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_check_names_what_contradicts_itself(place: Path, old: str, new: str, me
     call(place)
     assert call(place, "check")[0] == 0
     edit(place / "out" / "records" / "cartpole" / "e0.json", old, new)
-    code, said = call(place, "check")
+    code, output = call(place, "check")
     assert code == 1
-    assert re.search(message, said)
+    assert re.search(message, output)
 
 
 def test_masked_networks_compute_what_the_dense_one_does(place: Path) -> None:
@@ -95,28 +95,28 @@ def test_masked_networks_compute_what_the_dense_one_does(place: Path) -> None:
     assert call(place, "check")[0] == 0
     path = place / "out" / "records" / "cartpole" / "s0.json"
     edit(path, '"dense": 1000', '"costs": {"macs": [900, 90]}, "dense": 1000')
-    code, said = call(place, "check")
+    code, output = call(place, "check")
     assert code == 1
-    assert re.search(r"s0.json:\d+: the multiply-accumulates go from 900 to 90 in a pruning of single weights", said)
+    assert re.search(r"s0.json:\d+: the multiply-accumulates go from 900 to 90 in a pruning of single weights", output)
     edit(path, '"macs": 900', '"macs": 90')
-    code, said = call(place, "check")
+    code, output = call(place, "check")
     assert code == 1
-    assert re.search(r"s0.json:\d+: macs is 90 without a node cut, but 900 in the dense network", said)
+    assert re.search(r"s0.json:\d+: macs is 90 without a node cut, but 900 in the dense network", output)
 
 
 def test_check_names_a_commit_that_is_not_there(place: Path) -> None:
     call(place)
     path = place / "out" / "records" / "cartpole" / "e0.json"
     now = commit().removesuffix("-dirty")
-    for told, problem in ((now, False), (f"{now}-dirty", False), ("0" * 40, history() is not None)):
-        edit(path, f'"commit": "{json.loads(path.read_text())["result"]["commit"]}"', f'"commit": "{told}"')
+    for recorded, problem in ((now, False), (f"{now}-dirty", False), ("0" * 40, history() is not None)):
+        edit(path, f'"commit": "{json.loads(path.read_text())["result"]["commit"]}"', f'"commit": "{recorded}"')
         call(place, "show")  # its CSV
-        code, said = call(place, "check")
+        code, output = call(place, "check")
         assert code == int(problem)
         assert (
-            f"e0.json:{path.read_text()[: path.read_text().index('commit')].count(chr(10)) + 1}: commit" in said
+            f"e0.json:{path.read_text()[: path.read_text().index('commit')].count(chr(10)) + 1}: commit" in output
         ) == problem
-        assert ("of code that was not committed: e0" in said) == told.endswith("dirty")
+        assert ("of code that was not committed: e0" in output) == recorded.endswith("dirty")
 
 
 def test_check_misses_no_row_no_order_and_no_file(place: Path) -> None:

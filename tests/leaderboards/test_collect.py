@@ -27,9 +27,9 @@ from tests.leaderboards.results import ALL, DENSE, EARLY, edit, write_run
 
 
 def test_collect_writes_records_and_csv_that_read_back(place: Path) -> None:
-    code, said = call(place)
+    code, output = call(place)
     assert code == 0
-    assert ": 6, new: 6;" in said
+    assert ": 6, new: 6;" in output
     with (place / "out" / "cartpole.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(KINDS)
@@ -50,10 +50,10 @@ def test_unfinished_and_failed_runs_are_skipped_and_counted(place: Path) -> None
         for file in files:
             (place / "runs" / name / file).write_text("{}")
     assert finished_runs(place / "runs")[1] == {"unfinished": 1, "failed": 2}
-    code, said = call(place)
+    code, output = call(place)
     assert code == 0
-    assert ": 6, new: 6;" in said
-    assert "1 unfinished, 2 failed" in said
+    assert ": 6, new: 6;" in output
+    assert "1 unfinished, 2 failed" in output
 
 
 def test_a_record_says_by_which_rule_its_id_is_made(place: Path) -> None:
@@ -66,9 +66,9 @@ def test_a_record_says_by_which_rule_its_id_is_made(place: Path) -> None:
     path = place / "out" / "records" / "cartpole" / "e0.json"
     assert "version" not in path.with_stem("d0").read_text()
     edit(path, '"version": 2', '"version": 3')
-    code, said = call(place, "show")
+    code, output = call(place, "show")
     assert code == 2
-    assert "e0.json: there is no version 3 of records" in said
+    assert "e0.json: there is no version 3 of records" in output
 
 
 def test_a_run_that_was_set_aside_is_not_collected(place: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_record_of_another_run_is_replaced_only_where_that_is_asked_for(
     path = write_run(place / "runs", replace(EARLY, value=12.5)) / "result.json"
     now = path.stat().st_mtime + (100 if newer else -100)
     os.utime(path, (now, now))
-    _, said = call(place, *["--replace"] * replaced)
-    (line,) = [line for line in said.splitlines() if line.startswith("run e0: ")]
+    _, output = call(place, *["--replace"] * replaced)
+    (line,) = [line for line in output.splitlines() if line.startswith("run e0: ")]
     assert line.startswith("run e0: replaced" if replaced else "run e0: kept")
     assert ("--replace" in line) != replaced
     assert read_records(place / "out")["e0"].result.value == (12.5 if replaced else 90.0)
@@ -114,8 +114,8 @@ def test_collecting_again_changes_nothing(place: Path, monkeypatch: pytest.Monke
     before = {path: path.read_bytes() for path in (place / "out").rglob("*") if path.is_file()}
     for path in (place / "runs").glob("*/result.json"):
         os.utime(path, (1, 1))
-    _, said = call(place)
-    assert ": 6, new: 0;" in said
+    _, output = call(place)
+    assert ": 6, new: 0;" in output
     assert {path: path.read_bytes() for path in (place / "out").rglob("*") if path.is_file()} == before
 
 
@@ -134,9 +134,9 @@ def test_collecting_again_changes_nothing(place: Path, monkeypatch: pytest.Monke
 )
 def test_corrupt_run_is_named_and_nothing_is_written(place: Path, file: str, old: str, new: str, message: str) -> None:
     edit(place / "runs" / "e0" / file, old, new)
-    code, said = call(place)
+    code, output = call(place)
     assert code == 2
-    assert re.search(message, said)
+    assert re.search(message, output)
     assert not (place / "out").exists()
 
 
@@ -146,9 +146,9 @@ def test_corrupt_record_is_named_and_nothing_is_overwritten(place: Path) -> None
     path.write_text("{")
     before = (place / "out" / "cartpole.csv").read_bytes()
     write_run(place / "runs", replace(EARLY, run="e7", seed=7))
-    code, said = call(place)
+    code, output = call(place)
     assert (code, path.read_text()) == (2, "{")
-    assert "e0.json:1: not JSON" in said
+    assert "e0.json:1: not JSON" in output
     assert (place / "out" / "cartpole.csv").read_bytes() == before
     assert not path.with_name("e7.json").exists()
 

@@ -40,16 +40,16 @@ def test_an_option_that_only_some_runs_have_is_said_of_what_it_limits(place: Pat
 
 def test_picture_is_a_png_of_sensible_size(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "draw", draw)
-    _, said = call(place)
+    _, output = call(place)
     path = place / "out" / "cartpole.png"
-    assert f"Picture: {path}" in said
+    assert f"Picture: {path}" in output
     height, width, _ = imread(path).shape
     assert 1500 < width < 2500
     assert 600 < height < 1200
     assert path.with_suffix(".svg").read_text().startswith("<?xml")
 
 
-def test_a_run_s_triggers_are_drawn_and_told(place: Path) -> None:
+def test_a_run_s_triggers_are_drawn_and_reported(place: Path) -> None:
     """Sixteen epochs: the window of an early pruning is 2 to 4."""
     folder = write_run(place / "runs", replace(DENSE, run="t0", epochs=16), epochs=16, sparsity=0.9)
     seen = [
@@ -87,9 +87,9 @@ def test_task_restricts_what_is_done(place: Path) -> None:
 
 
 def test_nothing_to_do_is_one_sentence_and_exit_code_two(tmp_path: Path) -> None:
-    code, said = call(tmp_path)
+    code, output = call(tmp_path)
     assert code == 2
-    assert said == f"No finished runs found in {tmp_path / 'runs'}: run `python -m tasks.cartpole` first.\n"
+    assert output == f"No finished runs found in {tmp_path / 'runs'}: run `python -m tasks.cartpole` first.\n"
     assert call(tmp_path, "--task", "ptb")[1].endswith("run `python -m tasks.ptb` first.\n")
     assert call(tmp_path, "show")[0] == 2
     assert call(tmp_path, "check")[0] == 2
