@@ -62,17 +62,6 @@ def control(*tasks: str) -> Study:
     return several(*(compared(task, "", (0.5, 0.75, 0.9, 0.95, 0.98, 0.99), methods) for task in tasks))
 
 
-def critic(seed: int) -> Iterator[Run]:
-    """Single weights of actor and critic, scored by the training loss, or by one with less of the critic's error."""
-    for task in ("cartpole", "acrobot"):
-        common = f"--seed {seed} --method"
-        yield run_of(task, f"{common} dense")
-        for sparsity in (0.9, 0.95):
-            yield run_of(task, f"{common} random-u --sparsity {sparsity}")
-            for variant in ("", "--scoring-value 0.0025"):
-                yield run_of(task, f"{common} earlycrop-u --sparsity {sparsity} {variant}")
-
-
 CRITERIA = ("", "--criterion crop-flow", "--criterion crop-gate", "--criterion snip")
 SCORES = (
     *(f"{criterion} {gate}" for criterion, gate in product(CRITERIA, ("", "--gate rows"))),
@@ -194,7 +183,6 @@ STUDIES: dict[str, Study] = {
     ),
     "fig7": control("acrobot", "lunarlander"),
     "fig8": points(RESNET18, (0.8, 0.98, 0.995), POINTS),
-    "critic": critic,
     "kitchen": compared(
         "nyu", "--preset small", (0.9, 0.99),
         ("earlycrop-s", "earlycrop-u", "crop-s", "snip", "grasp", "random-s", "random-u"), "rgbd",
