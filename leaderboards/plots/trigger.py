@@ -15,6 +15,7 @@ from leaderboards.records import Record
 from tasks.runner.options import Options
 
 LAZY = {
+    "per_rate": ("#882255", "|d - d'| / r, by its first"),
     "unsquared": ("#d55e00", "|d - d'| / d1"),
     "squared": ("#0072b2", "|d² - d'²| / d1²"),
     "squared_current": ("#009e73", "|d² - d'²| / d²"),

@@ -50,8 +50,8 @@ def test_picture_is_a_png_of_sensible_size(place: Path, monkeypatch: pytest.Monk
 
 
 def test_a_run_s_triggers_are_drawn_and_reported(place: Path) -> None:
-    """Sixteen epochs: the window of an early pruning is 2 to 4."""
-    folder = write_run(place / "runs", replace(DENSE, run="t0", epochs=16), epochs=16, sparsity=0.9)
+    """Eight epochs: the window of an early pruning is 2 to 4."""
+    folder = write_run(place / "runs", replace(DENSE, run="t0", epochs=8), epochs=8, sparsity=0.9)
     seen = [
         {"distance": 1.0},
         {"distance": 2.0, "unsquared": 0.5, "squared": 2.0, "algorithm1": 0.01, "fall": 0.9, "level": 0.9},
@@ -59,6 +59,7 @@ def test_a_run_s_triggers_are_drawn_and_reported(place: Path) -> None:
         {"distance": 2.3, "unsquared": 0.09, "squared": 0.4, "algorithm1": 0.01, "fall": 0.6, "level": 0.1},
         {"distance": 2.3, "unsquared": 0.0, "squared": 0.0, "authors": 0.01, "fall": 0.6, "level": 0.1},
     ]
+    seen[2]["per_rate"] = 0.05
     log = [{"epoch": e, "loss": 1.0, "trigger": values} for e, values in enumerate(seen, start=1)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     code, output = call(place, "trigger", "t0")
@@ -68,7 +69,7 @@ def test_a_run_s_triggers_are_drawn_and_reported(place: Path) -> None:
     never = "not within the window"
     assert fired == {
         "unsquared": "epoch 4", "squared": never, "squared_current": never, "algorithm1": "epoch 2", "authors": never,
-        "knee": "epoch 4", "mask_distance": never,
+        "knee": "epoch 4", "mask_distance": never, "per_rate": "epoch 3",
     }  # fmt: skip
     assert imread(folder / "trigger.png").std() > 0.01
     assert "epoch" in (folder / "trigger.svg").read_text()
