@@ -11,34 +11,25 @@ from rich.console import Console
 from leaderboards.plots import cost, pruning_epoch, sparsity
 from leaderboards.plots.learning import draw
 from leaderboards.plots.style import saved
-from leaderboards.records import Record, read_records, record_files
-from leaderboards.sweep import recorded
+from leaderboards.records import Record, read_records, record_files, write_text
+from leaderboards.sweep import known, recorded
 from leaderboards.table import csv_text, groups, named, show, study_text
-from tasks.runner.atomic_files import replacing
 
 
-def alone(out: Path) -> FileLock:
-    """While it is entered, no other process reads and rewrites what lies in ``out``."""
+def locked(out: Path) -> FileLock:
+    """Return a lock on the files in ``out``, which is entered to read and rewrite them."""
     out.mkdir(parents=True, exist_ok=True)
     return FileLock(out / ".lock")
 
 
 def display(out: Path, task: str | None, console: Console, price: float | None = None, write: bool = True) -> None:
-    """Print the tables of the records, and write CSVs and pictures.
+    """Print the tables of all records in ``out``, or of one task's, and ``write`` CSVs and pictures.
 
-    Args:
-        out: The folder of the leaderboards.
-        task: Only this task; all where it is None.
-        console: Where to print.
-        price: What an hour of training costs.
-        write: Whether anything is written.
-
-    Raises:
-        ValueError: A record is broken, or there is none.
+    ``price``: what an hour of training costs. Raises ValueError for a broken record, or if there is none.
     """
     if not record_files(out, task):
         raise ValueError(f"No records found in {out / 'records'}: run `python -m leaderboards` first.")
-    with alone(out) if write else nullcontext():  # the last of several to come has the rows of all
+    with locked(out) if write else nullcontext():  # the last of several to come has the rows of all
         records = read_records(out, task)
         for name in sorted({record.result.task for record in records.values()}):
             task_records = {run: record for run, record in records.items() if record.result.task == name}
@@ -46,21 +37,15 @@ def display(out: Path, task: str | None, console: Console, price: float | None =
             for group in groups(results):
                 show(group, task_records, console, price)
             if write:
-                with replacing(out / f"{name}.csv") as path:
-                    path.write_text(csv_text(results), encoding="utf-8", newline="\n")
+                write_text(out / f"{name}.csv", csv_text(results))
                 picture = draw(task_records.values(), out / name)
                 console.print(f"Table: {out / name}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
 
 
-def refuse_loss(name: str, seeds: int, data: Path | None, out: Path) -> None:
-    """Raises ValueError where the study's table has runs which are none of the study's with this --data."""
-    _of_study(name, seeds, data, out, read_records(out))
-
-
-def _of_study(name: str, seeds: int, data: Path | None, out: Path, records: dict[str, Record]) -> list[Record]:
-    """Those of the records that are the study's, of all its tasks and seeds, whichever of them were run last."""
-    ids = recorded(name, seeds, data, records)
-    table = out / "tables" / f"{name}.csv"
+def study_records(name: str, seeds: int, data: Path | None, out: Path) -> list[Record]:
+    """Return a study's records; raise ValueError if its table has runs that are none of the study's with this data."""
+    records, table = read_records(out), out / "tables" / f"{name}.csv"
+    ids = recorded(known(name, data), seeds, data, records)
     if left := sorted(run for run in named(table) if run in records and run not in ids):
         raise ValueError(
             f"{table} has runs that this would leave out, such as {left[0]}: give the --data that they were run "
@@ -70,23 +55,16 @@ def _of_study(name: str, seeds: int, data: Path | None, out: Path, records: dict
 
 
 def tabulate(name: str, seeds: int, data: Path | None, out: Path, console: Console, write: bool = True) -> list[Record]:
-    """Return a study's records, and ``write`` its table and its pictures.
-
-    Raises:
-        ValueError: the table that is there has runs which are none of the study's with this --data.
-    """
+    """Return a study's records, as :func:`study_records` does, and ``write`` its table and its pictures."""
     table = out / "tables" / f"{name}.csv"
-    with alone(out) if write else nullcontext():
-        study_records = _of_study(name, seeds, data, out, read_records(out))
-        if not study_records or not write:
-            return study_records
-        with replacing(table) as path:
-            path.write_text(study_text(record.result for record in study_records), encoding="utf-8", newline="\n")
-        if pruning_epoch.drawable(study_records):
-            saved(pruning_epoch.figure(study_records), table)
-        elif any(True for _ in sparsity.recipes(study_records)):
-            saved(sparsity.figure(study_records), table)
-        if any(True for _ in cost.parts(study_records)):
-            saved(cost.figure(study_records), table.with_stem(f"{name}-costs"))
+    with locked(out) if write else nullcontext():
+        records = study_records(name, seeds, data, out)
+        if not records or not write:
+            return records
+        write_text(table, study_text(record.result for record in records))
+        if picture := pruning_epoch.figure(records) or sparsity.figure(records):
+            saved(picture, table)
+        if picture := cost.figure(records):
+            saved(picture, table.with_stem(f"{name}-costs"))
     console.print(f"Study: {table}", markup=False, soft_wrap=True)
-    return study_records
+    return records

@@ -7,7 +7,6 @@ import io
 import re
 import subprocess
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 from leaderboards.consistency import contradictions
@@ -15,51 +14,44 @@ from leaderboards.records import Record, faults, read_record, record_files
 from leaderboards.recount import Recount
 from leaderboards.sweep import lacking
 from leaderboards.table import csv_text, study_text
-from tasks.runner.result import KINDS
+from tasks.runner.result import KINDS, Result
 
 _HASH = re.compile("[0-9a-f]{40}(-dirty)?")
-Rows = dict[str, tuple[int, dict[str, str]]]
 
 
-def problems(out: Path, task: str | None = None, again: Recount | None = None) -> Iterator[str]:
-    """A sentence for everything wrong with the records and CSVs under ``out``, each starting with file and line.
-
-    ``again``: what counts again on the models that are still there.
-    """
-    known = history()
-    records: dict[str, list[Record]] = {path.parent.name: [] for path in record_files(out, task)}
-    unreadable = set()
-    for path in record_files(out, task):
+def problems(out: Path, task: str | None = None, recount: Recount | None = None) -> Iterator[str]:
+    """Yield a sentence for everything wrong with the records and CSVs under ``out``, starting with file and line."""
+    commits = history()
+    records: dict[str, Record] = {}
+    files = record_files(out, task)
+    for path in files:
         try:
-            record = read_record(path)
+            record = records[path.stem] = read_record(path)
         except ValueError as error:
-            unreadable.add(path.stem)
             yield str(error)
-        else:
-            records[path.parent.name].append(record)
-            text = path.read_text(encoding="utf-8")
-            for field, sentence in (*faults(record), *contradictions(record)):
-                yield f"{path}:{_line(text, field)}: {sentence}"
-            commit = record.result.commit
-            if known is not None and _HASH.fullmatch(commit) and commit[:40] not in known:
-                yield f"{path}:{_line(text, 'commit')}: commit {commit} is not in the history of the code"
-    tables = {path.stem for path in out.glob(f"{task or '*'}.csv")}
-    for name in sorted(tables | set(records)):
-        path = out / f"{name}.csv"
-        if name in tables:
-            yield from _csv_problems(path, records.get(name, []), unreadable)
+            continue
+        text = path.read_text(encoding="utf-8")
+        for field, sentence in (*faults(record), *contradictions(record)):
+            yield f"{path}:{_line(text, field)}: {sentence}"
+        commit = record.result.commit
+        if commits is not None and _HASH.fullmatch(commit) and commit[:40] not in commits:
+            yield f"{path}:{_line(text, 'commit')}: commit {commit} is not in the history of the code"
+    unreadable = {path.stem for path in files} - set(records)
+    for name in sorted({path.stem for path in out.glob(f"{task or '*'}.csv")} | {path.parent.name for path in files}):
+        if (path := out / f"{name}.csv").exists():
+            results = [record.result for record in records.values() if record.result.task == name]
+            yield from _csv_problems(path, results, unreadable)
         else:
             yield f"{path}: missing, though there are records of {name}"
-    if again is not None:
-        yield from again.problems(out, chain.from_iterable(records.values()))
+    if recount is not None:
+        yield from recount.problems(out, records.values())
     if task is None:  # a study may be of several
-        every = {record.result.run: record for record in chain.from_iterable(records.values())}
         for path in sorted((out / "tables").glob("*.csv")):
-            yield from _study_problems(path, every, unreadable)
+            yield from _study_problems(path, records, unreadable)
 
 
 def history() -> set[str] | None:
-    """The commits that led to the code that runs; None where it is in no checkout, or in a shallow one."""
+    """Return the commits that led to the code that runs; None if it is in no checkout, or in a shallow one."""
 
     def git(*arguments: str) -> str:
         line = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -72,30 +64,33 @@ def history() -> set[str] | None:
 
 
 def uncommitted(out: Path, task: str | None = None) -> list[str]:
-    """The ids of the runs whose code differed from its commit: their numbers are of code that is nowhere."""
+    """Return the ids of the runs whose code differed from its commit."""
     paths = (path for path in record_files(out, task) if b'-dirty"' in path.read_bytes())
     return sorted(path.stem for path in paths)
 
 
 def _line(text: str, field: str) -> int:
-    """The line where a record's result (or its log) has the field."""
+    """Return the line where a record's result (or its log) has the field."""
     start = 0 if field == "log" else text.index('"result"')
     return text.count("\n", 0, max(text.find(f'"{field}":', start), 0)) + 1
 
 
 def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Read the columns of a CSV, and its rows with their line numbers."""
     reader = csv.DictReader(io.StringIO(text), restkey="beyond the last column", restval="")
     return list(reader.fieldnames or []), [(reader.line_num, row) for row in reader]
 
 
-def _csv_problems(path: Path, records: list[Record], unreadable: set[str]) -> Iterator[str]:
+def _wrong_columns(columns: list[str], expected: list[str]) -> str:
+    return ", ".join(sorted(set(columns) ^ set(expected))) or "their order"
+
+
+def _csv_problems(path: Path, results: list[Result], unreadable: set[str]) -> Iterator[str]:
     columns, rows = _rows(path.read_text(encoding="utf-8"))
     if columns != list(KINDS):
-        wrong = sorted(set(columns) ^ set(KINDS)) or ["their order"]
-        yield f"{path}:1: the columns are not those of a leaderboard ({', '.join(map(str, wrong))})"
+        yield f"{path}:1: the columns are not those of a leaderboard ({_wrong_columns(columns, list(KINDS))})"
         return
-    expected = {row["run"]: row for _, row in _rows(csv_text(record.result for record in records))[1]}
-    order = [run for run in expected if run in {row["run"] for _, row in rows}]
+    expected = {row["run"]: row for _, row in _rows(csv_text(results))[1]}
     seen: list[str] = []
     for line, row in rows:
         run = row["run"]
@@ -108,12 +103,11 @@ def _csv_problems(path: Path, records: list[Record], unreadable: set[str]) -> It
         for name in [name for name in row if row[name] != expected[run].get(name)]:
             yield f"{path}:{line}: run {run}: {name} is {row[name]!r}, but {expected[run].get(name)!r} in its record"
     yield from (f"{path}: run {run} has a record but no row" for run in expected if run not in seen)
-    if seen != order:
+    if seen != [run for run in expected if run in seen]:
         yield f"{path}: the rows are not sorted by method, sparsity, seed"
 
 
 def _study_problems(path: Path, records: dict[str, Record], unreadable: set[str]) -> Iterator[str]:
-    """What is not as the runs have it that the table names."""
     again = f"write it again with python -m leaderboards show {path.stem} --out {path.parent.parent}"
     columns, rows = _rows(path.read_text(encoding="utf-8"))
     named = [(line, run) for line, row in rows for run in row.get("runs", "").split()]
@@ -125,12 +119,12 @@ def _study_problems(path: Path, records: dict[str, Record], unreadable: set[str]
             yield f"{path}:{line}: run {run} has no {'readable ' * (run in unreadable)}record"
             return
     study_records = [records[run] for run in {run for _, run in named}]
-    if left := sorted(lacking(path.stem, study_records, records)):
-        yield f"{path}: {len(left)} of the study's runs have a record and are not in it, such as {left[0]}: {again}"
+    if out := sorted(lacking(path.stem, study_records, records)):
+        yield f"{path}: {len(out)} of the study's runs have a record and are not in it, such as {out[0]}: {again}"
     expected_columns, expected = _rows(study_text(record.result for record in study_records))
     if columns != expected_columns:
-        wrong = sorted(set(columns) ^ set(expected_columns)) or ["their order"]
-        yield f"{path}:1: the columns are not those of a study ({', '.join(wrong)}): {again}"
+        wrong = _wrong_columns(columns, expected_columns)
+        yield f"{path}:1: the columns are not those of a study ({wrong}): {again}"
     if len(rows) != len(expected):
         yield f"{path}: there are {len(rows)} lines, and {len(expected)} of its runs' records: {again}"
         return

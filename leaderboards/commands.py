@@ -1,12 +1,12 @@
-"""What ``python -m leaderboards`` does: a command a class, with its options.
+"""The commands of ``python -m leaderboards``, a class each, with their options.
 
-Each is carried out with the console that it prints to, returns the exit code, and raises ValueError, saying why, for
-what cannot be done.
+``carry_out`` prints to a console, returns the exit code, and raises ValueError for what cannot be done.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,14 +15,21 @@ from tyro.conf import Positional
 
 from earlycrop.emissions import EmissionsMeter
 from leaderboards import cluster, page, paper_comparison, readme
-from leaderboards.build import alone, display, refuse_loss, tabulate
+from leaderboards.build import display, locked, study_records, tabulate
 from leaderboards.check import problems, uncommitted
 from leaderboards.plots import trigger
+from leaderboards.plots.style import saved
 from leaderboards.records import finished_runs, merge, read_records, read_run, record_files, write_record
 from leaderboards.recount import Recount
 from leaderboards.sweep import on_this_machine, sweep
 
 COMMITTED = Path("leaderboards")
+
+
+def say(console: Console, *lines: str, style: str | None = None) -> None:
+    """Print lines as they are: without markup, and without breaking them."""
+    for line in lines:
+        console.print(line, style=style, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +85,18 @@ class Collect(TakesIn, Shows):
     def carry_out(self, console: Console) -> int:
         """Write a record of every finished run; nothing is written when a file is not sound."""
         done, skipped = finished_runs(self.runs)
-        left = ", ".join(f"{skipped[kind]} {kind}" for kind in ("unfinished", "failed") if skipped[kind])
+        others = ", ".join(f"{skipped[kind]} {kind}" for kind in ("unfinished", "failed") if skipped[kind])
         new = [record for folder in done if self.task in (None, (record := read_run(folder)).result.task)]
         if not new:
-            task, others = self.task or "cartpole", f" (skipped: {left})" if left else ""
-            of = f" of {self.task}" if self.task else ""
-            raise ValueError(f"No finished runs{of} found in {self.runs}{others}: run `python -m tasks.{task}` first.")
-        with alone(self.folder):
+            of, why = f" of {self.task}" if self.task else "", f" (skipped: {others})" if others else ""
+            run = f"run `python -m tasks.{self.task or 'cartpole'}` first."
+            raise ValueError(f"No finished runs{of} found in {self.runs}{why}: {run}")
+        with locked(self.folder):
             write, notes = merge(read_records(self.folder, self.task), new, self.replace)
             for record in write:
                 write_record(self.folder, record)
-        summary = f"Finished runs in {self.runs}: {len(new)}, new: {len(write)}; skipped: {left or 'none'}"
-        for line in (summary, *notes):
-            console.print(line, markup=False, soft_wrap=True)
+        summary = f"Finished runs in {self.runs}: {len(new)}, new: {len(write)}; skipped: {others or 'none'}"
+        say(console, summary, *notes)
         display(self.folder, self.task, console, self.price)
         return 0
 
@@ -110,11 +116,10 @@ class Show(Shows):
     """Folder with a folder of data a task, which the study was run with."""
 
     def carry_out(self, console: Console) -> int:
-        """Print the tables of tasks, or that of a study."""
         out, write = self.out or COMMITTED, self.out is not None
         if self.study:
-            study_records = tabulate(self.study, self.seeds, self.data, out, console, write)
-            results = [record.result for record in study_records if self.task in (None, record.result.task)]
+            records = tabulate(self.study, self.seeds, self.data, out, console, write)
+            results = [record.result for record in records if self.task in (None, record.result.task)]
             paper_comparison.show(self.study, results, console, self.price)
         elif self.data is not None:
             raise ValueError("--data tells which runs are a study's: name the study, python -m leaderboards show STUDY")
@@ -136,17 +141,15 @@ class Check(Reads, OfTasks):
         if not files and not list(self.out.glob(f"{self.task or '*'}.csv")):
             raise ValueError(f"No leaderboards found in {self.out}: run `python -m leaderboards` first.")
         again = Recount(self.runs)
-        faults = [
-            *problems(self.out, self.task, again),
-            *readme.problems(self.out.parent / "README.md", self.out),
-        ]
-        for problem in faults:
-            console.print(problem, markup=False, soft_wrap=True)
-        for run, why in again.skipped.items():
-            summary = f"{self.runs / run}: not counted again: {why}"
-            console.print(summary, style="dim", markup=False, soft_wrap=True)
+        faults = [*problems(self.out, self.task, again), *readme.problems(self.out.parent / "README.md", self.out)]
+        say(console, *faults)
+        say(
+            console,
+            *(f"{self.runs / run}: not counted again: {why}" for run, why in again.skipped.items()),
+            style="dim",
+        )
         if runs := uncommitted(self.out, self.task):
-            console.print(f"of code that was not committed: {', '.join(runs)}", style="dim", soft_wrap=True)
+            say(console, f"of code that was not committed: {', '.join(runs)}", style="dim")
         summary = f"Records checked: {len(files)}, models counted again: {again.counted}, problems: {len(faults)}"
         console.print(summary, style="red" if faults else "green")
         return 1 if faults else 0
@@ -157,7 +160,6 @@ class Tables(Reads):
     """Bring README's tables up to date with the CSVs."""
 
     def carry_out(self, console: Console) -> int:
-        """Rewrite what is stale, and say what was."""
         changed = readme.write(self.out.parent / "README.md", self.out)
         console.print(f"README's tables: {', '.join(changed) or 'none'} changed")
         return 0
@@ -171,10 +173,9 @@ class Page(Reads, OfTasks):
     """The file; page.html in --out where it is not named."""
 
     def carry_out(self, console: Console) -> int:
-        """Write it."""
         file = self.file or self.out / "page.html"
         page.write(list(read_records(self.out, self.task).values()), self.out, file)
-        console.print(f"Page: {file}", markup=False, soft_wrap=True)
+        say(console, f"Page: {file}")
         return 0
 
 
@@ -188,14 +189,14 @@ class Trigger:
     """Folder that holds one folder a run."""
 
     def carry_out(self, console: Console) -> int:
-        """Draw it into the run's folder."""
         folder = next((f for f in (self.runs / self.run, Path(self.run)) if f.is_dir()), None)
         if folder is None:
             raise ValueError(f"There is no run {self.run} in {self.runs}: give its id, or its folder.")
-        picture = trigger.draw(folder)
-        for name, epoch in trigger.would_fire(read_run(folder)).items():
+        record = read_run(folder)
+        picture = saved(trigger.figure(record), folder / "trigger")
+        for name, epoch in trigger.would_fire(record).items():
             console.print(f"{name}: " + ("not within the window" if epoch is None else f"epoch {epoch}"))
-        console.print(f"Picture: {picture} (and .svg)", markup=False, soft_wrap=True)
+        say(console, f"Picture: {picture} (and .svg)")
         return 0
 
 
@@ -221,26 +222,25 @@ class Sweep(TakesIn, Shows):
     """How many GPUs a run takes on a Ray cluster, or which share of one; 0 trains on the CPU."""
 
     def carry_out(self, console: Console) -> int:
-        """Run it and show its tasks' leaderboards; 1 where a run failed."""
-        out = self.folder
-        what = (self.study, self.seeds, out, self.data, self.task, self.country)
+        """Return 1 if a run failed."""
+        out, what = self.folder, (self.study, self.seeds, self.folder, self.data, self.task, self.country)
+        if self.jobs < 0:
+            raise ValueError(f"--jobs must be at least 0, and is {self.jobs}.")
         if self.where == "local" and (self.address, self.gpus) != ("auto", 0):
             raise ValueError("--address and --gpus are of a Ray cluster: add --where ray, or leave them out.")
         if self.country:
             EmissionsMeter(self.country)  # complains now rather than in every run
-        refuse_loss(self.study, self.seeds, self.data, out)
+        study_records(self.study, self.seeds, self.data, out)  # complains before anything runs
         if self.where == "ray":
             with cluster.connected(self.address, self.gpus) as ray:
                 outcome = sweep(*what, cluster.on_machines(ray, self.gpus, self.jobs, self.runs, out))
         else:
-            outcome = sweep(*what, on_this_machine(self.jobs, self.runs, out))
+            outcome = sweep(*what, partial(on_this_machine, jobs=self.jobs, runs=self.runs, out=out))
         for task in sorted(task for task in outcome.tasks if record_files(out, task)):
             display(out, task, console, self.price)
         console.print(f"Runs found: {outcome.existing}, new: {outcome.new}, failed: {len(outcome.failed)}")
-        for line in outcome.failed:
-            console.print(line, style="red", markup=False, soft_wrap=True)
-        if outcome.unmetered:
-            line = f"without emissions, though --country asks for them: {', '.join(outcome.unmetered)}"
-            console.print(line, style="yellow", markup=False, soft_wrap=True)
+        say(console, *outcome.failed, style="red")
+        if runs := outcome.unmetered:
+            say(console, f"without emissions, though --country asks for them: {', '.join(runs)}", style="yellow")
         tabulate(self.study, self.seeds, self.data, out, console)
         return 1 if outcome.failed else 0

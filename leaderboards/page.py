@@ -13,35 +13,33 @@ from urllib.parse import quote
 import pandas as pd
 
 from leaderboards.plots.style import method_looks
-from leaderboards.records import Record, record_path
+from leaderboards.records import Record, record_path, write_text
 from leaderboards.table import RECIPE, differing, groups, labels, summary
-from tasks.runner.atomic_files import replacing
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "words.js", "choice.js", "table.js", "plots.js", "page.js")
 """In the order in which they stand in the page."""
-OF_RUN = (
-    *("run", "seed", "value", "weight_sparsity", "node_sparsity", "parameters", "macs", "batch_ms", "train_seconds"),
-    *("pruned_epoch", "pruned_why"),
-)
-"""What the page tells of a single run."""
+OF_RUN = [
+    "run", "seed", "value", "weight_sparsity", "node_sparsity", "parameters", "macs", "batch_ms", "train_seconds",
+    "pruned_epoch", "pruned_why",
+]  # fmt: skip
+"""What the page shows of a single run."""
 
 
 def write(records: Sequence[Record], out: Path, file: Path) -> Path:
-    """Write the page of the records under ``out`` to ``file``; raises ValueError where there are none, or no place."""
+    """Write the page of the records under ``out`` to ``file``; raise ValueError if there are none, or it cannot be."""
     if not records:
         raise ValueError(f"No records found in {out / 'records'}: run `python -m leaderboards` first.")
     text = html(content(records, Path(os.path.relpath(out.absolute(), file.absolute().parent))))
     try:
-        with replacing(file) as path:
-            path.write_text(text, encoding="utf-8", newline="\n")
+        write_text(file, text)
     except OSError as error:
         raise ValueError(f"The page cannot be written to {file}: {error.strerror}.") from None
     return file
 
 
 def content(records: Sequence[Record], out: Path) -> dict[str, Any]:
-    """What the page shows: its lines, and how each method is drawn; ``out`` is where the page finds the records."""
+    """Return what the page shows: its lines, and each method's look; ``out``: the path from the page to the records."""
     looks = method_looks({record.result.method: record.result.structured for record in records})
     return {
         "lines": list(lines(records, out)),
@@ -53,7 +51,7 @@ def content(records: Sequence[Record], out: Path) -> dict[str, Any]:
 
 
 def lines(records: Sequence[Record], out: Path) -> Iterator[dict[str, Any]]:
-    """A line a method (or variant of one), recipe, asked sparsity and device; the recipe's dense runs once a device.
+    """Yield a line a method or variant, recipe, asked sparsity and device; the recipe's dense runs once a device.
 
     Numbers are those of ``summary`` over the runs of one device, so the gap is to dense runs of that device.
     """
@@ -78,7 +76,7 @@ def lines(records: Sequence[Record], out: Path) -> Iterator[dict[str, Any]]:
 
 
 def html(data: dict[str, Any]) -> str:
-    """The page with these data in it."""
+    """Return the page with these data in it."""
     # An escaped < can neither end the script element that the data stand in nor start a comment there.
     parts = {
         "style": _asset("page.css"),
@@ -92,11 +90,10 @@ def html(data: dict[str, Any]) -> str:
 
 def _about(row: pd.Series[Any]) -> dict[str, Any]:
     dense = row["method"] == "dense"
+    names = ["task", "dataset", "preset", "network", "metric", "split", "device", "method", "variant", "epochs"]
     return {
-        **{name: str(row[name]) for name in ("task", "dataset", "preset", "network", "metric", "split", "device")},
-        **{name: str(row[name]) for name in ("method", "variant")},
+        **_plain(row[names]),
         "higher": bool(row["higher_is_better"]),
-        "epochs": int(row["epochs"]),
         "structured": None if dense else bool(row["structured"]),
         "of": None if dense else str(row["sparsity_of"]),
         "asked": None if dense else float(row["sparsity_asked"]),
@@ -104,17 +101,17 @@ def _about(row: pd.Series[Any]) -> dict[str, Any]:
 
 
 def _plain(row: pd.Series[Any]) -> dict[str, Any]:
-    """As JSON has it: what is missing is null, and numbers are Python's."""
+    """Return a row as JSON has it: what is missing is null, and numbers are Python's."""
     return {str(name): None if pd.isna(v) else v.item() if hasattr(v, "item") else v for name, v in row.items()}
 
 
 def _run(row: pd.Series[Any], out: Path) -> dict[str, Any]:
     record = record_path(out, row["task"], row["run"]).as_posix()
-    return _plain(row[list(OF_RUN)]) | {"href": quote(record)}
+    return _plain(row[OF_RUN]) | {"href": quote(record)}
 
 
 def _colors(looks: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """A variable a method; on a dark ground, where the palette's dark hues would drown, part of the way to white."""
+    """Yield a variable a method; on a dark ground colours are mixed with white."""
     for start, form, end in (
         (":root {", "{}", "}"),
         ("@media (prefers-color-scheme: dark) { :root {", "color-mix(in oklab, {} 62%, white)", "} }"),

@@ -7,30 +7,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from leaderboards.table import decimals, frame, labels
+from leaderboards.table import Columns, cells, decimals, frame, labels, rich_table, with_spread
 from tasks.runner.result import Result
 
 PAPER = Path(__file__).parent / "paper"
 KEYS = ["dataset", "network", "epochs"]
-"""What runs and the paper's rows share that stand in one table."""
+"""Columns in which the runs and the paper's rows of one table agree."""
 PAIRS = 3
-"""Least seeds that two methods must share for a paired test."""
+"""How many seeds two methods must share for a paired test."""
 
 
 def paper(name: str) -> pd.DataFrame:
-    """The paper's table of that name, in our units; without a row where the paper has no such table."""
+    """Return the paper's table of that name, in our units; without a row if the paper has no such table."""
     path = PAPER / f"{name}.csv"
-    columns = [*KEYS, "method", "variant", "sparsity_asked"]
+    columns = [*KEYS, "method", "variant", "sparsity_asked", "value", "std"]
     rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
     return rows.assign(variant=rows["variant"].fillna("") if "variant" in rows else "")
 
 
 class Lines(NamedTuple):
-    """A table of ours beside the paper's: its title, a line a method, and the runs of ours that it is made of."""
+    """A table of our results beside the paper's: its title, a line a method, and our runs in it."""
 
     title: str
     table: pd.DataFrame
@@ -38,12 +37,12 @@ class Lines(NamedTuple):
 
 
 def lines(results: Iterable[Result], theirs: pd.DataFrame) -> Iterator[Lines]:
-    """The tables of each data set, network, number of epochs and asked sparsity that either has.
+    """Yield a table for each data set, network, number of epochs and asked sparsity that either has.
 
-    Where the paper does not tell its epochs, it stands beside ours of any. A variant of a method is there where the
-    paper has it, or has no such table. ``ours``, ``theirs``: the metric's mean; ``..._std`` its sample deviation over
-    seeds; ``..._gap`` the difference to dense *of the same column*; ``..._place`` the rank among methods that prune.
-    ``seeds``, and mean ``hours`` of training where they are of one device: ours.
+    The columns ``ours`` and ``theirs`` are means of the metric; ``..._std`` their sample deviations over seeds;
+    ``..._gap`` the differences to dense *of the same column*; ``..._place`` the ranks among methods that prune.
+    ``seeds`` and ``hours`` of training (of one device) are ours. Rows of the paper without epochs stand beside ours of
+    any. A variant of a method is included if the paper has it, or has no such table.
     """
     our_rows, theirs = (rows.assign(method=labels(rows)) for rows in (frame(results), theirs))
     if len(theirs):
@@ -73,10 +72,8 @@ def _lines(our_rows: pd.DataFrame, their_rows: pd.DataFrame, metric: str) -> pd.
     by_seed = our_rows.groupby(["method", "seed"])["value"].mean().groupby("method")  # runs of one seed count as one
     table["ours"], table["ours_std"], table["seeds"] = by_seed.mean(), by_seed.std(), by_seed.size()
     table["hours"] = by_method["train_seconds"].mean().where(by_method["device"].nunique() == 1) / 3600
-    for name, column in (("theirs", "value"), ("theirs_std", "std")):
-        table[name] = (
-            their_rows.set_index("method")[column].groupby(level=0).first() if len(their_rows) else float("nan")
-        )
+    theirs = their_rows.groupby("method")[["value", "std"]].first().astype(float)
+    table["theirs"], table["theirs_std"] = theirs["value"], theirs["std"]
     higher = bool(our_rows["higher_is_better"].iloc[0]) if len(our_rows) else metric not in ("perplexity", "rmse")
     for who in ("ours", "theirs"):
         table[f"{who}_gap"] = table[who] - table[who].get("dense", float("nan"))
@@ -86,7 +83,7 @@ def _lines(our_rows: pd.DataFrame, their_rows: pd.DataFrame, metric: str) -> pd.
 
 
 def _keys(our_rows: pd.DataFrame, theirs: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
-    """Theirs and then ours, each once; theirs without epochs has those of ours that it stands beside."""
+    """Return theirs and then ours, each once; theirs without epochs become those of ours."""
     ours = list(dict.fromkeys(our_rows[KEYS].itertuples(index=False, name=None)))
     keys: list[tuple[Any, ...]] = []
     for dataset, network, epochs in theirs[KEYS].itertuples(index=False, name=None):
@@ -96,7 +93,7 @@ def _keys(our_rows: pd.DataFrame, theirs: pd.DataFrame) -> Iterable[tuple[Any, .
 
 
 def paired(comparison: Lines) -> str | None:
-    """What a paired t-test over shared seeds says of the best of ours against the runner-up; None without enough."""
+    """Compare our best method with the second by a paired t-test over shared seeds; None if they share too few."""
     places = comparison.table["ours_place"].dropna().sort_values(kind="stable")
     if len(places) < 2:
         return None
@@ -114,10 +111,7 @@ def paired(comparison: Lines) -> str | None:
 
 
 def show(name: str, results: list[Result], console: Console, price: float | None = None) -> None:
-    """Print the study's tables; raises ValueError where neither we nor the paper have anything.
-
-    ``price``: what an hour of training costs, for a column of our runs' costs (the paper's appendix A).
-    """
+    """Print the study's tables, with our costs at a ``price`` an hour as in the paper's appendix A."""
     theirs = paper(name)
     if not results and theirs.empty:
         raise ValueError(
@@ -136,24 +130,15 @@ def show(name: str, results: list[Result], console: Console, price: float | None
 
 
 def _table(title: str, lines: pd.DataFrame, price: float | None) -> Table:
-    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    ours = ("ours", "gap", "seeds") if price is None else ("ours", "gap", "seeds", "cost")
     both = bool(lines["theirs"].notna().any())
-    for column in ("method", *ours, *(("the paper", "gap") if both else ())):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    top = lines[["ours", "theirs"]].abs().max().max()
-    digits = decimals(top)
-    for method, row in lines.iterrows():
-        cells: list[Any] = [str(method)]
-        for who in ("ours", "theirs") if both else ("ours",):
-            spread = "" if pd.isna(row[f"{who}_std"]) else f" ± {row[f'{who}_std']:.{digits}f}"
-            value = "-" if pd.isna(row[who]) else f"{row[who]:.{digits}f}{spread}"
-            style = {1: "[bold]", 2: "[underline]"}.get(row[f"{who}_place"], "")
-            gap = "-" if pd.isna(row[f"{who}_gap"]) else f"{row[f'{who}_gap']:+.{digits}f}"
-            cells += [f"{style}{value}", gap]
-            if who == "ours":
-                cells.append("-" if pd.isna(row["seeds"]) else str(int(row["seeds"])))
-                if price is not None:
-                    cells.append("-" if pd.isna(row["hours"]) else f"{price * row['hours']:.4g}")
-        table.add_row(*cells)
-    return table
+    digits = decimals(lines[["ours", "theirs"]].abs().max().max())
+    columns: Columns = [("method", [str(method) for method in lines.index])]
+    for who, head in (("ours", "ours"), ("theirs", "the paper"))[: 1 + both]:
+        styles = [{1: "[bold]", 2: "[underline]"}.get(place, "") for place in lines[f"{who}_place"]]
+        values = with_spread(lines[who], lines[f"{who}_std"], digits)
+        columns.append((head, [style + value for style, value in zip(styles, values, strict=True)]))
+        columns.append(("gap", cells(lines[f"{who}_gap"], f"+.{digits}f")))
+        if who == "ours":
+            columns.append(("seeds", cells(lines["seeds"], ".0f")))
+            columns += [("cost", cells(lines["hours"], ".4g", price))] if price is not None else []
+    return rich_table(title, columns)

@@ -6,13 +6,14 @@ A table stands between ``<!-- table: NAME ... -->`` and ``<!-- /table -->``; the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from leaderboards.table import short
-from tasks.runner.atomic_files import replacing
+from leaderboards.records import write_text
+from leaderboards.table import short, with_spread
 
 PLACE = re.compile(r"(?P<start><!-- table: (?P<name>[\w-]+)[^>]*-->\n)(?P<old>.*?)(?P<end><!-- /table -->)", re.DOTALL)
 
@@ -55,121 +56,99 @@ ENCODER = {
 """Method -> what README calls it."""
 
 
+Line = dict[Any, Any]
+"""A line of a study's CSV."""
+
+
 def scores(out: Path) -> str:
-    """The forms of earlycrop-s's score on three tasks; a form that a task does not have is a dash."""
-    path = out / "tables" / "scores.csv"
-    rows = _csv(path).to_dict("records")
-    lines = {(row["task"], row["method"]): row for row in rows}
-    if missing := [task for task in SCORES if (task, "dense") not in lines]:
-        raise ValueError(f"{path}: README's table needs the results of {', '.join(missing)}, and there are none")
+    """Return the forms of earlycrop-s's score on three tasks; a form that a task does not have is a dash."""
 
-    def cell(task: str, method: str) -> str:
-        line = lines.get((task, method))
-        if line is None:
-            return "-"
-        scale, digits, unit = {"accuracy": (100, 1, " %")}.get(line["metric"], (1, 1, ""))
-        return _spread(scale * line["mean"], scale * line["std"], digits) + unit
+    def cell(line: Line) -> str:
+        scale, unit = (100, " %") if line["metric"] == "accuracy" else (1, "")
+        return _spread(scale * line["mean"], scale * line["std"], 1) + unit
 
-    head = ["`earlycrop-s`, and one thing changed", *SCORES.values()]
-    return markdown(head, ([label, *(cell(task, method) for task in SCORES)] for method, label in FORMS.items()))
+    return _table(out / "tables" / "scores.csv", "task", SCORES, FORMS, cell, "`earlycrop-s`, and one thing changed")
 
 
 def kitchen(out: Path) -> str:
-    """Depth of one room: each method's error, and the multiplications that its network has left, by what was cut."""
-    path = out / "tables" / "kitchen.csv"
-    lines = {(row["method"], row["sparsity_asked"]): row for row in _csv(path).to_dict("records")}
-    methods = list(dict.fromkeys(method for method, _ in lines))
-    if "dense" not in methods:
-        raise ValueError(f"{path}: README's table needs the result of dense, and there is none")
-    asked = sorted({share for _, share in lines})
+    """Return the depth of one room: each method's error and multiply-accumulates, by what was cut."""
 
-    def cells(method: str, share: float) -> list[str]:
-        line = lines.get((method, share))
-        return ["-", "-"] if line is None else [f"{line['mean']:.3f}", _count(line["macs"])]
+    def cells(line: Line) -> str:
+        macs = short(line["macs"])
+        return f"{line['mean']:.3f} | {macs[:-1]} {macs[-1]}"
 
-    head = ["method", *(title for share in asked for title in (f"{100 * share:g} % removed: RMSE, m", "MACs"))]
-    return markdown(head, ([f"`{m}`", *(cell for share in asked for cell in cells(m, share))] for m in methods))
+    heads = {share: f"{100 * share:g} % removed: RMSE, m | MACs" for share in (0.9, 0.99)}
+    return _table(out / "tables" / "kitchen.csv", "sparsity_asked", heads, None, cells, blank="- | -")
 
 
 def minilm(out: Path) -> str:
-    """A small BERT on tasks of GLUE: each method's metric, whatever it removes."""
-    path = out / "tables" / "minilm.csv"
-    lines = {(row["method"], row["dataset"]): row for row in _csv(path).to_dict("records")}
-    if missing := [task for task in GLUE if ("dense", task) not in lines]:
-        raise ValueError(f"{path}: README's table needs the result of dense on {', '.join(missing)}, and there is none")
-
-    def cell(method: str, task: str) -> str:
-        line = lines.get((method, task))
-        return "-" if line is None else _spread(line["mean"], line["std"], 3)
-
-    head = ["method", *(f"{task}: {metric}" for task, metric in GLUE.items())]
-    return markdown(head, ([label, *(cell(method, task) for task in GLUE)] for method, label in ENCODER.items()))
+    """Return a small BERT on tasks of GLUE: each method's metric, whatever it removes."""
+    heads = {task: f"{task}: {metric}" for task, metric in GLUE.items()}
+    table = out / "tables" / "minilm.csv"
+    return _table(table, "dataset", heads, ENCODER, lambda line: _spread(line["mean"], line["std"], 3))
 
 
-TABLES: dict[str, Callable[[Path], str]] = {
-    "scores": scores, "kitchen": kitchen, "minilm": minilm,
-}  # fmt: skip
+def _table(
+    path: Path, column: str, heads: dict[Any, str], methods: dict[str, str] | None, cell: Callable[[Line], str],
+    first: str = "method", blank: str = "-",
+) -> str:  # fmt: skip
+    """Return a Markdown table of a study's CSV: a row a method, a column a value of one of the CSV's columns.
+
+    ``heads`` are by value, and ``methods``, by default all, the names in README. ``cell`` formats a line of the CSV.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: missing")
+    lines = {(line["method"], line[column]): line for line in pd.read_csv(path).to_dict("records")}
+    if lacking := [str(value) for value in heads if ("dense", value) not in lines]:
+        raise ValueError(f"{path}: README's table needs results of dense for {', '.join(lacking)}, and there are none")
+    rows = [[first, *heads.values()]]
+    for method, name in (methods or {method: f"`{method}`" for method, _ in lines}).items():
+        rows.append([name, *(cell(lines[method, value]) if (method, value) in lines else blank for value in heads)])
+    head, *others = (f"| {' | '.join(row)} |\n" for row in rows)
+    return "".join([head, "|" + "---|" * (head.count("|") - 1) + "\n", *others])
+
+
+def _spread(mean: float, std: float, digits: int) -> str:
+    return with_spread([mean], [std], digits)[0]
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"scores": scores, "kitchen": kitchen, "minilm": minilm}
 """Name in README's marker -> table of the leaderboards in a folder; raises ValueError where a CSV lacks its runs."""
 
 
-def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
-    """A table in Markdown, ending in a newline."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("|" + "|".join(line) + "|\n" if line[0] == "---" else f"| {' | '.join(line)} |\n" for line in lines)
+def rewritten(text: str, out: Path) -> tuple[str, list[str]]:
+    """Return README with its tables made anew, and the names of those that were stale."""
+    stale = []
 
-
-def rewritten(text: str, out: Path) -> Iterator[tuple[str, bool, str]]:
-    """Each place's name, whether it is up to date, and its table; raises ValueError for a name that there is not."""
-    for place in PLACE.finditer(text):
+    def table(place: re.Match[str]) -> str:
         name = place["name"]
         if name not in TABLES:
             raise ValueError(f"there is no table {name}: it is one of {', '.join(TABLES)}")
         new = TABLES[name](out)
-        yield name, new == place["old"], new
+        if new != place["old"]:
+            stale.append(name)
+        return place["start"] + new + place["end"]
+
+    return PLACE.sub(table, text), stale
 
 
 def write(readme: Path, out: Path) -> list[str]:
-    """Bring README's tables up to date and return the names of those that were not; raises ValueError for no table."""
-    text = _text(readme)
-    places = list(rewritten(text, out))
-    if not places:
+    """Bring README's tables up to date and return the names of those that were not."""
+    if not readme.exists():
+        raise ValueError(f"{readme}: missing")
+    text = readme.read_text(encoding="utf-8")
+    if not PLACE.search(text):
         raise ValueError(f"{readme}: has no place for a table, a line such as <!-- table: {next(iter(TABLES))} -->")
-    tables = iter(places)
-    with replacing(readme) as path:
-        new = PLACE.sub(lambda place: place["start"] + next(tables)[2] + place["end"], text)
-        path.write_text(new, encoding="utf-8", newline="\n")
-    return [name for name, fresh, _ in places if not fresh]
+    new, stale = rewritten(text, out)
+    write_text(readme, new)
+    return stale
 
 
 def problems(readme: Path, out: Path) -> Iterator[str]:
-    """A sentence for every table of README that the CSVs no longer say, or that cannot be made; none without README."""
-    if not readme.exists():
-        return
-    try:
-        for name, fresh, _ in rewritten(_text(readme), out):
-            if not fresh:
+    """Yield a sentence for every table of README that is not what the CSVs say; none without README."""
+    if readme.exists():
+        try:
+            for name in rewritten(readme.read_text(encoding="utf-8"), out)[1]:
                 yield f"{readme}: table {name} is not what the CSVs say: run `make tables`"
-    except ValueError as error:
-        yield f"{readme}: {error}"
-
-
-def _text(readme: Path) -> str:
-    try:
-        return readme.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{readme}: cannot be read ({error.strerror})") from None
-
-
-def _csv(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        raise ValueError(f"{path}: missing")
-    return pd.read_csv(path)
-
-
-def _spread(mean: float, std: float, digits: int) -> str:
-    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
-
-
-def _count(number: float) -> str:
-    text = short(number)
-    return f"{text[:-1]} {text[-1]}" if text[-1].isalpha() else text
+        except ValueError as error:
+            yield f"{readme}: {error}"

@@ -1,4 +1,4 @@
-"""Run records: what is kept of a finished run, small enough for version control, enough for tables and pictures."""
+"""Records of finished runs: small enough for version control, enough for tables and pictures."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from tasks.runner.store import VERSION
 
 SHARES = ("sparsity_asked", "weight_sparsity", "node_sparsity")
 POSITIVE = (
-    *("epochs", "parameters", "macs", "train_seconds", "batch_ms"),
-    *("peak_memory_bytes", "disk_bytes", "csr_bytes"),
-)
+    "epochs", "parameters", "macs", "train_seconds", "batch_ms", "peak_memory_bytes", "disk_bytes", "csr_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +36,14 @@ class Record:
     finished: str
     """When the run finished (UTC, ISO 8601)."""
     version: int = 1
-    """By which rule the id was made, see :func:`tasks.runner.store.identity`; records of version 1 do not say so."""
+    """The rule of the id, see :func:`tasks.runner.store.identity`; records of version 1 do not say so."""
 
     def same_run(self, other: Record) -> bool:
-        """Whether both tell of the same execution; copying a folder may change its times."""
+        """Return whether both are of the same execution; copying a folder may change its times."""
         return (self.config, self.result, self.log) == (other.config, other.result, other.log)
 
     def to_json(self) -> str:
-        """The record as JSON with a field a line and an epoch a line, so that a difference can be read."""
+        """Return the record as JSON with a field a line and an epoch a line, so that a difference can be read."""
         epochs = ",\n".join(f"  {json.dumps(line, allow_nan=False)}" for line in self.log)
         config = json.dumps(self.config, indent=1, allow_nan=False)
         result = json.dumps(asdict(self.result), indent=1, allow_nan=False)
@@ -53,26 +52,25 @@ class Record:
         return f'{{\n{head},\n"log": [\n{epochs}\n]\n}}\n'
 
 
-def faults(record: Record) -> list[tuple[str, str]]:
-    """What is out of range or contradicts itself in a record, as pairs of the field and a sentence."""
-    row, sentences = record.result, []
+def faults(record: Record) -> Iterator[tuple[str, str]]:
+    """Yield what is out of range or contradicts itself in a record, as pairs of the field and a sentence."""
+    row = record.result
     for name in SHARES:
-        share = getattr(row, name)
-        if share is not None and not 0 <= share <= 1:
-            sentences.append((name, f"{name} is {share}, not between 0 and 1"))
-    sentences += [(name, f"{name} is {value}, not positive") for name in POSITIVE if (value := getattr(row, name)) <= 0]
+        if not 0 <= (getattr(row, name) or 0) <= 1:
+            yield name, f"{name} is {getattr(row, name)}, not between 0 and 1"
+    for name in POSITIVE:
+        if getattr(row, name) <= 0:
+            yield name, f"{name} is {getattr(row, name)}, not positive"
     if (row.method == "dense") != (row.sparsity_asked is None):
-        sentences.append(("sparsity_asked", f"sparsity_asked is {row.sparsity_asked} for method {row.method}"))
+        yield "sparsity_asked", f"sparsity_asked is {row.sparsity_asked} for method {row.method}"
     trained = row.epochs_trained or row.epochs  # of a method that rewinds more than the budget
-    if row.pruned_epoch is not None and not 0 <= row.pruned_epoch <= trained:
-        sentences.append(("pruned_epoch", f"pruned_epoch is {row.pruned_epoch}, not between 0 and {trained} epochs"))
+    if not 0 <= (row.pruned_epoch or 0) <= trained:
+        yield "pruned_epoch", f"pruned_epoch is {row.pruned_epoch}, not between 0 and {trained} epochs"
     for name in ("task", "method", "preset", "seed", "epochs"):
-        configured = record.config.get(name, getattr(row, name))
-        if configured != getattr(row, name):
-            sentences.append(
-                (name, f"{name} is {getattr(row, name)!r} in the result and {configured!r} in the configuration")
-            )
-    return sentences + [("log", sentence) for sentence in _log_faults(record.log)]
+        value = getattr(row, name)
+        if record.config.get(name, value) != value:
+            yield name, f"{name} is {value!r} in the result and {record.config[name]!r} in the configuration"
+    yield from (("log", sentence) for sentence in _log_faults(record.log))
 
 
 def _log_faults(log: list[dict[str, Any]]) -> Iterator[str]:
@@ -85,7 +83,7 @@ def _log_faults(log: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def read_record(path: Path) -> Record:
-    """The record in ``path``; raises ValueError naming the file, and the line or the field, when it is not one."""
+    """Read a record; raise ValueError, naming the file and the line or the field, if it is not one."""
     data = _read_json(path)
     if not isinstance(data, dict) or set(data) - {"version"} != {"finished", "config", "result", "log"}:
         raise ValueError(f"{path}: a record is an object of finished, config, result and log, and of a version")
@@ -94,9 +92,7 @@ def read_record(path: Path) -> Record:
         raise ValueError(f"{path}: there is no version {version!r} of records: take a later version of the code")
     if not isinstance(data["config"], dict) or not isinstance(data["finished"], str):
         raise ValueError(f"{path}: config must be an object, and finished a time")
-    log: list[Any] = data["log"] if isinstance(data["log"], list) else [None]
-    for line in log:
-        _check_epoch(line, str(path))
+    log = [_checked(line, str(path)) for line in (data["log"] if isinstance(data["log"], list) else [None])]
     result = Result.from_dict(data["result"], str(path))
     if (result.task, result.run) != (path.parent.name, path.stem):
         raise ValueError(f"{path}: holds run {result.run} of task {result.task}, which does not belong here")
@@ -104,7 +100,7 @@ def read_record(path: Path) -> Record:
 
 
 def read_run(folder: Path) -> Record:
-    """The record of the finished run in ``folder``; raises ValueError naming the file that is missing or wrong."""
+    """Read the finished run in ``folder``; raise ValueError, naming the file that is missing or wrong."""
     config, result = _read_json(folder / "config.json"), folder / "result.json"
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'config.json'}: expected an object with the run's options")
@@ -125,46 +121,40 @@ def read_run(folder: Path) -> Record:
 
 
 def finished_runs(runs: Path) -> tuple[list[Path], Counter[str]]:
-    """The folders of the finished runs under ``runs``, and how many others are ``unfinished`` and ``failed``."""
+    """Return the folders of the finished runs, and how many others are ``unfinished`` and ``failed``."""
     done, skipped = [], Counter[str]()
     for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
         if not re.fullmatch(r"[^.]+", folder.name) or not folder.is_dir():  # what --fresh set aside has a dot
             continue
         if (folder / "result.json").exists():
             done.append(folder)
-        elif (folder / "failure.json").exists():
-            skipped["failed"] += 1
-        elif (folder / "config.json").exists():
-            skipped["unfinished"] += 1
+        elif (failed := (folder / "failure.json").exists()) or (folder / "config.json").exists():
+            skipped["failed" if failed else "unfinished"] += 1
     return done, skipped
 
 
 def read_records(out: Path, task: str | None = None) -> dict[str, Record]:
-    """All records under ``out`` (of one task where it is named), by run id; raises ValueError naming a bad file."""
+    """Read all records, or those of one task, by run id; raise ValueError, naming a bad file."""
     return {path.stem: read_record(path) for path in record_files(out, task)}
 
 
 def record_files(out: Path, task: str | None = None) -> list[Path]:
-    """The record files under ``out``, of one task where it is named."""
+    """Return the record files under ``out``, all or those of one task."""
     return sorted((out / "records").glob(f"{task or '*'}/*.json"))
 
 
 def record_path(out: Path, task: str, run: str) -> Path:
-    """Where a run's record lies."""
+    """Return where a run's record lies."""
     return out / "records" / task / f"{run}.json"
 
 
 def write_record(out: Path, record: Record) -> None:
     """Put a record in its place."""
-    with replacing(record_path(out, record.result.task, record.result.run)) as path:
-        path.write_text(record.to_json(), encoding="utf-8")
+    write_text(record_path(out, record.result.task, record.result.run), record.to_json())
 
 
 def merge(kept: dict[str, Record], new: Iterable[Record], replace: bool) -> tuple[list[Record], list[str]]:
-    """The records of ``new`` that have to be written next to ``kept``, and a line for every id that both tell of.
-
-    Those of ``kept`` stay, unless they are to be ``replace``-d.
-    """
+    """Return the records of ``new`` to write, and a line for each that differs from the one of ``kept`` with its id."""
     write, notes = [], []
     for record in new:
         run, old = record.result.run, kept.get(record.result.run)
@@ -181,39 +171,42 @@ def merge(kept: dict[str, Record], new: Iterable[Record], replace: bool) -> tupl
     return write, notes
 
 
-def _read_json(path: Path) -> Any:
+def write_text(path: Path, text: str) -> None:
+    """Put a text file in place, at once and whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _read_text(path: Path) -> str:
     try:
-        return _parse(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path}: missing") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not JSON (not even text)") from None
 
 
-def _parse(text: str) -> Any:
-    # NaN and Infinity are not JSON: a loss that has blown up is kept as null, which no curve passes through.
-    return json.loads(text, parse_constant=lambda _: None)
+def _parse(text: str, path: Path, line: int = 1) -> Any:
+    # NaN and Infinity are not JSON: a loss that has blown up becomes null, which no curve passes through.
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{line + error.lineno - 1}: not JSON ({error.msg})") from None
+
+
+def _read_json(path: Path) -> Any:
+    return _parse(_read_text(path), path)
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        raise ValueError(f"{path}: missing")
-    log = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = _parse(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error.msg})") from None
-        _check_epoch(entry, f"{path}:{number}")
-        log.append(entry)
-    return log
+    lines = enumerate(_read_text(path).splitlines(), start=1)
+    return [_checked(_parse(line, path, number), f"{path}:{number}") for number, line in lines]
 
 
-def _check_epoch(entry: Any, where: str) -> None:
+def _checked(entry: Any, where: str) -> dict[str, Any]:
     if not isinstance(entry, dict) or type(entry.get("epoch")) is not int:
         raise ValueError(f"{where}: a line of the log is an object with an integer epoch")
     for key in ("games", "return"):
         if not isinstance(entry.get(key), int | float | None):
             raise ValueError(f"{where}: {key} is {entry[key]!r}, not a number")
+    return entry

@@ -1,4 +1,4 @@
-"""Whether what a record says of its network is so: counted again on the saved model, where it is still there."""
+"""Counts of a record, taken again on the model that its run has saved."""
 
 from __future__ import annotations
 
@@ -26,76 +26,50 @@ TOLERANCE = 1e-4
 
 
 class Recount:
-    """Counts again; networks of one configuration are built once.
-
-    ``skipped``: why models were not counted that are there: they are of another run than the record's, or their data
-    are not there.
-    """
+    """Recounts the models in a folder of runs; tasks of one configuration are made once."""
 
     def __init__(self, runs: Path) -> None:
         self.runs = runs
         self.counted = 0
         self.skipped: dict[str, str] = {}
-        self._made: dict[str, Task | str] = {}
+        """Run -> why its model was not counted: it is of another run than the record's, or its data are missing."""
+        self._tasks: dict[str, Task] = {}
 
     def problems(self, out: Path, records: Iterable[Record]) -> Iterator[str]:
-        """A sentence for every number that is not that of the saved model, starting with the record's file."""
+        """Yield a sentence for every number that is not that of the saved model, starting with the record's file."""
         for record in records:
-            row = record.result
-            folder = self.runs / row.run
+            row, folder = record.result, self.runs / record.result.run
             if not (folder / earlycrop.saving.MODEL_FILE).exists():
-                continue
-            if why := _difference(record, folder):
-                self.skipped[row.run] = why
-                continue
-            task = self._task({**record.config, "task": row.task})
-            if isinstance(task, str):
-                self.skipped[row.run] = task
                 continue
             path = record_path(out, row.task, row.run)
             try:
-                yield from (f"{path}: {difference}" for difference in differences(record, task, folder))
+                if not record.same_run(read_run(folder)):
+                    raise ValueError("it is another run than the one in the record")
+                sentences = list(differences(record, self._task({**record.config, "task": row.task}), folder))
             except earlycrop.SavingError as error:
                 yield f"{path}: its model cannot be counted: {error}"
-            except (ValueError, OSError, ImportError, TraceError) as error:
+            except (ValueError, TypeError, OSError, ImportError, TraceError) as error:
                 self.skipped[row.run] = str(error)
             else:
                 self.counted += 1
+                yield from (f"{path}: {sentence}" for sentence in sentences)
 
-    def _task(self, config: dict[str, Any]) -> Task | str:
-        """The task of a configuration; why there is none."""
-        same = {key: value for key, value in config.items() if key not in VARIES or key == "task"}
-        key = json.dumps(same, sort_keys=True)
-        if key not in self._made:
-            try:
-                self._made[key] = made(config)
-            except (ValueError, TypeError, OSError, ImportError) as error:
-                self._made[key] = str(error)
-        return self._made[key]
-
-
-def _difference(record: Record, folder: Path) -> str:
-    """Why the run in the folder is not the one that the record tells of; nothing where it is."""
-    try:
-        same = record.same_run(read_run(folder))
-    except ValueError as error:
-        return str(error)
-    return "" if same else "it is another run than the one in the record"
+    def _task(self, config: dict[str, Any]) -> Task:
+        key = json.dumps({name: config[name] for name in sorted(config) if name not in VARIES or name == "task"})
+        if key not in self._tasks:
+            self._tasks[key] = made(config)
+        return self._tasks[key]
 
 
 def made(config: dict[str, Any]) -> Task:
-    """The task that a run's configuration tells of.
-
-    Raises:
-        ValueError, OSError: it cannot be made here. TypeError, ImportError: it is of another version of the code.
-    """
+    """Return the task of a run's configuration."""
     module = importlib.import_module(f"tasks.{config['task']}")
     task: Task = module.make(options_of(module, config))
     return task
 
 
 def options_of(module: Any, config: dict[str, Any]) -> Options:
-    """The options of a configuration, which leaves out what is at its default and what changes nothing."""
+    """Return the options of a configuration, which leaves out what is at its default and what changes nothing."""
     kind = type(module.PRESETS["default"]())
     known = {field.name for field in fields(kind)}
     given = {key: value for key, value in config.items() if key not in ("task", "processes")}
@@ -106,13 +80,8 @@ def options_of(module: Any, config: dict[str, Any]) -> Options:
 
 
 def differences(record: Record, task: Task, folder: Path) -> Iterator[str]:
-    """What is not as the record has it, counted on the model in ``folder``.
-
-    Raises:
-        SavingError: that is broken, or of another network.
-    """
-    row = record.result
-    dense = task.model()
+    """Yield what differs between the record and the model in ``folder``; raise SavingError if that is broken."""
+    row, dense = record.result, task.model()
     model = earlycrop.load(folder, task.model())
     counts: dict[str, float] = {
         "weight_sparsity": measure.weight_sparsity(model, dense),
@@ -127,7 +96,7 @@ def differences(record: Record, task: Task, folder: Path) -> Iterator[str]:
 
 
 def _example(task: Task, model: nn.Module) -> Any:
-    """A forward pass to trace."""
+    """Return a forward pass to trace."""
     batch = next(iter(task.batches(model, 1)))
     model.eval()
     return lambda network: task.loss(network, batch)

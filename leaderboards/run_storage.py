@@ -1,4 +1,4 @@
-"""Where a sweep's runs come home to, from workers on other machines."""
+"""The folder of runs of a sweep whose workers are on other machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Files = dict[str, bytes]
 
 
 class RunStorage:
-    """The folder of runs on the machine that sweeps. A run is one worker's at a time: that of the last who asked."""
+    """The folder of runs on the machine that sweeps. A run belongs to one worker at a time, the last that asked."""
 
     def __init__(self, runs: str) -> None:
         self.runs = Path(runs)
@@ -24,9 +24,7 @@ class RunStorage:
         self._turns: dict[str, int] = {}
 
     def lend(self, run: str) -> tuple[int, Files]:
-        """A turn at the run, from 1, and its configuration, log and last checkpoint, if there are any. 0 where another
-        process is at work on it.
-        """
+        """Return a turn at the run, 0 if another process has it, and its configuration, log and last checkpoint."""
         folder = self.runs / run
         folder.mkdir(parents=True, exist_ok=True)
         if run not in self._locks:
@@ -41,11 +39,7 @@ class RunStorage:
         return self._turns[run], pack(folder, [*top_level_files(folder), *last])
 
     def keep(self, run: str, turn: int, files: Files, keep: tuple[str, ...] | None) -> None:
-        """Put what a worker has written in place; of the checkpoints those named stay, or all.
-
-        Raises:
-            ValueError: another worker has taken the run over.
-        """
+        """Store a worker's files, unless another one has the run; of checkpoints ``keep`` those named, or all."""
         if self._turns.get(run) != turn:
             raise ValueError(f"another worker has taken {run} over")
         folder = self.runs / run
@@ -64,30 +58,30 @@ class RunStorage:
                 shutil.rmtree(old)
 
     def kept(self, run: str, epoch: int) -> Files | None:
-        """A dense run's configuration and its checkpoint of that epoch; None where it has kept none."""
+        """Return a dense run's configuration and its checkpoint of that epoch, or None."""
         folder = self.runs / run
         path = checkpoint(folder, epoch)
         return pack(folder, [folder / "config.json", path]) if path.is_dir() else None
 
     def close(self, run: str) -> None:
-        """Nobody is at work on the run any more."""
+        """Release the run: nobody is at work on it."""
         if run in self._locks:
             self._locks.pop(run).release()
 
 
 def top_level_files(folder: Path) -> list[Path]:
-    """The files that lie in the run's folder itself."""
+    """Return the files that lie in the run's folder itself."""
     return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
 def pack(folder: Path, paths: Iterable[Path]) -> Files:
-    """Files, and those in folders, by their path within ``folder``."""
+    """Read files, and those in folders, by their path within ``folder``."""
     every = [q for p in paths for q in ([p] if p.is_file() else sorted(p.rglob("*"))) if q.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in every}
 
 
 def unpack(files: Files, folder: Path) -> None:
-    """Write them into ``folder``."""
+    """Write files into ``folder``."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

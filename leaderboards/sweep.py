@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from leaderboards.records import Record, read_record, read_run, record_path, write_record
-from leaderboards.studies import STUDIES, Run
+from leaderboards.studies import STUDIES, Run, Study
 from tasks.runner.arguments import parse
 from tasks.runner.options import Options
 from tasks.runner.resources import available_cores
@@ -25,37 +25,41 @@ from tasks.runner.store import VERSION, checkpoint, configuration, identity
 
 CHECKOUT = Path(__file__).parents[1]
 Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]
-"""What carries runs out: each as it finishes, with what went wrong, or None where its record is written."""
+"""What carries runs out: yields each as it finishes, with what went wrong, or None where its record is written."""
 
 
 @dataclass
 class Outcome:
-    """What became of a study: runs that were there before, new ones, those that failed and why, those of the new ones
-    that have not measured emissions though they were asked; its tasks.
-    """
+    """What became of a study."""
 
-    existing: int = 0
+    existing: int
+    """How many runs had a record before."""
+    tasks: set[str]
+    """The study's tasks."""
     new: int = 0
     failed: list[str] = field(default_factory=list)
+    """A line a run that failed, with the reason."""
     unmetered: list[str] = field(default_factory=list)
-    tasks: set[str] = field(default_factory=set)
+    """The ids of new runs that were asked to measure emissions and have not."""
 
 
-def known(name: str) -> Callable[[int], Iterator[Run]]:
-    """The study of that name; raises ValueError where there is none."""
+def known(name: str, data: Path | None) -> Study:
+    """Return the study of that name; raise ValueError if there is none, or no folder of data."""
     if name not in STUDIES:
         raise ValueError(f"There is no study {name}: take one of {', '.join(STUDIES)}.")
+    if data is not None and not data.is_dir():
+        raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
     return STUDIES[name]
 
 
 def run_id(run: Run) -> str:
-    """The id that the run will have: a hash of its configuration."""
+    """Return the id that the run will have: a hash of its configuration."""
     return run_ids(run)[0]
 
 
 @cache
 def run_ids(run: Run) -> list[str]:
-    """The ids that a record of the run may have: today's, and those by the rules of earlier versions."""
+    """Return the ids that a record of the run may have: today's, and those by the rules of earlier versions."""
     arguments, seed = list(run.arguments), None
     if "--seed" in arguments:  # seeds differ in nothing else, and reading a command line takes long
         at = arguments.index("--seed")
@@ -73,97 +77,79 @@ def _options(task: str, arguments: tuple[str, ...]) -> Options:
     return parse(importlib.import_module(f"tasks.{task}"), list(arguments))
 
 
-def runs_with_data(study: Iterable[Run], data: Path | None) -> list[Run]:
-    """The study's runs, with the data that lies in ``data`` where there is some of their task."""
-    if data is not None and not data.is_dir():
-        raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
-    return _on_data(study, data, Path.is_dir)
+def runs_with_data(
+    runs: Iterable[Run], data: Path | None, exists: Callable[[Path], bool] = Path.is_dir
+) -> Iterator[Run]:
+    """Yield the runs, each once, with ``--data`` if ``data`` has a folder of their task."""
+    for run in dict.fromkeys(runs):
+        if data is not None and exists(folder := data / (run.data or run.task)):
+            more = ("--data", str(folder))
+            run = replace(run, arguments=run.arguments + more, trunk=run.trunk and run.trunk + more)
+        yield run
 
 
-def _on_data(study: Iterable[Run], data: Path | None, exists: Callable[[Path], bool]) -> list[Run]:
-    """The study's runs, each once, with the folder of its task's data in ``data`` where one ``exists``."""
-    runs = list(dict.fromkeys(study))
-    if data is None:
-        return runs
-    return [_with_data(run, folder) if exists(folder := data / (run.data or run.task)) else run for run in runs]
-
-
-def _with_data(run: Run, folder: Path) -> Run:
-    more = ("--data", str(folder))
-    return replace(run, arguments=run.arguments + more, trunk=None if run.trunk is None else run.trunk + more)
-
-
-def missing(study: Iterable[Run], out: Path) -> tuple[list[Run], int]:
-    """The runs that have no record yet, and how many have one; raises ValueError for a broken record."""
-    absent, count_found = [], 0
+def missing(study: Iterable[Run], out: Path) -> list[Run]:
+    """Return the runs that have no record yet; raise ValueError for a broken record."""
+    absent = []
     for run in study:
-        paths = [record_path(out, run.task, each) for each in run_ids(run)]
-        if kept := [path for path in paths if path.exists()]:
-            read_record(kept[0])
-            count_found += 1
+        paths = [path for each in run_ids(run) if (path := record_path(out, run.task, each)).exists()]
+        if paths:
+            read_record(paths[0])
         else:
             absent.append(run)
-    return absent, count_found
+    return absent
 
 
-def recorded(name: str, seeds: int, data: Path | None, records: Collection[str]) -> set[str]:
-    """The ids of the study's runs that there are ``records`` of: of so many seeds, and of more as long as there are."""
-    runs_of = known(name)
-    return _of_seeds(seeds, lambda several: runs_with_data(runs_of(several), data), records)
-
-
-def lacking(name: str, named: Collection[Record], records: Collection[str]) -> set[str]:
-    """The ids of the study's runs that there are ``records`` of, and that are not among those ``named`` by its table,
-    with the data that these were run with, wherever those are now; none where there is no such study any more.
-    """
-    if name not in STUDIES:
-        return set()
-    read = {Path(record.config["data"]) for record in named if record.config.get("data") is not None}
-    data = min((folder.parent for folder in read), default=None)  # a sweep has one folder of all tasks' data
-    ids = _of_seeds(1, lambda several: _on_data(STUDIES[name](several), data, read.__contains__), records)
-    return ids - {record.result.run for record in named}
-
-
-def _of_seeds(seeds: int, runs_of: Callable[[int], list[Run]], records: Collection[str]) -> set[str]:
-    """The ids among ``records`` of a study's runs: of so many seeds, and of more as long as there are."""
+def recorded(
+    study: Study, seeds: int, data: Path | None, records: Collection[str], exists: Callable[[Path], bool] = Path.is_dir
+) -> set[str]:
+    """Return the ids of the study's runs that there are ``records`` of: of these seeds, and of more with any."""
     ids: set[str] = set()
-    for several in count(seeds):
-        new = {each for run in runs_of(several) for each in run_ids(run)} - ids
-        if several > seeds and new.isdisjoint(records):
+    for seed in count():
+        new = {each for run in runs_with_data(study(seed), data, exists) for each in run_ids(run)} - ids
+        if seed >= seeds and new.isdisjoint(records):
             break
         ids |= new
     return ids.intersection(records)
 
 
-def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None, country: str, work: Work) -> Outcome:
-    """Have ``work`` do what ``out`` has no record of; each run leaves its record as it finishes.
+def lacking(name: str, table: Collection[Record], records: Collection[str]) -> set[str]:
+    """Return the ids of a study's runs that there are ``records`` of, and that are not in its ``table``.
 
-    Where a ``task`` is named, only its runs. ``country``: by whose electricity emissions are measured, or empty.
-
-    Raises:
-        ValueError: there is no such study, or a number is out of its range.
+    Its runs have read the folder of data that those of the table have read, wherever that is now.
     """
-    runs_of = known(name)
+    if name not in STUDIES:
+        return set()
+    read = {Path(record.config["data"]) for record in table if record.config.get("data") is not None}
+    data = min((folder.parent for folder in read), default=None)  # a sweep has one folder of all tasks' data
+    return recorded(STUDIES[name], 1, data, records, read.__contains__) - {record.result.run for record in table}
+
+
+def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None, country: str, work: Work) -> Outcome:
+    """Have ``work`` do the study's runs that have no record in ``out``; each leaves its record as it finishes.
+
+    Seed by seed, so that a sweep that is stopped has all methods of the seeds that it got to. ``data`` is a folder
+    with a folder of data a task; ``task`` limits the runs to its own; ``country`` is that of the electricity.
+    """
+    study_of = known(name, data)
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, and is {seeds}.")
-    study = [run for run in runs_with_data(runs_of(seeds), data) if task in (None, run.task)]
-    absent, count_found = missing(study, out)
+    runs = runs_with_data(chain.from_iterable(map(study_of, range(seeds))), data)
+    study = [run for run in runs if task in (None, run.task)]
+    absent = missing(study, out)
+    outcome = Outcome(len(study) - len(absent), {run.task for run in study})
     if country:
         absent = [replace(run, arguments=(*run.arguments, "--country", country)) for run in absent]
-    outcome = Outcome(count_found, tasks={run.task for run in study})
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, speed_estimate_period=3600) as progress:
-        bar = progress.add_task(name, total=count_found + len(absent), completed=count_found)
+        bar = progress.add_task(name, total=len(study), completed=outcome.existing)
         for branches in (False, True):  # those come after what they branch off
             with closing(work([run for run in absent if (run.trunk is not None) == branches])) as finished:
                 for run, failure in finished:
                     progress.advance(bar)
                     if failure is None:
                         outcome.new += 1
-                        if country and _without_emissions(run, out):
+                        if country and read_record(record_path(out, run.task, run_id(run))).result.emissions_g is None:
                             outcome.unmetered.append(run_id(run))
                     else:
                         outcome.failed.append(f"{run.task} {' '.join(run.arguments)}: {failure}")
@@ -171,51 +157,29 @@ def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None,
     return outcome
 
 
-def _without_emissions(run: Run, out: Path) -> bool:
-    return read_record(record_path(out, run.task, run_id(run))).result.emissions_g is None
-
-
-def on_this_machine(jobs: int, runs: Path, out: Path) -> Work:
-    """Runs in processes of their own, ``jobs`` at a time (0: one a core).
-
-    A run that fails is tried once more, from its last checkpoint; one that fails again is told, and stops nothing.
-
-    Raises:
-        ValueError: jobs is below 0.
-    """
-    if jobs < 0:
-        raise ValueError(f"jobs must be at least 0, and is {jobs}.")
+def on_this_machine(study: list[Run], jobs: int, runs: Path, out: Path) -> Generator[tuple[Run, str | None]]:
+    """Carry runs out in processes of their own, ``jobs`` at a time (0: one a core)."""
     jobs = jobs or available_cores()
-
-    def work(study: list[Run]) -> Generator[tuple[Run, str | None]]:
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                futures = {
-                    pool.submit(execute, run, runs, out, max(1, available_cores() // jobs)): run for run in study
-                }
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            except BaseException:  # those that run have had the same Ctrl-C, and keep their checkpoints
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    return work
+    threads = max(1, available_cores() // jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            futures = {pool.submit(execute, run, runs, out, threads): run for run in study}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:  # those that run have had the same Ctrl-C, and keep their checkpoints
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def execute(run: Run, runs: Path, out: Path, threads: int) -> str | None:
-    """One run in a process of its own, tried twice, unless it is finished; its record is written. What went wrong, or
-    None.
-
-    It branches off its trunk where that has kept the epoch, and trains that far itself where not.
-    """
-    finished = (runs / run_id(run) / "result.json").exists()
-    if not finished and (failure := _run(run, runs, threads)) is not None:
+    """Carry out a run that is not finished, write its record, and return what went wrong, or None."""
+    if not (runs / run_id(run) / "result.json").exists() and (failure := _run(run, runs, threads)) is not None:
         return failure
-    return taken_in(run, runs, out)
+    return collect_run(run, runs, out)
 
 
-def taken_in(run: Run, runs: Path, out: Path) -> str | None:
-    """Write the record of a finished run; what is wrong with it, or None."""
+def collect_run(run: Run, runs: Path, out: Path) -> str | None:
+    """Write the record of a finished run; return what is wrong with it, or None."""
     try:
         write_record(out, read_run(runs / run_id(run)))
     except ValueError as error:  # the run stays as it is, and the next sweep takes it in once that is mended
@@ -224,20 +188,23 @@ def taken_in(run: Run, runs: Path, out: Path) -> str | None:
 
 
 def _run(run: Run, runs: Path, threads: int) -> str | None:
-    """Run it in a process of its own, twice if it fails; the last line of what it said then, or None."""
+    """Carry out a run in a process, and once more from its last checkpoint if that fails; return its last line then.
+
+    It branches off its trunk if that has kept the epoch.
+    """
     line = [sys.executable, "-m", f"tasks.{run.task}", *run.arguments, "--runs", str(runs)]
     if run.trunk is not None:
-        trunk = runs / run_id(Run(run.task, run.trunk))
-        if checkpoint(trunk, int(run.arguments[run.arguments.index("--trigger") + 1])).is_dir():
-            line += ["--branch-from", str(trunk)]
+        trunk, epoch = run.branch()
+        if checkpoint(runs / run_id(trunk), epoch).is_dir():
+            line += ["--branch-from", str(runs / run_id(trunk))]
     path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
-    said = ""
+    last_line = ""
     for _ in range(2):
         done = subprocess.run(line, env=environment, capture_output=True, text=True)
         if done.returncode == 0:
             return None
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        last_line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         if done.returncode in (2, 130):  # a wrong argument stays wrong, and Ctrl-C was meant
             break
-    return said
+    return last_line

@@ -1,11 +1,10 @@
-"""The tables: a task's CSV with a row a run, and what is shown of it, a line a method."""
+"""The tables: a task's CSV with a row a run, and a summary with a line a method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich import box
@@ -24,13 +23,15 @@ COLUMNS = (
     "weight_sparsity", "node_sparsity", "parameters", "macs", "batch_ms", "train_seconds", "emissions_g", "step_bytes",
     "pruned_epoch",
 )  # fmt: skip
-"""What a table tells the means of, beside the metric."""
+"""Columns whose means a table shows, beside the metric's."""
 VARIES = {"method", "sparsity", "of", "seed", "device", "task", "watch", "kernel", *VARIANTS}
 """Options that tell the runs of one table apart by intent."""
+Columns = list[tuple[str, list[str]]]
+"""The heads of a table's columns, and their cells."""
 
 
 def frame(results: Iterable[Result]) -> pd.DataFrame:
-    """A row a run, sorted by method, sparsity (dense first), seed."""
+    """Return a row a run, sorted by method, sparsity (dense first), seed."""
     rows = pd.DataFrame([asdict(result) for result in results], columns=list(KINDS))
     integers = ("pruned_epoch", "epochs_trained", "dense_macs", "step_bytes", "dense_step_bytes")
     rows = rows.astype({**dict.fromkeys(integers, "Int64"), "sparsity_asked": "float64"})
@@ -39,12 +40,12 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
 
 
 def labels(rows: pd.DataFrame) -> pd.Series[str]:
-    """The method of each row, with its variant where it has one."""
+    """Return the method of each row, with its variant if it has one."""
     return rows["method"].where(rows["variant"] == "", rows["method"] + " (" + rows["variant"] + ")")
 
 
 def csv_text(results: Iterable[Result]) -> str:
-    """The leaderboard's CSV; floats are written so that they read back equal, None as an empty cell."""
+    """Return the leaderboard's CSV; floats read back equal, None is an empty cell."""
     return frame(results).to_csv(index=False, lineterminator="\n")
 
 
@@ -77,7 +78,7 @@ class Group:
 
 
 def groups(results: Iterable[Result]) -> Iterator[Group]:
-    """The runs split into groups that may be compared; dense runs are in every group of their recipe."""
+    """Split the runs into groups that may be compared; dense runs are in every group of their recipe."""
     for _, rows in frame(results).groupby(RECIPE):
         dense, pruned = rows[rows["method"] == "dense"], rows[rows["method"] != "dense"]
         if pruned.empty:
@@ -87,11 +88,10 @@ def groups(results: Iterable[Result]) -> Iterator[Group]:
 
 
 def summary(group: Group) -> pd.DataFrame:
-    """A line a method, dense first and then by rank: means over seeds, sample deviation, gap to dense. Several runs of
-    one seed count as one, with their means.
+    """Return a line a method, dense first and then by rank: means over seeds, sample deviation, gap to dense.
 
-    What cannot be told is missing: a deviation of one seed, a gap without dense runs, a time of several devices,
-    emissions by several countries or that not all runs have measured in one way.
+    Several runs of one seed count as one, with their means. Missing are: a deviation of one seed, a gap without dense
+    runs, a time of several devices, emissions of several countries or that were measured in several ways.
     """
     runs = group.rows.assign(method=labels(group.rows))
     by_method, by_seed = runs.groupby("method"), runs.groupby(["method", "seed"])[["value", *COLUMNS]].mean()
@@ -110,9 +110,7 @@ def summary(group: Group) -> pd.DataFrame:
 
 
 def study_text(results: Iterable[Result]) -> str:
-    """A study's CSV: a line a method (or variant of one) in each group of comparable runs, by rank, and the ids of the
-    runs that it is made of.
-    """
+    """Return a study's CSV: a line a method or variant in each group of comparable runs, and the ids of its runs."""
     parts = []
     for group in groups(results):
         first = group.rows.iloc[0]
@@ -127,13 +125,13 @@ def study_text(results: Iterable[Result]) -> str:
 
 
 def named(table: Path) -> set[str]:
-    """The ids of the runs that a study's CSV is made of; none where there is no such file, or an older one."""
+    """Return the ids of the runs that a study's CSV is made of; none if there is no such file, or an older one."""
     rows = pd.read_csv(table, dtype=str) if table.exists() else pd.DataFrame()
     return {run for runs in rows.get("runs", []) for run in str(runs).split()}
 
 
 def differing(records: Iterable[Record]) -> list[str]:
-    """Options, other than those a table is about, in which runs differ: ``lr: 0.001, 0.01``.
+    """Return the options, other than those a table is about, in which runs differ: ``lr: 0.001, 0.01``.
 
     What a configuration leaves out is at its default. Runs do not differ in what their methods ignore.
     """
@@ -146,30 +144,38 @@ def differing(records: Iterable[Record]) -> list[str]:
 
 
 def decimals(top: float) -> int:
-    """Digits after the point for values of which ``top`` is the largest."""
+    """Return the digits after the point for values of which ``top`` is the largest."""
     return 1 if top >= 100 else 2 if top >= 10 else 4
 
 
 def short(number: float) -> str:
-    """Three digits and a unit: 34.1k, 1.2M."""
+    """Format a number with three digits and a unit: 34.1k, 1.2M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= 0.9995 * size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
 
 
-def show(group: Group, records: dict[str, Record], console: Console, price: float | None = None) -> None:
-    """Print the group's table; on a narrow terminal as two, results and costs, that repeat the method.
+def cells(values: Iterable[float], form: str = "", scale: float = 1) -> list[str]:
+    """Format numbers, in :func:`short` without a ``form``; what is missing is a dash."""
+    return ["-" if pd.isna(v) else format(scale * v, form) if form else short(v) for v in values]
 
-    ``price``: what an hour of training costs.
-    """
+
+def with_spread(means: Iterable[float], deviations: Iterable[float], digits: int) -> list[str]:
+    """Format means with their deviations, where they have one: ``95.0 ± 4.6``."""
+    spreads = ["" if pd.isna(std) else f" ± {std:.{digits}f}" for std in deviations]
+    return [mean + spread for mean, spread in zip(cells(means, f".{digits}f"), spreads, strict=True)]
+
+
+def show(group: Group, records: dict[str, Record], console: Console, price: float | None = None) -> None:
+    """Print the group's table, on a narrow terminal as two; ``price``: what an hour of training costs."""
     results, costs = _columns(group, price)
-    table, lead = _table(group.title, {**results, **costs}), dict(list(results.items())[:2])
+    table = rich_table(group.title, results + costs)
     if Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width:
         console.print(table)
     else:
-        console.print(_table(group.title, results))
-        console.print(_table(None, {**lead, **costs}))
+        console.print(rich_table(group.title, results))
+        console.print(rich_table(None, results[:2] + costs))
     first = group.rows.iloc[0]
     better = "higher" if first["higher_is_better"] else "lower"
     devices = ", ".join(sorted(set(group.rows["device"])))
@@ -183,45 +189,38 @@ def show(group: Group, records: dict[str, Record], console: Console, price: floa
     console.print()
 
 
-def _columns(group: Group, price: float | None) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _columns(group: Group, price: float | None) -> tuple[Columns, Columns]:
     lines = summary(group)
     digits = decimals(lines["mean"].abs().max())
-
-    def column(name: str, form: str = "", scale: float = 1) -> list[str]:
-        return ["-" if pd.isna(v) else format(scale * v, form) if form else short(v) for v in lines[name]]
-
-    spread = ["" if pd.isna(std) else f" ± {std:.{digits}f}" for std in lines["std"]]
     arrow = "↑" if group.rows["higher_is_better"].iloc[0] else "↓"
-    results: dict[str, list[str]] = {
-        "#": column("rank", ".0f"),
-        "method": [str(method) for method in lines.index],
-        "seeds": column("seeds", "d"),
-        f"{group.rows['metric'].iloc[0]} {arrow}": [
-            mean + std for mean, std in zip(column("mean", f".{digits}f"), spread, strict=True)
-        ],
-        "gap": column("gap", f"+.{digits}f"),
-        "weights\ncut %": column("weight_sparsity", ".2f", 100),
-        "nodes\ncut %": column("node_sparsity", ".2f", 100),
-    }
-    costs = {
-        "params": column("parameters"),
-        "MACs": column("macs"),
-        "batch\nms": column("batch_ms"),
-        "train\ns": column("train_seconds"),
-        "cut at\nepoch": column("pruned_epoch", ".1f"),
-    }
+    results = [
+        ("#", cells(lines["rank"], ".0f")),
+        ("method", [str(method) for method in lines.index]),
+        ("seeds", cells(lines["seeds"], "d")),
+        (f"{group.rows['metric'].iloc[0]} {arrow}", with_spread(lines["mean"], lines["std"], digits)),
+        ("gap", cells(lines["gap"], f"+.{digits}f")),
+        ("weights\ncut %", cells(lines["weight_sparsity"], ".2f", 100)),
+        ("nodes\ncut %", cells(lines["node_sparsity"], ".2f", 100)),
+    ]
+    costs = [
+        ("params", cells(lines["parameters"])),
+        ("MACs", cells(lines["macs"])),
+        ("batch\nms", cells(lines["batch_ms"])),
+        ("train\ns", cells(lines["train_seconds"])),
+        ("cut at\nepoch", cells(lines["pruned_epoch"], ".1f")),
+    ]
     if lines["emissions_g"].notna().any():
-        costs["CO2\ng"] = column("emissions_g")
+        costs.append(("CO2\ng", cells(lines["emissions_g"])))
     if price is not None:
-        costs["cost"] = column("train_seconds", ".4g", price / 3600)
+        costs.append(("cost", cells(lines["train_seconds"], ".4g", price / 3600)))
     return results, costs
 
 
-def _table(title: str | None, columns: dict[str, list[str]]) -> Table:
-    options: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "title_justify": "left"}
-    table = Table(title=title, title_style="bold", **options)
-    for name in columns:
+def rich_table(title: str | None, columns: Columns) -> Table:
+    """Return a table for the terminal; a line whose first cell is 1 is bold."""
+    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, _ in columns:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
-    for row in zip(*columns.values(), strict=True):
+    for row in zip(*(column for _, column in columns), strict=True):
         table.add_row(*row, style="bold" if row[0] == "1" else None)
     return table

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from leaderboards.plots.style import STYLE, Look, method_looks, metric_label, saved
+from leaderboards.plots.style import Look, method_looks, metric_label, saved, styled
 from leaderboards.records import Record
 from leaderboards.table import groups, short
 
@@ -28,59 +26,49 @@ CUT: dict[str, Any] = {"markersize": 9, "markeredgecolor": "black", "markeredgew
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Axis:
-    """What the first panel of a row shows: two keys of the log and their labels."""
-
-    x: str
-    y: str
-    x_label: str
-    y_label: str
-
-
 def draw(records: Iterable[Record], stem: Path) -> Path:
     """Write ``stem``.png and ``stem``.svg and return the former's path; variants of a method are in the tables only."""
     return saved(figure([record for record in records if not record.result.variant]), stem)
 
 
+@styled
 def figure(records: Sequence[Record]) -> Figure:
-    """Two panels a group of comparable runs: learning, and final metric against parameters."""
+    """Draw two panels a group of comparable runs: learning, and final metric against parameters."""
     by_run = {record.result.run: record for record in records}
     parts = list(groups(record.result for record in records))
     looks = method_looks({record.result.method: record.result.structured for record in records})
-    with matplotlib.rc_context(STYLE):
-        picture = Figure(figsize=(11.5, 4.1 * len(parts) + 0.9), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
-        panels = picture.subplots(len(parts), 2, squeeze=False, width_ratios=(1.25, 1))
-        for (left, right), group in zip(panels, parts, strict=True):
-            runs = [by_run[run] for run in group.rows["run"]]
-            left.set_title(f"{group.title}; {group.seeds}", loc="left", pad=12)
-            _learning(left, runs, looks)
-            _outcome(right, runs, looks)
-        _legend(picture, records, looks)
+    picture = Figure(figsize=(11.5, 4.1 * len(parts) + 0.9), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
+    panels = picture.subplots(len(parts), 2, squeeze=False, width_ratios=(1.25, 1))
+    for (left, right), group in zip(panels, parts, strict=True):
+        runs = [by_run[run] for run in group.rows["run"]]
+        left.set_title(f"{group.title}; {group.seeds}", loc="left", pad=12)
+        _learning(left, runs, looks)
+        _outcome(right, runs, looks)
+    _legend(picture, records, looks)
     return picture
 
 
-def axis(runs: Sequence[Record]) -> Axis:
-    """What is drawn of these runs' logs: return against games where games are played, else the metric or the loss."""
+def axes_of(runs: Sequence[Record]) -> tuple[str, str, str, str]:
+    """Choose what is drawn of these runs' logs: the keys of x and y, and their labels."""
     keys = {key for run in runs for line in run.log for key, value in line.items() if value is not None}
     metric = runs[0].result.metric
     if {"games", "return"} <= keys:
-        return Axis("games", "return", "games played", "average return of training games")
+        return "games", "return", "games played", "average return of training games"
     if metric in keys:
-        return Axis("epoch", metric, "epoch", f"{metric} after the epoch")
-    return Axis("epoch", "loss", "epoch", "training loss")
+        return "epoch", metric, "epoch", f"{metric} after the epoch"
+    return "epoch", "loss", "epoch", "training loss"
 
 
-def curve(run: Record, what: Axis) -> tuple[Floats, Floats]:
-    """The points of one run's log that have both values."""
-    pairs = [(line.get(what.x), line.get(what.y)) for line in run.log]
+def curve(run: Record, x: str, y: str) -> tuple[Floats, Floats]:
+    """Return the points of one run's log that have both values."""
+    pairs = [(line.get(x), line.get(y)) for line in run.log]
     points = [pair for pair in pairs if all(isinstance(value, int | float) for value in pair)]
     xs, ys = np.array(points, dtype=float).reshape(-1, 2).T
     return xs, ys
 
 
 def band(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Floats, Floats]:
-    """x, mean, lowest, highest of several runs, where all of them have been (seeds play different numbers of games)."""
+    """Return x, mean, lowest and highest of several runs, over the range that all of them cover."""
     start, end = max(xs[0] for xs, _ in curves), min(xs[-1] for xs, _ in curves)
     grid = np.unique(np.concatenate([xs for xs, _ in curves]).clip(start, max(start, end)))
     ys = np.stack([np.interp(grid, *points) for points in curves])
@@ -88,10 +76,10 @@ def band(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Float
 
 
 def _learning(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> None:
-    what = axis(runs)
+    x, y, x_label, y_label = axes_of(runs)
     for method, look in looks.items():
         method_runs = [run for run in runs if run.result.method == method]
-        curves = [points for run in method_runs if len((points := curve(run, what))[0])]
+        curves = [points for run in method_runs if len((points := curve(run, x, y))[0])]
         if not curves:
             continue
         xs, mean, low, high = band(curves)
@@ -99,21 +87,20 @@ def _learning(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> No
         panel.plot(xs, mean, color=look.color, linestyle=look.line, linewidth=1.8, zorder=front)
         if len(curves) > 1:
             panel.fill_between(xs, low, high, color=look.color, alpha=0.11, linewidth=0, zorder=2)
-        if cuts := [_cut_at(run, what) for run in method_runs if run.result.pruned_epoch]:
+        if cuts := [_cut_at(run, x) for run in method_runs if run.result.pruned_epoch]:
             at = float(np.clip(np.mean(cuts), xs[0], xs[-1]))
             panel.plot(at, np.interp(at, xs, mean), look.marker, color=look.color, zorder=6, clip_on=False, **CUT)
-    panel.set(xlabel=what.x_label, ylabel=what.y_label)
     panel.margins(x=0.02)
-    panel.set_xlim(left=0)
+    panel.set(xlabel=x_label, ylabel=y_label, xlim=(0, None))
     panel.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-    if what.x == "games":
+    if x == "games":
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
 
 
-def _cut_at(run: Record, what: Axis) -> float:
-    """Where on the x axis the run was when its network was cut."""
-    seen = [line.get(what.x) for line in run.log if line["epoch"] <= (run.result.pruned_epoch or 0)]
-    return float(max((x for x in seen if x is not None), default=0))
+def _cut_at(run: Record, x: str) -> float:
+    """Return where on the x axis the network was cut."""
+    seen = [line.get(x) for line in run.log if line["epoch"] <= (run.result.pruned_epoch or 0)]
+    return float(max((value for value in seen if value is not None), default=0))
 
 
 def _outcome(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> None:
@@ -125,25 +112,23 @@ def _outcome(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> Non
             panel.axhline(float(np.mean(ys)), color="#999999", linewidth=1, linestyle=":", zorder=1)
         filled = MarkerStyle(look.marker).is_filled()  # one of strokes has no face and no edge
         edge: dict[str, Any] = {"edgecolors": look.color} if filled else {}
-        panel.scatter([shift * size for size in sizes[method]], ys, s=48, marker=look.marker,
-                      color=look.face if filled else look.color, linewidths=1.4, alpha=0.9, zorder=3,
-                      **edge)  # fmt: skip
+        color = look.face if filled else look.color
+        style: dict[str, Any] = {"s": 48, "marker": look.marker, "linewidths": 1.4, "alpha": 0.9, "zorder": 3, **edge}
+        panel.scatter([shift * size for size in sizes[method]], ys, color=color, **style)
     smallest, largest = min(map(min, sizes.values())), max(map(max, sizes.values()))
     narrow, result = largest < 30 * smallest, runs[0].result
-    panel.set_xscale("log")
-    panel.set_xlim(smallest / 1.7, largest * 1.7)
+    panel.set(xscale="log", xlim=(smallest / 1.7, largest * 1.7), ylabel=f"final {metric_label(result)}")
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
     panel.xaxis.set_minor_formatter(NullFormatter())
     if narrow:
         panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xlabel("parameters left (log scale; methods of like size side by side)")
-    panel.set_ylabel(f"final {metric_label(result)}")
     panel.margins(y=0.12)
 
 
 def side_by_side(sizes: dict[str, list[int]]) -> dict[str, float]:
-    """A factor on x a method that keeps methods of (nearly) the same size from hiding each other."""
+    """Return a factor on x a method, so that methods of (nearly) the same size do not hide each other."""
     means = {method: float(np.mean(np.log(method_sizes))) for method, method_sizes in sizes.items()}
     step = 0.02 * (max(means.values()) - min(means.values()) + 2 * np.log(1.7))
     clusters: list[list[str]] = []
@@ -159,24 +144,11 @@ def side_by_side(sizes: dict[str, list[int]]) -> dict[str, float]:
 
 def _legend(picture: Figure, records: Sequence[Record], looks: dict[str, Look]) -> None:
     handles: list[Line2D | Patch] = [
-        Line2D(
-            [],
-            [],
-            color=look.color,
-            linestyle=look.line,
-            marker=look.marker,
-            markersize=7,
-            markerfacecolor=look.face,
-            label=method,
-        )
-        for method, look in looks.items()
+        Line2D([], [], markersize=7, label=method, **look.style()) for method, look in looks.items()
     ]
     if any(record.result.pruned_epoch for record in records):
-        handles.append(
-            Line2D(
-                [], [], linestyle="", marker="o", color="white", label="network cut (unmarked: before training)", **CUT
-            )
-        )
+        label = "network cut (unmarked: before training)"
+        handles.append(Line2D([], [], linestyle="", marker="o", color="white", label=label, **CUT))
     if "dense" in looks:
         handles.append(Line2D([], [], color="#999999", linestyle=":", label="dense, mean"))
     handles.append(Patch(color="#999999", alpha=0.35, label="lowest to highest seed"))

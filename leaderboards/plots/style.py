@@ -1,14 +1,17 @@
-"""What all pictures share: how methods look, axes are called, and files are written."""
+"""What all pictures share: looks of methods, names of axes, and files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from tasks.runner.atomic_files import replacing
 
@@ -39,6 +42,8 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True, "axes.edgecolor": "#666666", "font.size": 10, "axes.titlesize": 11,
     "axes.titleweight": "bold", "svg.hashsalt": "leaderboards", "svg.fonttype": "path",
 }  # fmt: skip
+styled = matplotlib.rc_context(STYLE)
+"""Decorates what draws a picture."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +57,74 @@ class Look:
     face: str
     """What fills the marker: the colour, or white for single weights."""
 
+    def style(self) -> dict[str, Any]:
+        """Return the look as arguments of a line."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.line, "markerfacecolor": self.face}
+
 
 def metric_label(result: Any) -> str:
-    """What an axis of final metrics is called; ``result``: a run's, or its row in a table."""
+    """Return the name of an axis of final metrics; ``result``: a run's, or its row in a table."""
     return f"{result.metric}, {result.split} ({'higher' if result.higher_is_better else 'lower'} is better)"
 
 
 def dense_line(panel: Axes, level: float) -> None:
-    """The mean of dense runs across a panel, with its name."""
+    """Draw the mean of dense runs across a panel, with its name."""
     panel.axhline(level, color="#000000", linewidth=1.2, linestyle=":", zorder=1)
     panel.annotate("dense", (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
 
 
+Ends = dict[str, tuple[float, float, float]]
+"""Method -> the last point of its line, and where its name stands on x."""
+
+
+@styled
+def rows_of_panels(
+    parts: Sequence[pd.DataFrame], columns: Sequence[Any], height: float,
+    draw: Callable[[Axes, pd.DataFrame, Any, dict[str, Look]], Ends],
+) -> Figure:  # fmt: skip
+    """Draw a row of panels a part, a panel a column, that share the axis of the metric, with methods' names."""
+    runs = pd.concat(parts)
+    looks = method_looks(dict(zip(runs["method"], runs["structured"], strict=True)))
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    picture = Figure(figsize=(5.75 * len(columns), height * len(parts) + 0.4), layout=layout)
+    rows = picture.subplots(len(parts), len(columns), squeeze=False, sharey="row")
+    for panels, part in zip(rows, parts, strict=True):
+        ends = [draw(panel, part, column, looks) for panel, column in zip(panels, columns, strict=True)]
+        for panel, panel_ends in zip(panels, ends, strict=True):
+            _label(panel, panel_ends, looks)  # only now are the limits known that the panels share
+        panels[0].set_ylabel(metric_label(part.iloc[0]))
+    return picture
+
+
+def _label(panel: Axes, ends: Ends, looks: dict[str, Look]) -> None:
+    """Write each method's name as near its last point as is clear of other names, within the panel."""
+    low, high = panel.get_ylim()
+    step, width = (high - low) / 22, panel.get_xlim()[1] / 4
+    taken: list[tuple[float, float]] = []
+    place: dict[str, Any] = {"va": "center", "fontsize": 8, "arrowprops": {"arrowstyle": "-", "color": "#cccccc"}}
+    for method, (x, y, name_x) in sorted(ends.items(), key=lambda item: item[1][1]):
+        near = (y + side * far * step / 4 for far in range(100) for side in (1, -1))
+        clear = (
+            height
+            for height in near
+            if low < height < high and all(abs(name_x - x) >= width or abs(height - y) >= step for x, y in taken)
+        )
+        taken.append((name_x, next(clear, y)))
+        panel.annotate(method, (x, y), taken[-1], color=looks[method].color, **place)
+
+
+@styled
 def saved(picture: Figure, stem: Path) -> Path:
     """Write a picture as ``stem``.png and ``stem``.svg and return the former's path."""
-    with matplotlib.rc_context(STYLE):
-        with replacing(stem.with_suffix(".png")) as path:
-            picture.savefig(path, format="png", dpi=160)
-        with replacing(stem.with_suffix(".svg")) as path:
-            # Without a date the same records make the same file.
-            picture.savefig(path, format="svg", metadata={"Date": None})
+    with replacing(stem.with_suffix(".png")) as path:
+        picture.savefig(path, format="png", dpi=160)
+    with replacing(stem.with_suffix(".svg")) as path:
+        picture.savefig(path, format="svg", metadata={"Date": None})  # the same records make the same file
     return stem.with_suffix(".png")
 
 
 def method_looks(structured: dict[str, bool]) -> dict[str, Look]:
-    """The look of every method, given whether it is structured; dense first, then by name."""
+    """Return the look of every method, given whether it is structured; dense first, then by name."""
     spare, looks = iter(SPARE * len(structured)), {}
     for method in sorted(structured, key=lambda name: (name != "dense", name)):
         family = FAMILIES.get(method) or FAMILIES.get(method.removesuffix("-u").removesuffix("-s"))

@@ -73,13 +73,13 @@ def kill_the_busy(cluster: Any) -> None:
 def test_a_node_that_dies_costs_its_epoch(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """The run goes on elsewhere from the last epoch; one that cannot be is told; records are those of a local sweep."""
+    """The run goes on elsewhere from the last epoch; what cannot be run is reported; records equal a local sweep's."""
     long = Run("cartpole", (*LONG, "--method", "earlycrop-s", "--sparsity", "0.5"))
     dense = (*TINY, "--method", "dense", "--keep", "1")
     branch = Run("cartpole", (*TINY, "--method", "crop-s", "--sparsity", "0.5", "--trigger", "1"), dense)
     wrong = [Run("cartpole", (*TINY, "--discount", "2")), Run("cartpole", (*TINY, "--learning-rate", "1e30"))]
     study = [long, Run("cartpole", dense), branch, *wrong]
-    monkeypatch.setitem(studies.STUDIES, "tiny", lambda seeds: iter(study))
+    monkeypatch.setitem(studies.STUDIES, "tiny", lambda seed: iter(study))
     kept: list[dict[str, Any]] = []
 
     def disaster() -> None:
@@ -102,14 +102,14 @@ def test_a_node_that_dies_costs_its_epoch(
     assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in output
     assert "training has diverged" in output
     assert len(kept) >= 4
-    assert sweep(tmp_path / "here", "--jobs", "1") == 1
-    away, here = (read_records(tmp_path / where) for where in ("ray", "here"))
-    assert away.keys() == here.keys()
-    for name in away:
-        assert untimed(dataclasses.asdict(away[name])) == untimed(dataclasses.asdict(here[name]))
-    (record,) = (r for r in away.values() if r.result.method == "earlycrop-s")
+    assert sweep(tmp_path / "local", "--jobs", "1") == 1
+    remote, local = (read_records(tmp_path / where) for where in ("ray", "local"))
+    assert remote.keys() == local.keys()
+    for name in remote:
+        assert untimed(dataclasses.asdict(remote[name])) == untimed(dataclasses.asdict(local[name]))
+    (record,) = (r for r in remote.values() if r.result.method == "earlycrop-s")
     assert [line["seconds"] for line in record.log[: len(kept)]] == [line["seconds"] for line in kept], "not again"
-    (branched,) = (r for r in away.values() if r.result.method == "crop-s")
+    (branched,) = (r for r in remote.values() if r.result.method == "crop-s")
     assert any("branched_from" in line for line in branched.log)
     for folder in (tmp_path / "ray" / "runs").iterdir():
         with FileLock(folder / ".lock", timeout=0):
@@ -121,12 +121,12 @@ def test_a_node_that_dies_costs_its_epoch(
 def test_what_a_cluster_has_not_is_a_sentence(nodes: Any, tmp_path: Path, capsys: Any) -> None:
     place = ["--out", str(tmp_path), "--where", "ray", "--address", nodes.address]
     assert command.main(["sweep", "smoke", *place, "--gpus", "0.5"]) == 2
-    said = " ".join(capsys.readouterr().out.split())
-    assert "A run would take 0.5 GPUs, and the most that a machine of the cluster has is 0: it would wait for" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "A run would take 0.5 GPUs, and the most that a machine of the cluster has is 0: it would wait for" in output
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "output"),
     [
         (["--gpus", "-1"], "--gpus is a share of a GPU from 0 to 1, or a number of whole ones, and not -1."),
         (["--gpus", "1.5"], "or a number of whole ones, and not 1.5."),
@@ -138,11 +138,11 @@ def test_what_a_cluster_has_not_is_a_sentence(nodes: Any, tmp_path: Path, capsys
     ],
 )
 def test_what_cannot_be_asked_of_a_cluster_is_a_sentence(
-    more: list[str], said: str, tmp_path: Path, capsys: Any
+    more: list[str], output: str, tmp_path: Path, capsys: Any
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     assert command.main(["sweep", "smoke", "--out", str(tmp_path), "--where", "ray", *more]) == 2
-    assert said in " ".join(capsys.readouterr().out.split())
+    assert output in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_cluster_at_the_address(tmp_path: Path, capsys: Any) -> None:

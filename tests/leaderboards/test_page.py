@@ -86,8 +86,8 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_the_library_is_as_published() -> None:
-    told = dict(
+    published = dict(
         re.findall(r"^\| `([\w.]+)` .*\| (\w{64}) \|$", (page.ASSETS / "vendor" / "README.md").read_text(), re.M)
     )
     files = {path.name: path for path in (page.ASSETS / "vendor").glob("*.js")}
-    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == told
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == published

@@ -26,7 +26,7 @@ class Window:
 
     tab: Any
     requests: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def column(self, number: int) -> list[str]:
         return self.tab.eval_on_selector_all(
@@ -74,15 +74,15 @@ def show(browser: Any, file: Path) -> Iterator[Any]:
         window = Window(context.new_page())
         windows.append((context, window, path))
         window.tab.on("request", lambda request: window.requests.append(request.url))
-        window.tab.on("console", lambda message: window.told.append(message.text))
-        window.tab.on("pageerror", lambda error: window.told.append(str(error)))
+        window.tab.on("console", lambda message: window.messages.append(message.text))
+        window.tab.on("pageerror", lambda error: window.messages.append(str(error)))
         window.tab.goto(path.as_uri() + address)
         return window
 
     yield opened
     for context, window, path in windows:
         assert {url.split("#")[0] for url in window.requests if not url.startswith("data:")} == {path.as_uri()}
-        assert window.told == []
+        assert window.messages == []
         context.close()
 
 
@@ -111,8 +111,8 @@ def test_a_column_of_what_few_have_measured_is_there_where_some_have(show: Any, 
     window = show(path=page.write([measured, *others], tmp_path, tmp_path / "page.html"))
     at = window.heads().index("CO₂, g")
     assert window.heads()[at - 1] == "step, MB"
-    assert {told for told in window.column(at + 1) if told != "-"} == {"12.5"}
-    assert {told for told in window.column(at) if told != "-"} == {"3"}
+    assert {cell for cell in window.column(at + 1) if cell != "-"} == {"12.5"}
+    assert {cell for cell in window.column(at) if cell != "-"} == {"3"}
 
 
 def test_the_selection_filters_table_plots_and_address(show: Any) -> None:

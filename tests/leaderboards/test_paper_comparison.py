@@ -39,11 +39,11 @@ def test_means_gaps_and_places_by_hand() -> None:
 
 def test_the_paired_test_is_the_textbook_s() -> None:
     """Differences .1, .1, .07: mean .09, standard error .01, so t = 9 with two degrees of freedom: p = .0121."""
-    (told,) = lines(OURS, paper("table1"))
-    assert paired(told) == "snap against crop-s, paired over 3 seeds: p = 0.012"
+    (comparison,) = lines(OURS, paper("table1"))
+    assert paired(comparison) == "snap against crop-s, paired over 3 seeds: p = 0.012"
     fewer = [r for r in OURS if r.seed < 2]
-    (told,) = lines(fewer, paper("table1"))
-    assert paired(told) is None
+    (comparison,) = lines(fewer, paper("table1"))
+    assert paired(comparison) is None
 
 
 def test_sparsities_are_not_averaged() -> None:
@@ -83,11 +83,11 @@ def test_the_paper_s_disk_is_what_its_code_computes() -> None:
 
 
 def test_what_is_printed(tmp_path: Path) -> None:
-    with (tmp_path / "told").open("w") as file:
+    with (tmp_path / "output").open("w") as file:
         paper_comparison.show("table1", OURS, Console(file=file, width=100))
-    told = (tmp_path / "told").read_text()
-    assert "0.8700 ± 0.0608" in told
-    assert "snap against crop-s, paired over 3 seeds: p = 0.012" in told
-    assert "the paper, cropit-s (CIFAR-10): a batch time of 0.48 ms is a slip" in " ".join(told.split())
+    output = (tmp_path / "output").read_text()
+    assert "0.8700 ± 0.0608" in output
+    assert "snap against crop-s, paired over 3 seeds: p = 0.012" in output
+    assert "the paper, cropit-s (CIFAR-10): a batch time of 0.48 ms is a slip" in " ".join(output.split())
     with pytest.raises(ValueError, match="Nothing was run of scores, and the paper has no such table"):
         paper_comparison.show("scores", [], Console(file=None))

@@ -66,8 +66,8 @@ def test_check_fails_for_a_stale_table(place: Path) -> None:
     (place / "out" / "nyu.csv").write_text(csv_text(results))
     assert call(place, "check", "--task", "nyu")[0] == 0
     edit(place / "README.md", "| `random-s` | 47.7", "| `random-s` | 48.7")
-    code, told = call(place, "check", "--task", "nyu")
-    assert (code, "run `make tables`" in told) == (1, True)
+    code, output = call(place, "check", "--task", "nyu")
+    assert (code, "run `make tables`" in output) == (1, True)
 
 
 def test_what_is_missing_is_one_sentence(place: Path) -> None:
@@ -76,16 +76,20 @@ def test_what_is_missing_is_one_sentence(place: Path) -> None:
         readme.write(place / "README.md", place / "out")
     study = pd.read_csv(ROOT / "leaderboards" / "tables" / "scores.csv")
     study[study["task"] != "ptb"].to_csv(place / "out" / "tables" / "scores.csv")
-    with pytest.raises(ValueError, match=r"scores.csv: README's table needs the results of ptb, and there are none"):
+    with pytest.raises(
+        ValueError, match=r"scores.csv: README's table needs results of dense for ptb, and there are none"
+    ):
         readme.scores(place / "out")
     kitchen = pd.read_csv(place / "out" / "tables" / "kitchen.csv")
     kitchen[kitchen["method"] != "dense"].to_csv(place / "out" / "tables" / "kitchen.csv")
     tables = place / "out" / "tables"
     minilm = pd.read_csv(tables / "minilm.csv")
     minilm[(minilm["method"] != "dense") | (minilm["dataset"] != "RTE")].to_csv(tables / "minilm.csv")
-    with pytest.raises(ValueError, match=r"minilm.csv: README's table needs the result of dense on RTE, and there is"):
+    with pytest.raises(ValueError, match=r"minilm.csv: README's table needs results of dense for RTE, and there are"):
         readme.minilm(place / "out")
-    with pytest.raises(ValueError, match=r"kitchen.csv: README's table needs the result of dense, and there is none"):
+    with pytest.raises(
+        ValueError, match=r"kitchen.csv: README's table needs results of dense for 0.9, 0.99, and there are none"
+    ):
         readme.kitchen(place / "out")
     (place / "README.md").write_text("no tables\n")
     with pytest.raises(ValueError, match=r"README.md: has no place for a table"):

@@ -90,7 +90,7 @@ def test_a_model_of_another_run_than_the_records_is_passed_over(place: Path) -> 
     assert "models counted again: 3, problems: 0" in output
 
 
-def test_a_broken_model_is_named_and_one_without_its_data_told(place: Path, origin: Path) -> None:
+def test_a_broken_model_is_named_and_one_without_its_data_reported(place: Path, origin: Path) -> None:
     small, _ = run_of(place, "earlycrop-s")
     (small / "model.safetensors").write_bytes(b"half")
     (origin / "text").rename(origin / "gone")

@@ -38,8 +38,8 @@ def records() -> list[Record]:
     results = [replace(DENSE, emissions_g=30.0, train_seconds=1800.0)]
     for run in RUNS[1:]:
         structured, asked = run.arguments[1] == "earlycrop-s", float(run.arguments[3])
-        told = {**COSTS, "sparsity_asked": asked, "value": 100 - 20 * asked, "structured": structured}
-        results.append(replace(EARLY, method=run.arguments[1], **told))
+        changes = {**COSTS, "sparsity_asked": asked, "value": 100 - 20 * asked, "structured": structured}
+        results.append(replace(EARLY, method=run.arguments[1], **changes))
     return [recorded(run, replace(result, run=run_id(run))) for run, result in zip(RUNS, results, strict=True)]
 
 
@@ -54,7 +54,7 @@ def recorded(run: Run, result: Result) -> Record:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter(RUNS))
+    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seed: iter(RUNS))
     for record in records():
         write_record(tmp_path / "out", record)
     return tmp_path
@@ -79,7 +79,7 @@ def test_a_table_does_not_lose_runs_of_other_data(place: Path, monkeypatch: pyte
     call(place, "show", "sparse")
     table = place / "out" / "tables" / "sparse.csv"
     before = table.read_text()
-    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter(RUNS[:-1]))
+    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seed: iter(RUNS[:-1]))
     code, output = call(place, "show", "sparse")
     assert code == 2
     assert f"has runs that this would leave out, such as {run_id(RUNS[-1])}: give the --data" in output
@@ -94,21 +94,21 @@ def test_records_of_an_earlier_version_are_found(tmp_path: Path) -> None:
     assert now != earlier
     config = {"task": "cartpole", "method": "dense", "sparsity": 0.5}
     assert identity(config) == identity({**config, "sparsity": 0.9}) != identity(config, 1)
-    assert missing(RUNS, tmp_path) == (list(RUNS), 0)
+    assert missing(RUNS, tmp_path) == list(RUNS)
     old = replace(records()[0].result, run=earlier)
     write_record(tmp_path, Record(config=config, result=old, log=[], finished=""))
-    assert missing(RUNS, tmp_path) == (list(RUNS[1:]), 1)
+    assert missing(RUNS, tmp_path) == list(RUNS[1:])
 
 
 def test_the_curves_by_hand() -> None:
-    mine = records()
-    nodes, weights = sparsity.figure(mine).axes
+    measured = records()
+    nodes, weights = sparsity.figure(measured).axes
     assert [line.get_label() for line in nodes.lines[1:]] == ["earlycrop-s"]
     assert [line.get_label() for line in weights.lines[1:]] == ["snip"]
     assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.7, 0.3])  # what is left
-    early = [record for record in mine if record.result.structured][:1]
+    early = [record for record in measured if record.result.structured][:1]
     tenth = [replace(record, result=replace(record.result, sparsity_asked=0.9)) for record in early]
-    nodes, _ = sparsity.figure([*tenth, *(record for record in mine if not record.result.structured)]).axes
+    nodes, _ = sparsity.figure([*tenth, *(record for record in measured if not record.result.structured)]).axes
     assert list(nodes.lines[1].get_xdata()) == pytest.approx([0.1])  # a panel of one point warns of nothing
     assert nodes.get_xlim()[0] == pytest.approx(1.2 * 0.7)  # and has the limits of its neighbour
 
@@ -161,7 +161,7 @@ def test_a_table_that_is_not_what_its_records_say_is_named(place: Path) -> None:
     right = table.read_text()
     lines = right.splitlines(keepends=True)
     again = "write it again with python -m leader"
-    for wrong, told in (
+    for wrong, sentence in (
         (right.replace(",94,", ",95,", 1), f"sparse.csv:3: mean is '95', but '94' by its records: {again}"),
         (right.replace("cartpole-", "cartpole-0", 1), "sparse.csv:2: run cartpole-0"),
         (
@@ -177,15 +177,15 @@ def test_a_table_that_is_not_what_its_records_say_is_named(place: Path) -> None:
     ):
         assert wrong != right
         table.write_text(wrong)
-        code, said = call(place, "check")
+        code, output = call(place, "check")
         assert code == 1
-        assert told in said
+        assert sentence in output
 
 
 def test_a_table_that_lacks_a_run_of_its_study_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the runs were made with data that are not here any more."""
     several = [Run("ptb", ("--seed", str(seed), "--method", m)) for seed in range(2) for m in ("dense", "crop-s")]
-    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter(several[: 2 * seeds]))
+    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seed: iter(several[2 * seed :][:2]))
     ids = []
     for run in several:
         run = replace(run, arguments=(*run.arguments, "--data", "gone/ptb"))
@@ -211,7 +211,7 @@ def test_a_sweep_that_would_drop_runs_from_its_table_is_refused_before_it_runs(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call(place, "show", "sparse")
-    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter([Run("cartpole", ("--epochs", "1"))]))
+    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seed: iter([Run("cartpole", ("--epochs", "1"))]))
     code, output = call(place, "sweep", "sparse")
     assert code == 2
     assert "has runs that this would leave out" in output
@@ -219,9 +219,9 @@ def test_a_sweep_that_would_drop_runs_from_its_table_is_refused_before_it_runs(
 
 
 @pytest.mark.slow
-def test_runs_whose_emissions_failed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_whose_emissions_failed_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = ("--steps", "300", "--epochs", "2", "--agents", "2", "--widths", "8", "8", "--method", "dense")
-    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter([Run("cartpole", tiny)]))
+    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seed: iter([Run("cartpole", tiny)]))
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(
@@ -252,7 +252,7 @@ def test_data_without_a_study_is_refused(place: Path) -> None:
 
 def test_a_study_is_swept_with_its_country(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = ("--steps", "300", "--epochs", "2", "--agents", "2", "--widths", "8", "8", "--method", "dense")
-    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seeds: iter([Run("cartpole", tiny)]))
+    monkeypatch.setitem(studies.STUDIES, "sparse", lambda seed: iter([Run("cartpole", tiny)]))
     assert call(tmp_path, "sweep", "sparse", "--country", "DE")[1].startswith("codecarbon knows no country 'DE'")
     assert not (tmp_path / "runs").exists()
     assert call(tmp_path, "sweep", "sparse", "--country", "DEU")[0] == 0

@@ -72,7 +72,7 @@ def test_several_runs_of_a_seed_count_as_one() -> None:
     assert early["batch_ms"] == pytest.approx(3.0 + (5.0 - 4.0) / 2 / 3)
 
 
-def test_dense_runs_of_another_training_are_told() -> None:
+def test_dense_runs_of_another_training_are_named() -> None:
     config = {"method": "dense", "sparsity": 0.9, "trigger": "knee", "workers": 2}
     records = [
         Record(config=each, result=DENSE, log=[], finished="now")
