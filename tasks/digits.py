@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from tasks import Summary, Task
+from tasks import DataFingerprint, Summary, Task
 from tasks.data.loader import generator
-from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
-from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options as TaskOptions
+from tasks.runner.store import digest
+from tasks.runner.training import one_cycle
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 1, 8, 8) float32, and labels (N,)."""

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from tasks import Summary, Task
-from tasks.runner.data_fingerprint import DataFingerprint, digest
+from tasks import DataFingerprint, Summary, Task
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
+from tasks.runner.store import digest
 from tasks.text.encoders import encoder, pretrained
 from tasks.text.glue_dataset import GLUE, Split, held_out, read, write
 from tasks.text.tokens import Batch, Examples, grouped, sorted_by_length, tokenized

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks import Summary, Task
+from tasks import DataFingerprint, Summary, Task
 from tasks.data.loader import generator
 from tasks.depth import depth_maps, metrics, views
 from tasks.depth.frames import Frames
@@ -28,12 +28,12 @@ from tasks.depth.prediction import errors, errors_of_mean, predicted
 from tasks.depth.views import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
 from tasks.nets.fcrn import FCRN
 from tasks.runner.atomic_files import write
-from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import model_device
-from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options as CommonOptions
 from tasks.runner.resources import memory_budget
+from tasks.runner.store import digest
+from tasks.runner.training import one_cycle
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 3, H, W) float32, and depths in metres at the network's resolution, (N, h, w) float32, 0: no reading."""

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks import Summary, Task
+from tasks import DataFingerprint, Summary, Task
 from tasks.nets.psmm import PSMM, Memory, Mixture
-from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
+from tasks.runner.store import digest
 from tasks.text.corpus import read
 from tasks.text.sequences import Batch, chunks, parts, streams
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from earlycrop import METHODS
-from tasks.runner.data_fingerprint import DataFingerprint
+from tasks import DataFingerprint
 from tasks.runner.errors import RunError
 from tasks.runner.ignored_options import PRUNING
 from tasks.runner.options import Options

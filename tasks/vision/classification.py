@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from tasks import Task
+from tasks import DataFingerprint, Task
 from tasks.data.loader import generator
 from tasks.nets.classifiers import network, require_fit
 from tasks.runner import distributed
-from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
-from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options
 from tasks.runner.resources import memory_budget
+from tasks.runner.store import digest
+from tasks.runner.training import one_cycle
 from tasks.vision.augmentation import Augmentation
 from tasks.vision.feed import Feed, InMemory, feeds
 from tasks.vision.images import first, held_out, read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -48,8 +49,15 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
         assert task.state_dict() == state
         assert all(isinstance(getattr(task, attribute), str) for attribute in ("dataset", "network", "metric", "split"))
         assert 0 <= task.learning_rate(0.5) < 1
-        scored = next(iter(task.scoring_batches(model, 1)))
-        earlycrop.flow(model, task.loss, [scored])
+        scored = list(task.scoring_batches(model, 1))
+        assert scored
+        loss = task.loss(model, scored[0])
+        assert (loss.shape, bool(loss.isfinite())) == ((), True)
+        earlycrop.flow(model, task.loss, scored[:1])
+        if preset == "default":
+            value = task.evaluate(model)
+            assert isinstance(value, float)
+            assert math.isfinite(value)
 
 
 @pytest.mark.parametrize("name", list(TINY_DATA))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.runner.learning_rates import one_cycle
+from tasks.runner.training import one_cycle
 
 
 def test_the_schedule_is_torch_s_one_cycle() -> None:

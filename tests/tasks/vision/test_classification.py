@@ -75,7 +75,7 @@ def test_the_rate_follows_every_batch(tmp_path: Path) -> None:
         cifar10.Options(data=str(tmp_path), network="resnet8-cifar", batch=16, validation=0.0, epochs=2, seed=3)
     )
     from tasks.runner.distributed import Replicas
-    from tasks.runner.training_epoch import train
+    from tasks.runner.training import train
 
     assert task.batches_per_epoch == 4
     model = task.model()
