@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.data.tables import local
+from tasks.data.tables import is_local
 from tasks.runner.errors import first_line, require
 
 NEW = ("pooler",)
@@ -43,7 +43,7 @@ def encoder(source: str, outputs: int) -> Encoder:
         or another model's.
     """
     require(bool(source), "--model is empty: it takes a model on the hub, or a folder with its files")
-    if not Path(source).is_dir() and local(source):
+    if not Path(source).is_dir() and is_local(source):
         raise ValueError(f"there is no folder {source}: --model takes a model on the hub, or a folder with its files")
     with _quiet():
         config, own_name = _configuration(source, outputs)

@@ -19,7 +19,7 @@ from scipy import stats
 from sklearn import metrics
 from torch import Tensor
 
-from tasks.data.tables import column, hub, local, parquet, shards, texts
+from tasks.data import tables
 from tasks.runner import atomic_files
 
 
@@ -107,41 +107,29 @@ def read(data: str, task: Glue, folder: str) -> Mapping[str, Split]:
         ValueError: a split, a column or a label is not there, or not what GLUE has; the sentence names it.
     """
     splits = ("train", *task.evaluated)
-    expected = ", ".join(f"{split}.parquet" for split in splits)
-    if Path(data).is_dir():
-        inside = Path(data) / folder
-        if not inside.is_dir():
-            if others := [name for name in GLUE if (Path(data) / name).is_dir()]:  # whose files are not to be taken
-                raise ValueError(
-                    f"{data} has folders of {', '.join(others)}, and none of {folder}: put {expected} there"
-                )
-            inside = Path(data)
-        files = shards(inside, {split: (split,) for split in splits}, expected)
-        for place in files["train"][0].parents:
-            if place.is_relative_to(inside):
-                _require_own(place, folder)
-        tables = parquet(files)
-    elif local(data):
-        raise ValueError(
-            f"there is no folder {data}: --data takes a data set on the hub, or a folder that has {expected}, "
-            f"or a folder {folder} that has them"
-        )
-    else:
-        tables = hub(data, expected, folder)
+    expected = ", ".join(f"{split}.parquet" for split in splits) + f", or a folder {folder} that has them"
+    inside = Path(data) / folder
+    if not inside.is_dir():
+        _require_no_other_folder(Path(data), folder)
+        inside = Path(data)
+    place = str(inside) if inside.is_dir() else data
+    split_tables = tables.read(place, {split: (split,) for split in splits}, expected, folder)
     for name in splits:
-        if name not in tables:
-            raise ValueError(f"{data} has the splits {', '.join(tables)}, and no {name}: all of {expected} are needed")
-    return {name: _split(f"{data}, {name} split", tables[name], task) for name in splits}
+        if name not in split_tables:
+            raise ValueError(f"{data} has the splits {', '.join(split_tables)}, and no {name}: {expected} are needed")
+    return {name: _split(f"{data}, {name} split", split_tables[name], task) for name in splits}
 
 
-def _require_own(place: Path, folder: str) -> None:
-    """Raise a ValueError for a folder whose name is that of another task: columns and labels are often the same."""
-    named = place.resolve().name.lower().replace("-", "")  # GLUE's own archive has STS-B and the like
-    if named in GLUE and named != folder:
-        raise ValueError(
-            f"{place} is the folder of {GLUE[named].name} by its name, and the task is {GLUE[folder].name}: give "
-            f"--task-name {named}, or in --data the folder above it with one of {folder} in it"
-        )
+def _require_no_other_folder(data: Path, folder: str) -> None:
+    """Raise a ValueError for another task's folder, or one that holds such a folder: their columns are often alike."""
+    inside = [file.parent.relative_to(data).parts for file in sorted(data.rglob("*.parquet"))]
+    for name in (data.resolve().name, *(part for parts in inside for part in parts)):
+        other = name.lower().replace("-", "")  # GLUE's own archive has STS-B and the like
+        if other in GLUE and other != folder:
+            raise ValueError(
+                f"{data} has {GLUE[other].name} by the folder {name}, and the task is {GLUE[folder].name}: give "
+                f"--task-name {other}, or in --data a folder with one of {folder} in it"
+            )
 
 
 def _require_own_labels(where: str, kind: Any, task: Glue) -> None:
@@ -162,8 +150,8 @@ def _split(where: str, table: Any, task: Glue) -> Split:
     if not len(table):
         raise ValueError(f"{where}: it has no rows: fetch it anew")
     _require_own_labels(where, table.features["label"], task)
-    columns_of_text = tuple(texts(where, table, name) for name in task.texts)
-    labels = column(where, table, "label")
+    columns_of_text = tuple(tables.texts(where, table, name) for name in task.texts)
+    labels = list(table["label"])
     for row, label in enumerate(labels):
         if not _allowed(label, task.classes):
             allowed = f"0 to {task.classes - 1}" if task.classes else f"a number from 0 to {LARGEST:g}"

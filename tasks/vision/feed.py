@@ -34,14 +34,14 @@ class Feed(Protocol):
 
 
 def feeds(
-    train: Images, validation: Images, test: Images, size: int, augmentation: Augmentation, most_bytes: float
+    train: Images, validation: Images, test: Images, size: int, augmentation: Augmentation, max_bytes: float
 ) -> tuple[Feed, Feed, Feed]:
-    """Where each split's batches come from: memory, where images are of one size and take at most ``most_bytes``.
+    """Where each split's batches come from: memory, where images are of one size and take at most ``max_bytes``.
 
     Raises:
         ValueError: the training images are held in memory, and others are of another size.
     """
-    pixels = train.pixels(most_bytes)
+    pixels = train.pixels(max_bytes)
     if pixels is None:
         return Streamed(train, size, augmentation), Streamed(validation, size, None), Streamed(test, size, None)
     in_memory = InMemory(pixels, train.labels, size, augmentation)

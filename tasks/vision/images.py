@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.data.tables import Tables, hub, local, parquet, shards, split_files
+from tasks.data import tables
 from tasks.runner.errors import first_line
 
 TEST = ("test", "valid", "validation", "val")
@@ -69,10 +69,10 @@ class Images:
         numbers = chosen if self.numbers is None else self.numbers[chosen]
         return replace(self, labels=self.labels[chosen], image=lambda i: image(int(chosen[i])), numbers=numbers)
 
-    def pixels(self, most_bytes: float) -> Tensor | None:
-        """All images, decoded: (N, 3, H, W) uint8; None where they differ in size or would take over ``most_bytes``."""
+    def pixels(self, max_bytes: float) -> Tensor | None:
+        """All images, decoded: (N, 3, H, W) uint8; None where they differ in size or would take over ``max_bytes``."""
         width, height = self.rgb(0).size
-        if len(self) * 3 * width * height > most_bytes:
+        if len(self) * 3 * width * height > max_bytes:
             return None
         pixels = torch.empty(len(self), height, width, 3, dtype=torch.uint8)
         for i in range(len(self)):
@@ -89,13 +89,7 @@ def read(data: str, dataset: str) -> tuple[Images, Images]:
     Raises:
         ValueError: the data are not there, not in a known form, or by their name another data set than ``dataset``.
     """
-    folder = Path(data)
-    if folder.is_dir():
-        train, test = _local(folder, dataset)
-    elif local(data):
-        raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder of {FORMATS}")
-    else:
-        train, test = _splits(hub(data, f"a folder of {FORMATS}"), data)
+    train, test = _read_folder(Path(data), dataset) or _read_tables(data)
     for split in (train, test):
         if not split.labelled:
             raise ValueError(f"{data}: the split {split.name} has no images, or images without a label")
@@ -104,7 +98,8 @@ def read(data: str, dataset: str) -> tuple[Images, Images]:
     return train, test
 
 
-def _local(folder: Path, dataset: str) -> tuple[Images, Images]:
+def _read_folder(folder: Path, dataset: str) -> tuple[Images, Images] | None:
+    """The splits of CIFAR archives or of a folder a class; None for a folder of parquet files, and for no folder."""
     archives = {name: files for name in ARCHIVES if (files := sorted(folder.glob(f"{name.lower()}-*")))}
     if dataset in archives:
         first = archives[dataset][0]
@@ -113,8 +108,8 @@ def _local(folder: Path, dataset: str) -> tuple[Images, Images]:
         return _archive(ARCHIVES[dataset], folder, True), _archive(ARCHIVES[dataset], folder, False)
     if archives:
         raise ValueError(f"{folder} holds {' and '.join(archives)}, and the task is {dataset}: give another folder")
-    if any(folder.rglob("*.parquet")):
-        return _splits(_parquet(folder), str(folder))
+    if not folder.is_dir() or any(folder.rglob("*.parquet")):
+        return None
     if (folder / "train").is_dir():
         test = next((folder / name for name in TEST if (folder / name).is_dir()), None)
         if test is None:
@@ -151,23 +146,20 @@ def _folders(folder: Path) -> Images:
     )
 
 
-def _parquet(folder: Path) -> Tables:
-    present = [name for name in TEST if split_files(folder, [name])]
-    return parquet(shards(folder, {name: [name] for name in ("train", *(present or TEST[:1]))}, FORMATS))
-
-
-def _splits(splits: Tables, where: str) -> tuple[Images, Images]:
-    """The split to train on, and the first of ``TEST`` that has labels."""
-    tables = {split: _table(splits[split], where, split) for split in ("train", *TEST) if split in splits}
-    split = next((s for s in TEST if s in tables and tables[s].labelled), None)
-    if "train" not in tables or split is None:
+def _read_tables(data: str) -> tuple[Images, Images]:
+    """The split to train on, and the first of ``TEST`` that has labels: of parquet files, or of the hub."""
+    present = [name for name in TEST if tables.split_files(Path(data), [name])] or TEST[:1]
+    splits = tables.read(data, {name: [name] for name in ("train", *present)}, FORMATS)
+    images = {split: _of_table(splits[split], data, split) for split in ("train", *TEST) if split in splits}
+    split = next((name for name in TEST if name in images and images[name].labelled), None)
+    if "train" not in images or split is None:
         raise ValueError(
-            f"{where} has the splits {', '.join(splits)}: train and one of {', '.join(TEST)} are needed, with labels"
+            f"{data} has the splits {', '.join(splits)}: train and one of {', '.join(TEST)} are needed, with labels"
         )
-    return tables["train"], tables[split]
+    return images["train"], images[split]
 
 
-def _table(table: Any, where: str, name: str) -> Images:
+def _of_table(table: Any, where: str, name: str) -> Images:
     """A split as ``datasets`` has it: its column of images and its (finest) column of class labels."""
     from datasets import ClassLabel
     from datasets import Image as ImageColumn
