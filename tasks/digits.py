@@ -20,6 +20,7 @@ from tasks.data.loader import generator
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as TaskOptions
+from tasks.runner.options import require_range
 from tasks.runner.store import digest
 from tasks.runner.training import one_cycle
 
@@ -58,8 +59,7 @@ class Digits(Task):
     dataset, metric = "scikit-learn digits", "accuracy"
 
     def __init__(self, options: Options) -> None:
-        for name in ("epochs", "batch", "scoring"):
-            require(getattr(options, name) >= 1, f"{name} must be at least 1, not {getattr(options, name)}")
+        require_range(options, 1, "epochs", "batch", "scoring")
         require(min(options.widths) >= 1, f"widths must be at least 1, not {options.widths}")
         self.options = options
         self.network = "-".join(["cnn", *map(str, options.widths)])

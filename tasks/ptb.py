@@ -21,6 +21,7 @@ from tasks.nets.psmm import PSMM, Memory, Mixture
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
+from tasks.runner.options import require_positive, require_range
 from tasks.runner.store import digest
 from tasks.text.corpus import read
 from tasks.text.sequences import Batch, chunks, parts, streams
@@ -104,17 +105,11 @@ PRESETS: dict[str, Callable[[], Options]] = {
 
 def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
-    for name in ("embedding", "length", "batch", "epochs_per_pass", "epochs", "scoring"):
-        number = getattr(options, name)
-        require(number >= 1, f"{name} must be at least 1, not {number}.")
-    for name in ("tokens", "vocabulary", "window", "seed"):
-        number = getattr(options, name)
-        require(number >= 0, f"{name} must be 0 or more, not {number}.")
-    rate, decay, clip, widths = options.learning_rate, options.decay, options.clip, options.widths
-    require(0 < rate < math.inf, f"learning_rate must be a number above 0, not {rate}.")
-    require(1 <= decay < math.inf, f"decay must be a number of 1 or more, not {decay}.")
-    require(0 <= options.dropout < 1, f"dropout must be at least 0 and below 1, not {options.dropout}.")
-    require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
+    require_range(options, 1, "embedding", "length", "batch", "epochs_per_pass", "epochs", "scoring", "decay")
+    require_range(options, 0, "tokens", "vocabulary", "window", "seed")
+    require_range(options, 0, "dropout", below=1)
+    require_positive(options, "learning_rate", "clip")
+    widths = options.widths
     require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from earlycrop.utils.torchvision_compat import load_torchvision
@@ -143,7 +143,9 @@ def pretrained(spec: Encoder) -> nn.Module:
                 ignore_mismatched_sizes=True,
             )
         except SafetensorError as error:
-            raise ValueError(f"{_damaged(spec.source, error)}: fetch it anew") from None
+            raise ValueError(
+                f"the weights of {spec.source} cannot be read ({first_line(error)}): fetch them anew"
+            ) from None
         except (OSError, RuntimeError) as error:
             raise ValueError(f"the weights of {spec.source} cannot be read ({first_line(error)}): {_WHERE}") from None
     inside = f"{model.base_model_prefix}."
@@ -158,17 +160,6 @@ def pretrained(spec: Encoder) -> nn.Module:
             )
     module: nn.Module = model.float()
     return module
-
-
-def _damaged(source: str, error: SafetensorError) -> str:
-    """Which of a folder's files cannot be read, and why."""
-    for file in sorted(Path(source).glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as own:
-            return f"{file} cannot be read ({first_line(own)})"
-    return f"the file of the weights of {source} cannot be read ({first_line(error)})"
 
 
 @contextmanager

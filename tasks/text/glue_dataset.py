@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +23,19 @@ from torch import Tensor
 from tasks.data import tables
 from tasks.runner import atomic_files
 
-
-def matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Matthews correlation, -1 to 1."""
-    return float(metrics.matthews_corrcoef(labels, predicted))
-
-
-def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Share that is right."""
-    return float(metrics.accuracy_score(labels, predicted))
-
-
-def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Harmonic mean of precision and recall of class 1; 0 where it is never predicted."""
-    return float(metrics.f1_score(labels, predicted, zero_division=0.0))
+Metric = Callable[[np.ndarray, np.ndarray], float]
+METRICS: dict[str, Metric] = {
+    "matthews": metrics.matthews_corrcoef,
+    "accuracy": metrics.accuracy_score,
+    "f1": partial(metrics.f1_score, zero_division=0.0),
+    "pearson": lambda labels, predicted: _correlation(stats.pearsonr, labels, predicted),
+    "spearman": lambda labels, predicted: _correlation(stats.spearmanr, labels, predicted),
+}
+"""Name -> a metric of labels and predictions. Correlations are -1 to 1, and 0 where all predictions are the same."""
 
 
-def pearson(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Pearson correlation, -1 to 1; 0 where all predictions are the same."""
-    return 0.0 if np.ptp(predicted) == 0 or np.ptp(labels) == 0 else float(stats.pearsonr(labels, predicted).statistic)
-
-
-def spearman(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Spearman's correlation of ranks, -1 to 1; 0 where all predictions are the same."""
-    return 0.0 if np.ptp(predicted) == 0 or np.ptp(labels) == 0 else float(stats.spearmanr(labels, predicted).statistic)
+def _correlation(of: Any, labels: np.ndarray, predicted: np.ndarray) -> float:
+    return 0.0 if np.ptp(predicted) == 0 or np.ptp(labels) == 0 else float(of(labels, predicted).statistic)
 
 
 @dataclass(frozen=True)
@@ -55,8 +45,8 @@ class Glue:
     name: str
     texts: tuple[str, ...]
     """The columns that are read, one or a pair."""
-    metrics: tuple[Callable[[np.ndarray, np.ndarray], float], ...] = (accuracy,)
-    """Of labels and predictions; the first is the one that the paper's table 8 has."""
+    metrics: tuple[str, ...] = ("accuracy",)
+    """Rows of ``METRICS``; the first is the one that the paper's table 8 has."""
     classes: int = 2
     """0: a number between 0 and 5 is predicted."""
     evaluated: tuple[str, ...] = ("validation",)
@@ -68,16 +58,16 @@ class Glue:
 
     def measured(self, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         """Each metric by its name."""
-        return {metric.__name__: metric(labels, predicted) for metric in self.metrics}
+        return {name: float(METRICS[name](labels, predicted)) for name in self.metrics}
 
 
 ENTAILMENT = ("entailment", "not_entailment")
 GLUE: dict[str, Glue] = {
-    "cola": Glue("CoLA", ("sentence",), (matthews,), names=("unacceptable", "acceptable")),
+    "cola": Glue("CoLA", ("sentence",), ("matthews",), names=("unacceptable", "acceptable")),
     "sst2": Glue("SST-2", ("sentence",), names=("negative", "positive")),
-    "mrpc": Glue("MRPC", ("sentence1", "sentence2"), (accuracy, f1), names=("not_equivalent", "equivalent")),
-    "stsb": Glue("STS-B", ("sentence1", "sentence2"), (pearson, spearman), classes=0),
-    "qqp": Glue("QQP", ("question1", "question2"), (accuracy, f1), names=("not_duplicate", "duplicate")),
+    "mrpc": Glue("MRPC", ("sentence1", "sentence2"), ("accuracy", "f1"), names=("not_equivalent", "equivalent")),
+    "stsb": Glue("STS-B", ("sentence1", "sentence2"), ("pearson", "spearman"), classes=0),
+    "qqp": Glue("QQP", ("question1", "question2"), ("accuracy", "f1"), names=("not_duplicate", "duplicate")),
     "mnli": Glue(
         "MNLI", ("premise", "hypothesis"), classes=3, evaluated=("validation_matched", "validation_mismatched"),
         names=("entailment", "neutral", "contradiction"), by_name=True,

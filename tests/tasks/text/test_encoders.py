@@ -70,9 +70,9 @@ def no_tokenizer_file(folder: Path) -> None:
     [
         (without_tokenizer, r"tokenizer of FOLDER knows no words: put the tokenizer's files, such as"),
         (no_tokenizer_file, r"the tokenizer of FOLDER cannot be read \(.+\): --model takes"),
-        (cut(lambda size: size // 2), r"^FOLDER/model.safetensors cannot be read \(.*metadata.*\): fetch it anew"),
-        (cut(lambda size: 10), r"^FOLDER/model.safetensors cannot be read \(.*header.*\): fetch it anew"),
-        (cut(lambda size: 0), r"^FOLDER/model.safetensors cannot be read \(.*header.*\): fetch it anew"),
+        (cut(lambda size: size // 2), r"^the weights of FOLDER cannot be read \(.*metadata.*\): fetch them anew"),
+        (cut(lambda size: 10), r"^the weights of FOLDER cannot be read \(.*header.*\): fetch them anew"),
+        (cut(lambda size: 0), r"^the weights of FOLDER cannot be read \(.*header.*\): fetch them anew"),
         (configured(hidden_size="abc"), r"^FOLDER/config.json cannot be used \(.*'hidden_size' expected int.*\): mend"),
         (configured(num_attention_heads=5), r"the model FOLDER cannot be made \(.*heads.*\): mend its config.json"),
         (configured(model_type="own", auto_map={"AutoConfig": "own.Own"}), r"the model FOLDER .*contains custom code"),

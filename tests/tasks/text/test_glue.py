@@ -25,7 +25,7 @@ from leaderboards import studies
 from tasks import glue
 from tasks.runner import arguments, command_line
 from tasks.text import encoders, glue_dataset
-from tasks.text.glue_dataset import GLUE, Split
+from tasks.text.glue_dataset import GLUE, METRICS, Split
 from tasks.text.tokens import grouped, sorted_by_length, tokenized
 from tests.tasks.runs import log_of, until
 from tests.tasks.tiny_data import sentences, tiny_bert
@@ -50,17 +50,17 @@ def made(folder: Path, task: Any = "rte", **changed: Any) -> glue.LanguageUnders
 def test_metrics_by_hand() -> None:
     labels, predicted = np.array([1, 1, 1, 0, 0, 0, 0, 1]), np.array([1, 1, 0, 0, 0, 1, 0, 1])
     tp, tn, fp, fn = 3, 3, 1, 1
-    assert glue_dataset.accuracy(labels, predicted) == 6 / 8
-    assert glue_dataset.f1(labels, predicted) == pytest.approx(2 * tp / (2 * tp + fp + fn))
-    assert glue_dataset.matthews(labels, predicted) == pytest.approx((tp * tn - fp * fn) / math.sqrt(4 * 4 * 4 * 4))
+    assert METRICS["accuracy"](labels, predicted) == 6 / 8
+    assert METRICS["f1"](labels, predicted) == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    assert METRICS["matthews"](labels, predicted) == pytest.approx((tp * tn - fp * fn) / math.sqrt(4 * 4 * 4 * 4))
     a, b = np.array([0.0, 1.0, 2.0, 5.0]), np.array([1.0, 3.0, 2.0, 4.0])
     cov = ((a - a.mean()) * (b - b.mean())).sum()
     expected = cov / math.sqrt(((a - a.mean()) ** 2).sum() * ((b - b.mean()) ** 2).sum())
-    assert glue_dataset.pearson(a, b) == pytest.approx(expected)
-    assert glue_dataset.spearman(a, b) == pytest.approx(1 - 6 * (1 + 1) / (4 * 15))  # ranks 0 1 2 3 and 0 2 1 3
+    assert METRICS["pearson"](a, b) == pytest.approx(expected)
+    assert METRICS["spearman"](a, b) == pytest.approx(1 - 6 * (1 + 1) / (4 * 15))  # ranks 0 1 2 3 and 0 2 1 3
     same = np.full(4, 2.0)
-    assert (glue_dataset.pearson(a, same), glue_dataset.spearman(a, same)) == (0.0, 0.0)
-    assert (glue_dataset.matthews(labels, 0 * labels), glue_dataset.f1(labels, 0 * labels)) == (0.0, 0.0)
+    assert (METRICS["pearson"](a, same), METRICS["spearman"](a, same)) == (0.0, 0.0)
+    assert (METRICS["matthews"](labels, 0 * labels), METRICS["f1"](labels, 0 * labels)) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("task", list(GLUE))
@@ -85,7 +85,7 @@ def test_every_task_is_read_trained_on_and_measured(task: Any, tmp_path: Path) -
     assert list(told) == list(GLUE[task].evaluated)
     assert told[GLUE[task].evaluated[0]][held.metric] == value
     assert len(files[1].read_text().splitlines()) == 21
-    assert set(held.validate(model)) == {f"validation_{m.__name__}" for m in GLUE[task].metrics}
+    assert set(held.validate(model)) == {f"validation_{name}" for name in GLUE[task].metrics}
 
 
 def test_numbers_are_measured_as_they_are_predicted(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_bad_data_are_a_sentence(change: Any, message: str, tmp_path: Path) -> N
         ({"model": "./nowhere"}, r"there is no folder ./nowhere: --model takes"),
         ({"length": 300}, "length is 300, and .* takes 128 at most"),
         ({"task_name": "ax"}, "task_name must be one of cola, sst2"),
-        ({"warmup": 1.0}, "warmup must be at least 0 and below 1"),
+        ({"warmup": 1.0}, "warmup must be 0 or more and below 1, not 1"),
         ({"batch": 0}, "batch must be 1 or more"),
-        ({"clip": 0.0}, "clip must be None or"),
+        ({"clip": 0.0}, "clip must be a number above 0, not 0"),
         ({"validation": 0.999}, "no training examples left: lower --validation"),
     ],
 )
@@ -286,7 +286,7 @@ def test_batches_are_as_the_tokenizer_pads_them(tmp_path: Path) -> None:
 
 def test_what_is_too_long_is_cut_counted_and_said_once(tmp_path: Path) -> None:
     sentences(tmp_path)
-    with pytest.warns(UserWarning, match="training examples and .* of the evaluated ones are longer than") as told:
+    with pytest.warns(UserWarning, match="examples, .* of them to train on, are longer than") as told:
         task = made(tmp_path, length=12)
     assert len(told) == 1
     tokenizer = task.encoder.tokenizer
@@ -299,7 +299,8 @@ def test_what_is_too_long_is_cut_counted_and_said_once(tmp_path: Path) -> None:
     assert task.log() == {"truncated": task.training.truncated}
     assert task.training.truncated > 0
     assert task.validation is not None
-    assert f" and {task.validation.truncated} of those held out, " in str(told[0].message)
+    truncated = sum(examples.truncated for examples in (task.training, task.validation, *task.evaluated.values()))
+    assert f"{truncated} of 60 examples, {task.training.truncated} of them to train on" in str(told[0].message)
     assert task.validation.truncated > 0
 
 

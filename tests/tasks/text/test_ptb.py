@@ -167,13 +167,13 @@ def test_bad_data_are_one_sentence_before_anything_is_written(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"batch": 0}, "batch must be at least 1, not 0"),
+        ({"batch": 0}, "batch must be 1 or more, not 0"),
         ({"window": -1}, "window must be 0 or more, not -1"),
         ({"widths": ()}, "widths must be one or more numbers of at least 1"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
+        ({"dropout": 1.0}, "dropout must be 0 or more and below 1"),
         ({"learning_rate": math.nan}, "learning_rate must be a number above 0"),
-        ({"decay": 0.5}, "decay must be a number of 1 or more"),
-        ({"clip": 0.0}, "clip must be None or a number above 0"),
+        ({"decay": 0.5}, "decay must be 1 or more"),
+        ({"clip": 0.0}, "clip must be a number above 0"),
     ],
 )
 def test_options_out_of_range_are_named(changed: dict[str, Any], message: str) -> None:
