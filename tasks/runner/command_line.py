@@ -21,7 +21,7 @@ from tasks.runner.errors import DivergedError, LostError, RunError
 from tasks.runner.options import Options
 from tasks.runner.outcome import commit, count_nonzero_parameters, hardware
 from tasks.runner.result import Result
-from tasks.runner.store import Shared, Store, configuration, dense_folder, identity, set_aside
+from tasks.runner.store import Store, configuration, dense_folder, identity, set_aside
 from tasks.runner.training_loop import device_of, fresh, pruner_of, run
 
 REASONS = {
@@ -108,7 +108,7 @@ def _prepare(
     branching.check(options, config)
     if options.fresh and distributed.rank() == 0:
         set_aside(options.runs, config)
-    store = (Shared if distributed.rank() else opened)(options.runs, config)
+    store = opened(options.runs, config)
     return task, store, total, _describe_start(task, options, model, store.folder)
 
 

@@ -64,8 +64,7 @@ def digest(*parts: Tensor | np.ndarray | str) -> str:
 
 
 def _data_changes(before: DataFingerprint, now: DataFingerprint) -> str:
-    keys = [key for key in now if key in before and before[key] != now[key]]  # an older version knew less of them
-    return ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in keys)
+    return ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key])
 
 
 def checkpoint(folder: Path, epoch: int) -> Path:
@@ -91,7 +90,7 @@ def read_checkpoint(
     try:
         state: dict[str, Any] = earlycrop.load_state(path / "state.safetensors")
         accept(state["config"])
-        if difference := _data_changes(state.get("data", data), data):  # before a network of another size is made of it
+        if difference := _data_changes(state["data"], data):  # before a network of another size is made of it
             raise RunError(
                 f"the data are not those of {path} any more ({difference}): give the old ones, or {otherwise}"
             )
@@ -117,14 +116,18 @@ def set_aside(runs: Path, config: dict[str, Any]) -> None:
 class Store:
     """The folder ``runs``/<id>; the id is a hash of the configuration, so that the same command finds its run.
 
+    Of several processes that train together, only the first one locks the folder and writes.
+
     Raises:
-        RunError: the folder cannot be written, is used by another process, or belongs to another configuration.
+        RunError: The folder cannot be written, is used by another process, or belongs to another configuration.
     """
 
     def __init__(self, runs: Path, config: dict[str, Any]) -> None:
         self.id = identity(config)
         self.folder = runs / self.id
         self.config = config
+        if distributed.rank():
+            return
         try:
             (self.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / ".lock", timeout=0)
@@ -144,11 +147,13 @@ class Store:
             raise RunError(f"{path} is broken ({error}): move it away") from None
 
     def close(self) -> None:
-        self._lock.release()
+        if not distributed.rank():
+            self._lock.release()
 
     def write(self, name: str, text: str) -> None:
         """Put a text file in place."""
-        write(self.folder / name, text)
+        if not distributed.rank():
+            write(self.folder / name, text)
 
     def result(self) -> Result | None:
         """The finished run's result, if it is finished."""
@@ -170,6 +175,8 @@ class Store:
 
     def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
         """Write the checkpoint after ``epoch`` epochs, and only then drop the ones before, but those to ``keep``."""
+        if distributed.rank():
+            return
         path = checkpoint(self.folder, epoch)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -190,6 +197,8 @@ class Store:
 
     def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
         """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""
+        if not self.folder.is_dir():
+            raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
         last = self._last()
         if last is None:
             return None
@@ -207,26 +216,3 @@ class Store:
         if config != self.config:
             keys = sorted(k for k in {*config, *self.config} if config.get(k) != self.config.get(k))
             raise RunError(f"{path} belongs to another configuration (it differs in {', '.join(keys)}): move it away")
-
-
-class Shared(Store):
-    """The folder as those processes see it that train with the one that writes it."""
-
-    def __init__(self, runs: Path, config: dict[str, Any]) -> None:
-        self.id = identity(config)
-        self.folder, self.config = runs / self.id, config
-
-    def close(self) -> None:
-        """There is no lock."""
-
-    def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
-        """As the first process does."""
-        if not self.folder.is_dir():
-            raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
-        return super().load(model, data)
-
-    def write(self, name: str, text: str) -> None:
-        """The first process does."""
-
-    def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
-        """The first process does."""

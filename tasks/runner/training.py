@@ -108,7 +108,7 @@ class Training:
         for i, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may have been another machine
             torch.cuda.set_rng_state(cuda_state, i)
         self.epoch, self.seconds, self.log = state["epoch"], state["seconds"], state["log"]
-        self.emissions.load(state.get("spent"))
+        self.emissions.load(state["spent"])
 
     def save(self) -> None:
         """Write the log and a checkpoint."""

@@ -116,7 +116,7 @@ def restore(name: str, task: Task, options: Options, store: Store, emissions: Ru
     if not distributed.all_equal(None if state is None else state["epoch"]):
         raise RunError(f"not every process sees the checkpoint in {store.folder}: give a shared folder with --runs")
     pruner = pruner_of(task, options, model, optimizer)
-    keep = sorted({*options.keep, *(() if state is None else state.get("keep", ()))})
+    keep = sorted({*options.keep, *(() if state is None else state["keep"])})
     training = Training(
         name=name, task=task, options=options, store=store, emissions=emissions, model=model, optimizer=optimizer,
         pruner=pruner, device=device_of(options.device, "--device"), data=data, keep=keep,

@@ -332,28 +332,20 @@ def test_a_lottery_ticket_s_rate_goes_back_to_what_it_was_at_that_epoch(resumed:
     for epoch, perplexity in enumerate((9.0, 9.5, 8.0, 8.5, 8.6)):  # worse than the best after the second, and so on
         rates.append(task.learning_rate(epoch / 6))
         rates.append(task.learning_rate((epoch + 0.5) / 6))
-        task.told = perplexity, 100
+        task.validated = perplexity, 100
     assert rates[::2] == rates[1::2] == [1e-3, 1e-3, 2.5e-4, 2.5e-4, 6.25e-5]
     if resumed:
         state = json.loads(json.dumps(task.state_dict()))
         task = made(folder, learning_rate=1e-3)
         task.load_state_dict(state)
     for epoch, rate in ((3, 2.5e-4), (2, 2.5e-4), (1, 1e-3), (0, 1e-3)):
-        task.told = 9.9, 90
+        task.validated = 9.9, 90
         assert task.learning_rate(epoch / 6) == rate
     assert task.learning_rate(0.5 / 6) == 1e-3
-    task.told = 9.9, 90
+    task.validated = 9.9, 90
     assert task.learning_rate(1 / 6) == 1e-3  # another network, whose best is not known yet
-    task.told = 9.9, 90
+    task.validated = 9.9, 90
     assert task.learning_rate(2 / 6) == 2.5e-4
-
-
-def test_a_checkpoint_from_before_rates_were_kept_by_epoch_is_taken_up(folder: Path) -> None:
-    task = made(folder)
-    state = {"rate": 1e-4, "progress": 0.5, "best": 8.0, "size": 100, "told": [8.5, 100]}
-    task.load_state_dict(state)
-    assert task.learning_rate(0.5) == 2.5e-5
-    assert task.learning_rate(0.1) == SMALL.learning_rate  # unknown what it was there
 
 
 # --- whole runs
