@@ -84,11 +84,11 @@ def test_torchvision_can_be_imported_and_cut() -> None:
         "cut = earlycrop.shrink(model, graph, range(0, graph.count, 3))\n"
         "print(graph.count, cut.nodes, cut.difference < 1e-5)\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root())
-    assert told.stdout.split() == ["2880", "960", "True"], told.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root())
+    assert process.stdout.split() == ["2880", "960", "True"], process.stderr
 
 
 def test_the_core_imports_no_task_library() -> None:
     code = "import sys, earlycrop; print([m for m in ('torchvision', 'gymnasium', 'rich', 'tyro') if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), env=os.environ)
-    assert told.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), env=os.environ)
+    assert process.stdout.strip() == "[]"

@@ -76,10 +76,10 @@ def test_an_encoder_that_cannot_be_is_a_sentence(monkeypatch: pytest.MonkeyPatch
 
 
 def test_pretrained_weights_are_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = load_torchvision("torchvision.models").resnet18()
+    resnet = load_torchvision("torchvision.models").resnet18()
     monkeypatch.setattr(
-        load_torchvision("torchvision.models")._api.WeightsEnum, "get_state_dict", lambda *_, **__: held.state_dict()
+        load_torchvision("torchvision.models")._api.WeightsEnum, "get_state_dict", lambda *_, **__: resnet.state_dict()
     )
     torch.testing.assert_close(
-        FCRN("resnet18", pretrained=True).encoder.layer4[1].conv2.weight, held.layer4[1].conv2.weight
+        FCRN("resnet18", pretrained=True).encoder.layer4[1].conv2.weight, resnet.layer4[1].conv2.weight
     )

@@ -112,7 +112,7 @@ CUT_OFF = ("--method", "earlycrop-u", "--sparsity", "0.7")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the run is that was not cut off."""
     runs = tmp_path_factory.mktemp("whole")
     command_line.main("cartpole", command(runs, *CUT_OFF))
@@ -123,7 +123,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "after", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow), 5]
 )
 def test_an_error_at_any_epoch_loses_nothing(
-    after: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    after: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = training_loop.train
 
@@ -139,7 +139,7 @@ def test_an_error_at_any_epoch_loses_nothing(
     monkeypatch.setattr(training_loop, "train", train)
     assert [p.name for p in (folder(tmp_path / "cut") / "checkpoint").iterdir()] == [f"epoch-{after:05d}"]
     command_line.main("cartpole", command(tmp_path / "cut", *CUT_OFF))
-    assert contents(whole) == contents(tmp_path / "cut")
+    assert contents(uninterrupted) == contents(tmp_path / "cut")
 
 
 def test_control_c_leaves_a_checkpoint_and_a_sentence(tmp_path: Path) -> None:
@@ -200,11 +200,11 @@ def test_a_broken_checkpoint_is_named_and_left(
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     (checkpoint,) = (folder(tmp_path) / "checkpoint").iterdir()
     file = checkpoint / name
-    whole = file.read_bytes()
+    content = file.read_bytes()
     if damage == "gone":
         file.unlink()
     else:
-        file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"noise" * 100)
+        file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"noise" * 100)
     before = file.read_bytes() if file.exists() else None
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:
@@ -221,9 +221,9 @@ def test_a_checkpoint_of_another_configuration(
 ) -> None:
     other = interrupted_run(tmp_path / "other", monkeypatch, "--seed", "5")
     shutil.copytree(stopped, tmp_path / "mine")
-    (mine,) = (folder(tmp_path / "mine") / "checkpoint").iterdir()
-    shutil.rmtree(mine)
-    shutil.copytree(other, mine)
+    (replaced,) = (folder(tmp_path / "mine") / "checkpoint").iterdir()
+    shutil.rmtree(replaced)
+    shutil.copytree(other, replaced)
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:
         command_line.main("cartpole", command(tmp_path / "mine"))
@@ -377,8 +377,8 @@ def test_options_that_came_later_leave_the_ids_of_earlier_runs(name: str) -> Non
 
 def test_options_that_came_later_are_in_a_configuration_where_they_are_given() -> None:
     limited = cartpole.Options(exclude=("actor",), floors={"trunk.*": 0.1}, multiple=8)
-    told = configuration("cartpole", limited)
-    assert {name: told.get(name) for name in ("exclude", "floors", "ceilings", "multiple")} == {
+    config = configuration("cartpole", limited)
+    assert {name: config.get(name) for name in ("exclude", "floors", "ceilings", "multiple")} == {
         "exclude": ["actor"], "floors": {"trunk.*": 0.1}, "ceilings": None, "multiple": 8,
     }  # fmt: skip
 
@@ -427,10 +427,10 @@ def test_a_dense_run_is_one_whatever_is_said_of_a_pruning(tmp_path: Path) -> Non
 def test_what_a_pruning_upset_by_hand() -> None:
     was = {"accuracy": 0.5, "prediction": torch.tensor([[0.5, 0.5]]).log()}
     now = {"accuracy": 0.25, "prediction": torch.tensor([[0.25, 0.75]]).log()}
-    told = diagnostics_change(was, now)
-    assert told["accuracy_before"] == 0.5
-    assert told["accuracy_after"] == 0.25
-    assert told["prediction_moved"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    change = diagnostics_change(was, now)
+    assert change["accuracy_before"] == 0.5
+    assert change["accuracy_after"] == 0.25
+    assert change["prediction_moved"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
 
 
 def test_the_machine_is_told_as_far_as_its_system_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ def cut(length: Callable[[int], int]) -> Callable[[Path], None]:
 
     def change(folder: Path) -> None:
         file = folder / "model.safetensors"
-        held = file.read_bytes()
-        file.write_bytes(held[: length(len(held))])
+        content = file.read_bytes()
+        file.write_bytes(content[: length(len(content))])
 
     return change
 
@@ -101,9 +101,9 @@ def test_an_encoder_takes_as_many_tokens_as_it_says_and_no_more(
     change: Callable[[Path], None], longest: int, folder: Path
 ) -> None:
     change(folder)
-    held = encoders.encoder(str(folder), 2)
-    assert held.longest == longest
-    model = transformers.AutoModelForSequenceClassification.from_config(held.config).eval()
+    encoder = encoders.encoder(str(folder), 2)
+    assert encoder.longest == longest
+    model = transformers.AutoModelForSequenceClassification.from_config(encoder.config).eval()
     words = torch.arange(5, 37).repeat(4)[None]  # what is neither padding nor special
     assert model(input_ids=words[:, :longest]).logits.shape == (1, 2)
     if longest < 128:

@@ -109,10 +109,14 @@ def test_scores_are_taken_on_training_images_as_they_are(tmp_path: Path) -> None
 def test_pruned_on_another_device_it_is_the_same_network_and_the_dense_one_is_not_measured(tmp_path: Path) -> None:
     parquet(tmp_path / "data", 4, 32, {"train": 100, "test": 40})
     more = ("--method", "crop-s", "--sparsity", "0.5", "--epochs", "2")
-    here, _ = run(tmp_path, *more)
-    there, log = run(tmp_path, *more, "--prune-on", "cpu")
-    assert (there.value, there.macs, there.weight_sparsity) == (here.value, here.macs, here.weight_sparsity)
-    assert (there.dense_macs, there.dense_batch_ms, there.dense_step_bytes) == (None, None, None)
+    plain, _ = run(tmp_path, *more)
+    elsewhere, log = run(tmp_path, *more, "--prune-on", "cpu")
+    assert (elsewhere.value, elsewhere.macs, elsewhere.weight_sparsity) == (
+        plain.value,
+        plain.macs,
+        plain.weight_sparsity,
+    )
+    assert (elsewhere.dense_macs, elsewhere.dense_batch_ms, elsewhere.dense_step_bytes) == (None, None, None)
     assert log[0]["epoch"] == 0
 
 
