@@ -51,7 +51,7 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
         assert 0 <= task.learning_rate(0.5) < 1
         scored = list(task.scoring_batches(model, 1))
         assert scored
-        loss = task.loss(model, scored[0])
+        loss = total_loss(task.loss(model, scored[0]))
         assert (loss.shape, bool(loss.isfinite())) == ((), True)
         earlycrop.flow(model, task.loss, scored[:1])
         if preset == "default":
