@@ -43,7 +43,7 @@ DRAWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
+class Options(Augmentation, CommonOptions):
     """A depth regression task's configuration."""
 
     data: str = "data/nyu"
@@ -73,14 +73,6 @@ class Options(CommonOptions):
     """Of the square of the weights (L2)."""
     clip: float | None = None
     """Largest gradient norm, or None for no clipping."""
-    scale: float = 1.5
-    """Most that frames are enlarged by in training, and their depths divided by."""
-    rotation: float = 5.0
-    """Most degrees that frames are turned by in training."""
-    colour: float = 0.2
-    """Most that each colour channel is brightened or darkened by in training, as a share."""
-    flip: bool = True
-    """Whether half of the frames are mirrored in training."""
     scoring: int = 5
     """Batches that pruning scores are computed on."""
 
@@ -162,11 +154,8 @@ class Depth(Task):
         order = torch.randperm(len(self.training), generator=generator(key))
         order = order[: max(1, len(order) // self.options.batch) * self.options.batch]
         random = generator((*key, 1), device)
-        augmentation = Augmentation(
-            scale=self.options.scale, rotation=self.options.rotation, colour=self.options.colour, flip=self.options.flip
-        )
         for images, depths in self.training.batches(order, self.options.batch, device):
-            yield from self._seen(images, depths, drawn(len(images), augmentation, random, device))
+            yield from self._seen(images, depths, drawn(len(images), self.options, random, device))
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training frames as they are."""

@@ -36,7 +36,7 @@ TRAINING, SCORING = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionOptions(Options):
+class VisionOptions(Augmentation, Options):
     """An image classification task's configuration."""
 
     data: str
@@ -63,14 +63,6 @@ class VisionOptions(Options):
     """Label smoothing in training, 0 to below 1."""
     clip: float | None = None
     """Largest gradient norm, or None for no clipping."""
-    padding: int = 4
-    """Pixels of black around an image, of which a random window of its size is trained on."""
-    flip: bool = True
-    """Whether half of the images are mirrored in training."""
-    rotation: float = 0.0
-    """Most degrees that images are turned by in training."""
-    smallest_crop: float = 1.0
-    """Least share of an image's area that a random resized crop keeps in training; 1 is no such crop."""
     scoring: int = 5
     """Batches that pruning scores are computed on."""
     compile: bool = False
@@ -108,11 +100,8 @@ class Vision(Task):
         batch, count = min(options.batch, len(train)), distributed.processes()
         require(batch % count == 0, f"a batch of {batch} has no {count} equal parts, one a process: change --batch")
         self.batches_per_epoch = max(1, len(train) // options.batch)
-        augmentation = Augmentation(
-            padding=options.padding, flip=options.flip, rotation=options.rotation, smallest_crop=options.smallest_crop
-        )
         self.training, self.validation, self.test = feeds(
-            train, validation, test, options.size, augmentation, memory_budget(options.device)
+            train, validation, test, options.size, options, memory_budget(options.device)
         )
         self.epoch = 0
         self.compiled: Any = None

@@ -14,7 +14,7 @@ from tasks.data.loader import Key, generator, loaded
 from tasks.data.normalisation import IMAGENET, statistics
 from tasks.runner import distributed
 from tasks.runner.resources import available_cores
-from tasks.vision.augmentation import Augmentation, prepared
+from tasks.vision.augmentation import Augmentation, augment, prepared
 from tasks.vision.images import Images
 
 Batch = tuple[Tensor, Tensor]
@@ -96,7 +96,7 @@ class InMemory:
         at = chosen.to(device)
         images, labels = self.pixels[at], self.labels[at]
         if random is not None:  # augmented whole, with the random numbers of one process
-            images = images if self.augmentation is None else self.augmentation(images, random)
+            images = images if self.augmentation is None else augment(images, self.augmentation, random)
             images, labels = distributed.local_slice(images), distributed.local_slice(labels)
         return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last), labels
 
