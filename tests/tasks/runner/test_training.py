@@ -1,4 +1,4 @@
-"""Learning-rate schedules beside torch's."""
+"""The learning rate of one cycle beside torch's."""
 
 from __future__ import annotations
 
