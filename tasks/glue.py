@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -86,7 +86,7 @@ def small() -> Options:
     )
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default, "small": small}
+PRESETS = {"default": default, "small": small}
 
 
 def check(options: Options) -> None:
@@ -237,7 +237,6 @@ SUMMARY = Summary("GLUE", "hub or folder", "BERT", "13 (--preset small)")
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be, or what is wrong with the data or the model."""
     return LanguageUnderstanding(options)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -97,7 +97,7 @@ def small() -> Options:
     )
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper": paper, "small": small}
+PRESETS = {"default": default, "paper": paper, "small": small}
 
 
 def check(options: Options) -> None:
@@ -238,7 +238,6 @@ SUMMARY = Summary("NYU Depth v2", "hub or folder", "FCRN", "14 (--preset small)"
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be, or what is wrong with the data."""
     return Depth(options)
 
 

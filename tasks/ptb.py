@@ -6,7 +6,7 @@ Merity, Xiong, Bradbury, Socher: "Pointer Sentinel Mixture Models", ICLR 2017.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -98,7 +98,7 @@ def tiny() -> Options:
     )  # fmt: skip
 
 
-PRESETS: dict[str, Callable[[], Options]] = {
+PRESETS = {
     "default": default, "paper": paper, "standard": standard, "small": small, "tiny": tiny,
 }  # fmt: skip
 
@@ -254,7 +254,6 @@ SUMMARY = Summary("Penn Treebank", "hub or folder", "pointer sentinel LSTM", "1 
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be, or what is wrong with the text."""
     return LanguageModelling(options)
 
 
