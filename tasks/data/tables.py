@@ -67,7 +67,7 @@ def _read_folder(folder: Path, splits: Mapping[str, Sequence[str]], expected: st
 
     files = {split: split_files(folder, names) for split, names in splits.items()}
     if missing := [split for split in splits if not files[split]]:
-        raise ValueError(f"{folder} has no {missing[0]}*.parquet: put there {expected}")
+        raise ValueError(f"{folder} has no {missing[0]}.parquet and no shards of it: put there {expected}")
 
     def table(file: Path) -> Any:
         try:

@@ -6,7 +6,7 @@ Everything is lazy: an image is decoded when it is asked for.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -26,8 +26,8 @@ TEST = ("test", "valid", "validation", "val")
 ARCHIVES = {"CIFAR-10": "CIFAR10", "CIFAR-100": "CIFAR100"}
 """Data set -> torchvision's class that reads its archive, whose name begins as the data set's."""
 FORMATS = (
-    "parquet files (train*.parquet, test*.parquet), a folder a class (train/CLASS/*, val/CLASS/*), or torchvision's "
-    "own CIFAR archives"
+    "parquet files (train.parquet, test.parquet, or shards), a folder a class (train/CLASS/*, val/CLASS/*), or "
+    "torchvision's own CIFAR archives"
 )
 
 
@@ -37,13 +37,11 @@ class Images:
 
     labels: np.ndarray
     """(N,) int64."""
-    image: Callable[[int], Image.Image]
-    """The i-th image, as it is stored."""
+    rgb: Callable[[int], Image.Image]
+    """The i-th image in three channels; raises ValueError, with its place, for one that cannot be decoded."""
     classes: tuple[str, ...]
     name: str
     """What the data set calls the split."""
-    numbers: np.ndarray | None = None
-    """Which ones of the split they are, where they are a part of it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,21 +51,10 @@ class Images:
         """Whether there are images, each with a label: a contest's test split has -1 for all."""
         return len(self) > 0 and bool(self.labels.min() >= 0)
 
-    def rgb(self, i: int) -> Image.Image:
-        """The i-th image in three channels; raises ValueError, with its place, for one that cannot be decoded."""
-        try:
-            return self.image(i).convert("RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            number = i if self.numbers is None else int(self.numbers[i])
-            raise ValueError(
-                f"image {number} of the {self.name} split cannot be read ({error}): mend or remove it"
-            ) from None
-
     def part(self, indices: np.ndarray) -> Images:
         """The images at ``indices``, in their order."""
-        image, chosen = self.image, np.asarray(indices)
-        numbers = chosen if self.numbers is None else self.numbers[chosen]
-        return replace(self, labels=self.labels[chosen], image=lambda i: image(int(chosen[i])), numbers=numbers)
+        rgb, chosen = self.rgb, np.asarray(indices)
+        return replace(self, labels=self.labels[chosen], rgb=lambda i: rgb(int(chosen[i])))
 
     def pixels(self, max_bytes: float) -> Tensor | None:
         """All images, decoded: (N, 3, H, W) uint8; None where they differ in size or would take over ``max_bytes``."""
@@ -81,6 +68,18 @@ class Images:
                 return None
             pixels[i] = torch.from_numpy(np.array(image))
         return pixels.permute(0, 3, 1, 2)
+
+
+def _images(labels: Any, image: Callable[[int], Image.Image], classes: Sequence[str], name: str) -> Images:
+    """A split of which ``image`` opens the i-th image as it is stored."""
+
+    def rgb(i: int) -> Image.Image:
+        try:
+            return image(i).convert("RGB")
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            raise ValueError(f"image {i} of the {name} split cannot be read ({error}): mend or remove it") from None
+
+    return Images(np.asarray(labels, dtype=np.int64), rgb, tuple(classes), name)
 
 
 def read(data: str, dataset: str) -> tuple[Images, Images]:
@@ -125,10 +124,8 @@ def _archive(kind: str, folder: Path, train: bool) -> Images:
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{kind}'s files in {folder} are not whole ({error}): unpack its archive there anew") from None
     pixels = archive.data
-    return Images(
-        np.asarray(archive.targets, dtype=np.int64), lambda i: Image.fromarray(pixels[i]), tuple(archive.classes),
-        "train" if train else "test",
-    )  # fmt: skip
+    name = "train" if train else "test"
+    return _images(archive.targets, lambda i: Image.fromarray(pixels[i]), archive.classes, name)
 
 
 def _folders(folder: Path) -> Images:
@@ -138,12 +135,7 @@ def _folders(folder: Path) -> Images:
     except FileNotFoundError as error:
         raise ValueError(f"{folder}: every class needs a folder with images ({first_line(error)})") from None
     paths = [path for path, _ in image_folder.samples]
-    return Images(
-        np.asarray(image_folder.targets, dtype=np.int64),
-        lambda i: Image.open(paths[i]),
-        tuple(image_folder.classes),
-        folder.name,
-    )
+    return _images(image_folder.targets, lambda i: Image.open(paths[i]), image_folder.classes, folder.name)
 
 
 def _read_tables(data: str) -> tuple[Images, Images]:
@@ -177,8 +169,7 @@ def _of_table(table: Any, where: str, name: str) -> Images:
         stored = encoded[i][pictures[0]]
         return Image.open(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
 
-    targets = np.asarray(table.with_format("numpy")[label][:], dtype=np.int64)
-    return Images(targets, image, tuple(table.features[label].names), name)
+    return _images(table.with_format("numpy")[label][:], image, table.features[label].names, name)
 
 
 def held_out(images: Images, share: float) -> tuple[Images, Images]:

@@ -126,7 +126,7 @@ def spoil(what: str, folder: Path) -> None:
         ("empty", "FOLDER/ptb.valid.txt is empty"),
         ("latin", "FOLDER/ptb.test.txt is not UTF-8 in line 3: save it as UTF-8"),
         ("two", "FOLDER has ptb.train.txt and wiki.train.tokens: leave one corpus there"),
-        ("parquet", "FOLDER has no valid*.parquet: put there"),
+        ("parquet", "FOLDER has no valid.parquet and no shards of it: put there"),
         ("broken", "FOLDER/train.parquet cannot be read ("),
     ],
 )

@@ -78,7 +78,10 @@ def no_text(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows, path: path.unlink(), r"has no train\*.parquet: put there train.parquet, validation.parquet"),
+        (
+            lambda rows, path: path.unlink(),
+            r"has no train.parquet and no shards of it: put there train.parquet, validation.parquet",
+        ),
         (lambda rows, path: path.write_bytes(b"PAR1 no more"), "train.parquet cannot be read .*: fetch it anew"),
         (lambda rows, path: path.write_bytes(b""), r"train.parquet cannot be read .*: fetch it anew"),
         (lambda rows, path: no_text(path), "train split: a row of sentence1 is not UTF-8: mend or remove it"),

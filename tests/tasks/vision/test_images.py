@@ -143,7 +143,7 @@ def packed(place: Path) -> None:
         (lambda place: None, "holds no images in a known form: put there parquet files"),
         (broken_parquet, "cannot be read"),
         (broken_image, "image 0 of the train split cannot be read"),
-        (no_test, r"has no test\*.parquet: put there parquet files"),
+        (no_test, r"has no test.parquet and no shards of it: put there parquet files"),
         (strange_parquet, r"strange/train.parquet and .*/train.parquet are all train splits: leave one of them in"),
         (unlabelled, r"has the splits train, test: train and one of test, .* are needed, with labels"),
         (other_classes, "the splits train and val have different classes"),
