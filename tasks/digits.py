@@ -21,8 +21,8 @@ from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as TaskOptions
 from tasks.runner.options import require_range
+from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
-from tasks.runner.training import one_cycle
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 1, 8, 8) float32, and labels (N,)."""

@@ -32,8 +32,8 @@ from tasks.runner.evaluation_mode import model_device
 from tasks.runner.options import Options as CommonOptions
 from tasks.runner.options import require_positive, require_range
 from tasks.runner.resources import memory_budget
+from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
-from tasks.runner.training import one_cycle
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 3, H, W) float32, and depths in metres at the network's resolution, (N, h, w) float32, 0: no reading."""

@@ -24,8 +24,8 @@ from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options, require_positive, require_range
 from tasks.runner.resources import memory_budget
+from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
-from tasks.runner.training import one_cycle
 from tasks.vision.augmentation import Augmentation
 from tasks.vision.feed import Feed, InMemory, feeds
 from tasks.vision.images import first, held_out, read
