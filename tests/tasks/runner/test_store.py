@@ -171,7 +171,6 @@ OTHERS: dict[str, Any] = {
     "multiple": 2, "rounds": 3, "trigger": "2", "shuffled": True, "criterion": "snip", "gate": "rows",
     "statistics": "batch", "rewind": 0.5, "optimizer_state": "reset", "schedule": "restart", "prune_on": "cpu",
 }  # fmt: skip
-
 """Another value of every option that says how to prune."""
 
 

@@ -26,8 +26,7 @@ from tests.tasks.runs import command, contents, folder, root
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
-PRUNED = {"after": 5, "mask_distance": 2, "lazy_regime": 2, "before": 0}
-
+PRUNED = {"after": 5, "mask_distance": 3, "lazy_regime": 3, "before": 0}
 """The epoch of the pruning by the method's trigger, of a budget of six."""
 
 
@@ -40,7 +39,6 @@ def test_a_method_that_the_network_is_not_made_for_is_refused(tmp_path: Path, ca
 
 
 TAKEN = ("dense", "earlycrop-s", "crop-u", "ltr")
-
 """None, a structured and an unstructured one, and one that trains for longer than its epochs."""
 
 
@@ -225,7 +223,7 @@ def test_what_is_measured_and_not_finite_stops_the_run_as_a_loss_does(
     assert not (run / "failure.json").exists()
 
 
-@pytest.mark.parametrize(("method", "epoch"), [("snap", 0), ("earlycrop-u", 2)])
+@pytest.mark.parametrize(("method", "epoch"), [("snap", 0), ("earlycrop-u", 3)])
 def test_a_pruning_that_fails_is_a_sentence(
     method: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
