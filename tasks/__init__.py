@@ -16,13 +16,13 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from tasks.runner.data_fingerprint import DataFingerprint
+DataFingerprint = Mapping[str, int | str]
+"""What tells data from other data of the same name: sizes, and a digest of the rest."""
 
 
 class Summary(NamedTuple):

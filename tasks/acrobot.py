@@ -5,7 +5,6 @@ A game stops after 500 steps; it counts as solved from a mean return of -100.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,12 +43,11 @@ def paper() -> Options:
     return flare(Options(preset="paper", games=16 * 8000, agents=16, widths=(256, 256, 256)))
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper": paper}
+PRESETS = {"default": default, "paper": paper}
 SUMMARY = Summary("Acrobot", "Gymnasium", "3 layers of 256", "2")
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be."""
     return A2C(options)
 
 

@@ -5,7 +5,6 @@ v1 stops a game after 500 steps and counts as solved from a mean return of 475, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,12 +46,11 @@ def paper_text() -> Options:
     )
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper-table4": paper_table4, "paper-text": paper_text}
+PRESETS = {"default": default, "paper-table4": paper_table4, "paper-text": paper_text}
 SUMMARY = Summary("CartPole", "Gymnasium", "3 layers of 128", "1")
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be."""
     return A2C(options)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tasks import Summary, Task
@@ -51,14 +50,13 @@ def small() -> Options:
     )  # fmt: skip
 
 
-PRESETS: dict[str, Callable[[], Options]] = {
+PRESETS = {
     "default": default, "standard": standard, "paper-table1": paper_table1, "smoke": smoke, "small": small
 }  # fmt: skip
 SUMMARY = Summary("CIFAR-10", "hub or folder", "ResNet18", "1 (--preset small)")
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be."""
     return Vision(options, "CIFAR-10")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tasks import Summary, Task
@@ -35,12 +34,11 @@ def default() -> Options:
     return replace(standard(), preset="default")
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default, "standard": standard, "paper": paper}
+PRESETS = {"default": default, "standard": standard, "paper": paper}
 SUMMARY = Summary("CIFAR-100", "hub or folder", "ResNet18", "for a GPU")
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be."""
     return Vision(options, "CIFAR-100")
 
 

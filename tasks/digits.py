@@ -5,7 +5,7 @@ The smallest image task, and the first one to try: about two million weights, ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from tasks import Summary, Task
+from tasks import DataFingerprint, Summary, Task
 from tasks.data.loader import generator
-from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
-from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options as TaskOptions
+from tasks.runner.options import require_range
+from tasks.runner.schedules import one_cycle
+from tasks.runner.store import digest
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 1, 8, 8) float32, and labels (N,)."""
@@ -49,7 +50,7 @@ def default() -> Options:
     return Options()
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default}
+PRESETS = {"default": default}
 
 
 class Digits(Task):
@@ -58,8 +59,7 @@ class Digits(Task):
     dataset, metric = "scikit-learn digits", "accuracy"
 
     def __init__(self, options: Options) -> None:
-        for name in ("epochs", "batch", "scoring"):
-            require(getattr(options, name) >= 1, f"{name} must be at least 1, not {getattr(options, name)}")
+        require_range(options, 1, "epochs", "batch", "scoring")
         require(min(options.widths) >= 1, f"widths must be at least 1, not {options.widths}")
         self.options = options
         self.network = "-".join(["cnn", *map(str, options.widths)])
@@ -82,7 +82,6 @@ class Digits(Task):
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs, 10))
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        """Adam."""
         return torch.optim.Adam(model.parameters(), self.options.learning_rate)
 
     def learning_rate(self, progress: float) -> float:
@@ -90,7 +89,6 @@ class Digits(Task):
         return self.options.learning_rate * one_cycle(progress)
 
     def trained_on(self) -> DataFingerprint:
-        """How many images there are, and a digest of them."""
         return {"images": len(self.train), "digest": digest(self.images, self.labels)}
 
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
@@ -113,16 +111,13 @@ class Digits(Task):
         return self.images[chosen].to(device), self.labels[chosen].to(device)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy."""
         images, labels = batch
         return functional.cross_entropy(model(images), labels)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy on the images held out to validate on."""
         return {"validation_accuracy": self._accuracy(model, self.validation)}
 
     def evaluate(self, model: nn.Module) -> float:
-        """Accuracy on the test images."""
         return self._accuracy(model, self.test)
 
     def _accuracy(self, model: nn.Module, chosen: Tensor) -> float:
@@ -135,7 +130,6 @@ SUMMARY = Summary("scikit-learn handwritten digits", "in scikit-learn", "3 convo
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be."""
     return Digits(options)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from tasks import Summary, Task
-from tasks.runner.data_fingerprint import DataFingerprint, digest
+from tasks import DataFingerprint, Summary, Task
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
+from tasks.runner.options import require_positive, require_range
+from tasks.runner.store import digest
 from tasks.text.encoders import encoder, pretrained
 from tasks.text.glue_dataset import GLUE, Split, held_out, read, write
 from tasks.text.tokens import Batch, Examples, grouped, sorted_by_length, tokenized
@@ -85,23 +86,18 @@ def small() -> Options:
     )
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default, "small": small}
+PRESETS = {"default": default, "small": small}
 
 
 def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
     known = get_args(Name)
     require(options.task_name in known, f"task_name must be one of {', '.join(known)}, not {options.task_name!r}.")
-    for name, minimum in (("batch", 1), ("epochs", 1), ("scoring", 1), ("length", 8), ("examples", 0), ("seed", 0)):
-        number = getattr(options, name)
-        require(number >= minimum, f"{name} must be {minimum} or more, not {number}.")
-    for name in ("validation", "warmup"):
-        number = getattr(options, name)
-        require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}.")
-    rate, decay, clip = options.learning_rate, options.weight_decay, options.clip
-    require(0 < rate < math.inf, f"learning_rate must be a number above 0, not {rate}.")
-    require(0 <= decay < math.inf, f"weight_decay must be a number of 0 or more, not {decay}.")
-    require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
+    require_range(options, 1, "batch", "epochs", "scoring")
+    require_range(options, 8, "length")
+    require_range(options, 0, "examples", "seed", "weight_decay")
+    require_range(options, 0, "validation", "warmup", below=1)
+    require_positive(options, "learning_rate", "clip")
 
 
 class LanguageUnderstanding(Task):
@@ -112,7 +108,7 @@ class LanguageUnderstanding(Task):
     def __init__(self, options: Options) -> None:
         check(options)
         self.options, self.clip, self.glue = options, options.clip, GLUE[options.task_name]
-        self.dataset, self.metric = self.glue.name, self.glue.metrics[0].__name__
+        self.dataset, self.metric = self.glue.name, self.glue.metrics[0]
         self.split = self.glue.evaluated[0].replace("_", " ")
         splits = dict(read(options.data, self.glue, options.task_name))
         train, validation = held_out(splits.pop("train"), options.examples, options.validation)
@@ -127,12 +123,12 @@ class LanguageUnderstanding(Task):
         self.validation = self._tokenized(validation) if len(validation.labels) else None
         self.evaluated = {name: self._tokenized(split) for name, split in splits.items()}
         self.batches_per_epoch = math.ceil(len(self.training) / options.batch)
-        cut, count = self.training.truncated, sum(e.truncated for e in self.evaluated.values())
-        cut_held = self.validation.truncated if self.validation is not None else 0
-        if cut or cut_held or count:
+        held_out_examples = [] if self.validation is None else [self.validation]
+        self.examples = [self.training, *held_out_examples, *self.evaluated.values()]
+        if truncated := sum(examples.truncated for examples in self.examples):
             warnings.warn(
-                f"{cut} of {len(self.training)} training examples and {cut_held} of those held out, {count} of the "
-                f"evaluated ones are longer than --length {options.length} tokens, and are cut there",
+                f"{truncated} of {sum(map(len, self.examples))} examples, {self.training.truncated} of them to train "
+                f"on, are longer than --length {options.length} tokens, and are cut there",
                 stacklevel=2,
             )
 
@@ -145,12 +141,10 @@ class LanguageUnderstanding(Task):
 
     def trained_on(self) -> DataFingerprint:
         """How many examples there are, and a digest of their tokens and labels."""
-        every = [self.training, *([] if self.validation is None else [self.validation]), *self.evaluated.values()]
-        tensors = [t for e in every for t in (*e.inputs.values(), e.starts, e.labels)]
+        tensors = [t for e in self.examples for t in (*e.inputs.values(), e.starts, e.labels)]
         return {"examples": len(self.training), "digest of the tokens": digest(*tensors)}
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        """AdamW, without decay of biases and norms."""
         matrices = [p for p in model.parameters() if p.ndim > 1]
         vectors = [p for p in model.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
@@ -200,7 +194,6 @@ class LanguageUnderstanding(Task):
         return functional.mse_loss(logits.squeeze(-1), labels)
 
     def log(self) -> dict[str, float]:
-        """How many training examples are cut to --length."""
         return {"truncated": self.training.truncated}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -244,7 +237,6 @@ SUMMARY = Summary("GLUE", "hub or folder", "BERT", "13 (--preset small)")
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be, or what is wrong with the data or the model."""
     return LanguageUnderstanding(options)
 
 

@@ -6,7 +6,6 @@ which is off here, and leaves nothing of one game to the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,12 +54,11 @@ def paper() -> Options:
     return flare(Options(preset="paper", games=16 * 8000, agents=16, widths=(256, 256, 256)))
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper": paper}
+PRESETS = {"default": default, "paper": paper}
 SUMMARY = Summary("LunarLander", "Gymnasium with Box2D", "3 layers of 256", "10")
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be."""
     return A2C(options, diagnostics_games=12)  # each takes as long as a few dozen of cart-pole
 
 

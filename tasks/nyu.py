@@ -8,9 +8,8 @@ parts of its height and width), where Laina et al. have the whole frame at twice
 from __future__ import annotations
 
 import json
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks import Summary, Task
+from tasks import DataFingerprint, Summary, Task
 from tasks.data.loader import generator
 from tasks.depth import depth_maps, metrics, views
 from tasks.depth.frames import Frames
@@ -28,12 +27,13 @@ from tasks.depth.prediction import errors, errors_of_mean, predicted
 from tasks.depth.views import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
 from tasks.nets.fcrn import FCRN
 from tasks.runner.atomic_files import write
-from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import model_device
-from tasks.runner.learning_rates import one_cycle
 from tasks.runner.options import Options as CommonOptions
+from tasks.runner.options import require_positive, require_range
 from tasks.runner.resources import memory_budget
+from tasks.runner.schedules import one_cycle
+from tasks.runner.store import digest
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, 3, H, W) float32, and depths in metres at the network's resolution, (N, h, w) float32, 0: no reading."""
@@ -43,7 +43,7 @@ DRAWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
+class Options(Augmentation, CommonOptions):
     """A depth regression task's configuration."""
 
     data: str = "data/nyu"
@@ -73,14 +73,6 @@ class Options(CommonOptions):
     """Of the square of the weights (L2)."""
     clip: float | None = None
     """Largest gradient norm, or None for no clipping."""
-    scale: float = 1.5
-    """Most that frames are enlarged by in training, and their depths divided by."""
-    rotation: float = 5.0
-    """Most degrees that frames are turned by in training."""
-    colour: float = 0.2
-    """Most that each colour channel is brightened or darkened by in training, as a share."""
-    flip: bool = True
-    """Whether half of the frames are mirrored in training."""
     scoring: int = 5
     """Batches that pruning scores are computed on."""
 
@@ -105,23 +97,16 @@ def small() -> Options:
     )
 
 
-PRESETS: dict[str, Callable[[], Options]] = {"default": default, "paper": paper, "small": small}
+PRESETS = {"default": default, "paper": paper, "small": small}
 
 
 def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
-    for name in ("epochs", "batch", "scoring"):
-        require(getattr(options, name) >= 1, f"{name} must be 1 or more, not {getattr(options, name)}")
+    require_range(options, 1, "epochs", "batch", "scoring", "scale")
     require(min(options.size) >= 32, f"size must be 32 or more, both ways, not {options.size}")
-    for name in ("frames", "seed", "weight_decay", "rotation"):
-        number = getattr(options, name)
-        require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}")
-    for name in ("validation", "colour"):
-        number = getattr(options, name)
-        require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}")
-    require(0 < options.learning_rate < math.inf, f"learning_rate must be above 0, not {options.learning_rate}")
-    require(1 <= options.scale < math.inf, f"scale must be a number of 1 or more, not {options.scale}")
-    require(options.clip is None or options.clip > 0, f"clip must be None or above 0, not {options.clip}")
+    require_range(options, 0, "frames", "seed", "weight_decay", "rotation")
+    require_range(options, 0, "validation", "colour", below=1)
+    require_positive(options, "learning_rate", "clip")
 
 
 class Depth(Task):
@@ -145,22 +130,18 @@ class Depth(Task):
         self.skipped, self.warned = 0, False
 
     def model(self) -> nn.Module:
-        """The network; a ValueError says where its encoder's weights are not to be had."""
         return FCRN(self.options.encoder, self.options.pretrained)
 
     def trained_on(self) -> DataFingerprint:
-        """How many frames there are, and a digest of their names."""
         every = (self.training.pairs, self.validation.pairs, self.test.pairs)
         return {"frames": len(self.training), "digest of the names": digest(*(str(pairs.keys) for pairs in every))}
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        """Adam."""
         return torch.optim.Adam(
             model.parameters(), self.options.learning_rate, weight_decay=self.options.weight_decay, fused=True
         )
 
     def learning_rate(self, progress: float) -> float:
-        """By the schedule."""
         share = one_cycle(progress) if self.options.decay == "onecycle" else 1.0
         return self.options.learning_rate * share
 
@@ -173,11 +154,8 @@ class Depth(Task):
         order = torch.randperm(len(self.training), generator=generator(key))
         order = order[: max(1, len(order) // self.options.batch) * self.options.batch]
         random = generator((*key, 1), device)
-        augmentation = Augmentation(
-            scale=self.options.scale, rotation=self.options.rotation, colour=self.options.colour, flip=self.options.flip
-        )
         for images, depths in self.training.batches(order, self.options.batch, device):
-            yield from self._seen(images, depths, drawn(len(images), augmentation, random, device))
+            yield from self._seen(images, depths, drawn(len(images), self.options, random, device))
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training frames as they are."""
@@ -216,7 +194,6 @@ class Depth(Task):
         return metrics.berhu(depths, truth) if self.options.error == "berhu" else metrics.l2(depths, truth)
 
     def log(self) -> dict[str, float]:
-        """How many frames were skipped for want of a reading."""
         return {"skipped": self.skipped}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -226,7 +203,6 @@ class Depth(Task):
         return {f"validation_{name}": value for name, value in self._errors(model, self.validation).items()}
 
     def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
-        """What ``validate`` measures."""
         return self.validate(model)
 
     def evaluate(self, model: nn.Module) -> float:
@@ -242,7 +218,7 @@ class Depth(Task):
         write(metrics_file, json.dumps(errors_of, indent=1) + "\n")
         models = {options.method: model}
         if options.method != "dense":
-            dense = depth_maps.dense_beside("nyu", self, options, folder)
+            dense = depth_maps.dense_beside("nyu", self, options)
             if dense is None:
                 warnings.warn(f"{picture} lacks dense predictions: {folder.parent} has no dense run", stacklevel=2)
             else:
@@ -262,7 +238,6 @@ SUMMARY = Summary("NYU Depth v2", "hub or folder", "FCRN", "14 (--preset small)"
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be, or what is wrong with the data."""
     return Depth(options)
 
 

@@ -6,7 +6,7 @@ Merity, Xiong, Bradbury, Socher: "Pointer Sentinel Mixture Models", ICLR 2017.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,19 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks import Summary, Task
+from tasks import DataFingerprint, Summary, Task
 from tasks.nets.psmm import PSMM, Memory, Mixture
-from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
+from tasks.runner.options import require_positive, require_range
+from tasks.runner.store import digest
 from tasks.text.corpus import read
 from tasks.text.sequences import Batch, chunks, parts, streams
 
 TRAINING, SCORING = 0, 1
 STREAMS, STRETCH = 16, 16
 """An evaluated text is read in so many places at once, and in stretches of so many words."""
-STATE = ("rate", "progress", "best", "size", "told", "marks")
+STATE = ("rate", "progress", "best", "size", "validated", "rates")
 """What a checkpoint keeps of the task."""
 
 
@@ -97,24 +98,18 @@ def tiny() -> Options:
     )  # fmt: skip
 
 
-PRESETS: dict[str, Callable[[], Options]] = {
+PRESETS = {
     "default": default, "paper": paper, "standard": standard, "small": small, "tiny": tiny,
 }  # fmt: skip
 
 
 def check(options: Options) -> None:
     """Raise a ValueError for what cannot be trained."""
-    for name in ("embedding", "length", "batch", "epochs_per_pass", "epochs", "scoring"):
-        number = getattr(options, name)
-        require(number >= 1, f"{name} must be at least 1, not {number}.")
-    for name in ("tokens", "vocabulary", "window", "seed"):
-        number = getattr(options, name)
-        require(number >= 0, f"{name} must be 0 or more, not {number}.")
-    rate, decay, clip, widths = options.learning_rate, options.decay, options.clip, options.widths
-    require(0 < rate < math.inf, f"learning_rate must be a number above 0, not {rate}.")
-    require(1 <= decay < math.inf, f"decay must be a number of 1 or more, not {decay}.")
-    require(0 <= options.dropout < 1, f"dropout must be at least 0 and below 1, not {options.dropout}.")
-    require(clip is None or 0 < clip < math.inf, f"clip must be None or a number above 0, not {clip}.")
+    require_range(options, 1, "embedding", "length", "batch", "epochs_per_pass", "epochs", "scoring", "decay")
+    require_range(options, 0, "tokens", "vocabulary", "window", "seed")
+    require_range(options, 0, "dropout", below=1)
+    require_positive(options, "learning_rate", "clip")
+    widths = options.widths
     require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
 
 
@@ -149,8 +144,8 @@ class LanguageModelling(Task):
         self.memory: Memory | None = None
         self.rate, self.progress, self.size = options.learning_rate, 0.0, 0
         self.best: float | None = None
-        self.told: tuple[float, int] | None = None
-        self.marks: list[list[Any]] = []  # progress, and rate, best and size from there on
+        self.validated: tuple[float, int] | None = None  # perplexity, and number of weights
+        self.rates: list[list[Any]] = []  # progress, and rate, best and size from there on
 
     def model(self) -> nn.Module:
         """A pointer sentinel mixture model, or without a window an LSTM language model."""
@@ -164,20 +159,19 @@ class LanguageModelling(Task):
         return {"words": len(self.words), "vocabulary": len(corpus.vocabulary), "digest of the text": read}
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        """Adam."""
         return torch.optim.Adam(model.parameters(), self.options.learning_rate, fused=True)
 
     def learning_rate(self, progress: float) -> float:
         """The rate that validation has left, or where training is taken back to an earlier point, had left there."""
         if progress < self.progress:
-            self.marks = [mark for mark in self.marks if mark[0] <= progress]
-            mark_there: list[Any] = self.marks[-1] if self.marks else [0.0, self.options.learning_rate, None, 0]
-            (_, self.rate, self.best, self.size), self.told = mark_there, None
-        if self.told is not None:
-            self._settle(*self.told)
-        if self.told is not None or not self.marks:
-            self.marks = [*self.marks, [progress, self.rate, self.best, self.size]]
-        self.progress, self.told = progress, None
+            self.rates = [line for line in self.rates if line[0] <= progress]
+            earlier: list[Any] = self.rates[-1] if self.rates else [0.0, self.options.learning_rate, None, 0]
+            (_, self.rate, self.best, self.size), self.validated = earlier, None
+        if self.validated is not None:
+            self._settle(*self.validated)
+        if self.validated is not None or not self.rates:
+            self.rates = [*self.rates, [progress, self.rate, self.best, self.size]]
+        self.progress, self.validated = progress, None
         return self.rate
 
     def _settle(self, perplexity: float, size: int) -> None:
@@ -226,11 +220,10 @@ class LanguageModelling(Task):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Perplexity of the validation split, which the learning rate of the next epoch goes by."""
         value = self.perplexity(model, self.corpus.valid)
-        self.told = value, sum(int(p.count_nonzero()) for p in model.parameters())
+        self.validated = value, sum(int(p.count_nonzero()) for p in model.parameters())
         return {"perplexity": value, "log_perplexity": math.log(value)}
 
     def evaluate(self, model: nn.Module) -> float:
-        """Perplexity of the test split."""
         return self.perplexity(model, self.corpus.test)
 
     def perplexity(self, model: nn.Module, words: Tensor) -> float:
@@ -250,20 +243,17 @@ class LanguageModelling(Task):
             return float(np.exp(total / len(words)))
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the learning rate has come down, and what validation has told it."""
         return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the learning rate where it was."""
         for name in STATE:
-            setattr(self, name, {"marks": [], **state}[name])  # of old checkpoints, which have none
+            setattr(self, name, state[name])
 
 
 SUMMARY = Summary("Penn Treebank", "hub or folder", "pointer sentinel LSTM", "1 (--preset tiny)")
 
 
 def make(options: Options) -> Task:
-    """The task; a ValueError says which option cannot be, or what is wrong with the text."""
     return LanguageModelling(options)
 
 

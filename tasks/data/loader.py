@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from tasks.runner.errors import RunError
 
@@ -22,31 +22,21 @@ def loaded(read: Callable[[int], tuple[Any, ...]], order: list[int], batch: int,
     Raises:
         RunError: ``read`` raised a ValueError, of which this has the sentence.
     """
-    for item in DataLoader(_Each(read, order), batch, collate_fn=_beside, **options):
-        if isinstance(item, str):
-            raise RunError(item)
-        yield item
+    try:
+        yield from DataLoader(_Items(read, order), batch, **options)
+    except ValueError as error:  # that of a worker has a traceback before its sentence
+        raise RunError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
 
 
-class _Each(Dataset[Any]):
-    """What is read for each number of an order, or the sentence of why it is not."""
-
+class _Items(Dataset[Any]):
     def __init__(self, read: Callable[[int], tuple[Any, ...]], order: list[int]) -> None:
         self.read, self.order = read, order
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, i: int) -> tuple[Any, ...] | str:
-        try:
-            return self.read(self.order[i])
-        except ValueError as error:
-            return str(error)
-
-
-def _beside(items: list[Any]) -> Any:
-    wrong = next((one for one in items if isinstance(one, str)), None)
-    return default_collate(items) if wrong is None else wrong
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
+        return self.read(self.order[i])
 
 
 def generator(key: Key, device: torch.device | str = "cpu") -> Generator:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,29 +14,16 @@ import earlycrop
 from tasks import Task
 from tasks.runner.atomic_files import replacing
 from tasks.runner.options import Options
-from tasks.runner.store import configuration
-
-SHARED = ("epochs", "seed")
-"""Options of every task that a dense run and a pruned one beside it have in common."""
+from tasks.runner.store import dense_folder
 
 
-def dense_beside(name: str, task: Task, options: Options, folder: Path) -> nn.Module | None:
-    """The network of the finished dense run of the same recipe and seed, in the folder where the run ``folder`` lies.
-
-    Recipes are the same where all of the task's own options are; None where there is no such run, or its network cannot
-    be read.
-    """
-    own_config = configuration(name, options)
-    common = {field.name for field in dataclasses.fields(Options)}
-    names = ["task", *SHARED, *(f.name for f in dataclasses.fields(options) if f.name not in common)]
-    for result in sorted(folder.resolve().parent.glob(f"{name}-*/result.json")):
-        try:
-            config = json.loads((result.parent / "config.json").read_text())
-            if config["method"] == "dense" and all(config.get(each) == own_config.get(each) for each in names):
-                return earlycrop.load(result.parent, task.model())
-        except (OSError, ValueError, KeyError, earlycrop.SavingError):
-            continue
-    return None
+def dense_beside(name: str, task: Task, options: Options) -> nn.Module | None:
+    """The network of the finished dense run of the same options, or None where there is none that can be read."""
+    folder = dense_folder(name, options)
+    try:
+        return earlycrop.load(folder, task.model()) if (folder / "result.json").exists() else None
+    except earlycrop.SavingError:
+        return None
 
 
 def draw(images: Tensor, truth: Tensor, predictions: Mapping[str, Tensor], path: Path) -> None:

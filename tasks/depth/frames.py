@@ -23,16 +23,16 @@ AT_ONCE = 16
 class Frames:
     """A split's frames, (3, *size) uint8 and their depths, *size float32 in metres.
 
-    They are read once and held, where all of them take at most ``most_bytes``; else whenever they are asked for.
+    They are read once and held, where all of them take at most ``max_bytes``; else whenever they are asked for.
 
     Raises:
         ValueError: they are to be held, and one cannot be read, or none has a reading.
     """
 
-    def __init__(self, pairs: Pairs, size: Size, most_bytes: float) -> None:
+    def __init__(self, pairs: Pairs, size: Size, max_bytes: float) -> None:
         self.pairs, self.size = pairs, size
         self.cached: tuple[Tensor, Tensor] | None = None
-        if 0 < len(pairs) * size[0] * size[1] * 7 <= most_bytes:
+        if 0 < len(pairs) * size[0] * size[1] * 7 <= max_bytes:
             try:
                 parts = list(self._read(torch.arange(len(pairs)), AT_ONCE))
             except RunError as error:

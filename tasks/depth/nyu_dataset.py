@@ -20,6 +20,7 @@ from tasks.runner.errors import first_line
 
 LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 NAME = "nyu-depth-v2"
+LETTERS = ("N", "H", "W")
 EXPECTED = f"{LABELED} and {SPLITS}, or train/SCENE/NNNNN.h5 and val/SCENE/NNNNN.h5"
 
 
@@ -105,7 +106,7 @@ def read(data: str) -> tuple[Pairs, Pairs, str]:
 def _labeled(folder: Path) -> tuple[Pairs, Pairs]:
     path = folder / LABELED
     with opened(path) as file:
-        _require_shapes(path, file, {"images": ("N", 3, "W", "H"), "depths": ("N", "W", "H")})
+        _require_shapes(path, file, {"images": ("N", 3, "W", "H", "uint8"), "depths": ("N", "W", "H", "float32")})
         count = len(file["images"])
     if not (folder / SPLITS).exists():
         raise ValueError(f"{folder} has no {SPLITS}, which says what is trained on: fetch it from where {LABELED} is")
@@ -144,29 +145,33 @@ def _scenes(split: Path) -> Pairs:
             raise ValueError(f"{scene} has no pairs: put NNNNN.h5 there, or remove the folder")
         for file in files:
             with opened(file) as opened_file:
-                _require_shapes(file, opened_file, {"rgb": (3, "H", "W"), "depth": ("H", "W")})
+                _require_shapes(file, opened_file, {"rgb": (3, "H", "W", "uint8"), "depth": ("H", "W", "float32")})
             keys.append(f"{scene.name}/{file.name}")
     return Pairs(split, tuple(keys), tuple(key.partition("/")[0] for key in keys), split.name)
 
 
 def _require_shapes(path: Path, file: Any, expected: dict[str, tuple[Any, ...]]) -> None:
-    """Raise a ValueError where a file lacks one of the data sets, or their types or shapes do not fit."""
+    """Raise a ValueError where a file lacks an array, or where types or shapes do not fit.
+
+    A letter in ``expected`` is any size above 0, the same wherever it stands.
+    """
     arrays = {name: array for name, array in file.items() if isinstance(array, h5py.Dataset)}
     for name in expected:
         if name not in arrays:
             raise ValueError(f"{path} has no data set {name} (there are {', '.join(arrays) or 'none'}): fetch it anew")
-    sizes: dict[Any, int] = {}
-    shapes = [(size, at) for name, want in expected.items() for size, at in zip(arrays[name].shape, want, strict=False)]
-    fit = all(arrays[name].ndim == len(want) for name, want in expected.items())
-    fit = fit and all(size == (at if isinstance(at, int) else sizes.setdefault(at, size)) for size, at in shapes)
-    types = {name: arrays[name].dtype.kind + str(arrays[name].dtype.itemsize) for name in expected}
-    if not fit or 0 in (size for size, _ in shapes) or list(types.values()) != ["u1", "f4"]:
-        actual = " and ".join(f"{name} {arrays[name].shape} {arrays[name].dtype}" for name in expected)
-        want = " and ".join(
-            f"{name} ({', '.join(map(str, at))}) {kind}"
-            for (name, at), kind in zip(expected.items(), ("uint8", "float32"), strict=True)
+    actual = {name: (*arrays[name].shape, str(arrays[name].dtype)) for name in expected}
+    sizes: dict[Any, Any] = {}
+    fits = all(len(actual[name]) == len(expected[name]) for name in expected) and all(
+        size and size == (sizes.setdefault(letter, size) if letter in LETTERS else letter)
+        for name in expected
+        for size, letter in zip(actual[name], expected[name], strict=True)
+    )
+    if not fits:
+        has, needs = (
+            " and ".join(f"{name} ({', '.join(map(str, shape))}) {kind}" for name, (*shape, kind) in each.items())
+            for each in (actual, expected)
         )
-        raise ValueError(f"{path} has {actual}, and {want} are needed: fetch it anew")
+        raise ValueError(f"{path} has {has}, and {needs} are needed: fetch it anew")
 
 
 def held_out(pairs: Pairs, share: float) -> tuple[Pairs, Pairs]:

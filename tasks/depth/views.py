@@ -17,16 +17,16 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may happen to a frame, each with random numbers of its own (section 4.1)."""
+    """Options of what may happen to a frame in training, each with random numbers of its own (section 4.1)."""
 
     scale: float = 1.5
-    """Most that it is enlarged by; its depths are divided by as much, for what looks larger is nearer."""
+    """Most that frames are enlarged by in training, and their depths divided by, as what looks larger is nearer."""
     rotation: float = 5.0
-    """Most degrees that it is turned, either way."""
+    """Most degrees that frames are turned by in training."""
     colour: float = 0.2
-    """Most that each channel is brightened or darkened by, as a share."""
+    """Most that each colour channel is brightened or darkened by in training, as a share."""
     flip: bool = True
-    """Whether half of the frames are mirrored."""
+    """Whether half of the frames are mirrored in training."""
 
 
 @dataclass(frozen=True)

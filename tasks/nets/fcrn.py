@@ -26,44 +26,31 @@ TYPICAL = 2.0
 class UpConvolution(nn.Module):
     """Twice the height and width, and a 5x5 convolution: (N, inputs, H, W) to (N, outputs, 2H, 2W).
 
-    Unpooling puts each value at the upper left of a 2x2 cell of zeros, so three quarters of a 5x5 window over it are
-    zeros, and which ones depends on where in its cell the window stands. ``fast`` leaves them out: the four kinds of
-    outputs, convolutions of the original map with the weights that meet something (3x3, 3x2, 2x3 and 2x2 of the 5x5),
-    interleaved (section 3.2), are what a transposed convolution of stride 2 with the turned weights computes. A quarter
-    of the multiplications, and the same outputs up to rounding. Deviations: one 5x5 weight is kept, so both forms read
-    the same file; no bias, as a batch norm follows.
+    Unpooling puts each value at the upper left of a 2x2 cell of zeros, so three quarters of what a 5x5 window covers
+    are zeros. The transposed convolution leaves them out (section 3.2): a quarter of the multiplications, and the same
+    outputs up to rounding. Deviation: no bias, as a batch norm follows.
     """
 
-    def __init__(self, inputs: int, outputs: int, fast: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.fast = fast
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 5, 5))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """The outputs in the form that ``fast`` says."""
-        if not self.fast:
-            return functional.conv2d(unpooled(x), self.weight, padding=2)
         turned = self.weight.flip(2, 3).transpose(0, 1)
         return functional.conv_transpose2d(x, turned, stride=2, padding=2, output_padding=1)
-
-
-def unpooled(x: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, C, 2H, 2W): each value at the upper left of a 2x2 cell, zeros beside it."""
-    wide = torch.stack([x, torch.zeros_like(x)], -1).flatten(3, 4)
-    return torch.stack([wide, torch.zeros_like(wide)], 3).flatten(2, 3)
 
 
 class UpProjection(nn.Module):
     """Up-convolution with a residual (section 3.2, figure 2c): a 5x5 and a 3x3 convolution, and a 5x5 as shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, fast: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.up = UpConvolution(inputs, outputs, fast)
+        self.up = UpConvolution(inputs, outputs)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = UpConvolution(inputs, outputs, fast)
+        self.shortcut = UpConvolution(inputs, outputs)
         self.bn3 = nn.BatchNorm2d(outputs)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
@@ -81,7 +68,7 @@ class FCRN(nn.Module):
     starts at ``TYPICAL``, so that training need not begin with finding the rooms' size.
     """
 
-    def __init__(self, encoder: str = "resnet50", pretrained: bool = False, fast: bool = True) -> None:
+    def __init__(self, encoder: str = "resnet50", pretrained: bool = False) -> None:
         super().__init__()
         resnet = _resnet(encoder, pretrained)
         width = resnet.fc.in_features
@@ -89,7 +76,7 @@ class FCRN(nn.Module):
         self.encoder = nn.Sequential(OrderedDict(kept))
         self.reduction = nn.Conv2d(width, width // 2, 1, bias=False)
         self.bn = nn.BatchNorm2d(width // 2)
-        self.decoder = nn.Sequential(*(UpProjection(width >> i, width >> i + 1, fast) for i in range(1, 5)))
+        self.decoder = nn.Sequential(*(UpProjection(width >> i, width >> i + 1) for i in range(1, 5)))
         self.prediction = nn.Conv2d(width >> 5, 1, 3, padding=1)
         nn.init.constant_(self.prediction.bias, TYPICAL)  # type: ignore[arg-type]  # it has one
 

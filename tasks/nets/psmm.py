@@ -44,14 +44,6 @@ class Mixture:
     memory: Memory | None
     """For the text that follows, if it was asked for."""
 
-    def log_probabilities(self) -> Tensor:
-        """Of every word, (batch, time, vocabulary): each share goes to the word that it points at."""
-        drawn = self.logits.log_softmax(-1)
-        if self.shares is None:
-            return drawn
-        copied, gate = self.shares[..., :-1].exp(), self.shares[..., -1:]
-        return (drawn + gate).exp().scatter_add(-1, self.words.unsqueeze(1).expand_as(copied), copied).log()
-
     def log_likelihood(self, targets: Tensor) -> Tensor:
         """Of the ``targets`` (batch, time) alone, without another tensor as wide as the vocabulary."""
         drawn = -functional.cross_entropy(self.logits.flatten(0, 1), targets.flatten(), reduction="none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
 import textwrap
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from earlycrop.emissions import EmissionsMeter
 from earlycrop.events import GateName
 from earlycrop.scoring.criteria import Statistics
 from earlycrop.selection.schedules import one_shot
-from earlycrop.selection.targets import MEASURES, Measure
+from earlycrop.selection.targets import Measure
 from earlycrop.triggers.triggers import before
 from tasks.runner.options import Options
 
@@ -44,8 +45,6 @@ CHOICES: dict[str, Any] = {
     "statistics": Statistics,
 }
 """Options that are plain strings in a configuration, and take a few values on the command line."""
-
-
 TIMES = {
     "before": "before training",
     "after": "after training",
@@ -68,9 +67,13 @@ def parse(module: Any, arguments: Sequence[str]) -> Options:
     """
     if missing := [name for name in ("Options", "PRESETS", "SUMMARY", "make") if not hasattr(module, name)]:
         raise ValueError(f"{module.__name__} has no {', '.join(missing)}: see tasks/_template.py")
-    name = _find_preset(arguments)
+    name = _find_value(arguments, "preset") or "default"
     if name not in module.PRESETS:
         raise ValueError(f"there is no preset '{name}': take one of {', '.join(module.PRESETS)}")
+    method = _find_value(arguments, "method")
+    if method and method not in METHODS:
+        (nearest,) = difflib.get_close_matches(method, METHODS, 1, cutoff=0)
+        raise ValueError(f"there is no method '{method}': did you mean {nearest}? There are {', '.join(METHODS)}")
     options: Options = replace(module.PRESETS[name](), preset=name)
     groups = _make_groups(type(options), {"preset": Literal[tuple(module.PRESETS)]})
     defaults = {
@@ -90,15 +93,14 @@ def parse(module: Any, arguments: Sequence[str]) -> Options:
     )
 
 
-def _find_preset(arguments: Sequence[str]) -> str:
-    """Return the last preset that is named: the other options begin with its values."""
-    preset = "default"
+def _find_value(arguments: Sequence[str], option: str) -> str:
+    """Return the last value that is given for an option, or nothing."""
+    values = [""]
     for argument, following in pairwise([*arguments, ""]):
-        if argument == "--preset":
-            preset = following
-        elif argument.startswith("--preset="):
-            preset = argument.partition("=")[2]
-    return preset
+        name, _, value = argument.partition("=")
+        if name == f"--{option}":
+            values.append(value or following)
+    return values[-1]
 
 
 def _make_groups(kind: type[Options], choices: dict[str, Any]) -> dict[str, Any]:
@@ -159,12 +161,8 @@ def _describe_method(method: Method) -> str:
 
 def check(options: Options) -> None:
     """Raise a ValueError for an option of every task that is out of its range."""
-    if options.method not in METHODS:
-        raise ValueError(f"there is no method '{options.method}': take one of {', '.join(METHODS)}")
     if options.method != "dense" and not 0 < options.sparsity < 1:
         raise ValueError(f"--sparsity must be above 0 and below 1, and is {options.sparsity}: it is the share removed")
-    if options.of not in MEASURES:
-        raise ValueError(f"there is no measure '{options.of}': --of takes {', '.join(MEASURES)}")
     if getattr(options, "data", None) == "":
         raise ValueError("--data is empty: it takes a data set's name, or a folder")
     if options.seed >= 2**64:

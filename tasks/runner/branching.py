@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from earlycrop import METHODS
-from tasks.runner.data_fingerprint import DataFingerprint
+from tasks import DataFingerprint
 from tasks.runner.errors import RunError
 from tasks.runner.ignored_options import PRUNING
 from tasks.runner.options import Options
@@ -46,16 +46,19 @@ def check(options: Options, config: dict[str, Any]) -> None:
 
 
 def accept(trunk: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
-    """Raise a ValueError if the run of configuration ``trunk`` is another one before any pruning."""
+    """Raise a RunError if the run of configuration ``trunk`` is another one before any pruning."""
     keys = sorted({*trunk, *config} - set(FREE))
     if trunk.get("method") != "dense":
-        raise ValueError(f"{folder} holds a run of {trunk.get('method')}: branch off a dense one")
-    held, needed = trunk.get("schedule") == "constant", config.get("schedule") in ("after-cut", "constant")
-    if held != needed:
-        schedule = "--schedule constant" if needed else "its own schedule"
-        raise ValueError(f"the learning rate of {folder} is another one: branch off a dense run with {schedule}")
+        raise RunError(f"{folder} holds a run of {trunk.get('method')}: branch off a dense one")
+    is_constant, needs_constant = (
+        trunk.get("schedule") == "constant",
+        config.get("schedule") in ("after-cut", "constant"),
+    )
+    if is_constant != needs_constant:
+        schedule = "--schedule constant" if needs_constant else "its own schedule"
+        raise RunError(f"the learning rate of {folder} is another one: branch off a dense run with {schedule}")
     if other := [key for key in keys if trunk.get(key) != config.get(key)]:
-        raise ValueError(f"{folder} is another training (it differs in {', '.join(other)}): branch off one alike")
+        raise RunError(f"{folder} is another training (it differs in {', '.join(other)}): branch off one alike")
 
 
 def require_kept(options: Options, store: Store) -> None:
@@ -70,15 +73,12 @@ def require_kept(options: Options, store: Store) -> None:
 
 
 def start(options: Options, config: dict[str, Any], model: nn.Module, data: DataFingerprint) -> dict[str, Any]:
-    """Bring ``model`` to where the dense run was; the state of its checkpoint.
+    """Load the dense run's checkpoint into ``model``; return its state.
 
     Raises:
-        RunError: the checkpoint cannot be read, or the data are others.
+        RunError: The checkpoint cannot be read, or the data are others.
     """
     assert options.branch_from is not None
     folder = options.branch_from
-    where = checkpoint(folder, int(options.trigger))
-    try:
-        return read_checkpoint(where, model, data, lambda c: accept(c, config, folder), "leave out --branch-from")
-    except ValueError as error:
-        raise RunError(str(error)) from None
+    path = checkpoint(folder, int(options.trigger))
+    return read_checkpoint(path, model, data, lambda trunk: accept(trunk, config, folder), "leave out --branch-from")

@@ -1,34 +1,54 @@
-"""The one command line: a task's options, its presets, and a progress bar while it runs."""
+"""The one command line: run a task, show its progress, say first what is done and at the end what was won."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from earlycrop import METHODS
 from tasks import Task
 from tasks.runner import branching, distributed
 from tasks.runner.arguments import check, parse
 from tasks.runner.errors import DivergedError, LostError, RunError
-from tasks.runner.messages import describe_finished, describe_result, describe_start
 from tasks.runner.options import Options
+from tasks.runner.outcome import commit, count_nonzero_parameters, hardware
 from tasks.runner.result import Result
-from tasks.runner.store import Shared, Store, configuration, identity, set_aside
+from tasks.runner.store import Store, configuration, dense_folder, identity, set_aside
 from tasks.runner.training_loop import device_of, fresh, pruner_of, run
+
+REASONS = {
+    "lazy regime": "the weights change little from epoch to epoch by now",
+    "knee": "the weights move much less by now than they did",
+    "the masks": "what would be removed has hardly changed over the last epochs",
+    "latest epoch": "the trigger saw no reason before the last epoch that it may prune at",
+    "tick": "this method prunes in turn with training",
+    "training": "this method prunes after each training, and trains anew",
+}
+"""How the reason of a pruning begins -> what it means, for who does not know the method."""
 
 
 def main(
     name: str, arguments: Sequence[str] | None = None, opened: Callable[[Path, dict[str, Any]], Store] = Store
 ) -> Result:
-    """Run the task ``name`` as ``python -m tasks.NAME ARGUMENTS`` does; its result. ``opened`` is what the run's folder
-    is kept by.
+    """Run the task ``name`` as ``python -m tasks.NAME ARGUMENTS`` does.
 
     Exits with 2 and one sentence on bad input, with 1 where training diverged or lost a process, with 130 on Ctrl-C.
+
+    Args:
+        name: The task.
+        arguments: The command line; None is that of this process.
+        opened: Opens the run's folder.
+
+    Returns:
+        The run's result.
     """
     module = importlib.import_module(f"tasks.{name}")
     try:
@@ -44,7 +64,7 @@ def main(
     try:
         branching.require_kept(options, store)
         result = distributed.broadcast_from_rank0(store.result())
-        _print(description if result is None else describe_finished(result, store))
+        _print(description if result is None else _describe_finished(result, store))
         result = result or _with_progress(name, task, options, store, total)
         pictures = _drawn(task, options, store) if options.record else []
     except KeyboardInterrupt:
@@ -57,7 +77,7 @@ def main(
     finally:
         store.close()
     distributed.leave()
-    _print(describe_result(result, options, store.folder))
+    _print(_describe_result(result, options, store.folder))
     for picture in pictures:
         _print(str(picture))
     return result
@@ -88,9 +108,8 @@ def _prepare(
     branching.check(options, config)
     if options.fresh and distributed.rank() == 0:
         set_aside(options.runs, config)
-    store = (Shared if distributed.rank() else opened)(options.runs, config)
-    device = device_of(options.device, "--device")
-    return task, store, total, describe_start(task, options, model, device, store.folder)
+    store = opened(options.runs, config)
+    return task, store, total, _describe_start(task, options, model, store.folder)
 
 
 def fail(sentence: str, code: int, alone: bool = False) -> NoReturn:
@@ -109,24 +128,20 @@ def _stopped(folder: Path) -> NoReturn:
 
 
 def _with_progress(name: str, task: Task, options: Options, store: Store, total: int) -> Result:
-    """Run with a bar that counts epochs and shows what the last one told."""
+    """Run with a bar that counts epochs and shows the last one's metric or loss."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
-        TimeElapsedColumn(), TextColumn("{task.fields[told]}"),
+        TimeElapsedColumn(), TextColumn("{task.fields[value]}"),
     )  # fmt: skip
     what = options.method if options.method == "dense" else f"{options.method} {options.sparsity:g}"
     with Progress(*columns, console=Console(stderr=True, quiet=distributed.rank() > 0)) as progress:
-        bar = progress.add_task(f"{name} {what} seed {options.seed}", total=total, told="")
+        bar = progress.add_task(f"{name} {what} seed {options.seed}", total=total, value="")
 
         def report(epoch: int, line: dict[str, Any]) -> None:
             key = task.metric if task.metric in line else "loss"
-            progress.update(bar, completed=epoch, told=f"{key} {line[key]:.4g}")
+            progress.update(bar, completed=epoch, value=f"{key} {line[key]:.4g}")
             if line["event"] is not None:
-                event = line["event"]
-                progress.print(
-                    f"epoch {epoch}: {event['achieved']:.2%} of the {event['of']} removed, "
-                    f"{event['node_sparsity']:.1%} of the nodes ({event['reason']})"
-                )
+                progress.print(_describe_pruning(line["event"]), highlight=False)
 
         return run(name, task, options, store, report)
 
@@ -140,3 +155,73 @@ def _print(text: str) -> None:
     """Print in the first of several processes."""
     if distributed.rank() == 0:
         print(text, flush=True)
+
+
+def _describe_start(task: Task, options: Options, model: torch.nn.Module, folder: Path) -> str:
+    """Return what is about to be done: data, network, method, device, folder."""
+    data = ", ".join(f"{count:,} {name}" for name, count in task.trained_on().items() if isinstance(count, int))
+    pruning = "no pruning"
+    if options.method != "dense":
+        units = "whole nodes" if METHODS[options.method].structured else "single weights"
+        pruning = f"{options.method}, {options.sparsity:.2%} of the {options.of} to be removed, as {units}"
+    device, count = device_of(options.device, "--device"), torch.get_num_threads()
+    threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
+    return "\n".join([
+        f"data     {task.dataset}" + (f": {data}" if data else ""),
+        f"network  {task.network}: {count_nonzero_parameters(model):,} parameters",
+        f"pruning  {pruning}",
+        f"training {options.epochs} epochs, seed {options.seed}, on {hardware(device)}{threads}",
+        f"folder   {folder}",
+    ])  # fmt: skip
+
+
+def _describe_pruning(event: dict[str, Any]) -> str:
+    """Return what a pruning removed, when and why."""
+    of = "" if event["of"] == "nodes" else f"{event['achieved']:.2%} of the {event['of']} and "
+    return f"{of}{event['node_sparsity']:.2%} of the nodes removed {_when_and_why(event['epoch'], event['reason'])}"
+
+
+def _when_and_why(epoch: int, reason: str) -> str:
+    meaning = next((meaning for start, meaning in REASONS.items() if reason.startswith(start)), "")
+    if epoch == 0 or not meaning:
+        return reason
+    return f"after epoch {epoch}: {meaning} ({reason})"
+
+
+def _describe_result(result: Result, options: Options, folder: Path) -> str:
+    """Return what a finished run has won: its metric beside the dense run's, its size, its speed, its files."""
+    lines = [f"{result.method}: {result.metric} {result.value:.4g} on {result.split}{_dense_value(result, options)}"]
+    if result.pruned_epoch is not None:
+        lines += [
+            f"{result.weight_sparsity:.2%} of the weights and {result.node_sparsity:.2%} of the nodes removed "
+            f"{_when_and_why(result.pruned_epoch, result.pruned_why or '')}",
+            f"{result.parameters:,} parameters are left",
+        ]
+    if result.pruned_epoch is not None and result.dense_macs and result.dense_batch_ms:
+        lines.append(
+            f"MACs {_change(result.dense_macs, result.macs, ',')}; training step in ms "
+            f"{_change(result.dense_batch_ms, result.batch_ms, '.3g')}"
+        )
+    lines.append(f"trained in {result.train_seconds:.1f} s; the files are in {folder}")
+    return "\n".join(lines)
+
+
+def _describe_finished(result: Result, store: Store) -> str:
+    """Return that the run was finished earlier, and whether the code has changed since."""
+    date = datetime.fromtimestamp((store.folder / "result.json").stat().st_mtime)
+    text = f"finished on {date:%Y-%m-%d %H:%M}, from {store.folder}; --fresh runs it again"
+    if result.commit != commit():
+        text += f"\nwarning: the code has changed since, from {result.commit[:14]} to {commit()[:14]}"
+    return text
+
+
+def _dense_value(result: Result, options: Options) -> str:
+    """Return the metric of the dense run of the same options, if there is one among the runs."""
+    path = dense_folder(result.task, options) / "result.json"
+    if result.method == "dense" or not path.exists():
+        return ""
+    return f" (dense run of the same options: {Result.from_json(path.read_text(), str(path)).value:.4g})"
+
+
+def _change(before: float, after: float, form: str) -> str:
+    return f"{before:{form}} -> {after:{form}} ({after / before - 1:+.0%})"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from tasks.runner.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +95,18 @@ VARIANTS = (
     "criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule",
 )  # fmt: skip
 """Options that make of a method a variant of it."""
+
+
+def require_range(options: Options, low: float, *names: str, below: float = math.inf) -> None:
+    """Raise a ValueError for an option of these names that is not a number from ``low`` on, and below ``below``."""
+    limit = "" if below == math.inf else f" and below {below:g}"
+    for name in names:
+        number = getattr(options, name)
+        require(low <= number < below, f"{name} must be {low:g} or more{limit}, not {number}")
+
+
+def require_positive(options: Options, *names: str) -> None:
+    """Raise a ValueError for an option of these names that is neither None nor a number above 0."""
+    for name in names:
+        number = getattr(options, name)
+        require(number is None or 0 < number < math.inf, f"{name} must be a number above 0, not {number}")

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from earlycrop import METHODS, TRIGGERS, Pruner
 from tasks.runner.options import Options
+
+
+def one_cycle(progress: float) -> float:
+    """Return the share of the largest learning rate: from 1/25 up over the first 30 %, and down to 1/250,000.
+
+    Smith and Topin 2018, "Super-convergence", with the half cosines, and the numbers, of torch's OneCycleLR.
+    """
+    low, last, rise = 1 / 25, 1 / 25e4, 0.3
+    if progress < rise:
+        return low + (1 - low) * (1 - math.cos(math.pi * progress / rise)) / 2
+    return last + (1 - last) * (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2
 
 
 def holds_until_cut(options: Options) -> bool:

@@ -15,14 +15,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 
 import earlycrop
-from tasks import Task
+from tasks import DataFingerprint, Task
 from tasks.runner import distributed
 from tasks.runner.atomic_files import write
-from tasks.runner.data_fingerprint import DataFingerprint, changes
 from tasks.runner.errors import RunError
 from tasks.runner.ignored_options import without_ignored
 from tasks.runner.options import ASIDE, LATER, Options
@@ -50,29 +50,47 @@ def identity(config: dict[str, Any], version: int = VERSION) -> str:
     return f"{config['task']}-{digest[:12]}"
 
 
-def _name(epoch: int) -> str:
-    return f"epoch-{epoch:05d}"
+def dense_folder(task: str, options: Options) -> Path:
+    """Return the folder of the dense run of the same options, be it there or not."""
+    return options.runs / identity(configuration(task, dataclasses.replace(options, method="dense")))
+
+
+def digest(*parts: Tensor | np.ndarray | str) -> str:
+    """Return a few letters that differ where any of the parts differs, for a :data:`tasks.DataFingerprint`."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        hasher.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
+    return hasher.hexdigest()[:12]
+
+
+def _data_changes(before: DataFingerprint, now: DataFingerprint) -> str:
+    return ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key])
 
 
 def checkpoint(folder: Path, epoch: int) -> Path:
-    """Where the run in ``folder`` keeps its checkpoint after ``epoch`` epochs."""
-    return folder / "checkpoint" / _name(epoch)
+    """Return where the run in ``folder`` keeps its checkpoint after ``epoch`` epochs."""
+    return folder / "checkpoint" / f"epoch-{epoch:05d}"
 
 
 def read_checkpoint(
     path: Path, model: nn.Module, data: DataFingerprint, accept: Callable[[dict[str, Any]], None], otherwise: str
 ) -> dict[str, Any]:
-    """Bring ``model`` to a checkpoint if ``accept`` raises nothing about its run's configuration; its state.
+    """Load a checkpoint into ``model``; return its state.
 
-    ``data`` are those that the run would go on with: what :meth:`tasks.Task.trained_on` says.
+    Args:
+        path: The checkpoint.
+        model: The network.
+        data: The data that the run would go on with, see :meth:`tasks.Task.trained_on`.
+        accept: Raises an error where the configuration of the checkpoint's run does not fit.
+        otherwise: What to do where the checkpoint cannot be used, for the error.
 
     Raises:
-        RunError: it cannot be read, or is of other data; the sentence ends with what to do ``otherwise``.
+        RunError: The checkpoint cannot be read, or is of other data.
     """
     try:
         state: dict[str, Any] = earlycrop.load_state(path / "state.safetensors")
         accept(state["config"])
-        if difference := changes(state.get("data", data), data):  # before a network of another size is made of it
+        if difference := _data_changes(state["data"], data):  # before a network of another size is made of it
             raise RunError(
                 f"the data are not those of {path} any more ({difference}): give the old ones, or {otherwise}"
             )
@@ -98,17 +116,20 @@ def set_aside(runs: Path, config: dict[str, Any]) -> None:
 class Store:
     """The folder ``runs``/<id>; the id is a hash of the configuration, so that the same command finds its run.
 
+    Of several processes that train together, only the first one locks the folder and writes.
+
     Raises:
-        RunError: the folder cannot be written, is used by another process, or belongs to another configuration.
+        RunError: The folder cannot be written, is used by another process, or belongs to another configuration.
     """
 
     def __init__(self, runs: Path, config: dict[str, Any]) -> None:
         self.id = identity(config)
         self.folder = runs / self.id
         self.config = config
-        self._checkpoints = self.folder / "checkpoint"
+        if distributed.rank():
+            return
         try:
-            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            (self.folder / "checkpoint").mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / ".lock", timeout=0)
             self._lock.acquire()
         except Timeout:
@@ -117,17 +138,22 @@ class Store:
             raise RunError(
                 f"the run folder {self.folder} cannot be written ({error}): give another with --runs"
             ) from None
-        if (self.folder / "config.json").exists():
-            self._own(self._json("config.json"), self.folder / "config.json")
-        else:
+        path = self.folder / "config.json"
+        if not path.exists():
             self.write("config.json", json.dumps(config, indent=1) + "\n")
+        try:
+            self._require_same(json.loads(path.read_text()), path)
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path} is broken ({error}): move it away") from None
 
     def close(self) -> None:
-        self._lock.release()
+        if not distributed.rank():
+            self._lock.release()
 
     def write(self, name: str, text: str) -> None:
         """Put a text file in place."""
-        write(self.folder / name, text)
+        if not distributed.rank():
+            write(self.folder / name, text)
 
     def result(self) -> Result | None:
         """The finished run's result, if it is finished."""
@@ -149,19 +175,20 @@ class Store:
 
     def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
         """Write the checkpoint after ``epoch`` epochs, and only then drop the ones before, but those to ``keep``."""
-        temporary = self._checkpoints / f".{_name(epoch)}.{os.getpid()}"
+        if distributed.rank():
+            return
+        path = checkpoint(self.folder, epoch)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         earlycrop.save(model, temporary)
         earlycrop.save_state({"config": self.config, **state}, temporary / "state.safetensors")
-        temporary.rename(self._checkpoints / _name(epoch))
-        kept = {_name(each) for each in (epoch, *keep)}
-        for older in self._checkpoints.iterdir():
-            if older.name not in kept:
-                shutil.rmtree(older)
+        temporary.rename(path)
+        kept = {checkpoint(self.folder, each) for each in (epoch, *keep)}
+        for older in set(path.parent.iterdir()) - kept:
+            shutil.rmtree(older)
 
     def _last(self) -> Path | None:
-        """The last checkpoint, if there is one."""
-        return max((p for p in self._checkpoints.glob("epoch-*")), default=None)
+        return max(self.folder.glob("checkpoint/epoch-*"), default=None)
 
     def epoch(self) -> int:
         """Epochs done at the last checkpoint, 0 without one."""
@@ -170,16 +197,13 @@ class Store:
 
     def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
         """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""
+        if not self.folder.is_dir():
+            raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
         last = self._last()
         if last is None:
             return None
-        return read_checkpoint(
-            last,
-            model,
-            data,
-            lambda config: self._own(config, last),
-            f"move {last} away to start the run anew, or give another folder with --runs",
-        )
+        otherwise = f"move {last} away to start the run anew, or give another folder with --runs"
+        return read_checkpoint(last, model, data, lambda config: self._require_same(config, last), otherwise)
 
     def model(self, task: Task) -> nn.Module:
         """The finished run's model."""
@@ -188,37 +212,7 @@ class Store:
         except earlycrop.SavingError as error:
             raise RunError(f"the run's model cannot be read: {error}") from None
 
-    def _own(self, config: Any, where: Path) -> None:
+    def _require_same(self, config: Any, path: Path) -> None:
         if config != self.config:
             keys = sorted(k for k in {*config, *self.config} if config.get(k) != self.config.get(k))
-            raise RunError(f"{where} belongs to another configuration (it differs in {', '.join(keys)}): move it away")
-
-    def _json(self, name: str) -> Any:
-        try:
-            return json.loads((self.folder / name).read_text())
-        except json.JSONDecodeError as error:
-            raise RunError(f"{self.folder / name} is broken ({error}): move it away") from None
-
-
-class Shared(Store):
-    """The folder as those processes see it that train with the one that writes it."""
-
-    def __init__(self, runs: Path, config: dict[str, Any]) -> None:
-        self.id = identity(config)
-        self.folder, self.config = runs / self.id, config
-        self._checkpoints = self.folder / "checkpoint"
-
-    def close(self) -> None:
-        """There is no lock."""
-
-    def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
-        """As the first process does."""
-        if not self._checkpoints.is_dir():
-            raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
-        return super().load(model, data)
-
-    def write(self, name: str, text: str) -> None:
-        """The first process does."""
-
-    def save(self, model: nn.Module, epoch: int, state: dict[str, Any], keep: Iterable[int] = ()) -> None:
-        """The first process does."""
+            raise RunError(f"{path} belongs to another configuration (it differs in {', '.join(keys)}): move it away")

@@ -1,21 +1,66 @@
-"""A training under way: what is trained, how far it has come, and its checkpoint."""
+"""A training under way: its state, its checkpoints, the electricity that it has used, and an epoch of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop import Pruner
-from tasks import Task
-from tasks.runner.data_fingerprint import DataFingerprint
-from tasks.runner.emissions import EmissionsMeter
+from earlycrop.emissions import EmissionsMeter, EmissionsReading
+from earlycrop.scoring.loss_terms import named_terms, total_loss
+from tasks import DataFingerprint, Task
+from tasks.runner import distributed
+from tasks.runner.errors import DivergedError, RunError
 from tasks.runner.options import Options
 from tasks.runner.store import Store
+
+
+class RunEmissions:
+    """The electricity and emissions of a run, in all its processes and over all its stops.
+
+    Args:
+        country: The country whose mix of electricity counts.
+        meter: The meter of this process; None measures nothing.
+    """
+
+    def __init__(self, country: str, meter: EmissionsMeter | None) -> None:
+        self.country, self.meter = country, meter
+        self.before: EmissionsReading | None = EmissionsReading(0.0, 0.0, True)
+
+    def load(self, spent: Mapping[str, Any] | None) -> None:
+        """Add what ``state`` said before a stop; what was measured by another country's mix counts as not measured."""
+        self.before = None
+        if spent is not None and spent.get("country") == self.country:
+            self.before = EmissionsReading(*(spent[name] for name in EmissionsReading._fields))
+
+    def state(self) -> dict[str, Any] | None:
+        """Return ``so_far`` for a checkpoint."""
+        spent = self.so_far()
+        return None if spent is None else {**spent._asdict(), "country": self.country}
+
+    def so_far(self) -> EmissionsReading | None:
+        """Return what the run has used; None where it is not measured, or a part of it was not."""
+        if self.meter is None:
+            return None
+        parts = [self.before, *distributed.all_gather(self.meter.so_far())]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        return EmissionsReading(sum(p.kwh for p in known), sum(p.grams for p in known), all(p.measured for p in known))
+
+
+@contextmanager
+def measured_emissions(country: str, device: torch.device) -> Iterator[RunEmissions]:
+    """Measure the emissions of a block by the electricity of ``country``; of an empty one, nothing."""
+    with EmissionsMeter(country, device) if country else nullcontext() as meter:
+        yield RunEmissions(country, meter)
 
 
 @dataclass(kw_only=True)
@@ -36,7 +81,7 @@ class Training:
     task: Task
     options: Options
     store: Store
-    meter: EmissionsMeter
+    emissions: RunEmissions
     model: nn.Module
     optimizer: Optimizer
     pruner: Pruner
@@ -63,11 +108,11 @@ class Training:
         for i, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may have been another machine
             torch.cuda.set_rng_state(cuda_state, i)
         self.epoch, self.seconds, self.log = state["epoch"], state["seconds"], state["log"]
-        self.meter.go_on(state.get("spent"))
+        self.emissions.load(state["spent"])
 
     def save(self) -> None:
         """Write the log and a checkpoint."""
-        spent = self.meter.state()
+        spent = self.emissions.state()
         self.store.log(self.log)
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         state = {
@@ -76,3 +121,77 @@ class Training:
             "seconds": self.seconds, "log": self.log, "spent": spent, "data": dict(self.data), "keep": self.keep,
         }  # fmt: skip
         self.store.save(self.model, self.epoch, state, self.keep)
+
+
+def train(
+    task: Task, model: nn.Module, optimizer: Optimizer, epoch: int, rate: Callable[[float], float],
+    replicas: Callable[[nn.Module], nn.Module],
+) -> float:  # fmt: skip
+    """Train an epoch; return the mean loss.
+
+    Args:
+        task: What is trained.
+        model: The network.
+        optimizer: Its optimizer.
+        epoch: The epoch's number, from 1.
+        rate: The learning rate by how much of the epoch is done.
+        replicas: Makes of the model what is trained: its copies on several processes, or itself.
+
+    Raises:
+        DivergedError: A loss is not finite. On a CPU that step was not taken; on a GPU it is noticed up to 49 steps
+            later.
+    """
+    model.train()
+    losses: list[Tensor] = []
+    checked = 0
+    for step, batch in enumerate(task.batches(model, epoch), start=1):
+        if task.batches_per_epoch is not None or step == 1:
+            for group in optimizer.param_groups:
+                group["lr"] = rate((step - 1) / (task.batches_per_epoch or 1))
+        optimizer.zero_grad(set_to_none=True)
+        network = replicas(model)  # after the batch, which may have changed how weights lie
+        loss = _scalar(task.training_loss(network, batch))
+        losses.append(loss.detach())
+        if loss.device.type == "cpu" or step % 50 == 0:  # on a GPU, looking at a value waits for the whole queue
+            checked = _check(losses, checked, epoch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if task.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), task.clip)
+        optimizer.step()
+    if not losses:
+        raise RunError(f"epoch {epoch} has no batch: give the task more data or a smaller batch size")
+    _check(losses, checked, epoch)
+    distributed.broadcast_buffers(model)
+    return float(torch.stack(losses).mean())
+
+
+def _scalar(value: Any) -> Tensor:
+    """Return what a task's loss returned as one number, the sum of its terms.
+
+    Raises:
+        RunError: A term is no tensor of one number.
+    """
+    terms = named_terms(value)
+    for term in terms.values():
+        if not isinstance(term, Tensor) or term.numel() != 1:
+            shape = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else repr(term)
+            raise RunError(f"the task's loss is {shape}, and must be a tensor of one number: take the mean of it")
+    if not terms:
+        raise RunError("the task's loss has no terms: return a tensor of one number, or a dict of such tensors")
+    return total_loss(value)
+
+
+def _check(losses: list[Tensor], checked: int, epoch: int) -> int:
+    if distributed.processes() > 1 and checked < len(losses):  # of all of them, which must go on or stop together
+        losses[checked:] = distributed.all_mean(torch.stack(losses[checked:])).unbind()
+    for step, loss in enumerate(losses[checked:], start=checked + 1):
+        if not math.isfinite(value := float(loss)):
+            raise DivergedError("loss", value, epoch, step)
+    return len(losses)
+
+
+def require_finite(numbers: Mapping[str, float], epoch: int) -> None:
+    """Raise a DivergedError where something that was measured after an epoch is not finite."""
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise DivergedError(name, value, epoch)

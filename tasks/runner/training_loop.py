@@ -17,7 +17,6 @@ import earlycrop
 from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.branching import start
-from tasks.runner.emissions import EmissionsMeter
 from tasks.runner.errors import DivergedError, RunError
 from tasks.runner.ignored_options import with_defaults
 from tasks.runner.options import Options
@@ -26,8 +25,7 @@ from tasks.runner.process_settings import cuda_algorithms
 from tasks.runner.result import Result
 from tasks.runner.schedules import progress
 from tasks.runner.store import Store
-from tasks.runner.training import Training
-from tasks.runner.training_epoch import finite, train
+from tasks.runner.training import RunEmissions, Training, measured_emissions, require_finite, train
 
 Report = Callable[[int, dict[str, Any]], None]
 """(epochs done, that epoch's line of the log), called after every epoch."""
@@ -77,10 +75,6 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
         limits.require_known(model)
         options, limits = with_defaults(options), earlycrop.Limits()
     if options.criterion and method.criterion is not None:
-        if options.criterion not in earlycrop.CRITERIA:
-            raise ValueError(
-                f"there is no criterion '{options.criterion}': take one of {', '.join(earlycrop.CRITERIA)}"
-            )
         method = replace(method, criterion=earlycrop.CRITERIA[options.criterion])
     names: Any = options  # plain strings, which the pruner checks
     return earlycrop.Pruner(
@@ -102,8 +96,8 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
         RunError: the checkpoint is broken or another run's, or training diverged (recorded in failure.json).
     """
     device = device_of(options.device, "--device")
-    with EmissionsMeter(options.country, device) as meter, cuda_algorithms(options.deterministic):
-        training, resumed = restore(name, task, options, store, meter)
+    with measured_emissions(options.country, device) as emissions, cuda_algorithms(options.deterministic):
+        training, resumed = restore(name, task, options, store, emissions)
         if not resumed:
             prune_before_training(training)
         try:
@@ -114,7 +108,7 @@ def run(name: str, task: Task, options: Options, store: Store, report: Report) -
             raise
 
 
-def restore(name: str, task: Task, options: Options, store: Store, meter: EmissionsMeter) -> tuple[Training, bool]:
+def restore(name: str, task: Task, options: Options, store: Store, emissions: RunEmissions) -> tuple[Training, bool]:
     """Return the training as it was left, and True; or at its start, or where it branches off, and False."""
     model, optimizer = fresh(task, options)
     data = task.trained_on()
@@ -122,9 +116,9 @@ def restore(name: str, task: Task, options: Options, store: Store, meter: Emissi
     if not distributed.all_equal(None if state is None else state["epoch"]):
         raise RunError(f"not every process sees the checkpoint in {store.folder}: give a shared folder with --runs")
     pruner = pruner_of(task, options, model, optimizer)
-    keep = sorted({*options.keep, *(() if state is None else state.get("keep", ()))})
+    keep = sorted({*options.keep, *(() if state is None else state["keep"])})
     training = Training(
-        name=name, task=task, options=options, store=store, meter=meter, model=model, optimizer=optimizer,
+        name=name, task=task, options=options, store=store, emissions=emissions, model=model, optimizer=optimizer,
         pruner=pruner, device=device_of(options.device, "--device"), data=data, keep=keep,
         largest_rate=optimizer.param_groups[0]["lr"],
     )  # fmt: skip
@@ -161,7 +155,9 @@ def train_epochs(training: Training, report: Report) -> None:
     replicas = distributed.Replicas()
     while training.epoch < training.pruner.total_epochs:
         line = _epoch(training, replicas)
-        line |= finite(training.task.validate(training.model), training.epoch + 1)
+        measured = training.task.validate(training.model)
+        require_finite(measured, training.epoch + 1)
+        line |= measured
         training.epoch += 1
         training.seconds += line["seconds"]
         training.log.append(line)
@@ -176,9 +172,11 @@ def finish(training: Training) -> Result:
         DivergedError: the metric is not finite.
     """
     training.model.eval()
-    spent = training.meter.so_far()
+    spent = training.emissions.so_far()
     value = training.task.evaluate(training.model)
-    finite({training.task.metric: value}, training.epoch)
+    if not isinstance(value, int | float):
+        raise RunError(f"the task's evaluate returned {value!r}: return a number, such as float(accuracy)")
+    require_finite({training.task.metric: value}, training.epoch)
     result = None
     if distributed.rank() == 0:
         result = outcome(training, spent, value)
@@ -225,7 +223,9 @@ def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> 
         aside += perf_counter() - start
 
     def draw() -> Iterator[Any]:
-        drawn.extend(task.scoring_batches(model, epoch))
+        drawn.extend(task.scoring_batches(model, epoch) or ())
+        if not drawn:
+            raise RunError("the task's scoring_batches returned no batches: return a few batches of training data")
         look()
         yield from drawn
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tasks.data.tables import Tables, hub, local, parquet, shards, texts
+from tasks.data import tables
 
 UNKNOWN, END = "<unk>", "<eos>"
 SPLITS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
@@ -52,14 +52,13 @@ def read(data: str, max_words: int = 0) -> Corpus:
         ValueError: a split is not there, is empty, or is no text in UTF-8; the sentence names file and line.
     """
     folder = Path(data)
-    if folder.is_dir():
-        files = _text_files(folder)
-        name = _stem(files["train"]) if files else folder.resolve().name
-        lines = _texts(files) if files else _columns(data, parquet(shards(folder, SPLITS, EXPECTED)))
-    elif local(data):
-        raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder with {EXPECTED}")
+    files = _text_files(folder) if folder.is_dir() else {}
+    if files:
+        name = files["train"].name.partition(".train.")[0]
+        lines = {split: _read_lines(file) for split, file in files.items()}
     else:
-        name, lines = data, _columns(data, hub(data, EXPECTED))
+        name = folder.resolve().name if folder.is_dir() else data
+        lines = _columns(data, tables.read(data, SPLITS, EXPECTED))
     for split, split_lines in lines.items():
         if not any(line.split() for line in split_lines):
             raise ValueError(f"{data}: the {split} split has no words: put its text there")
@@ -79,10 +78,6 @@ def _words(lines: Iterable[str]) -> Iterable[str]:
     return chain.from_iterable((*line.split(), END) for line in lines)
 
 
-def _stem(file: Path) -> str:
-    return file.name.partition(".train.")[0]
-
-
 def _text_files(folder: Path) -> dict[str, Path]:
     """Each split's text file; nothing where there is none at all."""
     train_files = [f for form in FORMS for f in sorted(folder.glob(f"*.train.{form}"))]
@@ -100,11 +95,7 @@ def _text_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _texts(files: dict[str, Path]) -> Lines:
-    return {split: _text(file) for split, file in files.items()}
-
-
-def _text(file: Path) -> list[str]:
+def _read_lines(file: Path) -> list[str]:
     content = file.read_bytes().removeprefix(BOM_UTF8)  # a mark of some editors, and no part of the first word
     if not content.strip():
         raise ValueError(f"{file} is empty: put its text there")
@@ -116,7 +107,7 @@ def _text(file: Path) -> list[str]:
     return lines[:-1] if not lines[-1] else lines
 
 
-def _columns(data: str, splits: Tables) -> Lines:
+def _columns(data: str, splits: tables.Tables) -> Lines:
     """The lines of each split."""
     lines = {}
     for split, names in SPLITS.items():
@@ -126,5 +117,5 @@ def _columns(data: str, splits: Tables) -> Lines:
         name = next((c for c in COLUMNS if c in table.column_names), None)
         if name is None:
             raise ValueError(f"{data} has {', '.join(table.column_names)}, and no column {' or '.join(COLUMNS)}")
-        lines[split] = texts(f"{data}, {split} split", table, name)
+        lines[split] = tables.texts(f"{data}, {split} split", table, name)
     return lines

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.data.tables import local
+from tasks.data.tables import is_local
 from tasks.runner.errors import first_line, require
 
 NEW = ("pooler",)
@@ -43,15 +43,15 @@ def encoder(source: str, outputs: int) -> Encoder:
         or another model's.
     """
     require(bool(source), "--model is empty: it takes a model on the hub, or a folder with its files")
-    if not Path(source).is_dir() and local(source):
+    if not Path(source).is_dir() and is_local(source):
         raise ValueError(f"there is no folder {source}: --model takes a model on the hub, or a folder with its files")
     with _quiet():
-        config, own_name = _configuration(source, outputs)
+        config, config_name = _configuration(source, outputs)
         positions = _positions(source, config)
         tokenizer = _tokenizer(source, config)
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    name = Path(own_name if own_name and Path(source).is_dir() else source).absolute().name
+    name = Path(config_name if config_name and Path(source).is_dir() else source).absolute().name
     return Encoder(source, config, tokenizer, name, min(positions, tokenizer.model_max_length))
 
 
@@ -66,7 +66,7 @@ def _configuration(source: str, outputs: int) -> tuple[Any, str | None]:
     transformers: Any = load_torchvision("transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(source, num_labels=outputs, trust_remote_code=False)
-        own_name = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
+        config_name = transformers.PretrainedConfig.get_config_dict(source)[0].get("_name_or_path")
     except StrictDataclassError as error:  # a value is of another type than it must be
         fault = first_line(error.__cause__ or error)
         raise ValueError(f"{Path(source) / 'config.json'} cannot be used ({fault}): mend it") from None
@@ -82,7 +82,7 @@ def _configuration(source: str, outputs: int) -> tuple[Any, str | None]:
     decoder = kind in kinds.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in behind
     decoder = decoder or getattr(config, "is_decoder", False) or getattr(config, "causal", False)  # which some can be
     require(not decoder, f"{source} is a decoder ({kind}), and reads a word without those behind it: {_INSTEAD}")
-    return config, own_name
+    return config, config_name
 
 
 def _positions(source: str, config: Any) -> float:
@@ -143,7 +143,9 @@ def pretrained(spec: Encoder) -> nn.Module:
                 ignore_mismatched_sizes=True,
             )
         except SafetensorError as error:
-            raise ValueError(f"{_damaged(spec.source, error)}: fetch it anew") from None
+            raise ValueError(
+                f"the weights of {spec.source} cannot be read ({first_line(error)}): fetch them anew"
+            ) from None
         except (OSError, RuntimeError) as error:
             raise ValueError(f"the weights of {spec.source} cannot be read ({first_line(error)}): {_WHERE}") from None
     inside = f"{model.base_model_prefix}."
@@ -158,17 +160,6 @@ def pretrained(spec: Encoder) -> nn.Module:
             )
     module: nn.Module = model.float()
     return module
-
-
-def _damaged(source: str, error: SafetensorError) -> str:
-    """Which of a folder's files cannot be read, and why."""
-    for file in sorted(Path(source).glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as own:
-            return f"{file} cannot be read ({first_line(own)})"
-    return f"the file of the weights of {source} cannot be read ({first_line(error)})"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +20,22 @@ from scipy import stats
 from sklearn import metrics
 from torch import Tensor
 
-from tasks.data.tables import column, hub, local, parquet, shards, texts
+from tasks.data import tables
 from tasks.runner import atomic_files
 
-
-def matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Matthews correlation, -1 to 1."""
-    return float(metrics.matthews_corrcoef(labels, predicted))
-
-
-def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Share that is right."""
-    return float(metrics.accuracy_score(labels, predicted))
-
-
-def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Harmonic mean of precision and recall of class 1; 0 where it is never predicted."""
-    return float(metrics.f1_score(labels, predicted, zero_division=0.0))
+Metric = Callable[[np.ndarray, np.ndarray], float]
+METRICS: dict[str, Metric] = {
+    "matthews": metrics.matthews_corrcoef,
+    "accuracy": metrics.accuracy_score,
+    "f1": partial(metrics.f1_score, zero_division=0.0),
+    "pearson": lambda labels, predicted: _correlation(stats.pearsonr, labels, predicted),
+    "spearman": lambda labels, predicted: _correlation(stats.spearmanr, labels, predicted),
+}
+"""Name -> a metric of labels and predictions. Correlations are -1 to 1, and 0 where all predictions are the same."""
 
 
-def pearson(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Pearson correlation, -1 to 1; 0 where all predictions are the same."""
-    return 0.0 if np.ptp(predicted) == 0 or np.ptp(labels) == 0 else float(stats.pearsonr(labels, predicted).statistic)
-
-
-def spearman(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Spearman's correlation of ranks, -1 to 1; 0 where all predictions are the same."""
-    return 0.0 if np.ptp(predicted) == 0 or np.ptp(labels) == 0 else float(stats.spearmanr(labels, predicted).statistic)
+def _correlation(of: Any, labels: np.ndarray, predicted: np.ndarray) -> float:
+    return 0.0 if np.ptp(predicted) == 0 or np.ptp(labels) == 0 else float(of(labels, predicted).statistic)
 
 
 @dataclass(frozen=True)
@@ -55,8 +45,8 @@ class Glue:
     name: str
     texts: tuple[str, ...]
     """The columns that are read, one or a pair."""
-    metrics: tuple[Callable[[np.ndarray, np.ndarray], float], ...] = (accuracy,)
-    """Of labels and predictions; the first is the one that the paper's table 8 has."""
+    metrics: tuple[str, ...] = ("accuracy",)
+    """Rows of ``METRICS``; the first is the one that the paper's table 8 has."""
     classes: int = 2
     """0: a number between 0 and 5 is predicted."""
     evaluated: tuple[str, ...] = ("validation",)
@@ -68,16 +58,16 @@ class Glue:
 
     def measured(self, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         """Each metric by its name."""
-        return {metric.__name__: metric(labels, predicted) for metric in self.metrics}
+        return {name: float(METRICS[name](labels, predicted)) for name in self.metrics}
 
 
 ENTAILMENT = ("entailment", "not_entailment")
 GLUE: dict[str, Glue] = {
-    "cola": Glue("CoLA", ("sentence",), (matthews,), names=("unacceptable", "acceptable")),
+    "cola": Glue("CoLA", ("sentence",), ("matthews",), names=("unacceptable", "acceptable")),
     "sst2": Glue("SST-2", ("sentence",), names=("negative", "positive")),
-    "mrpc": Glue("MRPC", ("sentence1", "sentence2"), (accuracy, f1), names=("not_equivalent", "equivalent")),
-    "stsb": Glue("STS-B", ("sentence1", "sentence2"), (pearson, spearman), classes=0),
-    "qqp": Glue("QQP", ("question1", "question2"), (accuracy, f1), names=("not_duplicate", "duplicate")),
+    "mrpc": Glue("MRPC", ("sentence1", "sentence2"), ("accuracy", "f1"), names=("not_equivalent", "equivalent")),
+    "stsb": Glue("STS-B", ("sentence1", "sentence2"), ("pearson", "spearman"), classes=0),
+    "qqp": Glue("QQP", ("question1", "question2"), ("accuracy", "f1"), names=("not_duplicate", "duplicate")),
     "mnli": Glue(
         "MNLI", ("premise", "hypothesis"), classes=3, evaluated=("validation_matched", "validation_mismatched"),
         names=("entailment", "neutral", "contradiction"), by_name=True,
@@ -107,41 +97,29 @@ def read(data: str, task: Glue, folder: str) -> Mapping[str, Split]:
         ValueError: a split, a column or a label is not there, or not what GLUE has; the sentence names it.
     """
     splits = ("train", *task.evaluated)
-    expected = ", ".join(f"{split}.parquet" for split in splits)
-    if Path(data).is_dir():
-        inside = Path(data) / folder
-        if not inside.is_dir():
-            if others := [name for name in GLUE if (Path(data) / name).is_dir()]:  # whose files are not to be taken
-                raise ValueError(
-                    f"{data} has folders of {', '.join(others)}, and none of {folder}: put {expected} there"
-                )
-            inside = Path(data)
-        files = shards(inside, {split: (split,) for split in splits}, expected)
-        for place in files["train"][0].parents:
-            if place.is_relative_to(inside):
-                _require_own(place, folder)
-        tables = parquet(files)
-    elif local(data):
-        raise ValueError(
-            f"there is no folder {data}: --data takes a data set on the hub, or a folder that has {expected}, "
-            f"or a folder {folder} that has them"
-        )
-    else:
-        tables = hub(data, expected, folder)
+    expected = ", ".join(f"{split}.parquet" for split in splits) + f", or a folder {folder} that has them"
+    inside = Path(data) / folder
+    if not inside.is_dir():
+        _require_no_other_folder(Path(data), folder)
+        inside = Path(data)
+    place = str(inside) if inside.is_dir() else data
+    split_tables = tables.read(place, {split: (split,) for split in splits}, expected, folder)
     for name in splits:
-        if name not in tables:
-            raise ValueError(f"{data} has the splits {', '.join(tables)}, and no {name}: all of {expected} are needed")
-    return {name: _split(f"{data}, {name} split", tables[name], task) for name in splits}
+        if name not in split_tables:
+            raise ValueError(f"{data} has the splits {', '.join(split_tables)}, and no {name}: {expected} are needed")
+    return {name: _split(f"{data}, {name} split", split_tables[name], task) for name in splits}
 
 
-def _require_own(place: Path, folder: str) -> None:
-    """Raise a ValueError for a folder whose name is that of another task: columns and labels are often the same."""
-    named = place.resolve().name.lower().replace("-", "")  # GLUE's own archive has STS-B and the like
-    if named in GLUE and named != folder:
-        raise ValueError(
-            f"{place} is the folder of {GLUE[named].name} by its name, and the task is {GLUE[folder].name}: give "
-            f"--task-name {named}, or in --data the folder above it with one of {folder} in it"
-        )
+def _require_no_other_folder(data: Path, folder: str) -> None:
+    """Raise a ValueError for another task's folder, or one that holds such a folder: their columns are often alike."""
+    inside = [file.parent.relative_to(data).parts for file in sorted(data.rglob("*.parquet"))]
+    for name in (data.resolve().name, *(part for parts in inside for part in parts)):
+        other = name.lower().replace("-", "")  # GLUE's own archive has STS-B and the like
+        if other in GLUE and other != folder:
+            raise ValueError(
+                f"{data} has {GLUE[other].name} by the folder {name}, and the task is {GLUE[folder].name}: give "
+                f"--task-name {other}, or in --data a folder with one of {folder} in it"
+            )
 
 
 def _require_own_labels(where: str, kind: Any, task: Glue) -> None:
@@ -162,8 +140,8 @@ def _split(where: str, table: Any, task: Glue) -> Split:
     if not len(table):
         raise ValueError(f"{where}: it has no rows: fetch it anew")
     _require_own_labels(where, table.features["label"], task)
-    columns_of_text = tuple(texts(where, table, name) for name in task.texts)
-    labels = column(where, table, "label")
+    columns_of_text = tuple(tables.texts(where, table, name) for name in task.texts)
+    labels = list(table["label"])
     for row, label in enumerate(labels):
         if not _allowed(label, task.classes):
             allowed = f"0 to {task.classes - 1}" if task.classes else f"a number from 0 to {LARGEST:g}"

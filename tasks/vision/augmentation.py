@@ -12,24 +12,26 @@ from torch.nn import functional
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may happen to an image."""
+    """Options of what may happen to an image in training."""
 
-    padding: int = 0
-    """Pixels of black around an image, of which a window of its own size is cut out at random."""
-    flip: bool = False
-    """Whether half of the images are mirrored, left for right."""
+    padding: int = 4
+    """Pixels of black around an image, of which a random window of its size is trained on."""
+    flip: bool = True
+    """Whether half of the images are mirrored in training."""
     rotation: float = 0.0
-    """Most degrees that an image is turned, either way."""
+    """Most degrees that images are turned by in training."""
     smallest_crop: float = 1.0
-    """Least share of the area that a random resized crop keeps, of aspect 3:4 to 4:3 (Szegedy et al. 2015)."""
+    """Least share of an image's area that a random resized crop keeps in training; 1 is no such crop. Its aspect is 3:4
+    to 4:3 (Szegedy et al. 2015)."""
 
-    def __call__(self, images: Tensor, random: Generator) -> Tensor:
-        """(N, 3, H, W) of any type, and the same of what became of them."""
-        if self.padding or self.flip:
-            images = shift_and_flip(images, self.padding, self.flip, random)
-        if self.rotation or self.smallest_crop < 1:
-            images = turn_and_crop(images, self.rotation, self.smallest_crop, random)
-        return images
+
+def augment(images: Tensor, augmentation: Augmentation, random: Generator) -> Tensor:
+    """(N, 3, H, W) of any type, and the same of what became of them."""
+    if augmentation.padding or augmentation.flip:
+        images = shift_and_flip(images, augmentation.padding, augmentation.flip, random)
+    if augmentation.rotation or augmentation.smallest_crop < 1:
+        images = turn_and_crop(images, augmentation.rotation, augmentation.smallest_crop, random)
+    return images
 
 
 def shift_and_flip(images: Tensor, padding: int, flip: bool, random: Generator) -> Tensor:

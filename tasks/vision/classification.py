@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from tasks import Task
+from tasks import DataFingerprint, Task
 from tasks.data.loader import generator
 from tasks.nets.classifiers import network, require_fit
 from tasks.runner import distributed
-from tasks.runner.data_fingerprint import DataFingerprint, digest
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
-from tasks.runner.learning_rates import one_cycle
-from tasks.runner.options import Options
+from tasks.runner.options import Options, require_positive, require_range
 from tasks.runner.resources import memory_budget
+from tasks.runner.schedules import one_cycle
+from tasks.runner.store import digest
 from tasks.vision.augmentation import Augmentation
 from tasks.vision.feed import Feed, InMemory, feeds
 from tasks.vision.images import first, held_out, read
@@ -36,7 +36,7 @@ TRAINING, SCORING = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionOptions(Options):
+class VisionOptions(Augmentation, Options):
     """An image classification task's configuration."""
 
     data: str
@@ -63,14 +63,6 @@ class VisionOptions(Options):
     """Label smoothing in training, 0 to below 1."""
     clip: float | None = None
     """Largest gradient norm, or None for no clipping."""
-    padding: int = 4
-    """Pixels of black around an image, of which a random window of its size is trained on."""
-    flip: bool = True
-    """Whether half of the images are mirrored in training."""
-    rotation: float = 0.0
-    """Most degrees that images are turned by in training."""
-    smallest_crop: float = 1.0
-    """Least share of an image's area that a random resized crop keeps in training; 1 is no such crop."""
     scoring: int = 5
     """Batches that pruning scores are computed on."""
     compile: bool = False
@@ -81,18 +73,12 @@ class VisionOptions(Options):
 
 def check(options: VisionOptions) -> None:
     """Raise a ValueError for what cannot be trained."""
-    for name, number in (("epochs", options.epochs), ("batch", options.batch), ("scoring", options.scoring)):
-        require(number >= 1, f"{name} must be at least 1, not {number}")
-    require(options.size >= 8, f"size must be at least 8, not {options.size}")
-    for name in ("images", "padding", "seed", "weight_decay", "rotation"):
-        number = getattr(options, name)
-        require(0 <= number < math.inf, f"{name} must be a number of 0 or more, not {number}")
-    for name in ("validation", "smoothing"):
-        number = getattr(options, name)
-        require(0 <= number < 1, f"{name} must be at least 0 and below 1, not {number}")
-    require(0 < options.learning_rate < math.inf, f"learning_rate must be above 0, not {options.learning_rate}")
-    require(0 < options.smallest_crop <= 1, f"smallest_crop must be above 0, at most 1, not {options.smallest_crop}")
-    require(options.clip is None or options.clip > 0, f"clip must be None or above 0, not {options.clip}")
+    require_range(options, 1, "epochs", "batch", "scoring")
+    require_range(options, 8, "size")
+    require_range(options, 0, "images", "padding", "seed", "weight_decay", "rotation")
+    require_range(options, 0, "validation", "smoothing", below=1)
+    require_positive(options, "learning_rate", "clip", "smallest_crop")
+    require(options.smallest_crop <= 1, f"smallest_crop must be at most 1, not {options.smallest_crop}")
     beyond = [epoch for epoch in options.test_epochs if not 1 <= epoch <= options.epochs]
     require(not beyond, f"test_epochs must be epochs from 1 to {options.epochs}, not {beyond}")
 
@@ -114,39 +100,30 @@ class Vision(Task):
         batch, count = min(options.batch, len(train)), distributed.processes()
         require(batch % count == 0, f"a batch of {batch} has no {count} equal parts, one a process: change --batch")
         self.batches_per_epoch = max(1, len(train) // options.batch)
-        augmentation = Augmentation(
-            padding=options.padding, flip=options.flip, rotation=options.rotation, smallest_crop=options.smallest_crop
-        )
         self.training, self.validation, self.test = feeds(
-            train, validation, test, options.size, augmentation, memory_budget(options.device)
+            train, validation, test, options.size, options, memory_budget(options.device)
         )
         self.epoch = 0
         self.compiled: Any = None
         self.labels = digest(*train.classes, train.labels, validation.labels, test.labels)
 
     def model(self) -> nn.Module:
-        """The classifier."""
         return network(self.options.network, self.classes, self.options.size)
 
     def trained_on(self) -> DataFingerprint:
-        """How many images there are of how many classes, a digest of their labels, and whether they are held in memory:
-        those that are not are cropped otherwise.
-        """
-        place = "in memory" if isinstance(self.training, InMemory) else "in files"
+        place = "in memory" if isinstance(self.training, InMemory) else "in files"  # where they are cropped otherwise
         return {
             "images": len(self.training), "classes": self.classes, "digest of the labels": self.labels,
             "their place in training": place,
         }  # fmt: skip
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        """Adam, or SGD with momentum."""
         options, rate = self.options, self.options.learning_rate
         if options.optimizer == "adam":
             return torch.optim.Adam(model.parameters(), rate, weight_decay=options.weight_decay)
         return torch.optim.SGD(model.parameters(), rate, 0.9, weight_decay=options.weight_decay, nesterov=True)
 
     def learning_rate(self, progress: float) -> float:
-        """By the schedule."""
         match self.options.decay:
             case "onecycle":
                 return self.options.learning_rate * one_cycle(progress)
@@ -185,20 +162,21 @@ class Vision(Task):
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy on the held-out training images, and on the test split after the epochs that were asked for."""
-        accuracies = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
+        accuracies = self._validation_accuracy(model)
         if self.epoch in self.options.test_epochs:
             accuracies["test_accuracy"] = self._accuracy(model, self.test)
         return accuracies
+
+    def _validation_accuracy(self, model: nn.Module) -> dict[str, float]:
+        return {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
 
     def pruning_diagnostics(self, model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float | Tensor]:
         """Log probabilities of the classes on the scoring batches, and the validation accuracy."""
         with evaluating(model):
             logs = torch.cat([functional.log_softmax(model(images), -1) for images, _ in batches])
-        accuracies = {"validation_accuracy": self._accuracy(model, self.validation)} if len(self.validation) else {}
-        return {"prediction": logs, **accuracies}
+        return {"prediction": logs, **self._validation_accuracy(model)}
 
     def evaluate(self, model: nn.Module) -> float:
-        """The share of the test split that is classified right."""
         return self._accuracy(model, self.test)
 
     def _accuracy(self, model: nn.Module, feed: Feed) -> float:
@@ -210,9 +188,7 @@ class Vision(Task):
         return int(distributed.all_reduce(right)) / len(feed)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch; its random numbers begin anew."""
         return {"epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the epoch, whose test accuracy may be asked for."""
         self.epoch = state["epoch"]

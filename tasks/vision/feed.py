@@ -14,7 +14,7 @@ from tasks.data.loader import Key, generator, loaded
 from tasks.data.normalisation import IMAGENET, statistics
 from tasks.runner import distributed
 from tasks.runner.resources import available_cores
-from tasks.vision.augmentation import Augmentation, prepared
+from tasks.vision.augmentation import Augmentation, augment, prepared
 from tasks.vision.images import Images
 
 Batch = tuple[Tensor, Tensor]
@@ -34,14 +34,14 @@ class Feed(Protocol):
 
 
 def feeds(
-    train: Images, validation: Images, test: Images, size: int, augmentation: Augmentation, most_bytes: float
+    train: Images, validation: Images, test: Images, size: int, augmentation: Augmentation, max_bytes: float
 ) -> tuple[Feed, Feed, Feed]:
-    """Where each split's batches come from: memory, where images are of one size and take at most ``most_bytes``.
+    """Where each split's batches come from: memory, where images are of one size and take at most ``max_bytes``.
 
     Raises:
         ValueError: the training images are held in memory, and others are of another size.
     """
-    pixels = train.pixels(most_bytes)
+    pixels = train.pixels(max_bytes)
     if pixels is None:
         return Streamed(train, size, augmentation), Streamed(validation, size, None), Streamed(test, size, None)
     in_memory = InMemory(pixels, train.labels, size, augmentation)
@@ -96,7 +96,7 @@ class InMemory:
         at = chosen.to(device)
         images, labels = self.pixels[at], self.labels[at]
         if random is not None:  # augmented whole, with the random numbers of one process
-            images = images if self.augmentation is None else self.augmentation(images, random)
+            images = images if self.augmentation is None else augment(images, self.augmentation, random)
             images, labels = distributed.local_slice(images), distributed.local_slice(labels)
         return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last), labels
 
@@ -113,21 +113,14 @@ class Streamed:
 
     def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
         """An epoch of whole batches in a random order, augmented."""
-        order = torch.randperm(len(self), generator=generator(key))
-        drop_last, local_batch = len(self) >= batch, batch // distributed.processes()
+        order = distributed.local_slices(torch.randperm(len(self), generator=generator(key)), batch)
         key = (*key, distributed.rank()) if distributed.rank() else key
-        yield from self._load(
-            distributed.local_slices(order, batch),
-            local_batch,
-            device,
-            _training(self.size, self.augmentation),
-            key,
-            drop_last,
-        )
+        transform, local_batch = _transform(self.size, self.augmentation), batch // distributed.processes()
+        yield from self._load(order, local_batch, device, transform, key, drop_last=len(self) >= batch)
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
         """The images at ``order``, in that order, as they are."""
-        yield from self._load(order, batch, device, _evaluation(self.size), (0,), False)
+        yield from self._load(order, batch, device, _transform(self.size, None), (0,), drop_last=False)
 
     def _load(
         self, order: Tensor, batch: int, device: torch.device, transform: Any, key: Key, drop_last: bool
@@ -143,25 +136,14 @@ class Streamed:
             yield moved, labels.to(device, non_blocking=True)
 
 
-def _evaluation(size: int) -> Any:
-    """The middle of the image, 7/8 of its shorter side."""
-    v2 = load_torchvision("torchvision.transforms.v2")
-    return v2.Compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size), *_normalised(v2)])
-
-
-def _training(size: int, augmentation: Augmentation | None) -> Any:
+def _transform(size: int, augmentation: Augmentation | None) -> Any:
+    """Return torchvision's transform of an image to train on, or without augmentation of its middle, 7/8 of a side."""
     v2 = load_torchvision("torchvision.transforms.v2")
     if augmentation is None:
-        return _evaluation(size)
-    steps = [v2.RandomResizedCrop(size, scale=(augmentation.smallest_crop, 1))]
-    if augmentation.padding:
-        steps.append(v2.RandomCrop(size, augmentation.padding))
-    if augmentation.rotation:
-        steps.append(v2.RandomRotation(augmentation.rotation))
-    if augmentation.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    return v2.Compose([*steps, *_normalised(v2)])
-
-
-def _normalised(v2: Any) -> list[Any]:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)]
+        steps = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
+    else:
+        steps = [v2.RandomResizedCrop(size, scale=(augmentation.smallest_crop, 1))]
+        steps += [v2.RandomCrop(size, augmentation.padding)] * bool(augmentation.padding)
+        steps += [v2.RandomRotation(augmentation.rotation)] * bool(augmentation.rotation)
+        steps += [v2.RandomHorizontalFlip()] * augmentation.flip
+    return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)])

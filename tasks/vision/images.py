@@ -6,7 +6,7 @@ Everything is lazy: an image is decoded when it is asked for.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.data.tables import Tables, hub, local, parquet, shards, split_files
+from tasks.data import tables
 from tasks.runner.errors import first_line
 
 TEST = ("test", "valid", "validation", "val")
@@ -26,8 +26,8 @@ TEST = ("test", "valid", "validation", "val")
 ARCHIVES = {"CIFAR-10": "CIFAR10", "CIFAR-100": "CIFAR100"}
 """Data set -> torchvision's class that reads its archive, whose name begins as the data set's."""
 FORMATS = (
-    "parquet files (train*.parquet, test*.parquet), a folder a class (train/CLASS/*, val/CLASS/*), or torchvision's "
-    "own CIFAR archives"
+    "parquet files (train.parquet, test.parquet, or shards), a folder a class (train/CLASS/*, val/CLASS/*), or "
+    "torchvision's own CIFAR archives"
 )
 
 
@@ -37,13 +37,11 @@ class Images:
 
     labels: np.ndarray
     """(N,) int64."""
-    image: Callable[[int], Image.Image]
-    """The i-th image, as it is stored."""
+    rgb: Callable[[int], Image.Image]
+    """The i-th image in three channels; raises ValueError, with its place, for one that cannot be decoded."""
     classes: tuple[str, ...]
     name: str
     """What the data set calls the split."""
-    numbers: np.ndarray | None = None
-    """Which ones of the split they are, where they are a part of it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,26 +51,15 @@ class Images:
         """Whether there are images, each with a label: a contest's test split has -1 for all."""
         return len(self) > 0 and bool(self.labels.min() >= 0)
 
-    def rgb(self, i: int) -> Image.Image:
-        """The i-th image in three channels; raises ValueError, with its place, for one that cannot be decoded."""
-        try:
-            return self.image(i).convert("RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            number = i if self.numbers is None else int(self.numbers[i])
-            raise ValueError(
-                f"image {number} of the {self.name} split cannot be read ({error}): mend or remove it"
-            ) from None
-
     def part(self, indices: np.ndarray) -> Images:
         """The images at ``indices``, in their order."""
-        image, chosen = self.image, np.asarray(indices)
-        numbers = chosen if self.numbers is None else self.numbers[chosen]
-        return replace(self, labels=self.labels[chosen], image=lambda i: image(int(chosen[i])), numbers=numbers)
+        rgb, chosen = self.rgb, np.asarray(indices)
+        return replace(self, labels=self.labels[chosen], rgb=lambda i: rgb(int(chosen[i])))
 
-    def pixels(self, most_bytes: float) -> Tensor | None:
-        """All images, decoded: (N, 3, H, W) uint8; None where they differ in size or would take over ``most_bytes``."""
+    def pixels(self, max_bytes: float) -> Tensor | None:
+        """All images, decoded: (N, 3, H, W) uint8; None where they differ in size or would take over ``max_bytes``."""
         width, height = self.rgb(0).size
-        if len(self) * 3 * width * height > most_bytes:
+        if len(self) * 3 * width * height > max_bytes:
             return None
         pixels = torch.empty(len(self), height, width, 3, dtype=torch.uint8)
         for i in range(len(self)):
@@ -83,19 +70,25 @@ class Images:
         return pixels.permute(0, 3, 1, 2)
 
 
+def _images(labels: Any, image: Callable[[int], Image.Image], classes: Sequence[str], name: str) -> Images:
+    """A split of which ``image`` opens the i-th image as it is stored."""
+
+    def rgb(i: int) -> Image.Image:
+        try:
+            return image(i).convert("RGB")
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            raise ValueError(f"image {i} of the {name} split cannot be read ({error}): mend or remove it") from None
+
+    return Images(np.asarray(labels, dtype=np.int64), rgb, tuple(classes), name)
+
+
 def read(data: str, dataset: str) -> tuple[Images, Images]:
     """The split to train on and the one to evaluate: of a local folder, or of a data set on the hub.
 
     Raises:
         ValueError: the data are not there, not in a known form, or by their name another data set than ``dataset``.
     """
-    folder = Path(data)
-    if folder.is_dir():
-        train, test = _local(folder, dataset)
-    elif local(data):
-        raise ValueError(f"there is no folder {data}: --data takes a data set on the hub, or a folder of {FORMATS}")
-    else:
-        train, test = _splits(hub(data, f"a folder of {FORMATS}"), data)
+    train, test = _read_folder(Path(data), dataset) or _read_tables(data)
     for split in (train, test):
         if not split.labelled:
             raise ValueError(f"{data}: the split {split.name} has no images, or images without a label")
@@ -104,7 +97,8 @@ def read(data: str, dataset: str) -> tuple[Images, Images]:
     return train, test
 
 
-def _local(folder: Path, dataset: str) -> tuple[Images, Images]:
+def _read_folder(folder: Path, dataset: str) -> tuple[Images, Images] | None:
+    """The splits of CIFAR archives or of a folder a class; None for a folder of parquet files, and for no folder."""
     archives = {name: files for name in ARCHIVES if (files := sorted(folder.glob(f"{name.lower()}-*")))}
     if dataset in archives:
         first = archives[dataset][0]
@@ -113,8 +107,8 @@ def _local(folder: Path, dataset: str) -> tuple[Images, Images]:
         return _archive(ARCHIVES[dataset], folder, True), _archive(ARCHIVES[dataset], folder, False)
     if archives:
         raise ValueError(f"{folder} holds {' and '.join(archives)}, and the task is {dataset}: give another folder")
-    if any(folder.rglob("*.parquet")):
-        return _splits(_parquet(folder), str(folder))
+    if not folder.is_dir() or any(folder.rglob("*.parquet")):
+        return None
     if (folder / "train").is_dir():
         test = next((folder / name for name in TEST if (folder / name).is_dir()), None)
         if test is None:
@@ -130,10 +124,8 @@ def _archive(kind: str, folder: Path, train: bool) -> Images:
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{kind}'s files in {folder} are not whole ({error}): unpack its archive there anew") from None
     pixels = archive.data
-    return Images(
-        np.asarray(archive.targets, dtype=np.int64), lambda i: Image.fromarray(pixels[i]), tuple(archive.classes),
-        "train" if train else "test",
-    )  # fmt: skip
+    name = "train" if train else "test"
+    return _images(archive.targets, lambda i: Image.fromarray(pixels[i]), archive.classes, name)
 
 
 def _folders(folder: Path) -> Images:
@@ -143,31 +135,23 @@ def _folders(folder: Path) -> Images:
     except FileNotFoundError as error:
         raise ValueError(f"{folder}: every class needs a folder with images ({first_line(error)})") from None
     paths = [path for path, _ in image_folder.samples]
-    return Images(
-        np.asarray(image_folder.targets, dtype=np.int64),
-        lambda i: Image.open(paths[i]),
-        tuple(image_folder.classes),
-        folder.name,
-    )
+    return _images(image_folder.targets, lambda i: Image.open(paths[i]), image_folder.classes, folder.name)
 
 
-def _parquet(folder: Path) -> Tables:
-    present = [name for name in TEST if split_files(folder, [name])]
-    return parquet(shards(folder, {name: [name] for name in ("train", *(present or TEST[:1]))}, FORMATS))
-
-
-def _splits(splits: Tables, where: str) -> tuple[Images, Images]:
-    """The split to train on, and the first of ``TEST`` that has labels."""
-    tables = {split: _table(splits[split], where, split) for split in ("train", *TEST) if split in splits}
-    split = next((s for s in TEST if s in tables and tables[s].labelled), None)
-    if "train" not in tables or split is None:
+def _read_tables(data: str) -> tuple[Images, Images]:
+    """The split to train on, and the first of ``TEST`` that has labels: of parquet files, or of the hub."""
+    present = [name for name in TEST if tables.split_files(Path(data), [name])] or TEST[:1]
+    splits = tables.read(data, {name: [name] for name in ("train", *present)}, FORMATS)
+    images = {split: _of_table(splits[split], data, split) for split in ("train", *TEST) if split in splits}
+    split = next((name for name in TEST if name in images and images[name].labelled), None)
+    if "train" not in images or split is None:
         raise ValueError(
-            f"{where} has the splits {', '.join(splits)}: train and one of {', '.join(TEST)} are needed, with labels"
+            f"{data} has the splits {', '.join(splits)}: train and one of {', '.join(TEST)} are needed, with labels"
         )
-    return tables["train"], tables[split]
+    return images["train"], images[split]
 
 
-def _table(table: Any, where: str, name: str) -> Images:
+def _of_table(table: Any, where: str, name: str) -> Images:
     """A split as ``datasets`` has it: its column of images and its (finest) column of class labels."""
     from datasets import ClassLabel
     from datasets import Image as ImageColumn
@@ -185,8 +169,7 @@ def _table(table: Any, where: str, name: str) -> Images:
         stored = encoded[i][pictures[0]]
         return Image.open(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
 
-    targets = np.asarray(table.with_format("numpy")[label][:], dtype=np.int64)
-    return Images(targets, image, tuple(table.features[label].names), name)
+    return _images(table.with_format("numpy")[label][:], image, table.features[label].names, name)
 
 
 def held_out(images: Images, share: float) -> tuple[Images, Images]:

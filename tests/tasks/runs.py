@@ -26,8 +26,8 @@ def command(runs: Path, *more: str) -> list[str]:
 
 
 def folder(runs: Path) -> Path:
-    (found,) = runs.iterdir()
-    return found
+    (path,) = runs.iterdir()
+    return path
 
 
 def contents(runs: Path) -> dict[str, Any]:

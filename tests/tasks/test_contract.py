@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -48,8 +49,15 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
         assert task.state_dict() == state
         assert all(isinstance(getattr(task, attribute), str) for attribute in ("dataset", "network", "metric", "split"))
         assert 0 <= task.learning_rate(0.5) < 1
-        scored = next(iter(task.scoring_batches(model, 1)))
-        earlycrop.flow(model, task.loss, [scored])
+        scored = list(task.scoring_batches(model, 1))
+        assert scored
+        loss = total_loss(task.loss(model, scored[0]))
+        assert (loss.shape, bool(loss.isfinite())) == ((), True)
+        earlycrop.flow(model, task.loss, scored[:1])
+        if preset == "default":
+            value = task.evaluate(model)
+            assert isinstance(value, float)
+            assert math.isfinite(value)
 
 
 @pytest.mark.parametrize("name", list(TINY_DATA))
@@ -76,11 +84,11 @@ def test_torchvision_can_be_imported_and_cut() -> None:
         "cut = earlycrop.shrink(model, graph, range(0, graph.count, 3))\n"
         "print(graph.count, cut.nodes, cut.difference < 1e-5)\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root())
-    assert told.stdout.split() == ["2880", "960", "True"], told.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root())
+    assert process.stdout.split() == ["2880", "960", "True"], process.stderr
 
 
 def test_the_core_imports_no_task_library() -> None:
     code = "import sys, earlycrop; print([m for m in ('torchvision', 'gymnasium', 'rich', 'tyro') if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), env=os.environ)
-    assert told.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root(), env=os.environ)
+    assert process.stdout.strip() == "[]"

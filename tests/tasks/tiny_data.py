@@ -28,9 +28,9 @@ def parquet(folder: Path, classes: int, side: int, counts: dict[str, int], label
     for split, count in counts.items():
         images, labels = pictures(count, side, classes)
         kinds = {"img": datasets.Image(), label: datasets.ClassLabel(names=[f"kind {i}" for i in range(classes)])}
-        held = {"img": images, label: labels}
+        columns = {"img": images, label: labels}
         folder.mkdir(parents=True, exist_ok=True)
-        datasets.Dataset.from_dict(held, datasets.Features(kinds)).to_parquet(folder / f"{split}.parquet")
+        datasets.Dataset.from_dict(columns, datasets.Features(kinds)).to_parquet(folder / f"{split}.parquet")
 
 
 def text(folder: Path, words: int = 400) -> None:
@@ -51,13 +51,13 @@ def sentences(folder: Path, task: str = "rte", counts: tuple[int, int] = (40, 20
 
     from tasks.text.glue_dataset import GLUE
 
-    held = GLUE[task]
+    kind = GLUE[task]
     datasets.disable_progress_bars()
-    for split, count in zip(("train", *held.evaluated), (counts[0], counts[1], counts[1]), strict=False):
+    for split, count in zip(("train", *kind.evaluated), (counts[0], counts[1], counts[1]), strict=False):
         random = np.random.default_rng(len(split))
-        labels = [int(i) % max(2, held.classes) for i in random.permutation(count)]
-        rows: dict[str, Any] = {"label": labels if held.classes else [5.0 * label for label in labels]}
-        for column in held.texts:
+        labels = [int(i) % max(2, kind.classes) for i in random.permutation(count)]
+        rows: dict[str, Any] = {"label": labels if kind.classes else [5.0 * label for label in labels]}
+        for column in kind.texts:
             picked = [random.choice(WORDS[:10], random.integers(2, 9)) for _ in labels]
             rows[column] = [
                 " ".join([*words, *["good"] * label, "mats."]) for words, label in zip(picked, labels, strict=True)

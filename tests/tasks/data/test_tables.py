@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pytest
 
-from tasks.data.tables import shards
+from tasks.data.tables import read, split_files
 
 SPLITS = {"train": ("train",), "valid": ("valid", "validation")}
 
@@ -24,6 +25,7 @@ def touched(folder: Path, names: str) -> Path:
     [
         ("train valid test", ["train"]),
         ("train validation", ["train"]),
+        ("train train_extra valid", ["train"]),
         ("train-00000-of-00001 validation-00000-of-00001 test-00000-of-00001", ["train-00000-of-00001"]),
         ("train-00001-of-00002 train-00000-of-00002 valid", ["train-00000-of-00002", "train-00001-of-00002"]),
         ("data/train data/valid", ["data/train"]),
@@ -32,53 +34,46 @@ def touched(folder: Path, names: str) -> Path:
         ("default/train/0001 default/train/0000 default/valid/0000", ["default/train/0000", "default/train/0001"]),
         ("train/train-00000-of-00001 valid/valid-00000-of-00001", ["train/train-00000-of-00001"]),
         ("train valid train/0000 .train train/.train", ["train"]),
+        ("train/0000 train/.0000 valid", ["train/0000"]),
     ],
 )
 def test_a_split_is_one_file_or_all_of_its_shards(names: str, train: list[str], tmp_path: Path) -> None:
-    found = shards(touched(tmp_path, names), SPLITS, "files")
-    assert found["train"] == [tmp_path / f"{name}.parquet" for name in train]
-    homes = {
-        file.parent.parent if file.parent.name in SPLITS else file.parent for files in found.values() for file in files
-    }
-    assert len(homes) == 1
+    touched(tmp_path, names)
+    assert split_files(tmp_path, ["train"]) == [tmp_path / f"{name}.parquet" for name in train]
+    assert len(split_files(tmp_path, SPLITS["valid"])) == 1
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("train", "FOLDER has no valid*.parquet: put there files"),
-        ("train train_extra valid", "FOLDER has train.parquet and train_extra.parquet, of which one set alone can be"),
-        ("train train-00000-of-00001 valid", "FOLDER has train-00000-of-00001.parquet and train.parquet, of which"),
+        ("train train-00000-of-00001", "F/train-of-00001.parquet and F/train.parquet are all train splits: leave one"),
+        ("train old/train", "F/old/train.parquet and F/train.parquet are all train splits: leave one of them in F"),
+        ("a/train-00000-of-00001 b/train-00000-of-00001", "F/a/train-of-00001.parquet and F/b/train-of-00001.parquet"),
         (
-            "train old/train valid",
-            "FOLDER has old/train.parquet and train.parquet, of which one set alone can be",
+            "train-00000-of-00001 train-00000-of-00002 train-00001-of-00002",
+            "F/train-of-00001.parquet and F/train-of-00002.parquet are all train splits: leave one of them in F",
         ),
-        ("train valid validation", "FOLDER has valid.parquet and validation.parquet, of which one set alone can be"),
-        (
-            "train_all valid",
-            "FOLDER has train_all.parquet, of which one set alone can be the train split: give",
-        ),
-        (
-            "a/train-00000-of-00001 a/valid b/train-00000-of-00001 b/valid",
-            "FOLDER has a/train-00000-of-00001.parquet and b/train-00000-of-00001.parquet, of which one set alone can",
-        ),
-        (
-            "train-00000-of-00001 train-00000-of-00002 train-00001-of-00002 valid",
-            "FOLDER has train-00000-of-00001.parquet and train-00000-of-00002.parquet and train-00001-of-00002.parq",
-        ),
-        (
-            "a/train b/train c/train d/train e/train",
-            "FOLDER has a/train.parquet and b/train.parquet and c/train.parquet and 2 more, of",
-        ),
-        (
-            "train-00000-of-00003 train-00002-of-00003 valid",
-            "FOLDER/train-00001-of-00003.parquet is missing, of the 3 files of the train split: fetch it, or them all",
-        ),
-        ("a/train/0 a/valid/0 b/train/0", "FOLDER has a/train/0.parquet and b/train/0.parquet, of which one set alone"),
-        ("a/train b/valid", "FOLDER has a/train.parquet and b/valid.parquet, in several folders: put the splits that"),
+        ("a/train/0 b/train/0", "F/a/train and F/b/train are all train splits: leave one of them in F"),
+        ("train-00000-of-00003 train-00002-of-00003", "F has 2 of the 3 files of train: fetch them all"),
     ],
 )
 def test_what_may_be_another_s_is_named(names: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011
-        shards(touched(tmp_path, names), SPLITS, "files")
-    assert str(raised.value).startswith(message.replace("FOLDER", str(tmp_path)))
+        split_files(touched(tmp_path, names), ["train"])
+    assert str(raised.value).startswith(message.replace("F/", f"{tmp_path}/").replace("F has", f"{tmp_path} has")[:-1])
+
+
+def test_two_names_of_one_split_are_two_sets(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"valid.parquet and .*validation.parquet are all valid splits: leave one of"):
+        split_files(touched(tmp_path, "valid validation"), SPLITS["valid"])
+
+
+def test_shards_are_read_in_their_order_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    for number, texts in enumerate((["a", "b"], ["c"])):
+        rows = datasets.Dataset.from_dict({"text": texts})
+        rows.to_parquet(tmp_path / f"train-0000{number}-of-00002.parquet")
+    assert read(str(tmp_path), {"train": ["train"]}, "files")["train"]["text"][:] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"has no valid.parquet and no shards of it: put there files"):
+        read(str(tmp_path), SPLITS, "files")
+    with pytest.raises(ValueError, match=r"there is no folder data/nowhere: --data takes .*, or a folder with files"):
+        read("data/nowhere", SPLITS, "files")

@@ -20,12 +20,12 @@ CPU = torch.device("cpu")
 def test_frames_that_do_not_fit_are_read_by_workers_and_are_the_same(tmp_path: Path) -> None:
     scenes(tmp_path, train=40)
     train, _, _ = read(str(tmp_path))
-    held, streamed = Frames(train, (34, 51), 1e9), Frames(train, (34, 51), 1000)
-    assert held.cached is not None
+    cached, streamed = Frames(train, (34, 51), 1e9), Frames(train, (34, 51), 1000)
+    assert cached.cached is not None
     assert streamed.cached is None
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(3))
     state = torch.get_rng_state()
-    parts = [list(frames.batches(order, 8, CPU)) for frames in (held, streamed)]
+    parts = [list(frames.batches(order, 8, CPU)) for frames in (cached, streamed)]
     assert torch.equal(torch.get_rng_state(), state)
     for (images, depths), (others, deeps) in zip(*parts, strict=True):
         assert torch.equal(images, others)

@@ -25,17 +25,17 @@ def test_losses_by_hand() -> None:
 
 
 def test_errors_by_hand_whatever_the_batches() -> None:
-    whole = Errors()
-    whole.add(PREDICTED, TRUTH)
-    told = whole.means()
-    assert told["rmse"] == pytest.approx(math.sqrt((0.25 + 1 + 1) / 3))
-    assert told["rel"] == pytest.approx((0.25 + 0.25 + 1) / 3)
+    errors = Errors()
+    errors.add(PREDICTED, TRUTH)
+    means = errors.means()
+    assert means["rmse"] == pytest.approx(math.sqrt((0.25 + 1 + 1) / 3))
+    assert means["rel"] == pytest.approx((0.25 + 0.25 + 1) / 3)
     # what is predicted at 0 counts as 1 cm there
-    assert told["log10"] == pytest.approx((math.log10(1.25) + math.log10(4 / 3) + 2) / 3)
-    assert (told["delta1"], told["delta2"], told["delta3"]) == pytest.approx((0, 2 / 3, 2 / 3))
+    assert means["log10"] == pytest.approx((math.log10(1.25) + math.log10(4 / 3) + 2) / 3)
+    assert (means["delta1"], means["delta2"], means["delta3"]) == pytest.approx((0, 2 / 3, 2 / 3))
     parts = Errors()
     parts.add(PREDICTED[:, :1], TRUTH[:, :1])  # one reading, and two in the other
     parts.add(PREDICTED[:, 1:], TRUTH[:, 1:])
-    assert parts.means() == pytest.approx(told)
+    assert parts.means() == pytest.approx(means)
     with pytest.raises(RunError, match="no pixel that was evaluated has a reading"):
         Errors().means()

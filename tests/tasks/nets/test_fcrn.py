@@ -1,4 +1,4 @@
-"""The fully convolutional residual network: both its forms, its sizes, and what the tracer cuts."""
+"""The fully convolutional residual network: its up-convolution, its sizes, and what the tracer cuts."""
 
 from __future__ import annotations
 
@@ -11,36 +11,27 @@ from torch.nn import functional
 
 import earlycrop
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.nets.fcrn import FCRN, UpConvolution, UpProjection, unpooled
+from tasks.nets.fcrn import FCRN, UpConvolution, UpProjection
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "size"), [(8, 4, (3, 5)), (3, 6, (8, 1)), (5, 2, (7, 10))])
-def test_the_fast_up_convolution_is_the_plain_one(inputs: int, outputs: int, size: tuple[int, int]) -> None:
-    fast, x = UpConvolution(inputs, outputs), torch.randn(2, inputs, *size)
-    plain = UpConvolution(inputs, outputs, fast=False)
-    plain.load_state_dict(fast.state_dict())
-    torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-5)
-    gradients = [torch.autograd.grad(m(x).square().sum(), m.weight)[0] for m in (fast, plain)]
+def test_the_up_convolution_is_an_unpooling_and_a_convolution(inputs: int, outputs: int, size: tuple[int, int]) -> None:
+    module, x = UpConvolution(inputs, outputs), torch.randn(2, inputs, *size)
+    unpooled = torch.zeros(2, inputs, 2 * size[0], 2 * size[1])
+    unpooled[:, :, ::2, ::2] = x
+    plain = functional.conv2d(unpooled, module.weight, padding=2)
+    torch.testing.assert_close(module(x), plain, rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad(y.square().sum(), module.weight)[0] for y in (module(x), plain)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
-    interleaved = torch.empty_like(plain(x))
+    interleaved = torch.empty_like(plain)
     around = functional.pad(x, (1, 1, 1, 1))
     for i, j in product((0, 1), (0, 1)):  # the four convolutions of Laina et al., figure 3
-        interleaved[:, :, i::2, j::2] = functional.conv2d(around[:, :, i:, j:], fast.weight[:, :, i::2, j::2])
-    torch.testing.assert_close(fast(x), interleaved, rtol=1e-5, atol=1e-5)
+        interleaved[:, :, i::2, j::2] = functional.conv2d(around[:, :, i:, j:], module.weight[:, :, i::2, j::2])
+    torch.testing.assert_close(module(x), interleaved, rtol=1e-5, atol=1e-5)
 
 
-def test_unpooling_by_hand() -> None:
-    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    expected = [[1.0, 0.0, 2.0, 0.0], [0.0] * 4, [3.0, 0.0, 4.0, 0.0], [0.0] * 4]
-    assert unpooled(x)[0, 0].tolist() == expected
-
-
-def test_both_forms_of_the_network_give_the_same_depths() -> None:
-    fast, plain = FCRN("resnet18").eval(), FCRN("resnet18", fast=False).eval()
-    plain.load_state_dict(fast.state_dict())
-    x = torch.randn(2, 3, 57, 76)
-    assert fast(x).shape == (2, 32, 48)
-    torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-5)
+def test_the_depths_have_half_of_the_images_resolution() -> None:
+    assert FCRN("resnet18").eval()(torch.randn(2, 3, 57, 76)).shape == (2, 32, 48)
 
 
 def test_the_network_of_the_paper_has_its_sizes() -> None:
@@ -53,9 +44,8 @@ def test_the_network_of_the_paper_has_its_sizes() -> None:
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(63.6, abs=0.1)  # theirs: 63.6 M
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_the_tracer_cuts_it_whole(fast: bool) -> None:
-    model, x = FCRN("resnet18", fast=fast), torch.randn(1, 3, 64, 96)
+def test_the_tracer_cuts_it_whole() -> None:
+    model, x = FCRN("resnet18"), torch.randn(1, 3, 64, 96)
     graph = earlycrop.trace(model, x)
     left = {name: p.shape[0] for name, p in model.named_parameters() if p.ndim == 4 and name != "prediction.weight"}
     names = ("conv1", "conv2", "downsample", "reduction", "up", "conv", "shortcut")
@@ -86,10 +76,10 @@ def test_an_encoder_that_cannot_be_is_a_sentence(monkeypatch: pytest.MonkeyPatch
 
 
 def test_pretrained_weights_are_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = load_torchvision("torchvision.models").resnet18()
+    resnet = load_torchvision("torchvision.models").resnet18()
     monkeypatch.setattr(
-        load_torchvision("torchvision.models")._api.WeightsEnum, "get_state_dict", lambda *_, **__: held.state_dict()
+        load_torchvision("torchvision.models")._api.WeightsEnum, "get_state_dict", lambda *_, **__: resnet.state_dict()
     )
     torch.testing.assert_close(
-        FCRN("resnet18", pretrained=True).encoder.layer4[1].conv2.weight, held.layer4[1].conv2.weight
+        FCRN("resnet18", pretrained=True).encoder.layer4[1].conv2.weight, resnet.layer4[1].conv2.weight
     )

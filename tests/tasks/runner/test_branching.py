@@ -31,12 +31,15 @@ def test_a_run_that_branches_off_a_dense_one_is_the_run_that_trains_that_far_its
     command_line.main("cartpole", command(tmp_path / "whole", *more))
     branch = ["--branch-from", str(folder(tmp_path / "dense"))]
     command_line.main("cartpole", command(tmp_path / "branched", *more, *branch))
-    whole, branched = contents(tmp_path / "whole"), contents(tmp_path / "branched")
+    uninterrupted, branched = contents(tmp_path / "whole"), contents(tmp_path / "branched")
     assert folder(tmp_path / "whole").name == folder(tmp_path / "branched").name
     assert branched["log"][3].pop("branched_from") == Path(branch[1]).name
-    for line in (*whole["log"][:4], *branched["log"][:4]):  # a distance of masks is of the sparsity that is asked for
+    for line in (
+        *uninterrupted["log"][:4],
+        *branched["log"][:4],
+    ):  # a distance of masks is of the sparsity that is asked for
         line["trigger"].pop("mask_distance", None)
-    assert whole == branched
+    assert uninterrupted == branched
 
 
 OF_TASKS: dict[str, list[str]] = {
@@ -60,17 +63,17 @@ def test_what_a_task_remembers_branches_off_with_it(task: str, tmp_path: Path) -
     more = ("--method", "crop-s", "--sparsity", "0.5", "--trigger", "3")
     run("whole", *more)
     run("branched", *more, "--branch-from", str(dense))
-    whole, branched = contents(tmp_path / "whole"), contents(tmp_path / "branched")
+    uninterrupted, branched = contents(tmp_path / "whole"), contents(tmp_path / "branched")
     del branched["log"][2]["branched_from"]
-    for line in (*whole["log"], *branched["log"]):
+    for line in (*uninterrupted["log"], *branched["log"]):
         if line["trigger"]:
             line["trigger"].pop("mask_distance", None)
-    assert whole == branched
+    assert uninterrupted == branched
     if task == "ptb":
         assert contents(tmp_path / "dense")["log"][3]["learning_rate"] == pytest.approx(0.2)
-        assert whole["log"][3]["learning_rate"] == 0.3  # another network, whose best is not known yet
+        assert uninterrupted["log"][3]["learning_rate"] == 0.3  # another network, whose best is not known yet
     else:
-        assert [line["epoch"] for line in whole["log"] if "test_accuracy" in line] == [2, 3]
+        assert [line["epoch"] for line in uninterrupted["log"] if "test_accuracy" in line] == [2, 3]
 
 
 @pytest.mark.parametrize(

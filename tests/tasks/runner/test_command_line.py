@@ -28,8 +28,9 @@ from tests.tasks.tiny_data import TINY_DATA
         (["--sparsity", "nan"], "--sparsity must be above 0 and below 1"),
         (
             ["--method", "earlycrop"],
-            "invalid choice 'earlycrop' for argument '--method'. Expected one of ('dense', 'random-u', 'random-s', ",
+            "there is no method 'earlycrop': did you mean earlycrop-u? There are dense",
         ),
+        (["--method=snapp"], "there is no method 'snapp': did you mean snap?"),
         (["--preset", "best"], "there is no preset 'best': take one of default, paper-table4"),
         (
             ["--of", "flops"],
@@ -136,7 +137,11 @@ def test_a_run_says_what_it_does_and_what_it_has_won(tmp_path: Path, capsys: Any
     more = ["--method", "crop-s", "--sparsity", "0.5", *runs]
     result = command_line.main("_template", more)
     output = capsys.readouterr().out
-    assert "pruning  crop-s, remove nodes until 0.5 of the weights is gone" in output
+    assert "pruning  crop-s, 50.00% of the weights to be removed, as whole nodes\n" in output
+    assert (
+        f"\n{result.weight_sparsity:.2%} of the weights and {result.node_sparsity:.2%} of the nodes removed before "
+        f"training\n{result.parameters:,} parameters are left\n"
+    ) in output
     assert (
         f"crop-s: accuracy {result.value:.4g} on test (dense run of the same options: {dense['value']:.4g})" in output
     )
@@ -150,6 +155,50 @@ def test_a_run_says_what_it_does_and_what_it_has_won(tmp_path: Path, capsys: Any
     (tmp_path / result.run / "result.json").write_text(json.dumps(changed))
     command_line.main("_template", more)
     assert "warning: the code has changed since, from 0123456 to " in capsys.readouterr().out
+
+
+def test_why_a_trigger_prunes_is_said_for_beginners(tmp_path: Path, capsys: Any) -> None:
+    more = ["--method", "earlycrop-s", "--sparsity", "0.9", "--epochs", "8", "--runs", str(tmp_path)]
+    result = command_line.main("_template", more)
+    shown = " ".join(capsys.readouterr().out.split())
+    meaning = next(m for start, m in command_line.REASONS.items() if str(result.pruned_why).startswith(start))
+    assert f"removed after epoch {result.pruned_epoch}: {meaning} ({result.pruned_why})" in shown
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("pruning", ["dense", "crop-s", "earlycrop-s"])
+@pytest.mark.parametrize(
+    ("name", "method", "sentences"),
+    [
+        (
+            "loss",
+            lambda self, model, batch: model(batch[0])[:, 0],
+            ("must be a tensor of one number", "must be a scalar tensor"),
+        ),
+        ("loss", lambda self, model, batch: 1.0, ("must be a tensor of one number", "the example uses no parameter")),
+        (
+            "scoring_batches",
+            lambda self, model, epoch: None,
+            ("the task's scoring_batches returned no batches: return a few",),
+        ),
+        (
+            "scoring_batches",
+            lambda self, model, epoch: [],
+            ("the task's scoring_batches returned no batches: return a few",),
+        ),
+        ("evaluate", lambda self, model: None, ("the task's evaluate returned None: return a number",)),
+    ],
+)
+def test_what_a_task_returns_and_must_not_is_a_sentence(
+    name: str, method: Any, sentences: tuple[str, ...], pruning: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(_template.Wine, name, method)
+    with pytest.raises(SystemExit) as left:
+        command_line.main("_template", ["--method", pruning, "--epochs", "4", "--runs", str(tmp_path)])
+    assert left.value.code == 2
+    error = " ".join(capsys.readouterr().err.split()).partition("error: ")[2]
+    assert any(sentence in error for sentence in sentences)
+    assert "Traceback" not in error
 
 
 def test_fresh_runs_again_and_keeps_the_old_folder(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def options(place: Path, method: str, *more: str) -> list[str]:
     return [*TINY, "--data", str(place / "data"), "--runs", str(place / "runs"), "--method", method, *more]
 
 
-def told(folder: Path) -> list[dict[str, Any]]:
+def log_without_times(folder: Path) -> list[dict[str, Any]]:
     """The log without times, and without what a process looks at alone."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for line in lines:
@@ -76,7 +76,7 @@ def test_two_processes_are_one_and_resume(method: str, tmp_path: Path) -> None:
     assert done.stdout.count(f"{method}: accuracy ") == 1, "one process speaks"
     alone = tmp_path / "runs" / one.run
     (folder,) = (f for f in (tmp_path / "runs").iterdir() if f != alone)
-    for ours, theirs in zip(told(folder), told(alone), strict=True):
+    for ours, theirs in zip(log_without_times(folder), log_without_times(alone), strict=True):
         close(ours, theirs)
     result, other = (json.loads((f / "result.json").read_text()) for f in (folder, alone))
     assert (result["device"], other["device"]) == (f"2 x {cpu_model()}", cpu_model())
@@ -84,13 +84,13 @@ def test_two_processes_are_one_and_resume(method: str, tmp_path: Path) -> None:
         close(result[key], other[key])
     weights = load_file(folder / "model.safetensors")
     torch.testing.assert_close(weights, load_file(alone / "model.safetensors"), rtol=1e-2, atol=1e-3)
-    whole = told(folder)
+    uninterrupted = log_without_times(folder)
     (folder / "result.json").unlink()
     for name in ("epoch-00003", "epoch-00004"):
         shutil.rmtree(folder / "checkpoint" / name, ignore_errors=True)
     again = launched("tests.tasks.runner.plain_network", "cifar10", *options(tmp_path, method, *more))
     assert again.returncode == 0, again.stderr
-    assert told(folder) == whole
+    assert log_without_times(folder) == uninterrupted
     resumed = load_file(folder / "model.safetensors")
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 
@@ -112,8 +112,8 @@ def test_the_command_of_a_task_with_batch_norms(tmp_path: Path) -> None:
 @pytest.fixture
 def second(monkeypatch: pytest.MonkeyPatch) -> None:
     """The surroundings of the second of three processes."""
-    held = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3"}
-    for name, value in held.items():
+    variables = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
 
@@ -152,13 +152,13 @@ def test_each_process_has_its_part_of_the_same_images(tmp_path: Path, request: p
         return list(feed.shuffled(12, cpu, (0, 1, 0)))
 
     feeds: list[Feed] = [InMemory(pixels, train.labels, 32, augmentation), Streamed(train, 32, augmentation)]
-    whole = [drawn(feed) for feed in feeds]
+    of_one_process = [drawn(feed) for feed in feeds]
     request.getfixturevalue("second")
-    held, streamed = (drawn(feed) for feed in feeds)
-    assert len(held) == len(streamed) == 3
-    for (images, labels), (every, all_labels) in zip(held, whole[0], strict=True):
+    in_memory, streamed = (drawn(feed) for feed in feeds)
+    assert len(in_memory) == len(streamed) == 3
+    for (images, labels), (every, all_labels) in zip(in_memory, of_one_process[0], strict=True):
         assert torch.equal(images, every[4:8])
         assert torch.equal(labels, all_labels[4:8])
-    for (images, labels), (_, all_labels) in zip(streamed, whole[1], strict=True):
+    for (images, labels), (_, all_labels) in zip(streamed, of_one_process[1], strict=True):
         assert images.shape == (4, 3, 32, 32)
         assert torch.equal(labels, all_labels[4:8])

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tasks.runner import command_line
+from tasks.runner.schedules import one_cycle
 from tests.tasks.runs import command, contents, folder
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
@@ -83,7 +85,17 @@ def test_runs_that_hold_the_rate_branch_off_a_trunk_that_holds_it(tmp_path: Path
                 command(tmp_path / "no", *more, "--schedule", schedule, "--branch-from", str(folder(trunk))),
             )
         assert f"branch off a dense run with {needed}" in capsys.readouterr().err
-    held = ("--schedule", "after-cut")
-    branched = rates(tmp_path / "branched", *more, *held, "--branch-from", str(folder(constant)))
-    assert branched == rates(tmp_path / "alone", *more, *held) == pytest.approx([LARGEST] * 3 + over(3))
+    after_cut = ("--schedule", "after-cut")
+    branched = rates(tmp_path / "branched", *more, *after_cut, "--branch-from", str(folder(constant)))
+    assert branched == rates(tmp_path / "alone", *more, *after_cut) == pytest.approx([LARGEST] * 3 + over(3))
     assert contents(tmp_path / "branched")["result"]["value"] == contents(tmp_path / "alone")["result"]["value"]
+
+
+def test_the_schedule_is_torch_s_one_cycle() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2.0, total_steps=1001)
+    for step in range(1000):
+        # torch counts its steps from 0 to the last, and its peak is a step before 30 %
+        assert 2.0 * one_cycle(step / 1000) == pytest.approx(scheduler.get_last_lr()[0], rel=0.03, abs=1e-3)
+        optimizer.step()
+        scheduler.step()

@@ -40,8 +40,8 @@ def cut(length: Callable[[int], int]) -> Callable[[Path], None]:
 
     def change(folder: Path) -> None:
         file = folder / "model.safetensors"
-        held = file.read_bytes()
-        file.write_bytes(held[: length(len(held))])
+        content = file.read_bytes()
+        file.write_bytes(content[: length(len(content))])
 
     return change
 
@@ -70,9 +70,9 @@ def no_tokenizer_file(folder: Path) -> None:
     [
         (without_tokenizer, r"tokenizer of FOLDER knows no words: put the tokenizer's files, such as"),
         (no_tokenizer_file, r"the tokenizer of FOLDER cannot be read \(.+\): --model takes"),
-        (cut(lambda size: size // 2), r"^FOLDER/model.safetensors cannot be read \(.*metadata.*\): fetch it anew"),
-        (cut(lambda size: 10), r"^FOLDER/model.safetensors cannot be read \(.*header.*\): fetch it anew"),
-        (cut(lambda size: 0), r"^FOLDER/model.safetensors cannot be read \(.*header.*\): fetch it anew"),
+        (cut(lambda size: size // 2), r"^the weights of FOLDER cannot be read \(.*metadata.*\): fetch them anew"),
+        (cut(lambda size: 10), r"^the weights of FOLDER cannot be read \(.*header.*\): fetch them anew"),
+        (cut(lambda size: 0), r"^the weights of FOLDER cannot be read \(.*header.*\): fetch them anew"),
         (configured(hidden_size="abc"), r"^FOLDER/config.json cannot be used \(.*'hidden_size' expected int.*\): mend"),
         (configured(num_attention_heads=5), r"the model FOLDER cannot be made \(.*heads.*\): mend its config.json"),
         (configured(model_type="own", auto_map={"AutoConfig": "own.Own"}), r"the model FOLDER .*contains custom code"),
@@ -101,9 +101,9 @@ def test_an_encoder_takes_as_many_tokens_as_it_says_and_no_more(
     change: Callable[[Path], None], longest: int, folder: Path
 ) -> None:
     change(folder)
-    held = encoders.encoder(str(folder), 2)
-    assert held.longest == longest
-    model = transformers.AutoModelForSequenceClassification.from_config(held.config).eval()
+    encoder = encoders.encoder(str(folder), 2)
+    assert encoder.longest == longest
+    model = transformers.AutoModelForSequenceClassification.from_config(encoder.config).eval()
     words = torch.arange(5, 37).repeat(4)[None]  # what is neither padding nor special
     assert model(input_ids=words[:, :longest]).logits.shape == (1, 2)
     if longest < 128:

@@ -75,7 +75,7 @@ def test_the_rate_follows_every_batch(tmp_path: Path) -> None:
         cifar10.Options(data=str(tmp_path), network="resnet8-cifar", batch=16, validation=0.0, epochs=2, seed=3)
     )
     from tasks.runner.distributed import Replicas
-    from tasks.runner.training_epoch import train
+    from tasks.runner.training import train
 
     assert task.batches_per_epoch == 4
     model = task.model()
@@ -109,19 +109,23 @@ def test_scores_are_taken_on_training_images_as_they_are(tmp_path: Path) -> None
 def test_pruned_on_another_device_it_is_the_same_network_and_the_dense_one_is_not_measured(tmp_path: Path) -> None:
     parquet(tmp_path / "data", 4, 32, {"train": 100, "test": 40})
     more = ("--method", "crop-s", "--sparsity", "0.5", "--epochs", "2")
-    here, _ = run(tmp_path, *more)
-    there, log = run(tmp_path, *more, "--prune-on", "cpu")
-    assert (there.value, there.macs, there.weight_sparsity) == (here.value, here.macs, here.weight_sparsity)
-    assert (there.dense_macs, there.dense_batch_ms, there.dense_step_bytes) == (None, None, None)
+    plain, _ = run(tmp_path, *more)
+    elsewhere, log = run(tmp_path, *more, "--prune-on", "cpu")
+    assert (elsewhere.value, elsewhere.macs, elsewhere.weight_sparsity) == (
+        plain.value,
+        plain.macs,
+        plain.weight_sparsity,
+    )
+    assert (elsewhere.dense_macs, elsewhere.dense_batch_ms, elsewhere.dense_step_bytes) == (None, None, None)
     assert log[0]["epoch"] == 0
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--size", "4"], "size must be at least 8, not 4"),
-        (["--validation", "1"], "validation must be at least 0 and below 1"),
-        (["--smallest-crop", "0"], "smallest_crop must be above 0"),
+        (["--size", "4"], "size must be 8 or more, not 4"),
+        (["--validation", "1"], "validation must be 0 or more and below 1"),
+        (["--smallest-crop", "0"], "smallest_crop must be a number above 0, not 0"),
         (["--test-epochs", "9"], "test_epochs must be epochs from 1 to 4, not [9]"),
         (["--network", "nothing"], "there is no network 'nothing'"),
         (["--record"], "cifar10 has nothing to draw: leave out --record"),

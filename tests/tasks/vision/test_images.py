@@ -47,20 +47,20 @@ def test_every_format_gives_the_same_images(tmp_path: Path, monkeypatch: pytest.
     folders(tmp_path / "folders")
     archive(tmp_path / "archive")
     images, labels = pictures(12, 32, 3)
-    held = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+    pixels_of_all = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     for kind, order in (("parquet", range(12)), ("folders", sorted(range(12), key=lambda i: labels[i]))):
         train, test = read(str(tmp_path / kind), "CIFAR-10")
         assert train.classes == test.classes == ("kind 0", "kind 1", "kind 2")
         assert train.labels.tolist() == [labels[i] for i in order]
         pixels = train.pixels(1e6)
         assert pixels is not None
-        torch.testing.assert_close(pixels, held[list(order)], rtol=0, atol=0)
+        torch.testing.assert_close(pixels, pixels_of_all[list(order)], rtol=0, atol=0)
         assert len(test) == 6
     train, test = read(str(tmp_path / "archive"), "CIFAR-10")
     assert (len(train), len(test)) == (60, 12)
     pixels = test.pixels(1e6)
     assert pixels is not None
-    torch.testing.assert_close(pixels, held, rtol=0, atol=0)
+    torch.testing.assert_close(pixels, pixels_of_all, rtol=0, atol=0)
 
 
 def test_a_saved_data_set_s_finest_labels_are_learned(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_a_saved_data_set_s_finest_labels_are_learned(tmp_path: Path) -> None:
          "fine": datasets.ClassLabel(names=["c", "d", "e"])}
     )  # fmt: skip
     for split in ("train", "valid"):
-        held = {"coarse": [0, 1, 0, 1], "image": images, "fine": [2, 1, 0, 1]}
-        datasets.Dataset.from_dict(held, kinds).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+        columns = {"coarse": [0, 1, 0, 1], "image": images, "fine": [2, 1, 0, 1]}
+        datasets.Dataset.from_dict(columns, kinds).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
     train, valid = read(str(tmp_path), "CIFAR-10")
     assert train.classes == ("c", "d", "e")
     assert train.labels.tolist() == [2, 1, 0, 1]
@@ -143,8 +143,8 @@ def packed(place: Path) -> None:
         (lambda place: None, "holds no images in a known form: put there parquet files"),
         (broken_parquet, "cannot be read"),
         (broken_image, "image 0 of the train split cannot be read"),
-        (no_test, r"has no test\*.parquet: put there parquet files"),
-        (strange_parquet, "has strange/train.parquet and train.parquet, of which one set alone can be the train split"),
+        (no_test, r"has no test.parquet and no shards of it: put there parquet files"),
+        (strange_parquet, r"strange/train.parquet and .*/train.parquet are all train splits: leave one of them in"),
         (unlabelled, r"has the splits train, test: train and one of test, .* are needed, with labels"),
         (other_classes, "the splits train and val have different classes"),
         (empty_class, "every class needs a folder with images"),

@@ -1,13 +1,8 @@
-"""Depth regression: both layouts of the data, what is said of bad ones, and whole runs."""
+"""NYU Depth v2 in both layouts, and what is said of bad files."""
 
 from __future__ import annotations
 
-import json
-import math
-import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +11,14 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from matplotlib.image import imread
-from torch import nn
 
-from tasks import nyu
-from tasks.depth.frames import reduced
 from tasks.depth.nyu_dataset import LABELED, SPLITS, Pairs, held_out, read, spread
-from tasks.depth.prediction import errors_of_mean
-from tasks.depth.views import images_seen, middle
-from tasks.nets import fcrn
-from tasks.runner import command_line, training_loop
-from tasks.runner.store import Store, configuration
 from tests.tasks.tiny_data import rooms, scenes
+from tests.tasks.tiny_tasks import nyu_task
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
-
 REAL = Path(__file__).parents[3] / "data" / "rgbd"
-CPU = torch.device("cpu")
-SMALL = nyu.Options(
-    method="dense", encoder="resnet18", size=(32, 48), batch=4, scoring=2, validation=0.25, learning_rate=3e-3, epochs=3
-)
-
-
-def made(folder: Path, **changed: Any) -> nyu.Depth:
-    if not folder.exists():
-        scenes(folder)
-    return nyu.Depth(replace(SMALL, data=str(folder), **changed))
-
-
-class Narrow(nn.Module):
-    """What a ResNet is to the network: five halvings, here to 64 channels, and ``fc`` for their number."""
-
-    def __init__(self, *_: Any) -> None:
-        super().__init__()
-        widths = (3, 16, 16, 32, 32, 64)
-        for i, (inputs, outputs) in enumerate(pairwise(widths)):
-            layers = nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-            setattr(self, f"layer{i}", nn.Sequential(*layers))
-        self.fc = nn.Linear(64, 1)
+RGB, METRES = np.zeros((3, 8, 9), np.uint8), np.ones((8, 9), np.float32)
 
 
 def labeled(folder: Path, count: int = 10, **changed: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -67,9 +32,6 @@ def labeled(folder: Path, count: int = 10, **changed: Any) -> tuple[np.ndarray, 
     rows = {"trainNdxs": np.array([[3], [1], [10], [5]], np.uint16), "testNdxs": np.array([[2], [9], [4]], np.uint16)}
     scipy.io.savemat(folder / SPLITS, {**rows, **changed})
     return images, depths
-
-
-# --- data
 
 
 def test_the_folder_layout_is_read_in_order(tmp_path: Path) -> None:
@@ -97,7 +59,7 @@ def test_the_data_set_is_named_after_what_there_is(tmp_path: Path) -> None:
     assert read(str(tmp_path / "one"))[2] == "one-kitchen"
     labeled(tmp_path / "official")
     assert read(str(tmp_path / "official"))[2] == "nyu-depth-v2"
-    assert made(tmp_path / "several", dataset="mine").dataset == "mine"
+    assert nyu_task(tmp_path / "several", dataset="mine").dataset == "mine"
 
 
 def test_the_official_file_is_turned_and_split(tmp_path: Path) -> None:
@@ -117,7 +79,7 @@ def test_both_layouts_give_the_same_batches(tmp_path: Path) -> None:
         for row in rows:
             with h5py.File(tmp_path / "h5" / split / "all" / f"{row:05d}.h5", "w") as file:
                 file["rgb"], file["depth"] = images[row], depths[row]
-    one, other = made(tmp_path / "mat", validation=0.0), made(tmp_path / "h5", validation=0.0)
+    one, other = nyu_task(tmp_path / "mat", validation=0.0), nyu_task(tmp_path / "h5", validation=0.0)
     model = one.model()
     for a, b in zip(one.batches(model, 1), other.batches(model, 1), strict=True):
         assert torch.equal(a[0], b[0])
@@ -137,17 +99,17 @@ def test_no_reading_is_zero(tmp_path: Path) -> None:
 
 def test_held_out_are_the_last_of_each_scene() -> None:
     pairs = Pairs(Path(), tuple(range(30)), ("a",) * 20 + ("b",) * 10, "train")
-    train, held = held_out(pairs, 0.2)
-    assert held.keys == (16, 17, 18, 19, 28, 29)
+    train, validation = held_out(pairs, 0.2)
+    assert validation.keys == (16, 17, 18, 19, 28, 29)
     assert train.keys == (*range(16), *range(20, 28))
     assert held_out(pairs, 0.0)[0] == pairs
     assert spread(pairs, 6).keys == (0, 5, 10, 15, 20, 25)
     assert spread(pairs, 0) == spread(pairs, 99) == pairs
 
 
-def rewrite(path: Path, **held: Any) -> None:
+def rewrite(path: Path, **arrays: Any) -> None:
     with h5py.File(path, "w") as file:
-        for name, values in held.items():
+        for name, values in arrays.items():
             file[name] = values
 
 
@@ -162,9 +124,6 @@ def shortened(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\x00" * chunk.size
     path.write_bytes(bytes(raw))
-
-
-RGB, METRES = np.zeros((3, 8, 9), np.uint8), np.ones((8, 9), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +153,7 @@ def test_bad_folders_are_a_sentence(damage: Callable[[Path], Any], message: str,
     scenes(tmp_path)
     damage(tmp_path / "val/hall/00003.h5")
     with pytest.raises(ValueError, match=message):
-        made(tmp_path)
+        nyu_task(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -226,130 +185,7 @@ def test_a_bad_official_file_is_a_sentence(damage: Callable[[Path], Any], messag
     labeled(tmp_path)
     damage(tmp_path)
     with pytest.raises(ValueError, match=message):
-        made(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"data": "data/nowhere"}, f"there is no folder data/nowhere: --data takes one that holds {LABELED}"),
-        ({"size": (16, 48)}, "size must be 32 or more"),
-        ({"scale": 0.9}, "scale must be a number of 1 or more"),
-        ({"colour": 1.0}, "colour must be at least 0 and below 1"),
-        ({"rotation": math.inf}, "rotation must be a number of 0 or more"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"clip": -1.0}, "clip must be None or above 0"),
-        ({"batch": 0}, "batch must be 1 or more"),
-        ({"validation": 0.999}, "no training frames left: lower --validation"),
-    ],
-)
-def test_wrong_options_are_a_sentence(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
-    scenes(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        nyu.make(replace(SMALL, **{"data": str(tmp_path), **changed}))
-
-
-# --- the task
-
-
-def test_the_mean_depth_is_a_baseline_of_its_own(tmp_path: Path) -> None:
-    task = made(tmp_path / "data", validation=0.0)
-    train, val, _ = read(str(tmp_path / "data"))
-    size = (34, 51)
-    deep = [reduced(*pairs.read(i), size)[1] for pairs in (train, val) for i in range(len(pairs))]
-    mean = torch.cat([d[d > 0] for d in deep[: len(train)]]).double().mean()
-    window = [d[1:33, 1:49] for d in deep[len(train) :]]  # 32 x 48 in the middle of 34 x 51, to the pixel or half of it
-    by_hand = torch.cat([(d[d > 0] - mean).square() for d in window]).mean().sqrt()
-    assert errors_of_mean(task.training, task.test, (32, 48), 4)["rmse"] == pytest.approx(float(by_hand), rel=0.01)
-
-
-def test_frames_without_a_reading_are_skipped_counted_and_told_once(tmp_path: Path) -> None:
-    scenes(tmp_path)
-    for i in range(3):
-        with h5py.File(tmp_path / f"train/den_1/{i:05d}.h5", "r+") as file:
-            file["depth"][()] = np.zeros((48, 64), np.float32)
-    task = made(tmp_path, validation=0.0)
-    model = task.model()
-    with pytest.warns(UserWarning, match="without a reading in view are skipped") as told:
-        sizes = [len(truth) for _, truth in task.batches(model, 1)]
-    assert (sum(sizes), task.log(), len(told)) == (13, {"skipped": 3}, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for images, truth in task.batches(model, 2):
-            assert len(images) == len(truth)
-            assert (truth > 0).flatten(1).any(1).all()
-    for path in (tmp_path / "val/hall").iterdir():
-        with h5py.File(path, "r+") as file:
-            file["depth"][()] = np.full((48, 64), np.nan, np.float32)
-    with pytest.raises(ValueError, match=r"no pixel of the split val has a reading: depths are all 0 or not finite"):
-        made(tmp_path)
-
-
-def test_scoring_batches_are_training_frames_as_they_are(tmp_path: Path) -> None:
-    task = made(tmp_path / "data")
-    model = task.model()
-    state = torch.get_rng_state()
-    batches = task.scoring_batches(model, 2)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert [len(truth) for _, truth in batches] == [4, 4]
-    plain, _ = zip(*task.training.batches(torch.arange(len(task.training)), 1, CPU), strict=True)
-    known = [images_seen(image, middle(1, CPU), (32, 48))[0] for image in plain]
-    for images, truth in batches:
-        assert truth.shape[1:] == (16, 32)
-        assert all(any(torch.equal(image, each) for each in known) for image in images)
-
-
-@pytest.mark.parametrize("method", ["earlycrop-s", pytest.param("earlycrop-u", marks=pytest.mark.slow)])
-def test_a_run_is_cut_and_stopped_and_resumed_ends_in_the_same_numbers(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fcrn, "_resnet", Narrow)
-    scenes(tmp_path / "data")
-    options = replace(SMALL, data=str(tmp_path / "data"), method=method, sparsity=0.6, rounds=2, trigger="2")
-
-    def run(where: str, last: int) -> Any:
-        store = Store(tmp_path / where, configuration("nyu", options))
-
-        def report(epoch: int, line: dict[str, Any]) -> None:
-            if epoch == last:
-                raise KeyboardInterrupt
-
-        try:
-            return training_loop.run("nyu", nyu.make(options), options, store, report)
-        finally:
-            store.close()
-
-    whole = run("whole", 99)
-    for last in (1, 2):
-        with pytest.raises(KeyboardInterrupt):
-            run("stopped", last)
-    assert run("stopped", 99).value == whole.value
-    assert (whole.pruned_epoch, whole.metric, whole.higher_is_better, whole.split) == (2, "rmse", False, "val")
-    assert whole.weight_sparsity >= 0.6
-    logs = [next((tmp_path / w).glob("*/log.jsonl")).read_text().splitlines() for w in ("whole", "stopped")]
-    for a, b in zip(*(map(json.loads, log) for log in logs), strict=True):
-        assert (a["loss"], a["validation_rmse"]) == (b["loss"], b["validation_rmse"])
-
-
-def test_it_learns_what_tells_the_depth_and_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fcrn, "_resnet", Narrow)
-    scenes(tmp_path / "data")
-    given = ["--encoder", "resnet18", "--no-pretrained", "--size", "32", "48", "--batch", "4", "--epochs", "12"]
-    given += ["--learning-rate", "1e-2", "--validation", "0", "--scoring", "1", "--data", str(tmp_path / "data")]
-    given += ["--runs", str(tmp_path / "runs"), "--record", "--scale", "1", "--colour", "0"]
-    pruned = [*given, "--method", "earlycrop-s", "--sparsity", "0.5"]
-    with pytest.warns(UserWarning, match=r"depths.png lacks dense predictions: .*runs has no dense run"):
-        alone = command_line.main("nyu", pruned)
-    dense = command_line.main("nyu", [*given, "--method", "dense"])
-    folder = {result.method: tmp_path / "runs" / result.run for result in (alone, dense)}
-    told = json.loads((folder["dense"] / "metrics.json").read_text())
-    assert told["val"]["rmse"] == dense.value
-    assert dense.value < 0.8 * told["val, by the training mean"]["rmse"]
-    widths = {"alone": imread(folder["earlycrop-s"] / "depths.png").shape[1]}
-    command_line.main("nyu", pruned)  # it is finished, and now there is a dense run beside it
-    widths |= {name: imread(path / "depths.png").shape[1] for name, path in folder.items()}
-    assert widths["dense"] == widths["alone"] < widths["earlycrop-s"]
-    assert imread(folder["earlycrop-s"] / "depths.png").std() > 0.04
+        nyu_task(tmp_path)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the kitchen is not here")
