@@ -25,7 +25,7 @@ def paper() -> Options:
     """The paper's table 5 (VGG16, without the one cycle; section 5, appendices C and E): Adam on turned images."""
     return Options(
         preset="paper", network="vgg16", size=64, epochs=80, batch=256, optimizer="adam", learning_rate=2e-3,
-        decay="none", weight_decay=5e-5, clip=10.0, rotation=15.0,
+        decay="none", weight_decay=5e-5, clip=10.0, rotation=15.0, as_authors=True,
     )  # fmt: skip
 
 

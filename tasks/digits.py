@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import DataFingerprint, Summary, Task
+from tasks.data.balance import scoring_order
 from tasks.data.loader import generator
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
@@ -99,6 +100,7 @@ class Digits(Task):
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training images in an order of their own."""
         order = torch.randperm(len(self.train), generator=generator((self.options.seed, epoch, SCORING)))
+        order = scoring_order(self.options, order, self.labels[self.train])
         return list(self._draw(model, order, self.options.scoring))
 
     def _draw(self, model: nn.Module, order: Tensor, count: int) -> Iterator[Batch]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import DataFingerprint, Summary, Task
+from tasks.data.balance import scoring_order
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
@@ -172,8 +173,11 @@ class LanguageUnderstanding(Task):
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Random training examples."""
         options, random = self.options, np.random.default_rng((self.options.seed, epoch, SCORING))
-        rows = torch.from_numpy(random.permutation(len(self.training))[: options.scoring * options.batch])
-        return [self.training.batch(part, model_device(model)) for part in torch.split(rows, options.batch)]
+        rows = torch.from_numpy(random.permutation(len(self.training)))
+        if self.glue.classes:
+            rows = scoring_order(options, rows, self.training.labels)
+        parts = torch.split(rows[: options.scoring * options.batch], options.batch)
+        return [self.training.batch(part, model_device(model)) for part in parts]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy, or the squared error of a number."""

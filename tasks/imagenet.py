@@ -31,7 +31,7 @@ def standard() -> Options:
 
 def paper() -> Options:
     """The paper's table 7: VGG16; what appendix E.6 leaves open is our recipe's."""
-    return replace(standard(), preset="paper", network="vgg16_bn", learning_rate=0.05)
+    return replace(standard(), preset="paper", network="vgg16_bn", learning_rate=0.05, as_authors=True)
 
 
 def default() -> Options:

@@ -87,7 +87,7 @@ def paper() -> Options:
 
     Whether its encoder is pretrained is not told there; here it is, as in Laina et al.
     """
-    return Options(preset="paper", pretrained=True, epochs=10, learning_rate=1e-5, decay="none")
+    return Options(preset="paper", pretrained=True, epochs=10, learning_rate=1e-5, decay="none", as_authors=True)
 
 
 def small() -> Options:

@@ -77,7 +77,7 @@ def default() -> Options:
 
 def paper() -> Options:
     """The paper's setting as its authors' code has it: shuffled chunks of 80 words, each on its own."""
-    return Options(preset="paper", carry=False, length=80, window=80)
+    return Options(preset="paper", carry=False, length=80, window=80, as_authors=True)
 
 
 def standard() -> Options:

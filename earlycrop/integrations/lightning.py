@@ -59,6 +59,9 @@ class PruningCallback(CallbackBase, Callback):
             written without a PruningCallback or with another method.
 
     Notes:
+        A ``training_step`` may return ``{"loss": total, "loss_terms": (first, second)}``: scores are then computed by
+        terms, see :func:`earlycrop.prune`.
+
         A module is pruned once. A further ``fit`` of the same Trainer, with larger ``max_epochs``, does not prune it
         again.
 

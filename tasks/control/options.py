@@ -74,7 +74,7 @@ def flare(options: Setting) -> Setting:
     """
     return replace(
         options, activation="relu", learning_rate=5e-5, decay=False, clip=None, gae=0.0, value=1.0, entropy=0.0,
-        last_entropy=None, normalise=False, rollout=4, reward_scale=0.01,
+        last_entropy=None, normalise=False, rollout=4, reward_scale=0.01, as_authors=True,
     )  # fmt: skip
 
 

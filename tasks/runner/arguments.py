@@ -24,8 +24,9 @@ from tasks.runner.options import Options
 
 GROUPS = {
     "pruning": (
-        *("method", "sparsity", "of", "rounds", "trigger", "criterion", "gate", "statistics", "exclude", "floors"),
-        *("ceilings", "multiple", "shuffled", "rewind", "scoring", "scoring_rollouts", "scoring_length", "prune_on"),
+        *("method", "sparsity", "of", "rounds", "trigger", "criterion", "gate", "statistics", "as_authors", "exclude"),
+        *("floors", "ceilings", "multiple", "shuffled", "rewind", "scoring", "scoring_rollouts", "scoring_length"),
+        "prune_on",
     ),
     "training": (
         *("epochs", "batch", "optimizer", "learning_rate", "decay", "weight_decay", "clip", "smoothing"),

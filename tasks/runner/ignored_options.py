@@ -13,7 +13,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 PRUNING = (
     *("sparsity", "of", "exclude", "floors", "ceilings", "multiple", "rounds", "trigger", "shuffled"),
-    *("criterion", "gate", "statistics", "rewind", "optimizer_state", "schedule"),
+    *("criterion", "gate", "statistics", "as_authors", "rewind", "optimizer_state", "schedule"),
 )
 """Options that say how to prune."""
 
@@ -40,6 +40,7 @@ def ignored_options(method: str, criterion: str = "") -> frozenset[str]:
         "multiple": row.structured,
         "gate": row.structured and effect.effect is not None and row.procedure != "tick-tock",
         "statistics": effect.order > 0,
+        "as_authors": effect.order > 0,
     }
     return frozenset(name for name, used in uses.items() if not used)
 

@@ -42,6 +42,9 @@ class Options:
     """Where a node is scored: rows (that produce it), norms (its batch norms), columns (that consume it) or auto."""
     statistics: str = "auto"
     """What batch norms use while scores are taken: running, batch or auto."""
+    as_authors: bool = False
+    """Score as the paper's authors' code does: gates at rows, running statistics, the gradient flow of matrices alone,
+    and its numbers of rounds (7, but 1 for earlycrop-s)."""
     rewind: float = 0.05
     """Share of the epochs that ltr rewinds to; 0 is the initialisation."""
     optimizer_state: Literal["keep", "reset"] = "keep"
@@ -83,7 +86,7 @@ class Options:
 LATER: dict[str, Any] = {
     **{name: getattr(Options(), name) for name in (
         "exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "criterion", "gate", "statistics", "rewind",
-        "optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic",
+        "as_authors", "optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic",
     )},
     "normalise": False, "last_entropy": None, "workers": 1, "epochs_per_pass": 1,
 }  # fmt: skip
@@ -92,7 +95,7 @@ that, so that ids stay."""
 ASIDE = ("runs", "fresh", "record", "keep", "branch_from", "country")
 """Options that change nothing of what is computed."""
 VARIANTS = (
-    "criterion", "gate", "statistics", "trigger", "shuffled", "rewind", "optimizer_state", "schedule",
+    "criterion", "gate", "statistics", "as_authors", "trigger", "shuffled", "rewind", "optimizer_state", "schedule",
 )  # fmt: skip
 """Options that make of a method a variant of it."""
 

@@ -76,6 +76,8 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
         options, limits = with_defaults(options), earlycrop.Limits()
     if options.criterion and method.criterion is not None:
         method = replace(method, criterion=earlycrop.CRITERIA[options.criterion])
+    if options.as_authors:
+        options, method = _as_authors(options, method)
     names: Any = options  # plain strings, which the pruner checks
     return earlycrop.Pruner(
         model, optimizer, task.loss, method, options.sparsity,
@@ -87,6 +89,17 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
             ntk_probe=next(iter(task.scoring_batches(model, 0))) if options.kernel else None, group=distributed.group(),
         ),
     )  # fmt: skip
+
+
+def _as_authors(options: Options, method: earlycrop.Method) -> tuple[Options, earlycrop.Method]:
+    """Return the options and the method with what the paper's authors' code does, where nothing else was asked for."""
+    if method.criterion is None or method.criterion.order == 0:
+        return options, method
+    rounds = {"cropit-u": 7, "cropit-s": 7, "earlycrop-u": 7, "earlycrop-s": 1}.get(options.method, options.rounds)
+    gate = "rows" if options.gate == "auto" else options.gate
+    statistics = "running" if options.statistics == "auto" else options.statistics
+    options = replace(options, gate=gate, statistics=statistics, rounds=rounds)
+    return options, replace(method, criterion=replace(method.criterion, matrices_only=True))
 
 
 def run(name: str, task: Task, options: Options, store: Store, report: Report) -> Result:

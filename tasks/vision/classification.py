@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import DataFingerprint, Task
+from tasks.data.balance import scoring_order
 from tasks.data.loader import generator
 from tasks.nets.classifiers import network, require_fit
 from tasks.runner import distributed
@@ -105,6 +106,7 @@ class Vision(Task):
         )
         self.epoch = 0
         self.compiled: Any = None
+        self.classes_of = torch.from_numpy(train.labels)
         self.labels = digest(*train.classes, train.labels, validation.labels, test.labels)
 
     def model(self) -> nn.Module:
@@ -142,6 +144,7 @@ class Vision(Task):
         """Training images as they are; of each batch, this process's part."""
         device, options = model_device(model), self.options
         order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
+        order = scoring_order(options, order, self.classes_of)
         local_order = distributed.local_slices(order[: options.scoring * options.batch], options.batch)
         return list(self.training.plain(local_order, max(1, options.batch // distributed.processes()), device))
 
