@@ -87,8 +87,15 @@ def groups(results: Iterable[Result]) -> Iterator[Group]:
             yield Group(rows=pd.concat([dense, part]) if len(dense) else part)
 
 
+def at_cap(reason: str | None) -> bool:
+    """Return whether a run was pruned at the latest epoch that its trigger allows, for want of a reason before."""
+    return isinstance(reason, str) and reason.startswith("latest epoch")
+
+
 def summary(group: Group) -> pd.DataFrame:
     """Return a line a method, dense first and then by rank: means over seeds, sample deviation, gap to dense.
+
+    ``at_cap`` is how many of its runs were pruned at the latest epoch for want of a reason before.
 
     Several runs of one seed count as one, with their means. Missing are: a deviation of one seed, a gap without dense
     runs, a time of several devices, emissions of several countries or that were measured in several ways.
@@ -103,6 +110,7 @@ def summary(group: Group) -> pd.DataFrame:
     of_one_kind = by_method[["emissions_country", "emissions_measured"]].nunique(dropna=False).le(1).all(axis=1)
     lines.loc[~of_one_kind, "emissions_g"] = float("nan")
     is_dense = lines.index == "dense"
+    lines["at_cap"] = by_method["pruned_why"].agg(lambda reasons: reasons.map(at_cap).sum())
     lines["gap"] = lines["mean"] - lines.loc[is_dense, "mean"].mean()
     higher = bool(group.rows["higher_is_better"].iloc[0])
     lines["rank"] = lines.loc[~is_dense, "mean"].rank(ascending=not higher, method="min")
@@ -207,13 +215,23 @@ def _columns(group: Group, price: float | None) -> tuple[Columns, Columns]:
         ("MACs", cells(lines["macs"])),
         ("batch\nms", cells(lines["batch_ms"])),
         ("train\ns", cells(lines["train_seconds"])),
-        ("cut at\nepoch", cells(lines["pruned_epoch"], ".1f")),
+        ("cut at\nepoch", _epochs(lines, group)),
     ]
     if lines["emissions_g"].notna().any():
         costs.append(("CO2\ng", cells(lines["emissions_g"])))
     if price is not None:
         costs.append(("cost", cells(lines["train_seconds"], ".4g", price / 3600)))
     return results, costs
+
+
+def _epochs(lines: pd.DataFrame, group: Group) -> list[str]:
+    """Return the mean epoch of each method's pruning, and how many of its runs were pruned at the cap."""
+    runs = group.rows.groupby(labels(group.rows)).size()
+    texts = []
+    for method, epoch, capped in zip(lines.index, cells(lines["pruned_epoch"], ".1f"), lines["at_cap"], strict=True):
+        share = "" if capped == runs[method] else f"{capped} of {runs[method]} "
+        texts.append(f"{epoch}, {share}at the cap" if capped else epoch)
+    return texts
 
 
 def rich_table(title: str | None, columns: Columns) -> Table:

@@ -16,10 +16,17 @@ const COLUMNS = [
   { key: "train_seconds", head: () => "training, s", cell: (line) => told(line.train_seconds, short) },
   { key: "step_bytes", head: () => "step, MB", cell: (line) => told(line.step_bytes, (bytes) => short(bytes / 1e6)), ifAny: true },
   { key: "emissions_g", head: () => "CO₂, g", cell: (line) => told(line.emissions_g, short), ifAny: true },
-  { key: "pruned_epoch", head: () => "cut at epoch", cell: (line) => told(line.pruned_epoch, (at) => String(Number(at.toFixed(1)))) },
+  { key: "pruned_epoch", head: () => "cut at epoch", cell: (line) => told(line.pruned_epoch, (at) => cutAt(at, line)) },
 ];
 // Of the recipe, what the lines share stands in the caption; what tells them apart has columns, as few as that takes.
 const CONTEXT = ["dataset", "preset", "network", "epochs", "device"];
+
+/** The mean epoch of the pruning, and how many runs were cut at the latest one, for want of a reason before. */
+function cutAt(epoch, line) {
+  const count = line.runs.length;
+  const share = line.at_cap < count ? `${line.at_cap} of ${count} ` : "";
+  return `${Number(epoch.toFixed(1))}${line.at_cap ? `, ${share}at the cap` : ""}`;
+}
 
 const opened = new Set();
 let shownColumns = "";

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from leaderboards.records import Record
-from leaderboards.table import differing, groups, short, summary
+from leaderboards.table import _columns, at_cap, differing, groups, short, summary
 from tasks.runner.result import KINDS, Result
 from tests.leaderboards.results import ALL, DENSE, EARLY
 
@@ -118,3 +118,20 @@ def test_variants_of_a_method_are_lines_of_their_own_and_records_may_lack_later_
 @pytest.mark.parametrize(("number", "message"), [(34000, "34k"), (999.9, "1k"), (1234567, "1.23M"), (12, "12")])
 def test_short_numbers(number: float, message: str) -> None:
     assert short(number) == message
+
+
+def test_a_pruning_at_the_cap_says_so() -> None:
+    capped, fired = "latest epoch 8: the per_rate change stayed above 0.1", "lazy regime: per_rate change 0.09"
+    assert [at_cap(reason) for reason in (capped, fired, None)] == [True, False, False]
+    late = [replace(EARLY, run=f"l{i}", seed=i, pruned_epoch=8, pruned_why=capped) for i in (0, 1)]
+    runs = [
+        *late,
+        *(replace(late[i], method="earlycrop-u", pruned_why=why) for i, why in enumerate((capped, fired))),
+        replace(late[0], method="crop-s", pruned_epoch=0, pruned_why="before training"),
+    ]
+    (group,) = groups(runs)
+    lines = summary(group)
+    assert dict(lines["at_cap"]) == {"earlycrop-s": 2, "earlycrop-u": 1, "crop-s": 0}
+    _, costs = _columns(group, None)
+    cells = dict(zip(lines.index, dict(costs)["cut at\nepoch"], strict=True))
+    assert cells == {"earlycrop-s": "8.0, at the cap", "earlycrop-u": "8.0, 1 of 2 at the cap", "crop-s": "0.0"}
