@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from leaderboards.table import Columns, cells, decimals, frame, labels, rich_table, with_spread
+from leaderboards.table import Columns, at_cap, cap_note, cells, decimals, frame, labels, rich_table, with_spread
 from tasks.runner.result import Result
 
 PAPER = Path(__file__).parent / "paper"
@@ -72,6 +72,9 @@ def _lines(our_rows: pd.DataFrame, their_rows: pd.DataFrame, metric: str) -> pd.
     by_seed = our_rows.groupby(["method", "seed"])["value"].mean().groupby("method")  # runs of one seed count as one
     table["ours"], table["ours_std"], table["seeds"] = by_seed.mean(), by_seed.std(), by_seed.size()
     table["hours"] = by_method["train_seconds"].mean().where(by_method["device"].nunique() == 1) / 3600
+    capped = by_method["pruned_why"].agg(lambda reasons: reasons.map(at_cap).sum())
+    sizes = by_method.size()
+    table["note"] = [cap_note(int(capped.get(m, 0)), int(sizes.get(m, 0))) for m in table.index]
     theirs = their_rows.groupby("method")[["value", "std"]].first().astype(float)
     table["theirs"], table["theirs_std"] = theirs["value"], theirs["std"]
     higher = bool(our_rows["higher_is_better"].iloc[0]) if len(our_rows) else metric not in ("perplexity", "rmse")
@@ -132,7 +135,7 @@ def show(name: str, results: list[Result], console: Console, price: float | None
 def _table(title: str, lines: pd.DataFrame, price: float | None) -> Table:
     both = bool(lines["theirs"].notna().any())
     digits = decimals(lines[["ours", "theirs"]].abs().max().max())
-    columns: Columns = [("method", [str(method) for method in lines.index])]
+    columns: Columns = [("method", [method + note for method, note in lines["note"].items()])]
     for who, head in (("ours", "ours"), ("theirs", "the paper"))[: 1 + both]:
         styles = [{1: "[bold]", 2: "[underline]"}.get(place, "") for place in lines[f"{who}_place"]]
         values = with_spread(lines[who], lines[f"{who}_std"], digits)

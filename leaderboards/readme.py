@@ -103,7 +103,10 @@ def _table(
         raise ValueError(f"{path}: README's table needs results of dense for {', '.join(lacking)}, and there are none")
     rows = [[first, *heads.values()]]
     for method, name in (methods or {method: f"`{method}`" for method, _ in lines}).items():
-        rows.append([name, *(cell(lines[method, value]) if (method, value) in lines else blank for value in heads)])
+        row = [lines.get((method, value)) for value in heads]
+        capped = [line["at_cap"] >= line["seeds"] for line in row if line is not None and line["at_cap"]]
+        note = "" if not capped else ", at the cap" if all(capped) else ", partly at the cap"
+        rows.append([name + note, *(blank if line is None else cell(line) for line in row)])
     head, *others = (f"| {' | '.join(row)} |\n" for row in rows)
     return "".join([head, "|" + "---|" * (head.count("|") - 1) + "\n", *others])
 

@@ -92,6 +92,12 @@ def at_cap(reason: str | None) -> bool:
     return isinstance(reason, str) and reason.startswith("latest epoch")
 
 
+def cap_note(capped: int, runs: int) -> str:
+    """Return ", at the cap" if all runs of a method were pruned there, with how many if some were, or nothing."""
+    share = "" if capped == runs else f"{capped} of {runs} "
+    return f", {share}at the cap" if capped else ""
+
+
 def summary(group: Group) -> pd.DataFrame:
     """Return a line a method, dense first and then by rank: means over seeds, sample deviation, gap to dense.
 
@@ -229,8 +235,7 @@ def _epochs(lines: pd.DataFrame, group: Group) -> list[str]:
     runs = group.rows.groupby(labels(group.rows)).size()
     texts = []
     for method, epoch, capped in zip(lines.index, cells(lines["pruned_epoch"], ".1f"), lines["at_cap"], strict=True):
-        share = "" if capped == runs[method] else f"{capped} of {runs[method]} "
-        texts.append(f"{epoch}, {share}at the cap" if capped else epoch)
+        texts.append(epoch + cap_note(capped, runs[method]))
     return texts
 
 
