@@ -68,10 +68,10 @@ def test_games_go_on_from_one_rollout_to_the_next() -> None:
     model = falling()
     with closing(Player("CartPole-v1", 4, KEY)) as player:
         parts = [player.play(model, length) for length in (7, 1, 22)]
-    whole = played(model, 30)
-    assert [score for part in parts for score in part.returns] == whole.returns
+    at_once = played(model, 30)
+    assert [score for part in parts for score in part.returns] == at_once.returns
     for field in ("actions", "rewards", "terminated", "truncated", "mask"):
-        assert torch.equal(torch.cat([getattr(part, field) for part in parts]), getattr(whole, field))
+        assert torch.equal(torch.cat([getattr(part, field) for part in parts]), getattr(at_once, field))
     assert torch.equal(parts[1].observations[0], parts[0].observations[-1])
 
 
