@@ -62,6 +62,19 @@ def control(*tasks: str) -> Study:
     return several(*(compared(task, "", (0.5, 0.75, 0.9, 0.95, 0.98, 0.99), methods) for task in tasks))
 
 
+def terms(seed: int) -> Iterator[Run]:
+    """Single weights of actor and critic: scored by the flow of each term of the loss, or of their sum."""
+    for task in ("cartpole", "acrobot"):
+        yield run_of(task, f"--seed {seed} --method dense")
+        for sparsity, more in ((0.9, ""), (0.95, " --steps 1000000" if task == "cartpole" else "")):
+            common = f"--seed {seed} --sparsity {sparsity}{more} --method"
+            yield run_of(task, f"{common} earlycrop-u")
+            if sparsity == 0.9:
+                yield run_of(task, f"{common} earlycrop-u --criterion crop-sum")
+                for method in ("crop-u", "cropit-u", "snip", "random-u") if task == "cartpole" else ():
+                    yield run_of(task, f"{common} {method}")
+
+
 CRITERIA = ("", "--criterion crop-flow", "--criterion crop-gate", "--criterion snip")
 SCORES = (
     *(f"{criterion} {gate}" for criterion, gate in product(CRITERIA, ("", "--gate rows"))),
@@ -195,6 +208,7 @@ STUDIES: dict[str, Study] = {
     "treebank": compared(
         "ptb", "--preset small", (0.5, 0.8), ("earlycrop-s", "earlycrop-u", "magnitude-u", "magnitude-after-u")
     ),
+    "terms": terms,
     "when": points("--preset small", (0.9,), (0, 1, 2, 3, 4, 6, 8, 10)),
 }  # fmt: skip
 """Name -> study. Tables and figures are the paper's; the others are ours, for a CPU."""

@@ -25,6 +25,7 @@ CriterionName = Literal[
     "snip",
     "grasp",
     "crop",
+    "crop-sum",
     "crop-flow",
     "crop-gate",
     "taylor",
@@ -125,6 +126,7 @@ CRITERIA: dict[str, Criterion] = {
     # Rachwan et al. 2022, eq. 4; for nodes the gates of eq. 5, in the closed form of what the authors' code
     # differentiates. Deviation: of a loss of several terms, eq. 4 is taken for each term.
     "crop": Criterion(second_order, 2, node_effect=second_order_gate, by_term=True, additive=True),
+    "crop-sum": Criterion(second_order, 2, node_effect=second_order_gate, additive=True),  # of the sum of all terms
     "crop-flow": Criterion(second_order, 2, by_term=True, additive=True),  # without the term g g of a gate
     # Rachwan et al. 2022, eq. 6: with v = w g(c) in place of g, the sum over a node is H(c) g(c), the derivatives by
     # the gates c alone

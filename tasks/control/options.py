@@ -30,6 +30,8 @@ class A2COptions(Options):
     workers: int = 1
     """Environments that step at once: above 1, a process each (Gymnasium's async form), which pays where a step takes
     milliseconds. The games are the same, but cart-pole's start otherwise."""
+    schedule: Literal["keep", "restart", "after-cut", "constant"] = "after-cut"
+    """How the learning rate goes: see the other tasks; here it is held until the pruning by default."""
     rollout: int = 16
     """Steps that each agent plays between two updates."""
     learning_rate: float = 1e-3

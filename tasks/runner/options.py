@@ -43,8 +43,8 @@ class Options:
     statistics: str = "auto"
     """What batch norms use while scores are taken: running, batch or auto."""
     as_authors: bool = False
-    """Score as the paper's authors' code does: gates at rows, running statistics, the gradient flow of matrices alone,
-    and its numbers of rounds (7, but 1 for earlycrop-s)."""
+    """Score as the paper's authors' code does: gates at rows, running statistics, the gradient flow of the whole loss
+    and of matrices alone, and its numbers of rounds (7, but 1 for earlycrop-s)."""
     rewind: float = 0.05
     """Share of the epochs that ltr rewinds to; 0 is the initialisation."""
     optimizer_state: Literal["keep", "reset"] = "keep"

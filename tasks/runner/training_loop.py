@@ -99,7 +99,7 @@ def _as_authors(options: Options, method: earlycrop.Method) -> tuple[Options, ea
     gate = "rows" if options.gate == "auto" else options.gate
     statistics = "running" if options.statistics == "auto" else options.statistics
     options = replace(options, gate=gate, statistics=statistics, rounds=rounds)
-    return options, replace(method, criterion=replace(method.criterion, matrices_only=True))
+    return options, replace(method, criterion=replace(method.criterion, matrices_only=True, by_term=False))
 
 
 def run(name: str, task: Task, options: Options, store: Store, report: Report) -> Result:
