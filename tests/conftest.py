@@ -7,6 +7,7 @@ whose graphs are known, and random ones; ``tests.oracles`` the masked dense netw
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 from collections.abc import Iterator
 
@@ -31,6 +32,22 @@ def pytest_collection_finish() -> None:
 def _same_numbers_every_time() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+class _FailingRule(logging.Handler):
+    """A rule of the tracer that fails is an error in tests."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            raise AssertionError(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def _no_rule_fails() -> Iterator[None]:
+    handler, logger = _FailingRule(), logging.getLogger("earlycrop.tracing.rules")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import ChannelLabels
@@ -189,23 +189,41 @@ def _copy_model(model: nn.Module, real: bool) -> nn.Module:
 
     Buffers of integers (tables of indices, masks) stay real, so that the tracer can follow what they move.
     """
+    tensors = () if real else tensors_by_name(model).values()
     try:
-        memo = _detached_results(model)
-        if not real:
-            for t in tensors_by_name(model).values():
-                if t.is_floating_point() or t.is_complex():
-                    memo[id(t)] = meta_like(t)
-        return copy.deepcopy(model, memo).eval()
+        memo = {id(t): meta_like(t) for t in tensors if t.is_floating_point() or t.is_complex()}
+        try:
+            return copy.deepcopy(model, dict(memo)).eval()
+        except RuntimeError:  # as of a tensor with a graph
+            return copy.deepcopy(model, memo | _detached_results(model)).eval()
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         raise TraceError(f"the model cannot be copied ({cause}): remove what copy.deepcopy cannot copy") from error
 
 
 def _detached_results(model: nn.Module) -> dict[int, Any]:
-    """Return copies of the results of earlier runs that modules keep, by id: deepcopy refuses tensors with a graph."""
-    attributes = [value for m in model.modules() for value in vars(m).values()]
-    leaves = tree_leaves([value for value in attributes if isinstance(value, Tensor | list | tuple)])
-    return {id(t): t.detach() for t in leaves if isinstance(t, Tensor) and t.grad_fn is not None}
+    """Return copies of the results of earlier runs that modules keep, by id: deepcopy refuses tensors with a graph.
+
+    A module may keep them in containers, and in objects such as the distribution of a policy's last actions.
+    """
+    modules = list(model.modules())
+    visited = {id(m) for m in modules}
+    results: dict[int, Any] = {}
+    pending = [value for m in modules for value in vars(m).values()]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Tensor):
+            if value.grad_fn is not None:
+                results[id(value)] = value.detach()
+        elif id(value) not in visited and not isinstance(value, type | ModuleType | FunctionType | nn.Module):
+            visited.add(id(value))
+            if isinstance(value, Mapping):
+                pending.extend(value.values())
+            elif isinstance(value, list | tuple | set | frozenset):
+                pending.extend(value)
+            else:
+                pending.extend(getattr(value, "__dict__", {}).values())
+    return results
 
 
 def _freeze_attention(recorder: ChannelRecorder, network: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,10 @@ from torch.nn import functional
 
 import earlycrop
 from earlycrop import TraceError, prune, trace
+from earlycrop.tracing.rules import table
 from tests.networks import build
-from tests.toy import mlp, vectors
+from tests.oracles import certified
+from tests.toy import Net, mlp, vectors
 
 
 def test_the_model_is_not_touched() -> None:
@@ -171,3 +174,55 @@ def test_a_loss_that_runs_another_model_is_refused() -> None:
     other = mlp()
     with pytest.raises(TraceError, match="let it run the model that it is given"):
         trace(mlp(), lambda model: other(torch.randn(2, 6)))
+
+
+@pytest.mark.parametrize("by", ["slice", "split"])
+def test_an_empty_part_freezes_nothing(by: str) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        h = self.a(x)
+        turned, rest = (h[..., : self.n], h[..., self.n :]) if by == "slice" else h.split([h.shape[-1], 0], -1)
+        return self.out(torch.cat([turned.cos(), rest], -1))
+
+    model = Net(forward, a=nn.Linear(8, 16), out=nn.Linear(16, 3)).double()
+    model.n = 16  # as the width of rotary embeddings over whole heads is set
+    certified(model, torch.randn(4, 8, dtype=torch.float64), nodes=16)
+
+
+def test_a_distribution_that_a_module_keeps_is_copied_with_it() -> None:
+    class Policy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 32), nn.Linear(32, 2)
+            self.distribution: Any = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.distribution = torch.distributions.Categorical(logits=self.head(self.body(x).tanh()))
+            return self.distribution.logits  # type: ignore[no-any-return]
+
+    model, x = Policy(), torch.randn(16, 4)
+    model(x).square().mean().backward()
+    kept = model.distribution
+    assert trace(model, x).count == 32
+    assert model.distribution is kept
+    assert kept.logits.grad_fn is not None
+
+
+def test_a_rule_that_fails_is_logged_and_freezes_its_operation(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(recorder: Any, op: Any) -> None:
+        raise ZeroDivisionError("integer modulo by zero")
+
+    logger = logging.getLogger("earlycrop.tracing.rules")
+    monkeypatch.setattr(logger, "handlers", [])  # those that make it an error in tests
+    monkeypatch.setitem(table.RULES, torch.ops.aten.cat, failing)
+    table._get_traits.cache_clear()
+    model = Net(
+        lambda self, x: self.out(torch.cat([self.a(x), self.b(x).relu()], -1)),
+        a=nn.Linear(8, 6), b=nn.Linear(8, 6), out=nn.Linear(12, 3),
+    )  # fmt: skip
+    graph = trace(model, torch.randn(4, 8))
+    table._get_traits.cache_clear()
+    assert graph.count == 0
+    assert "the rule failing of cat failed, so its channels stay (ZeroDivisionError" in caplog.text
+    assert "cat" in str(graph)

@@ -6,6 +6,7 @@ channels of its inputs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from earlycrop.tracing.recorder import SPLIT_SHARES, UNKNOWN, ChannelRecorder
 from earlycrop.tracing.rules import indexing, matmul, norms, views
 from earlycrop.tracing.rules.zeros import ZERO_RULES, ZeroRule, aten_operations
 
+_log = logging.getLogger(__name__)
 aten: Any = torch.ops.aten
 Rule: TypeAlias = Callable[[ChannelRecorder, Op], None]
 PARTIAL_WRITE = "it is written into a part of another tensor"
@@ -81,6 +83,10 @@ def _record_channels(recorder: ChannelRecorder, op: Op, traits: _OperationTraits
     try:
         traits.rule(recorder, op)
     except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
+        _freeze_unknown(recorder, op)
+    except Exception as error:  # a fault of the rule is none of the model, which can still be cut elsewhere
+        rule = getattr(traits.rule, "__name__", "a rule")
+        _log.warning("the rule %s of %s failed, so its channels stay (%r): please report it", rule, traits.name, error)
         _freeze_unknown(recorder, op)
     for result in op.results:
         info = recorder.info(result)

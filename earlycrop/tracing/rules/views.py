@@ -100,12 +100,14 @@ def split(recorder: ChannelRecorder, op: Op) -> None:
             parts = [labels] * len(op.results)
         else:
             starts, width, step = _split_extent(packet, op, dim)
-            if not _couple_parts(recorder, labels, dim, starts, width, step):
+            lengths = [y.shape[dim] if y.ndim == x.ndim else 1 for y in op.results]
+            filled = [start for start, n in zip(starts, lengths, strict=True) if n]  # an empty part has no channel
+            if filled and not _couple_parts(recorder, labels, dim, filled, width, step):
                 continue
-            parts = []
-            for y, start in zip(op.results, starts, strict=True):
-                n = y.shape[dim] if y.ndim == x.ndim else 1
-                parts.append(compress(labels.take(range(start, start + n * step, step), axis=dim)))
+            parts = [
+                compress(labels.take(range(start, start + n * step, step), axis=dim))
+                for start, n in zip(starts, lengths, strict=True)
+            ]
         for y, part, labels_of_part in zip(op.results, parts, labels_of_parts, strict=True):
             labels_of_part.append(part.squeeze(dim) if y.ndim < x.ndim else part)
     for y, labels_of_part in zip(op.results, labels_of_parts, strict=True):
@@ -135,7 +137,7 @@ def _split_dim(packet: Any, op: Op) -> int:
 def _split_extent(packet: Any, op: Op, dim: int) -> tuple[list[int], int, int]:
     """Return where each part starts, how wide all of them are, and their step.
 
-    If they differ in width, the width is larger than the dimension.
+    Empty parts do not count. If the others differ in width, the width is larger than the dimension.
     """
     size = op.args[0].shape[dim]
     if packet is aten.slice:
@@ -145,7 +147,8 @@ def _split_extent(packet: Any, op: Op, dim: int) -> tuple[list[int], int, int]:
         return [op.args[2] % size], 1, 1
     widths = [1] * len(op.results) if packet is aten.unbind else [y.shape[dim] for y in op.results]
     starts = [sum(widths[:i]) for i in range(len(widths))]
-    return starts, widths[0] if len(set(widths)) == 1 else size + 1, 1
+    filled = {width for width in widths if width}
+    return starts, filled.pop() if len(filled) == 1 else size + 1, 1
 
 
 def _couple_parts(
