@@ -75,6 +75,33 @@ def terms(seed: int) -> Iterator[Run]:
                     yield run_of(task, f"{common} {method}")
 
 
+TUNING = 100
+"""The first seed of studies by which defaults are chosen. No other study comes so far."""
+
+
+def moment(seed: int) -> Iterator[Run]:
+    """When to prune cart-pole's policy: at an epoch of 30, or when the trigger says so; to choose the trigger by."""
+    common = f"--seed {TUNING + seed} --method"
+    yield run_of("cartpole", f"{common} dense --schedule constant")
+    for trigger in ("", *(f" --trigger {epoch}" for epoch in (0, 2, 4, 8))):
+        yield run_of("cartpole", f"{common} earlycrop-u --sparsity 0.9{trigger}")
+
+
+def moment_images(seed: int) -> Iterator[Run]:
+    """When to prune an image classifier, as :func:`moment`, from one dense run at a constant learning rate."""
+    epochs = (1, 2, 3, 4, 6, 8)
+    common = f"--preset small --seed {TUNING + seed} --method"
+    trunk = f"{common} dense --schedule constant --keep {' '.join(map(str, epochs))}"
+    yield run_of("cifar10", f"{common} dense")
+    yield run_of("cifar10", trunk)
+    pruned = f"{common} earlycrop-s --sparsity 0.9 --schedule after-cut"
+    yield run_of("cifar10", pruned)
+    yield run_of("cifar10", f"{common} earlycrop-s --sparsity 0.9")
+    yield run_of("cifar10", f"{pruned} --trigger 0")
+    for epoch in epochs:
+        yield run_of("cifar10", f"{pruned} --trigger {epoch}", trunk)
+
+
 CRITERIA = ("", "--criterion crop-flow", "--criterion crop-gate", "--criterion snip")
 SCORES = (
     *(f"{criterion} {gate}" for criterion, gate in product(CRITERIA, ("", "--gate rows"))),
@@ -208,6 +235,7 @@ STUDIES: dict[str, Study] = {
     "treebank": compared(
         "ptb", "--preset small", (0.5, 0.8), ("earlycrop-s", "earlycrop-u", "magnitude-u", "magnitude-after-u")
     ),
+    "moment": several(moment, moment_images),
     "terms": terms,
     "when": points("--preset small", (0.9,), (0, 1, 2, 3, 4, 6, 8, 10)),
 }  # fmt: skip
