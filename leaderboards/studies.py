@@ -79,7 +79,7 @@ TUNING = 100
 """The first seed of studies by which defaults are chosen. No other study comes so far."""
 
 
-def moment(seed: int) -> Iterator[Run]:
+def when_control(seed: int) -> Iterator[Run]:
     """When to prune cart-pole's policy: at an epoch of 30, or when the trigger says so; to choose the trigger by."""
     common = f"--seed {TUNING + seed} --method"
     yield run_of("cartpole", f"{common} dense --schedule constant")
@@ -87,8 +87,8 @@ def moment(seed: int) -> Iterator[Run]:
         yield run_of("cartpole", f"{common} earlycrop-u --sparsity 0.9{trigger}")
 
 
-def moment_images(seed: int) -> Iterator[Run]:
-    """When to prune an image classifier, as :func:`moment`, from one dense run at a constant learning rate."""
+def when_images(seed: int) -> Iterator[Run]:
+    """When to prune an image classifier, as :func:`when_control`, from one dense run at a constant learning rate."""
     epochs = (1, 2, 3, 4, 6, 8)
     common = f"--preset small --seed {TUNING + seed} --method"
     trunk = f"{common} dense --schedule constant --keep {' '.join(map(str, epochs))}"
@@ -235,8 +235,9 @@ STUDIES: dict[str, Study] = {
     "treebank": compared(
         "ptb", "--preset small", (0.5, 0.8), ("earlycrop-s", "earlycrop-u", "magnitude-u", "magnitude-after-u")
     ),
-    "moment": several(moment, moment_images),
     "terms": terms,
     "when": points("--preset small", (0.9,), (0, 1, 2, 3, 4, 6, 8, 10)),
+    "when-control": when_control,
+    "when-images": when_images,
 }  # fmt: skip
 """Name -> study. Tables and figures are the paper's; the others are ours, for a CPU."""

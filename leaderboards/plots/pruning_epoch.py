@@ -51,7 +51,8 @@ def figure(records: Sequence[Record]) -> Figure | None:
         above.plot(chosen["pruned_epoch"], chosen["value"], "*", color=color, markersize=13, markeredgecolor="black")
     count = at["seed"].nunique()
     above.set_ylabel(metric_label(first))
-    title = f"{first.dataset}, {first.network}: when earlycrop-s prunes, {count} seed{'s' * (count > 1)}"
+    method = " and ".join(sorted(set(at["method"])))
+    title = f"{first.dataset}, {first.network}: when {method} prunes, {count} seed{'s' * (count > 1)}"
     above.set_title(f"{title}; stars: by its own trigger", loc="left")
     highest = float(at["sparsity_asked"].max())
     trace_panels(middle, below, dense[0], highest)
