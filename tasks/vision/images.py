@@ -75,11 +75,30 @@ def _images(labels: Any, image: Callable[[int], Image.Image], classes: Sequence[
 
     def rgb(i: int) -> Image.Image:
         try:
-            return image(i).convert("RGB")
+            with image(i) as stored:
+                return three_channels(stored, f"image {i} of the {name} split")
         except (OSError, UnidentifiedImageError, SyntaxError) as error:
             raise ValueError(f"image {i} of the {name} split cannot be read ({error}): mend or remove it") from None
 
     return Images(np.asarray(labels, dtype=np.int64), rgb, tuple(classes), name)
+
+
+def three_channels(image: Image.Image, place: str) -> Image.Image:
+    """Return an image in red, green and blue of 8 bits; 16 bits of grey are scaled.
+
+    Args:
+        image: An image as it is stored.
+        place: Where it is, for the error message.
+
+    Raises:
+        ValueError: its values have no known range.
+    """
+    if image.mode.startswith("I;16"):  # convert would clip them at 255
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        file = f" ({name})" if (name := getattr(image, "filename", "")) else ""
+        raise ValueError(f"{place}{file} has values of 32 bits, mode {image.mode}: save it with 8 or 16 bits a channel")
+    return image.convert("RGB")
 
 
 def read(data: str, dataset: str) -> tuple[Images, Images]:

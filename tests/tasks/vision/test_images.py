@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks.data.normalisation import statistics
@@ -189,3 +190,17 @@ def test_the_real_images_are_read() -> None:
     assert pixels is not None
     mean, _ = statistics(pixels)
     assert mean.flatten().tolist() == pytest.approx([125, 123, 114], abs=12)  # CIFAR-10's known channel means
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_other_ranges_are_refused(tmp_path: Path) -> None:
+    folders(tmp_path)
+    file = min((tmp_path / "train").glob("*/*"))
+    ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(ramp).save(file)
+    seen = np.asarray(read(str(tmp_path), "Pictures")[0].rgb(0))
+    assert len(np.unique(seen)) == 256
+    np.testing.assert_array_equal(seen, np.stack([np.round(ramp / 257)] * 3, -1))
+    file.unlink()
+    Image.fromarray(ramp.astype(np.float32)).save(file.with_suffix(".tiff"))
+    with pytest.raises(ValueError, match=r"image 0 of the train split .*has values of 32 bits, mode F: save it with 8"):
+        read(str(tmp_path), "Pictures")[0].rgb(0)
