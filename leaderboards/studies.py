@@ -87,21 +87,6 @@ def when_control(seed: int) -> Iterator[Run]:
         yield run_of("cartpole", f"{common} earlycrop-u --sparsity 0.9{trigger}")
 
 
-def when_images(seed: int) -> Iterator[Run]:
-    """When to prune an image classifier, as :func:`when_control`, from one dense run at a constant learning rate."""
-    epochs = (1, 2, 3, 4, 6, 8)
-    common = f"--preset small --seed {TUNING + seed} --method"
-    trunk = f"{common} dense --schedule constant --keep {' '.join(map(str, epochs))}"
-    yield run_of("cifar10", f"{common} dense")
-    yield run_of("cifar10", trunk)
-    pruned = f"{common} earlycrop-s --sparsity 0.9 --schedule after-cut"
-    yield run_of("cifar10", pruned)
-    yield run_of("cifar10", f"{common} earlycrop-s --sparsity 0.9")
-    yield run_of("cifar10", f"{pruned} --trigger 0")
-    for epoch in epochs:
-        yield run_of("cifar10", f"{pruned} --trigger {epoch}", trunk)
-
-
 CRITERIA = ("", "--criterion crop-flow", "--criterion crop-gate", "--criterion snip")
 SCORES = (
     *(f"{criterion} {gate}" for criterion, gate in product(CRITERIA, ("", "--gate rows"))),
@@ -146,21 +131,28 @@ def table3(seed: int) -> Iterator[Run]:
         yield run_of("cifar10", f"{common} resnext101_32x48d --epochs {epochs} {pruned}")
 
 
-def points(setting: str, sparsities: Sparsities, epochs: tuple[int, ...]) -> Study:
+def points(
+    setting: str, sparsities: Sparsities, epochs: tuple[int, ...], holds: bool = True, first_seed: int = 0
+) -> Study:
     """When to prune: earlycrop-s at each of the given epochs, beside its own trigger and dense.
 
-    The dense run is trained once, and the copies that are pruned at the epochs branch off it.
+    What is pruned at the epochs branches off one dense run. Where the runs hold their learning rate until the pruning
+    (``holds``), that dense run holds it to its end, and the one to compare with is another.
     """
+    schedule = " --schedule after-cut" if holds else ""
 
     def runs(seed: int) -> Iterator[Run]:
-        common = f"{setting} --seed {seed} --method"
-        dense = f"{common} dense --keep {' '.join(str(epoch) for epoch in epochs if epoch)}"
-        yield run_of("cifar10", dense)
+        common = f"{setting} --seed {first_seed + seed} --method"
+        keep = f" --keep {' '.join(str(epoch) for epoch in epochs if epoch)}"
+        trunk = f"{common} dense{' --schedule constant' if holds else ''}{keep}"
+        if holds:
+            yield run_of("cifar10", f"{common} dense")
+        yield run_of("cifar10", trunk)
         for sparsity in sparsities:
-            pruned = f"{common} earlycrop-s --sparsity {sparsity}"
+            pruned = f"{common} earlycrop-s --sparsity {sparsity}{schedule}"
             yield run_of("cifar10", pruned)
             for epoch in epochs:
-                yield run_of("cifar10", f"{pruned} --trigger {epoch}", dense if epoch else None)
+                yield run_of("cifar10", f"{pruned} --trigger {epoch}", trunk if epoch else None)
 
     return runs
 
@@ -236,8 +228,8 @@ STUDIES: dict[str, Study] = {
         "ptb", "--preset small", (0.5, 0.8), ("earlycrop-s", "earlycrop-u", "magnitude-u", "magnitude-after-u")
     ),
     "terms": terms,
-    "when": points("--preset small", (0.9,), (0, 1, 2, 3, 4, 6, 8, 10)),
+    "when": points("--preset small", (0.9,), (0, 1, 2, 3, 4, 6, 8, 10), holds=False),
     "when-control": when_control,
-    "when-images": when_images,
+    "when-images": points("--preset small", (0.9,), (0, 1, 2, 3, 4, 6, 8), first_seed=TUNING),
 }  # fmt: skip
 """Name -> study. Tables and figures are the paper's; the others are ours, for a CPU."""
