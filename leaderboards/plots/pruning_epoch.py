@@ -52,7 +52,7 @@ def figure(records: Sequence[Record]) -> Figure | None:
     count = at["seed"].nunique()
     above.set_ylabel(metric_label(first))
     method = " and ".join(sorted(set(at["method"])))
-    title = f"{first.dataset}, {first.network}: when {method} prunes, {count} seed{'s' * (count > 1)}"
+    title = f"{first.dataset}, {first.network}: when {method} prunes\n{count} seed{'s' * (count > 1)}"
     above.set_title(f"{title}; stars: by its own trigger", loc="left")
     highest = float(at["sparsity_asked"].max())
     trace_panels(middle, below, dense[0], highest)

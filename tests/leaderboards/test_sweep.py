@@ -51,9 +51,9 @@ def test_a_sweep_runs_what_is_missing_and_reports_what_failed(place: Path, capsy
     assert {r.result.method for r in first.values()} == {"dense", "snap"}
     assert len((place / "out" / "cartpole.csv").read_text().splitlines()) == 3
     table = pd.read_csv(place / "out" / "tables" / "tiny.csv")
-    assert list(table["method"]) == ["dense", "snap"]
+    assert list(table["method"]) == ["dense", "snap (schedule after-cut)"]
     by_method = {r.result.method: r.result for r in first.values()}
-    assert list(table["mean"]) == pytest.approx([by_method[m].value for m in table["method"]])
+    assert list(table["mean"]) == pytest.approx([by_method[m].value for m in ("dense", "snap")])
     assert list(table["seeds"]) == [1, 1]
 
 
@@ -111,7 +111,7 @@ def test_a_result_that_cannot_be_is_reported_and_stops_nothing(place: Path, caps
 
 
 def test_copies_that_are_pruned_at_an_epoch_branch_off_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dense = (*TINY, "--epochs", "3", "--method", "dense", "--keep", "2")
+    dense = (*TINY, "--epochs", "3", "--method", "dense", "--schedule", "constant", "--keep", "2")
     pruned = (*TINY, "--epochs", "3", "--method", "crop-s", "--sparsity", "0.5", "--trigger", "2")
     study = [Run("cartpole", pruned, dense), Run("cartpole", dense)]
     monkeypatch.setitem(studies.STUDIES, "tiny", lambda seed: iter(study))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("without_type_checks")
 def test_a_run_that_branches_off_a_dense_one_is_the_run_that_trains_that_far_itself(
     method: str, tmp_path: Path
 ) -> None:
-    dense = command(tmp_path / "dense", "--method", "dense", "--keep", "2", "4")
+    dense = command(tmp_path / "dense", "--method", "dense", "--schedule", "constant", "--keep", "2", "4")
     command_line.main("cartpole", dense)
     kept = sorted(p.name for p in (folder(tmp_path / "dense") / "checkpoint").iterdir())
     assert kept == ["epoch-00002", "epoch-00004", "epoch-00006"]
@@ -90,7 +90,9 @@ def test_what_a_task_remembers_branches_off_with_it(task: str, tmp_path: Path) -
     ],
 )
 def test_a_run_that_cannot_branch_off_says_why(more: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
-    command_line.main("cartpole", command(tmp_path / "dense", "--method", "dense", "--keep", "2"))
+    command_line.main(
+        "cartpole", command(tmp_path / "dense", "--method", "dense", "--schedule", "constant", "--keep", "2")
+    )
     branch = ["--branch-from", str(folder(tmp_path / "dense"))]
     with pytest.raises(SystemExit) as left:
         command_line.main("cartpole", command(tmp_path / "other", *branch, *more))
