@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import Reason
-from earlycrop.scoring.criteria import Criterion, Effect, Gate, first_order
-from earlycrop.scoring.derivatives import Derivatives, expanded_zeros, flow_by_parameter, flows
+from earlycrop.scoring.criteria import Criterion, Gate, first_order
+from earlycrop.scoring.derivatives import Derivatives, flow_by_parameter, flows
+from earlycrop.scoring.effects import TermEffects, effect_of, effects_of, effects_to_scores
 from earlycrop.scoring.gates import GatedAxis, find_gated_axes, find_norm_axes, spread_to_entries, sum_by_node
 from earlycrop.scoring.loss_terms import TOTAL
 from earlycrop.scoring.synflow import synaptic_flow
 from earlycrop.scoring.temperature import TemperedLogits
 from earlycrop.utils.distributed import ProcessGroup, broadcast_from_rank0
-from earlycrop.utils.errors import FlowError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices
 from earlycrop.utils.types import Loss, Tensors
 
@@ -58,13 +57,13 @@ def weight_scores(
         return {name: broadcast_from_rank0(torch.rand(p.shape, device=p.device), group) for name, p in matrices.items()}
     source = _Source(model, criterion, _with_temperature(loss, criterion), batch_statistics, group)
 
-    def compute_effects(batches: Iterable[Any]) -> list[_TermEffects]:
+    def compute_effects(batches: Iterable[Any]) -> list[TermEffects]:
         return [
-            _TermEffects(term, derivatives.gradient_flow, _effects(criterion, effect, matrices, derivatives))
+            TermEffects(term, derivatives.gradient_flow, effects_of(criterion, effect, matrices, derivatives))
             for term, derivatives in source.derivatives(batches, sum_units=lambda effects: effects).items()
         ]
 
-    return _effects_to_scores(criterion, compute_effects, batches)
+    return effects_to_scores(criterion, compute_effects, batches)
 
 
 def node_scores(
@@ -104,10 +103,10 @@ def node_scores(
     axes = _find_scored_axes(model, graph, criterion, gate or criterion.gate)
     source = _Source(model, criterion, _with_temperature(loss, criterion), batch_statistics, group)
 
-    def compute_sums(batches: Iterable[Any]) -> list[_TermEffects]:
+    def compute_sums(batches: Iterable[Any]) -> list[TermEffects]:
         return _sum_effects(source, graph, axes, batches)
 
-    scores = _effects_to_scores(criterion, compute_sums, batches)[NODES]
+    scores = effects_to_scores(criterion, compute_sums, batches)[NODES]
     return _rank_in_groups(graph, scores) if criterion.local else scores
 
 
@@ -160,21 +159,6 @@ def _find_scored_axes(model: nn.Module, graph: Graph, criterion: Criterion, gate
 
 
 @dataclass(frozen=True)
-class _TermEffects:
-    """The effects of units on one term of the loss.
-
-    Args:
-        name: The term.
-        gradient_flow: |g_i|^2, the squared norm of the term's gradient.
-        effects: The effect of each unit, by parameter name; or of each node, under ``NODES``.
-    """
-
-    name: str
-    gradient_flow: float
-    effects: Tensors
-
-
-@dataclass(frozen=True)
 class _Source:
     """What the derivatives that a criterion needs are computed from."""
 
@@ -202,7 +186,7 @@ class _Source:
         directions = {}
         for term, derivatives in self._differentiate(batches, False, None).items():
             weights = {name: p.detach() for name, p in self.model.named_parameters() if name in derivatives.gradient}
-            gates = sum_units(_effects(criterion, first_order, weights, derivatives))
+            gates = sum_units(effects_of(criterion, first_order, weights, derivatives))
             directions[term] = {name: w * gates[name] for name, w in weights.items()}
         return self._differentiate(batches, True, directions)
 
@@ -224,7 +208,7 @@ class _Source:
         return flows(self.model, self.loss, batches, by_term, second, directions, statistics, self.group)
 
 
-def _sum_effects(source: _Source, graph: Graph, axes: list[GatedAxis], batches: Iterable[Any]) -> list[_TermEffects]:
+def _sum_effects(source: _Source, graph: Graph, axes: list[GatedAxis], batches: Iterable[Any]) -> list[TermEffects]:
     """Compute the effects of all entries on each term of the loss, and sum them by node."""
     model, criterion = source.model, source.criterion
     effect = criterion.node_effect or criterion.effect
@@ -236,82 +220,21 @@ def _sum_effects(source: _Source, graph: Graph, axes: list[GatedAxis], batches: 
             batches, sum_units=lambda effects: spread_to_entries(sum_by_node(graph, axes, effects), axes, effects)
         )
         return [
-            _TermEffects(
-                term, d.gradient_flow, {NODES: sum_by_node(graph, axes, _effects(criterion, effect, parameters, d))}
+            TermEffects(
+                term, d.gradient_flow, {NODES: sum_by_node(graph, axes, effects_of(criterion, effect, parameters, d))}
             )
             for term, d in derivatives.items()
         ]
     sums: Tensors = {}
 
     def add(term: str, name: str, g: Tensor, hg: Tensor) -> None:  # a part at a time: Hg is never stored as a whole
-        part = sum_by_node(graph, axes, {name: _effect(criterion, effect, parameters[name], g, hg)})
+        part = sum_by_node(graph, axes, {name: effect_of(criterion, effect, parameters[name], g, hg)})
         sums[term] = sums[term].add_(part) if term in sums else part
 
     gradient_flows = flow_by_parameter(
         model, source.loss, batches, add, criterion.by_term, source.batch_statistics, source.group
     )
-    return [_TermEffects(term, gradient_flows[term], {NODES: total}) for term, total in sums.items()]
-
-
-def _effects(criterion: Criterion, effect: Effect, parameters: Tensors, derivatives: Derivatives) -> Tensors:
-    """Compute the effects of all entries. A derivative is zero where it is not needed or a parameter is not trained."""
-    effects = {}
-    for name, w in parameters.items():
-        zeros = expanded_zeros(w)
-        g, product = derivatives.gradient.get(name, zeros), (derivatives.product or {}).get(name, zeros)
-        effects[name] = _effect(criterion, effect, w, g, product)
-    return effects
-
-
-def _effect(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, product: Tensor) -> Tensor:
-    """Compute the effect of each entry of a parameter.
-
-    The effect of a complex entry is that of its real and imaginary part together, because a gate would multiply both.
-    Without a derivative, it is the effect of its modulus.
-    """
-    if not w.is_complex() or criterion.order == 0:
-        return effect(w, g, product)
-    return effect(*(torch.view_as_real(t.resolve_conj()) for t in (w, g, product))).sum(-1)
-
-
-def _effects_to_scores(
-    criterion: Criterion, compute: Callable[[Iterable[Any]], list[_TermEffects]], batches: Iterable[Any]
-) -> Tensors:
-    """Compute effects on all batches, or on each one to add up their squares, and turn them into scores."""
-    totals: Tensors = {}
-    if criterion.per_batch:
-        for part in [[batch] for batch in batches] or [[]]:
-            for name, effect in _add_terms(compute(part)).items():
-                totals[name] = totals[name] + effect.square() if name in totals else effect.square()
-    else:
-        totals = _add_terms(compute(batches))
-    for name, total in totals.items():
-        if not bool(torch.isfinite(total).all()):
-            raise FlowError(
-                f"the scores of {name} are not finite: check the weights and the loss for NaN and for large values"
-            )
-    return totals if criterion.signed else {name: total.abs() for name, total in totals.items()}
-
-
-def _add_terms(terms: list[_TermEffects]) -> Tensors:
-    """Add up the relative changes of the terms' gradient flows: sum over i of |effect on |g_i|^2| / |g_i|^2.
-
-    A single term keeps its effects as they are, with their signs: dividing by a constant does not change a ranking.
-    """
-    if len(terms) == 1:
-        return terms[0].effects
-    totals = {name: torch.zeros_like(effect) for name, effect in terms[0].effects.items()}
-    for term in terms:
-        if not term.gradient_flow:
-            warnings.warn(
-                f"the gradient of the loss's term '{term.name}' is zero on the scoring batches, so it does not count: "
-                "leave the term out, or give batches on which it has a gradient",
-                stacklevel=2,
-            )
-            continue
-        for name, effect in term.effects.items():
-            totals[name] += effect.abs() / term.gradient_flow
-    return totals
+    return [TermEffects(term, gradient_flows[term], {NODES: total}) for term, total in sums.items()]
 
 
 def _rank_in_groups(graph: Graph, scores: Tensor) -> Tensor:
