@@ -104,7 +104,8 @@ class GraphStructure:
         """The modules with weight matrices, and their outputs. Coupled rows (a unit of an LSTM) count once."""
         producers: dict[str, list[TensorAxis]] = {}
         for axis in self.axes:
-            if Role.ROW in axis.role and Role.LOOKUP not in axis.role and self.is_matrix(axis.tensor):
+            is_row = Role.ROW in axis.role and Role.LOOKUP not in axis.role and self.is_matrix(axis.tensor)
+            if is_row or Role.OUTPUT in axis.role:
                 producers.setdefault(axis.layer, []).append(axis)
         layers = []
         for name, axes in producers.items():
