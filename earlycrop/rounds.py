@@ -225,7 +225,7 @@ class NodeRounds:
             costs={name: (self.costs[name], after) for name, after in left.items()},
             floors=tuple(sorted(self.floors)),
             layers={name: (count, outputs.get(name, 1)) for name, count in self.layers.items()},
-            notes=(*_make_notes(self.request, self.context.network, {}), *_list_unmet(graph)),
+            notes=(*_make_notes(self.request, self.context.network, {}), *_list_uncalled(graph)),
             bounds=self.bounds,
             uncertified=tuple(sorted({tensor for group in self.uncertified for tensor, _ in group})),
             difference=self.difference,
@@ -324,11 +324,11 @@ def _check_some_score(scores: Iterable[Tensor]) -> None:
         )
 
 
-def _list_unmet(graph: Graph) -> list[str]:
-    """Return a note on the parameters that no scoring batch has used."""
-    if not graph.unmet:
+def _list_uncalled(graph: Graph) -> list[str]:
+    """Return a note on the layers that no scoring batch has run."""
+    if not graph.uncalled:
         return []
-    return [f"what may be combined with these parameters was kept, as no batch uses them: {', '.join(graph.unmet)}"]
+    return [f"what these layers may use was kept, as no batch runs them: {', '.join(graph.uncalled)}"]
 
 
 def _make_notes(request: PruningRequest, network: nn.Module, weights: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:

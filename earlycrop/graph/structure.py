@@ -57,8 +57,10 @@ class GraphStructure:
     """Multiply-accumulates of one run on the example, a term for each operation."""
     size_attributes: tuple[SizeAttribute, ...] = ()
     """Attributes of modules that hold the size of a dimension."""
-    unmet: tuple[str, ...] = ()
-    """Parameters that no run has used. What may be combined with them is frozen."""
+    uncalled: tuple[str, ...] = ()
+    """Layers that no run has called. What they may use is frozen."""
+    unused: tuple[str, ...] = ()
+    """Parameters that no run has used."""
 
     def __repr__(self) -> str:
         nodes, weights, layers = self.count, self.cost("weights"), len(self.layers)

@@ -33,7 +33,7 @@ HELP = {
     "random numbers are drawn for it in evaluation too": "draw them in training mode only",
     "a size seems to be hard-coded in it": HARD_CODED_HELP,
     "a size is hard-coded in it": HARD_CODED_HELP,
-    "a parameter that no run has used": "use an example, or batches, that run all layers, or remove what is never used "
+    "a layer that no run has called": "use an example, or batches, that run all layers, or remove what is never used "
     "from the model (model.head = None)",
     NOT_UNDERSTOOD: "use operations on all of a channel: linear, convolution, elementwise, view, permute, sum",
     UNUSED: "no change is needed: these outputs do not affect what the model returns",

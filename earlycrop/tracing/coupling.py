@@ -30,7 +30,6 @@ def build_graph(
     tensors: Mapping[str, Tensor],
     parameters: frozenset[str],
     example: Any,
-    unmet: tuple[str, ...] = (),
 ) -> Graph:
     """Build the graph of a network.
 
@@ -44,7 +43,6 @@ def build_graph(
         tensors: The parameters and buffers by name.
         parameters: Which of the tensors are parameters.
         example: What the network was run on.
-        unmet: The parameters that no run has used.
 
     Returns:
         The graph before trial cuts.
@@ -83,7 +81,6 @@ def build_graph(
             CostTerm(term.constant, tuple(nodes[axis] for axis in term.axes), term.module)
             for term in recorder.cost_terms
         ),
-        unmet=unmet,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from types import FunctionType, ModuleType
@@ -28,7 +29,7 @@ from earlycrop.tracing.module_calls import ModuleCallRecorder, freeze_outputs, t
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
 from earlycrop.tracing.trial_cut import RecordingMode, Trials
-from earlycrop.tracing.unmet import freeze_around_unmet, unmet_parameters
+from earlycrop.tracing.unmet import freeze_around_unmet, uncalled_layers, unmet_parameters
 from earlycrop.tracing.validate import freeze_failing_nodes
 from earlycrop.utils.contexts import differentiable_kernels, preserve_python_random_states
 from earlycrop.utils.errors import TraceError
@@ -138,12 +139,14 @@ def _trace(
             unmet = unmet_parameters(recorder, network)
             if unmet and _record_training(recorder, network, run_all, unmet):
                 unmet = unmet_parameters(recorder, network)
-        if unmet:
-            freeze_around_unmet(recorder, module_calls, unmet, partial(run_all, network), mode)
+        uncalled = uncalled_layers(unmet, module_calls.called)
+        if uncalled:
+            freeze_around_unmet(recorder, module_calls, uncalled, partial(run_all, network), mode)
         training_scalars = None if real else _record_training_scalars(network, run_all, device)
         classes = coupled_classes(recorder)
         example = batches[0] if run is call_model else run_all
-        graph = build_graph(recorder, classes, channels, tensors, frozenset(parameters), example, tuple(unmet))
+        graph = build_graph(recorder, classes, channels, tensors, frozenset(parameters), example)
+        graph = replace(graph, uncalled=tuple(uncalled), unused=tuple(unmet))
         distinct = multiplicity(recorder, classes)
         _log.debug("trying cuts")
         trials = Trials(module_calls, run_all, real, device, distinct, scalars, training_scalars)

@@ -1,8 +1,11 @@
-"""Parameters that no run of a trace has used, and what must stay because of them.
+"""Layers that no run of a trace has called, and what must stay because of them.
 
 A layer on a rare path (another task's head, stochastic routing, an expert without a token) is not seen by a trace. Its
 inputs cannot be cut, because nobody cuts the layer with them. It is called by the module that contains it, so that it
 can only be given what this module computes, or gives to its other submodules, or gets from them.
+
+A parameter that a called module does not use (the token of a mask) is taken for one that is never used. If it has a
+gradient in scoring all the same, nothing is cut, see :func:`earlycrop.scoring.scores.node_scores`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from typing import Any
 
 from torch import nn
 
-from earlycrop.graph.types import layer_of
 from earlycrop.tracing.module_calls import ModuleCallRecorder
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder
@@ -21,41 +23,44 @@ from earlycrop.tracing.trial_cut import RecordingMode
 from earlycrop.utils.meta import shapes_only
 from earlycrop.utils.modules import collect_tensors
 
-MAY_USE = "a parameter that no run has used may be combined with it"
+MAY_USE = "a layer that no run has called may use it"
 _LISTED = 3
 
 
 def unmet_parameters(recorder: ChannelRecorder, network: nn.Module) -> list[str]:
     """Return the parameters that no operation was given so far, without those of a single entry."""
-    return [
-        name
-        for name, p in network.named_parameters()
-        if id(p) not in recorder.used_tensors and max(p.shape, default=1) > 1
-    ]
+    parameters = network.named_parameters()
+    return [name for name, p in parameters if id(p) not in recorder.used_tensors and max(p.shape, default=1) > 1]
+
+
+def uncalled_layers(names: Sequence[str], called: set[str]) -> list[str]:
+    """Return the layers of these parameters that were never called."""
+    layers = [name.rpartition(".")[0] for name in names]
+    return [layer for layer in dict.fromkeys(layers) if layer and layer not in called]
 
 
 def freeze_around_unmet(
     recorder: ChannelRecorder,
     module_calls: ModuleCallRecorder,
-    names: Sequence[str],
+    layers: Sequence[str],
     run: Callable[[], Any],
     mode: RecordingMode,
 ) -> None:
-    """Freeze the channels that the modules around some parameters compute with, give away, or get.
+    """Freeze the channels that the modules around some layers compute with, give away, or get.
 
     The network is recorded once more, now that it is known which modules these are.
 
     Args:
         recorder: The recorder of the runs before.
         module_calls: The record of the modules that ran.
-        names: The parameters that were not used.
+        layers: The layers that were not called.
         run: Runs the network.
         mode: The mode to run under; its rule is replaced.
     """
     unmet: dict[str, list[str]] = {}
-    for name in names:
-        unmet.setdefault(_innermost(layer_of(name) if "." in name else "", module_calls.called), []).append(name)
-    reasons = {region: f"{MAY_USE}: {_enumerate(parameters)}" for region, parameters in unmet.items()}
+    for layer in layers:
+        unmet.setdefault(_innermost(layer, module_calls.called), []).append(layer)
+    reasons = {region: f"{MAY_USE}: {_enumerate(inside)}" for region, inside in unmet.items()}
 
     def freeze(region: str, values: Any) -> None:
         for t in collect_tensors(values):
