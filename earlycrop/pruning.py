@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
-from earlycrop.rounds import DenseBaseline, NodeRounds, PruningResult, zero_weights
+from earlycrop.rounds import DenseBaseline, NodeRounds, PruningResult, list_nearly_empty, zero_weights
 from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName, Statistics
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.schedules import halving
@@ -138,6 +138,9 @@ def run_pruning(
     )
     _warn_missed_target(event)
     _warn_missed_ceilings(result)
+    if not request.structured and (nearly_empty := list_nearly_empty(event.layers)):
+        advice = 'lower the sparsity, or give floors, for instance Limits(floors={"*": 0.05})'
+        warnings.warn(f"hardly anything is left of some layers ({'; '.join(nearly_empty)}): {advice}", stacklevel=3)
     if request.structured and context.rewrap_warning is not None:
         warnings.warn(context.rewrap_warning, stacklevel=3)
     return event

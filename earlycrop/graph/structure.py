@@ -13,6 +13,7 @@ from torch import Tensor
 
 from earlycrop.graph.nodes import Group, Nodes, SizeAttribute, TensorAxis
 from earlycrop.graph.types import (
+    NOT_UNDERSTOOD,
     ChannelLabels,
     CostTerm,
     Layer,
@@ -92,6 +93,23 @@ class GraphStructure:
     def is_matrix(self, tensor: str) -> bool:
         """Whether the tensor is a parameter with two or more dimensions."""
         return tensor in self.parameters and len(self.shapes[tensor]) > 1
+
+    @cached_property
+    def product_weights(self) -> frozenset[str]:
+        """Parameters that are the weight of a matrix product, a convolution or a recurrent cell.
+
+        Embedding tables, class tokens, embeddings of positions and layer scales are none. What only an operation
+        without a rule uses may be one.
+        """
+        weights: set[str] = set()
+        for name, axes in self.axes_by_tensor.items():
+            role = Role(0)
+            for axis in axes:
+                role |= axis.role
+            is_unknown = any(reason.why == NOT_UNDERSTOOD for axis in axes for reason in axis.reasons)
+            if self.is_matrix(name) and Role.LOOKUP not in role and (role & (Role.ROW | Role.COLUMN) or is_unknown):
+                weights.add(name)
+        return frozenset(weights)
 
     @cached_property
     def classes(self) -> ChannelLabels:
