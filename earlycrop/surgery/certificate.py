@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -17,9 +15,10 @@ from torch.utils._pytree import tree_map
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import NodeMask, Role
 from earlycrop.surgery.noise import Noise
-from earlycrop.utils.contexts import differentiable_kernels, preserve_attributes, preserve_state, replace_tensors
+from earlycrop.utils.contexts import differentiable_kernels, preserve_state, replace_tensors
 from earlycrop.utils.errors import SurgeryError
 from earlycrop.utils.modules import call_model, collect_tensors, is_functorch_tensor, tensors_by_name
+from earlycrop.utils.random_states import seed_all
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 """Largest relative difference that a certificate allows, by the type of the outputs."""
@@ -223,15 +222,13 @@ def _reproducible_evaluation(
         for backend in backends:
             stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
             backend.allow_tf32 = False
-        stack.enter_context(preserve_attributes(model))
         stack.enter_context(preserve_state(model))
         stack.enter_context(differentiable_kernels(model))
         if precision:
             stack.enter_context(_disable_autocast())
         stack.enter_context(torch.no_grad())
         model.eval()
-        for set_seed in (torch.manual_seed, np.random.seed, random.seed):
-            set_seed(0)  # a loss or a forward pass that draws random numbers draws the same ones in every run
+        seed_all(0)  # a loss or a forward pass that draws random numbers draws the same ones in every run
         yield
 
 

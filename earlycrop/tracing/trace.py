@@ -27,10 +27,11 @@ from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
 from earlycrop.tracing.trial_cut import RecordingMode, Trials
 from earlycrop.tracing.validate import freeze_failing_nodes
-from earlycrop.utils.contexts import differentiable_kernels, preserve_python_random_states
+from earlycrop.utils.contexts import differentiable_kernels
 from earlycrop.utils.errors import TraceError
 from earlycrop.utils.meta import meta_like, shapes_only
 from earlycrop.utils.modules import call_model, tensors_by_name
+from earlycrop.utils.random_states import preserve_random_states
 from earlycrop.utils.validation import check_network
 from earlycrop.utils.wrappers import unwrap
 
@@ -80,7 +81,7 @@ def trace_after_cut(model: nn.Module, example: Any, coupling: Mapping[tuple[str,
         TraceError, ValueError, TypeError: As for :func:`trace`.
     """
     _log.debug("tracing")
-    with preserve_python_random_states():
+    with preserve_random_states():
         check_network(model)
         model = unwrap(model)
         try:
