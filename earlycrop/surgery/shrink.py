@@ -32,7 +32,7 @@ from earlycrop.surgery.optimizers import check_optimizers, cut_states, snapshot_
 from earlycrop.surgery.slicing import KeptIndices, cut_module, kept_indices
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_together
-from earlycrop.utils.errors import SurgeryError
+from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.modules import tensors_by_name
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_shapes, unwrap, unwrap_ema_models
@@ -178,7 +178,8 @@ def _repeat_in_float64(
         raise mismatch
     try:
         (difference, caveats), undo = cut(torch.float64)
-    except Exception:
+    except Exception as error:
+        raise_if_out_of_memory(error)
         raise mismatch from None
     rounding = f"it was made in float64: in less, rounding makes a difference of {mismatch.difference:.2g}"
     return (difference, (*caveats, rounding)), undo

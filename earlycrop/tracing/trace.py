@@ -28,7 +28,7 @@ from earlycrop.tracing.rules import table
 from earlycrop.tracing.trial_cut import RecordingMode, Trials
 from earlycrop.tracing.validate import freeze_failing_nodes
 from earlycrop.utils.contexts import differentiable_kernels
-from earlycrop.utils.errors import TraceError
+from earlycrop.utils.errors import TraceError, raise_if_out_of_memory
 from earlycrop.utils.meta import meta_like, shapes_only
 from earlycrop.utils.modules import call_model, tensors_by_name
 from earlycrop.utils.random_states import preserve_random_states
@@ -137,6 +137,7 @@ def _record_evaluation(recorder: ChannelRecorder, network: nn.Module, run: Calla
     try:
         output = run(network)
     except Exception as error:
+        raise_if_out_of_memory(error)
         cause = f"the model fails on the example ({type(error).__name__}: {error})"
         raise TraceError(f"{cause}: call it the same way without earlycrop to see where") from error
     freeze_outputs(recorder, output)
@@ -158,6 +159,7 @@ def _record_training(
         network.train()
         run(network)
     except Exception as error:
+        raise_if_out_of_memory(error)
         recorder.operation = type(error).__name__
         why = f"it is not used in evaluation mode, and the run in training mode failed: {error}"
         for name in unused:
@@ -180,6 +182,7 @@ def _record_training_scalars(
         with training_mode(network), shapes_only(RecordingMode(recorder, device, False, table.record_scalars)):
             run(network)
     except Exception as error:  # whatever a forward raises
+        raise_if_out_of_memory(error)
         _log.debug("not tried in training mode: %s", error)
         return None
     return recorder.scalars
@@ -198,6 +201,7 @@ def _copy_model(model: nn.Module, real: bool) -> nn.Module:
         except RuntimeError:  # as of a tensor with a graph
             return copy.deepcopy(model, memo | _detached_results(model)).eval()
     except Exception as error:
+        raise_if_out_of_memory(error)
         cause = f"{type(error).__name__}: {error}"
         raise TraceError(f"the model cannot be copied ({cause}): remove what copy.deepcopy cannot copy") from error
 
