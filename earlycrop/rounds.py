@@ -19,7 +19,6 @@ from earlycrop.events import PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
 from earlycrop.graph.types import ChannelLabels, Reason
-from earlycrop.scoring.loss_terms import named_terms
 from earlycrop.scoring.scores import node_scores, norm_scale_sums, unscorable_nodes, weight_scores
 from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.constraints import Bounds
@@ -30,7 +29,7 @@ from earlycrop.selection.targets import max_remaining
 from earlycrop.selection.weights import choose_weights, remaining_weights, weight_bounds
 from earlycrop.surgery.masks import Masks
 from earlycrop.surgery.shrink import Cut, find_uncertified, shrink
-from earlycrop.tracing.trace import trace, trace_after_cut
+from earlycrop.tracing.trace import trace_batches
 from earlycrop.utils.distributed import check_same_removal, fail_together, merge_across_processes
 from earlycrop.utils.errors import FlowError, SurgeryError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices, weight_matrices
@@ -72,7 +71,7 @@ class DenseBaseline:
         layers: How many outputs each layer had.
         bounds: The limits in numbers.
         coupling: Of the indices left by the last cut, those that had to be removed together; see
-            :func:`earlycrop.tracing.trace.trace_after_cut`.
+            :func:`earlycrop.tracing.trace.trace_batches`.
     """
 
     costs: dict[str, int] = field(default_factory=dict)
@@ -152,9 +151,7 @@ class NodeRounds:
     def _trace(self) -> Graph:
         """Trace the network as it is now, and freeze what cannot be scored, or was not certified before."""
         network = self.context.network
-        graph = trace_after_cut(
-            network, lambda m: named_terms(self.context.loss(m, self.batches[0])), self.baseline.coupling
-        )
+        graph = trace_batches(network, self.context.loss, self.batches, self.baseline.coupling)
         graph = graph.freeze(unscorable_nodes(network, graph, self.request.criterion))
         return graph.freeze(
             {i: self.uncertified[g] for g, ids in graph.groups.items() if g in self.uncertified for i in ids}
@@ -228,7 +225,7 @@ class NodeRounds:
             costs={name: (self.costs[name], after) for name, after in left.items()},
             floors=tuple(sorted(self.floors)),
             layers={name: (count, outputs.get(name, 1)) for name, count in self.layers.items()},
-            notes=_make_notes(self.request, self.context.network, {}),
+            notes=(*_make_notes(self.request, self.context.network, {}), *_list_uncalled(graph)),
             bounds=self.bounds,
             uncertified=tuple(sorted({tensor for group in self.uncertified for tensor, _ in group})),
             difference=self.difference,
@@ -251,7 +248,7 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
     fixed = dense - sum(p.numel() for p in prunable.values())
     floors: set[str] = set()
     with fail_together(context.group):
-        graph = trace(network, lambda m: named_terms(context.loss(m, batches[0])))
+        graph = trace_batches(network, context.loss, batches)
     alive, keep = None, None
     with ExitStack() as cleanup:  # if a round fails, nothing is held: its zeros may grow back
         for sparsity in request.targets:
@@ -325,6 +322,13 @@ def _check_some_score(scores: Iterable[Tensor]) -> None:
             "layer of zeros (such as a head that starts at zero) keeps all others from having an effect. Train an "
             "epoch first, or give other batches or another criterion"
         )
+
+
+def _list_uncalled(graph: Graph) -> list[str]:
+    """Return a note on the layers that no scoring batch has run."""
+    if not graph.uncalled:
+        return []
+    return [f"what these layers may use was kept, as no batch runs them: {', '.join(graph.uncalled)}"]
 
 
 def _make_notes(request: PruningRequest, network: nn.Module, weights: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ def certified(model: nn.Module, x: Tensor, nodes: int) -> Graph:
     """The graph, which has so many nodes, of which some are cut."""
     graph = trace(model, x)
     assert graph.count == nodes
+    assert set(range(nodes)) <= {i for layer in graph.layers for i in layer.nodes.tolist()}  # all are counted
     cut = shrink(model, graph, some_nodes(graph, 0.5, 0))
     assert cut.difference is not None
     assert cut.difference <= 1e-10

@@ -37,6 +37,19 @@ class Net(nn.Module):
         return self.function(self, *inputs, **named)
 
 
+def drop_unused(model: Net, *inputs: Any) -> Net:
+    """Delete the submodules that a run on these inputs does not call, and return the model."""
+    called: set[nn.Module] = set()
+    handles = [m.register_forward_hook(lambda module, *_: called.add(module)) for m in model.modules()]
+    model(*inputs)
+    for handle in handles:
+        handle.remove()
+    for name, module in list(model.named_children()):
+        if not called & set(module.modules()):
+            delattr(model, name)
+    return model
+
+
 def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers of these widths, the inputs' first, with an activation between them; 6-16-16-3 without widths."""
     widths = widths or (6, 16, 16, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -114,7 +115,10 @@ class Nodes(Sequence[Node]):
         for k, position in zip(axis_of_entry.tolist(), (entries - self._offsets[axis_of_entry]).tolist(), strict=True):
             indices.setdefault(k, []).append(position)
         owns = tuple((self._axes[k].tensor, self._axes[k].dim, tuple(along)) for k, along in indices.items())
-        layer = next((self._axes[k].layer for k in indices if Role.ROW in self._axes[k].role), owns[0][0])
+        axes = [self._axes[k] for k in indices]
+        rows = (axis for axis in axes if Role.ROW in axis.role)
+        outputs = (axis for axis in axes if Role.OUTPUT in axis.role)
+        layer = next((axis.layer for axis in chain(rows, outputs)), axes[0].layer)
         return Node(i, layer, owns)
 
     def groups(self) -> dict[Group, tuple[int, ...]]:

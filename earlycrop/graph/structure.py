@@ -57,6 +57,10 @@ class GraphStructure:
     """Multiply-accumulates of one run on the example, a term for each operation."""
     size_attributes: tuple[SizeAttribute, ...] = ()
     """Attributes of modules that hold the size of a dimension."""
+    uncalled: tuple[str, ...] = ()
+    """Layers that no run has called. What they may use is frozen."""
+    unused: tuple[str, ...] = ()
+    """Parameters that no run has used."""
 
     def __repr__(self) -> str:
         nodes, weights, layers = self.count, self.cost("weights"), len(self.layers)
@@ -102,7 +106,8 @@ class GraphStructure:
         """The modules with weight matrices, and their outputs. Coupled rows (a unit of an LSTM) count once."""
         producers: dict[str, list[TensorAxis]] = {}
         for axis in self.axes:
-            if Role.ROW in axis.role and Role.LOOKUP not in axis.role and self.is_matrix(axis.tensor):
+            is_row = Role.ROW in axis.role and Role.LOOKUP not in axis.role and self.is_matrix(axis.tensor)
+            if is_row or Role.OUTPUT in axis.role:
                 producers.setdefault(axis.layer, []).append(axis)
         layers = []
         for name, axes in producers.items():

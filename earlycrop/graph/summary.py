@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from earlycrop.graph.structure import GraphStructure
-from earlycrop.graph.types import NOT_UNDERSTOOD, CostTerm, Layer, NodeMask, Reason
+from earlycrop.graph.types import NOT_UNDERSTOOD, CostTerm, Layer, NodeMask, Reason, Role
 
 UNUSED = "no other weight uses its outputs"
 HARD_CODED_HELP = "compute the size from the tensor in the forward (x.shape[-1], or -1 in a view), not from a number"
@@ -33,6 +33,8 @@ HELP = {
     "random numbers are drawn for it in evaluation too": "draw them in training mode only",
     "a size seems to be hard-coded in it": HARD_CODED_HELP,
     "a size is hard-coded in it": HARD_CODED_HELP,
+    "a layer that no run has called": "use an example, or batches, that run all layers, or remove what is never used "
+    "from the model (model.head = None)",
     NOT_UNDERSTOOD: "use operations on all of a channel: linear, convolution, elementwise, view, permute, sum",
     UNUSED: "no change is needed: these outputs do not affect what the model returns",
 }
@@ -176,15 +178,23 @@ def _make_rows(graph: GraphStructure, kinds: Mapping[str, str]) -> Iterator[Laye
 
 
 def _unknown_layers(graph: GraphStructure) -> Iterator[Layer]:
-    """Find the matrices that only an operation without a rule uses.
+    """Find the matrices that have no rows and no node: an operation without a rule uses them, or they are frozen.
 
-    Their outputs are unknown, and their first dimension stands for them.
+    Their outputs are unknown, and their first dimension stands for them. A matrix that is added to the outputs of a
+    layer (an embedding of positions) is none of these.
     """
+    rows = [a for a in graph.axes if Role.OUTPUT in a.role or (Role.ROW in a.role and graph.is_matrix(a.tensor))]
+    with_rows = {axis.layer for axis in rows}
+    produced = {c for axis in rows for c in axis.indices_by_class}
     for name, axes in graph.axes_by_tensor.items():
-        reasons = tuple(dict.fromkeys(r for axis in axes for r in axis.reasons if r.why == NOT_UNDERSTOOD))
-        if reasons and graph.is_matrix(name) and not any(axis.role for axis in axes):
-            rows = axes[0].nodes
-            yield Layer(axes[0].layer, rows, np.zeros(rows.size, bool), reasons)
+        layer = axes[0].layer
+        reasons = tuple(dict.fromkeys(reason for axis in axes for reason in axis.reasons))
+        is_unknown = any(reason.why == NOT_UNDERSTOOD for reason in reasons)
+        if not graph.is_matrix(name) or not reasons or any(axis.role or (axis.nodes >= 0).any() for axis in axes):
+            continue
+        if is_unknown or (layer not in with_rows and not any(produced & axis.indices_by_class.keys() for axis in axes)):
+            with_rows.add(layer)
+            yield Layer(layer, axes[0].nodes, np.zeros(axes[0].nodes.size, bool), reasons)
 
 
 def _sum_by_module(costs: Iterable[CostTerm]) -> Counter[str]:

@@ -34,6 +34,8 @@ class Role(IntFlag):
     """It is a row of an embedding, looked up by index."""
     DIRECTION = 8
     """It is a row of a matrix whose direction alone counts: it cannot be zero."""
+    OUTPUT = 16
+    """It produces a node that is a row of no matrix, as the matrix is computed from several parameters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,8 @@ from typing import Any
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, PruningRequest
 from earlycrop.graph.graph import Graph
-from earlycrop.scoring.loss_terms import named_terms
 from earlycrop.surgery.masks import Masks
-from earlycrop.tracing.trace import trace
+from earlycrop.tracing.trace import trace_batches
 from earlycrop.triggers.weight_distance import WeightDistance
 
 
@@ -47,7 +46,7 @@ class TrainingPlan:
         """
         if not batches:
             raise ValueError("there is no batch to score on: give at least one batch of training data")
-        return trace(self.context.network, lambda m: named_terms(self.context.loss(m, batches[0])))
+        return trace_batches(self.context.network, self.context.loss, batches)
 
 
 class Procedure(ABC):

@@ -26,8 +26,9 @@ GatedAxis = tuple[TensorAxis, ChannelLabels]
 def find_gated_axes(graph: Graph, gate: Gate, scored: Container[str], scales: Iterable[str]) -> list[GatedAxis]:
     """Find the entries that the gates of all nodes multiply.
 
-    A node without columns is gated at its rows. A node without rows, or with several rows in one parameter (the gates
-    of an LSTM unit, an attention head), is gated at its columns: a gate on such rows is not a gate on the node.
+    A node without columns is gated at its rows. A node without rows in a matrix (one that is computed from several
+    parameters), or with several rows in one parameter (the gates of an LSTM unit, an attention head), is gated at its
+    columns: a gate on such rows is not a gate on the node.
 
     Args:
         graph: The traced network.
@@ -46,14 +47,20 @@ def find_gated_axes(graph: Graph, gate: Gate, scored: Container[str], scales: It
     rows = [(axis, axis.nodes) for axis in graph.axes if Role.ROW in axis.role and axis.tensor in scored]
     columns = [(axis, axis.nodes) for axis in graph.axes if Role.COLUMN in axis.role and axis.tensor in scored]
     at_rows = _nodes_on(graph, rows)
+    has_columns = _nodes_on(graph, columns)
+    at_rows &= _nodes_on(graph, _matrix_rows(graph)) | ~has_columns
     if gate == "columns":
-        at_rows &= ~_nodes_on(graph, columns)
+        at_rows &= ~has_columns
     else:
         repeated = np.zeros(graph.count, bool)
         for _, nodes in rows:
             repeated |= np.bincount(nodes[nodes >= 0], minlength=graph.count) > 1
-        at_rows &= ~(repeated & _nodes_on(graph, columns))
+        at_rows &= ~(repeated & has_columns)
     return _restrict(rows, at_rows) + _restrict(columns, ~at_rows)
+
+
+def _matrix_rows(graph: Graph) -> list[GatedAxis]:
+    return [(axis, axis.nodes) for axis in graph.axes if Role.ROW in axis.role and graph.is_matrix(axis.tensor)]
 
 
 def find_norm_axes(graph: Graph, tensors: Container[str]) -> list[GatedAxis]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import Reason
+from earlycrop.graph.types import Reason, layer_of
 from earlycrop.scoring.criteria import Criterion, Gate, first_order
 from earlycrop.scoring.derivatives import Derivatives, flow_by_parameter, flows
 from earlycrop.scoring.effects import TermEffects, effect_of, effects_of, effects_to_scores
@@ -20,6 +20,7 @@ from earlycrop.scoring.loss_terms import TOTAL
 from earlycrop.scoring.synflow import synaptic_flow
 from earlycrop.scoring.temperature import TemperedLogits
 from earlycrop.utils.distributed import ProcessGroup, broadcast_from_rank0
+from earlycrop.utils.errors import FlowError
 from earlycrop.utils.parameters import norm_scales, prunable_matrices
 from earlycrop.utils.types import Loss, Tensors
 
@@ -96,7 +97,8 @@ def node_scores(
 
     Raises:
         ValueError: There is no batch, and the criterion needs one.
-        FlowError: A score is not finite; or see :func:`earlycrop.scoring.derivatives.flow`.
+        FlowError: A score is not finite, or a parameter has a gradient that the trace has not met; or see
+            :func:`earlycrop.scoring.derivatives.flow`.
     """
     if criterion.effect is None:
         return broadcast_from_rank0(torch.rand(graph.count, dtype=torch.float64), group)
@@ -214,11 +216,15 @@ def _sum_effects(source: _Source, graph: Graph, axes: list[GatedAxis], batches: 
     effect = criterion.node_effect or criterion.effect
     assert effect is not None
     parameters = {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
+    unused = _unused_parameters(graph)
     streams = criterion.additive and criterion.order == 2 and criterion.direction == "gradient"
     if not streams or criterion.matrices_only:
         derivatives = source.derivatives(
             batches, sum_units=lambda effects: spread_to_entries(sum_by_node(graph, axes, effects), axes, effects)
         )
+        for d in derivatives.values():
+            for name in unused & d.gradient.keys():
+                _check_unused(name, d.gradient[name])
         return [
             TermEffects(
                 term, d.gradient_flow, {NODES: sum_by_node(graph, axes, effects_of(criterion, effect, parameters, d))}
@@ -228,6 +234,8 @@ def _sum_effects(source: _Source, graph: Graph, axes: list[GatedAxis], batches: 
     sums: Tensors = {}
 
     def add(term: str, name: str, g: Tensor, hg: Tensor) -> None:  # a part at a time: Hg is never stored as a whole
+        if name in unused:
+            _check_unused(name, g)
         part = sum_by_node(graph, axes, {name: effect_of(criterion, effect, parameters[name], g, hg)})
         sums[term] = sums[term].add_(part) if term in sums else part
 
@@ -235,6 +243,19 @@ def _sum_effects(source: _Source, graph: Graph, axes: list[GatedAxis], batches: 
         model, source.loss, batches, add, criterion.by_term, source.batch_statistics, source.group
     )
     return [TermEffects(term, gradient_flows[term], {NODES: total}) for term, total in sums.items()]
+
+
+def _unused_parameters(graph: Graph) -> set[str]:
+    """Return the parameters that the trace has not met, without those of layers around which everything is kept."""
+    return {name for name in graph.unused if layer_of(name) not in graph.uncalled}
+
+
+def _check_unused(name: str, gradient: Tensor) -> None:
+    if bool(gradient.any()):
+        raise FlowError(
+            f"'{name}' has a gradient, but was not used when the model was traced on the same batches: a cut could "
+            "leave it behind. Let the loss take the same path each time in evaluation mode"
+        )
 
 
 def _rank_in_groups(graph: Graph, scores: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from earlycrop.graph.types import ChannelLabels, CostTerm, NodeMask, Reason, Rol
 from earlycrop.tracing.labels import varying_dims
 from earlycrop.tracing.recorder import ChannelRecorder, unique_labels
 
+NO_OUTPUT = Role.COLUMN | Role.LOOKUP
+"""Roles of channels that are no outputs of the parameter that they belong to."""
 AxisChannels = Mapping[str, list[ChannelLabels | None]]
 """Parameter or buffer name -> the channels along each of its dimensions."""
 
@@ -63,13 +66,14 @@ def build_graph(
         axis_reasons = tuple(reasons[i] for i in np.unique(numbers).tolist()) if numbers.size else ()
         return TensorAxis(name, dim, nodes[labels], classes[labels], role, axis_reasons)
 
+    axes = [make_axis(*axis) for axis in _list_axes(channels)]
     returned = np.isin(reason_of_class, [i for i, r in enumerate(reasons) if r.why == Graph.OUTPUT])
     return Graph(
         example=example,
         shapes={name: tuple(t.shape) for name, t in tensors.items()},
         itemsizes={name: t.element_size() for name, t in tensors.items()},
         parameters=parameters,
-        axes=tuple(make_axis(*axis) for axis in _list_axes(channels)),
+        axes=_mark_outputs(axes, {name for name in parameters if tensors[name].ndim > 1}, parameters, count),
         count=count,
         activation_products=in_products[:-1],
         returned=frozenset(returned.nonzero()[0].tolist()),
@@ -78,6 +82,30 @@ def build_graph(
             for term in recorder.cost_terms
         ),
     )
+
+
+def _mark_outputs(
+    axes: list[TensorAxis], matrices: Set[str], parameters: Set[str], count: int
+) -> tuple[TensorAxis, ...]:
+    """Give a role to the axes that produce the nodes without a row in a matrix: those of matrices, or else of vectors.
+
+    A matrix that is computed from several parameters (with a gain, with noise) has no rows of its own.
+    """
+    covered = np.append(np.zeros(count, bool), True)  # the last entry serves -1, which is no node
+    for axis in axes:
+        if Role.ROW in axis.role and axis.tensor in matrices:
+            covered[axis.nodes] = True
+    marked = list(axes)
+    for names in (matrices, parameters - matrices):
+        owners = [
+            i
+            for i, axis in enumerate(axes)
+            if axis.tensor in names and not axis.role & NO_OUTPUT and not covered[axis.nodes].all()
+        ]
+        for i in owners:
+            covered[axes[i].nodes] = True
+            marked[i] = replace(axes[i], role=axes[i].role | Role.OUTPUT)
+    return tuple(marked)
 
 
 def _list_axes(channels: AxisChannels) -> list[tuple[str, int, ChannelLabels]]:

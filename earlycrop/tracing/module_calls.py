@@ -17,6 +17,8 @@ from earlycrop.utils.contexts import preserve_state
 from earlycrop.utils.modules import collect_tensors
 
 Shapes = list[tuple[int, ...]]
+OnCall = Callable[[str, str, Any], None]
+"""Called after a module has run, with the module that called it, its own name, and its arguments and output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +47,45 @@ class ModuleCallRecorder:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.calls: dict[str, ModuleCall] = {}
+        self.called: set[str] = set()
+        """The names of all modules that have run."""
         self._recorder: ChannelRecorder | None = None
         self._keeps_calls = False
+        self._on_call: OnCall | None = None
         for name, module in network.named_modules():
             if type(module).forward is not nn.Module.forward or "forward" in vars(module):
                 module.__dict__["forward"] = self._wrap_forward(name, module.forward)
         network.register_forward_hook(self._freeze_outputs)
 
     @contextmanager
-    def record(self, recorder: ChannelRecorder, keep_calls: bool = False) -> Iterator[None]:
+    def record(
+        self, recorder: ChannelRecorder, keep_calls: bool = False, on_call: OnCall | None = None
+    ) -> Iterator[None]:
         """Tell a recorder which modules run, and freeze what the network returns.
 
         Args:
             recorder: The recorder of the run.
             keep_calls: Store the first call of each module in ``calls``.
+            on_call: What is called after each module.
         """
-        self._recorder, self._keeps_calls = recorder, keep_calls
+        self._recorder, self._keeps_calls, self._on_call = recorder, keep_calls, on_call
         try:
             yield
         finally:
-            self._recorder = None
+            self._recorder = self._on_call = None
 
     def _wrap_forward(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             recorder = self._recorder
             if recorder is None:
                 return forward(*args, **kwargs)
-            depth, first_scalar = len(recorder.module_stack), len(recorder.scalars)
+            caller, depth, first_scalar = recorder.module, len(recorder.module_stack), len(recorder.scalars)
             recorder.module_stack.append(name)
             output = forward(*args, **kwargs)  # if it fails, the stack says in which module
             del recorder.module_stack[depth:]
+            self.called.add(name)
+            if self._on_call is not None:
+                self._on_call(caller, name, (args, kwargs, output))
             if self._keeps_calls and name not in self.calls:
                 self.calls[name] = ModuleCall(args, kwargs, output_shapes(output), recorder.scalars[first_scalar:])
             return output

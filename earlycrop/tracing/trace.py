@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,17 +22,21 @@ from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import ChannelLabels
+from earlycrop.scoring.loss_terms import named_terms
+from earlycrop.tracing.batches import batch_form, run_batches
 from earlycrop.tracing.coupling import AxisChannels, build_graph, coupled_classes, multiplicity
 from earlycrop.tracing.module_calls import ModuleCallRecorder, freeze_outputs, training_mode
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
 from earlycrop.tracing.trial_cut import RecordingMode, Trials
+from earlycrop.tracing.unmet import freeze_around_unmet, uncalled_layers, unmet_parameters
 from earlycrop.tracing.validate import freeze_failing_nodes
 from earlycrop.utils.contexts import differentiable_kernels
 from earlycrop.utils.errors import TraceError, raise_if_out_of_memory
 from earlycrop.utils.meta import meta_like, shapes_only
 from earlycrop.utils.modules import call_model, tensors_by_name
 from earlycrop.utils.random_states import preserve_random_states
+from earlycrop.utils.types import Loss
 from earlycrop.utils.validation import check_network
 from earlycrop.utils.wrappers import unwrap
 
@@ -60,19 +65,28 @@ def trace(model: nn.Module, example: Any) -> Graph:
             without a shape.
         TypeError: If the model is no module.
     """
-    return trace_after_cut(model, example, {})
+    return _trace_runs(model, call_model, [example], {})
 
 
-def trace_after_cut(model: nn.Module, example: Any, coupling: Mapping[tuple[str, int], ChannelLabels]) -> Graph:
-    """Trace a network that has been cut, and keep coupled what was coupled before the cut.
+def trace_batches(
+    model: nn.Module,
+    loss: Loss,
+    batches: Sequence[Any],
+    coupling: Mapping[tuple[str, int], ChannelLabels] | None = None,
+) -> Graph:
+    """Trace a network on the loss of several batches, which may run different parts of it.
 
-    A trace may not see it any more: the channels of a layer's last head look like those of any layer.
+    The first batch is traced, then each batch of another form: of other shapes, types or plain values such as a task's
+    name. While some parameters have not been used, the other batches are traced as well. What no batch uses keeps all
+    that it may consume, see :mod:`earlycrop.tracing.unmet`.
 
     Args:
         model: The network.
-        example: What the model is called with, as for :func:`trace`.
-        coupling: By tensor and dimension, numbers that are equal for indices that could only be removed together before
-            the cut.
+        loss: (model, batch) -> loss, or its terms.
+        batches: The batches, at least one.
+        coupling: Where the network was cut before: by tensor and dimension, numbers that are equal for indices that
+            could only be removed together. A trace may not see it any more: the channels of a layer's last head look
+            like those of any layer.
 
     Returns:
         The graph of the network.
@@ -80,19 +94,30 @@ def trace_after_cut(model: nn.Module, example: Any, coupling: Mapping[tuple[str,
     Raises:
         TraceError, ValueError, TypeError: As for :func:`trace`.
     """
+    return _trace_runs(model, lambda m, batch: named_terms(loss(m, batch)), batches, coupling or {})
+
+
+Run: TypeAlias = Callable[[nn.Module, Any], Any]
+"""Runs a network on a batch."""
+
+
+def _trace_runs(
+    model: nn.Module, run: Run, batches: Sequence[Any], coupling: Mapping[tuple[str, int], ChannelLabels]
+) -> Graph:
     _log.debug("tracing")
     with preserve_random_states():
         check_network(model)
         model = unwrap(model)
         try:
-            return _trace(model, example, coupling, real=False)
+            return _trace(model, run, batches, coupling, real=False)
         except TraceError:  # a forward that reads values (.item(), .numpy(), if mask.all()) needs real ones
             _log.debug("tracing on real values")
-            return _trace(model, example, coupling, real=True)
+            return _trace(model, run, batches, coupling, real=True)
 
 
-def _trace(model: nn.Module, example: Any, coupling: Mapping[tuple[str, int], ChannelLabels], real: bool) -> Graph:
-    run = partial(call_model, example=example)
+def _trace(
+    model: nn.Module, run: Run, batches: Sequence[Any], coupling: Mapping[tuple[str, int], ChannelLabels], real: bool
+) -> Graph:
     device = next((t.device for t in chain(model.parameters(), model.buffers())), torch.device("cpu"))
     network = _copy_model(model, real)
     recorder = ChannelRecorder()
@@ -109,16 +134,23 @@ def _trace(model: nn.Module, example: Any, coupling: Mapping[tuple[str, int], Ch
     with differentiable_kernels(model):
         mode = RecordingMode(recorder, device, real)
         with module_calls.record(recorder, keep_calls=not real), shapes_only(mode):
-            _record_evaluation(recorder, network, run)
+            traced = _record_evaluation(recorder, network, run, batches)
+            run_all = partial(run_batches, run=run, batches=traced)
             scalars = list(recorder.scalars)
-            if unused := [name for name, p in parameters.items() if id(p) not in recorder.used_tensors]:
-                _record_training(recorder, network, run, unused)
-        training_scalars = None if real else _record_training_scalars(network, run, device)
+            unmet = unmet_parameters(recorder, network)
+            if unmet and _record_training(recorder, network, run_all, unmet):
+                unmet = unmet_parameters(recorder, network)
+        uncalled = uncalled_layers(unmet, module_calls.called)
+        if uncalled:
+            freeze_around_unmet(recorder, module_calls, uncalled, partial(run_all, network), mode)
+        training_scalars = None if real else _record_training_scalars(network, run_all, device)
         classes = coupled_classes(recorder)
+        example = batches[0] if run is call_model else run_all
         graph = build_graph(recorder, classes, channels, tensors, frozenset(parameters), example)
+        graph = replace(graph, uncalled=tuple(uncalled), unused=tuple(unmet))
         distinct = multiplicity(recorder, classes)
         _log.debug("trying cuts")
-        trials = Trials(module_calls, run, real, device, distinct, scalars, training_scalars)
+        trials = Trials(module_calls, run_all, real, device, distinct, scalars, training_scalars)
         return freeze_failing_nodes(graph, trials)
 
 
@@ -133,24 +165,48 @@ def _join_coupled(
             recorder.join(vector, vector[first[inverse]])
 
 
-def _record_evaluation(recorder: ChannelRecorder, network: nn.Module, run: Callable[[nn.Module], Any]) -> None:
-    try:
-        output = run(network)
-    except Exception as error:
-        raise_if_out_of_memory(error)
-        cause = f"the model fails on the example ({type(error).__name__}: {error})"
-        raise TraceError(f"{cause}: call it the same way without earlycrop to see where") from error
-    freeze_outputs(recorder, output)
+def _record_evaluation(recorder: ChannelRecorder, network: nn.Module, run: Run, batches: Sequence[Any]) -> list[Any]:
+    """Record runs in evaluation mode, and return the batches that used a parameter that none before them had used.
+
+    The recorder keeps the costs of the first run, and the scalars of the runs that are returned.
+    """
+    traced: list[Any] = []
+    forms: list[Any] = []
+    for i, batch in enumerate(batches, start=1):
+        form = batch_form(batch)
+        if traced and form in forms and not unmet_parameters(recorder, network):
+            continue
+        forms.append(form)
+        costs, scalars = list(recorder.cost_terms), len(recorder.scalars)
+        before = unmet_parameters(recorder, network)
+        try:
+            output = run(network, batch)
+        except Exception as error:
+            raise_if_out_of_memory(error)
+            where = "the example" if len(batches) == 1 else f"batch {i}"
+            cause = f"the model fails on {where} ({type(error).__name__}: {error})"
+            raise TraceError(f"{cause}: call it the same way without earlycrop to see where") from error
+        freeze_outputs(recorder, output)
+        if traced:
+            recorder.cost_terms[:] = costs
+        if not traced or unmet_parameters(recorder, network) != before:
+            traced.append(batch)
+        else:
+            del recorder.scalars[scalars:]
     if not recorder.used_tensors & set(map(id, network.parameters())):
         raise TraceError("the example uses no parameter: if it is a callable, let it run the model that it is given")
+    return traced
 
 
 def _record_training(
-    recorder: ChannelRecorder, network: nn.Module, run: Callable[[nn.Module], Any], unused: list[str]
-) -> None:
+    recorder: ChannelRecorder, network: nn.Module, run: Callable[[nn.Module], Any], unmet: list[str]
+) -> bool:
     """Record a run in training mode as well, as some parameters (an auxiliary head's) are used only in it.
 
-    If it fails, the channels that these parameters would be coupled with are unknown, and they are frozen.
+    If it fails, what these parameters are coupled with is unknown, and they are frozen.
+
+    Returns:
+        Whether it ran.
     """
     evaluation_cost = list(recorder.cost_terms)
     modes = [(m, m.training) for m in network.modules()]
@@ -158,13 +214,16 @@ def _record_training(
         recorder.training = True
         network.train()
         run(network)
+        return True
     except Exception as error:
         raise_if_out_of_memory(error)
         recorder.operation = type(error).__name__
         why = f"it is not used in evaluation mode, and the run in training mode failed: {error}"
-        for name in unused:
+        for name in unmet:
             recorder.freeze(recorder.labels(network.get_parameter(name)), why)
+        return False
     finally:
+        recorder.training = False
         recorder.cost_terms[:] = evaluation_cost
         for m, training in modes:
             m.training = training

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.scoring.criteria import CRITERIA
-from earlycrop.scoring.loss_terms import named_terms
 from earlycrop.scoring.scores import node_scores, unscorable_nodes
 from earlycrop.selection.constraints import Limits
 from earlycrop.selection.nodes import choose_nodes, node_bounds
 from earlycrop.selection.targets import max_remaining
-from earlycrop.tracing.trace import trace
+from earlycrop.tracing.trace import trace_batches
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import check_unchanged
 
@@ -106,7 +105,7 @@ class NodeMaskTracker:
             batch = next(rest, None)
             if batch is None:
                 raise ValueError("there is no batch to trace the model on: give at least one batch of training data")
-            graph = trace(model, lambda m: named_terms(loss(m, batch)))
+            graph = trace_batches(model, loss, [batch])
             self._graph = graph.freeze(unscorable_nodes(model, graph, criterion))
             batches = chain([batch], rest)
         graph = self._graph

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from earlycrop import shrink, trace
 from tests.oracles import certified
-from tests.toy import Net
+from tests.toy import Net, drop_unused
 
 
 def attention(x: Tensor, net: Any, heads: int) -> Tensor:
@@ -65,10 +65,13 @@ FROZEN: dict[str, tuple[Callable[[Tensor, Any], Tensor], str]] = {
 }
 
 
-def net(forward: Callable[[Tensor, Any], Tensor]) -> Net:
+def net(forward: Callable[[Tensor, Any], Tensor], **more: Any) -> Net:
     torch.manual_seed(0)
     layers = {"a": nn.Linear(6, 8), "k": nn.Linear(6, 8), "v": nn.Linear(6, 8), "qkv": nn.Linear(6, 24)}
-    return Net(lambda self, x: forward(x, self), **layers, b=nn.Linear(8, 3)).double()
+    model = Net(lambda self, x: forward(x, self), **layers, b=nn.Linear(8, 3))
+    for name, value in more.items():
+        setattr(model, name, value)
+    return drop_unused(model, torch.randn(2, 3, 6)).double()
 
 
 @pytest.mark.parametrize("name", list(FROZEN))
@@ -86,8 +89,7 @@ def test_a_number_of_groups_or_heads_that_a_module_keeps_follows() -> None:
     model = nn.Sequential(nn.Conv1d(3, 16, 1), nn.GroupNorm(4, 16, affine=False), nn.Conv1d(16, 3, 1)).double()
     certified(model, torch.randn(2, 3, 5).double(), 4)
     assert model[1].num_groups == model[0].out_channels // 4 < 4
-    attention_net = net(lambda x, n: attention(x, n, n.heads))
-    attention_net.heads = 4
+    attention_net = net(lambda x, n: attention(x, n, n.heads), heads=4)
     certified(attention_net, torch.randn(2, 3, 6).double(), 4)
     assert attention_net.heads == attention_net.b.in_features // 2 < 4
 
@@ -101,8 +103,7 @@ def test_matrices_under_weight_norm_lose_rows() -> None:
     def attend(x: Tensor, n: Any) -> Tensor:
         return n.b((n.q(x) @ n.keys(x).mT).softmax(-1) @ n.v(x))  # type: ignore[no-any-return]
 
-    wide = net(attend)
-    wide.q, wide.keys = (normed(nn.Linear(6, 7)).double() for _ in range(2))
+    wide = net(attend, q=normed(nn.Linear(6, 7)), keys=normed(nn.Linear(6, 7)))
     certified(wide, torch.randn(2, 3, 6).double(), 7 + 8)
 
 
