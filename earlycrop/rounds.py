@@ -18,6 +18,7 @@ from earlycrop.context import PruningContext
 from earlycrop.events import PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
+from earlycrop.graph.summary import summarize
 from earlycrop.graph.types import ChannelLabels, Reason
 from earlycrop.scoring.scores import node_scores, norm_scale_sums, unscorable_nodes, weight_scores
 from earlycrop.selection.connectivity import path_weights
@@ -108,6 +109,7 @@ class NodeRounds:
             it is empty.
         effects: Accumulated |phi dL/dphi| of each batch norm scale phi. If given, nodes are scored by these, not by
             the criterion.
+        unused: The parameters that the loss does not depend on. Nodes without any other stay.
     """
 
     request: PruningRequest
@@ -115,6 +117,7 @@ class NodeRounds:
     batches: list[Any]
     baseline: DenseBaseline
     effects: Tensors | None = None
+    unused: frozenset[str] = frozenset()
     uncertified: dict[Group, Reason] = field(default_factory=dict)
     timer: StepTimer | None = None
     floors: set[str] = field(default_factory=set)
@@ -134,7 +137,7 @@ class NodeRounds:
             with fail_together(self.context.group):
                 graph = self._trace()
                 if not number and not graph.count:
-                    raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
+                    raise ValueError(f"no node of this model can be removed: {_main_reason(graph)}\n\n{graph.report()}")
             if not number:
                 self._record_dense_sizes(graph)
             scores = self._score(graph)
@@ -152,7 +155,7 @@ class NodeRounds:
         """Trace the network as it is now, and freeze what cannot be scored, or was not certified before."""
         network = self.context.network
         graph = trace_batches(network, self.context.loss, self.batches, self.baseline.coupling)
-        graph = graph.freeze(unscorable_nodes(network, graph, self.request.criterion))
+        graph = graph.freeze(unscorable_nodes(network, graph, self.request.criterion, self.unused))
         return graph.freeze(
             {i: self.uncertified[g] for g, ids in graph.groups.items() if g in self.uncertified for i in ids}
         )
@@ -232,15 +235,24 @@ class NodeRounds:
         )
 
 
-def zero_weights(request: PruningRequest, context: PruningContext, batches: list[Any]) -> PruningResult:
+def zero_weights(
+    request: PruningRequest, context: PruningContext, batches: list[Any], unused: frozenset[str] = frozenset()
+) -> PruningResult:
     """Zero single weights and hold them at zero, in rounds of score, select and mask.
+
+    Args:
+        request: What to remove.
+        context: The network, and what goes on with it.
+        batches: Training data.
+        unused: The parameters that the loss does not depend on, which stay.
 
     Raises:
         ValueError: No weight can be removed.
         FlowError, TraceError: Scoring or tracing failed.
     """
     network = context.network
-    matrices, prunable = weight_matrices(network), prunable_matrices(network)
+    matrices = weight_matrices(network)
+    prunable = {name: p for name, p in prunable_matrices(network).items() if name not in unused}
     bounds = weight_bounds(network, request.limits)
     if not prunable:
         raise ValueError("the model has no trained weight matrix that can hold zeros: there is nothing to prune")
@@ -252,7 +264,7 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
     alive, keep = None, None
     with ExitStack() as cleanup:  # if a round fails, nothing is held: its zeros may grow back
         for sparsity in request.targets:
-            scores = _score_weights(request, context, batches)
+            scores = {n: score for n, score in _score_weights(request, context, batches).items() if n in prunable}
             if keep is None:  # in the first round only: later rounds may have removed weights on these paths
                 _check_some_score(scores.values())
                 keep = path_weights(graph, scores)
@@ -312,6 +324,12 @@ def _score_nodes(request: PruningRequest, context: PruningContext, graph: Graph,
 def _score_weights(request: PruningRequest, context: PruningContext, batches: list[Any]) -> Tensors:
     statistics = request.uses_batch_statistics(context.network)
     return weight_scores(context.network, request.criterion, context.loss, batches, statistics, context.group)
+
+
+def _main_reason(graph: Graph) -> str:
+    """Return why most outputs of a network without nodes stay."""
+    regions = summarize(graph).frozen
+    return max(regions, key=lambda region: region.outputs).reason if regions else "no two layers follow each other"
 
 
 def _check_some_score(scores: Iterable[Tensor]) -> None:
