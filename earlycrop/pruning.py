@@ -14,6 +14,7 @@ from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
 from earlycrop.rounds import DenseBaseline, NodeRounds, PruningResult, list_nearly_empty, zero_weights
 from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName, Statistics
+from earlycrop.scoring.used_parameters import unused_parameters
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.schedules import halving
 from earlycrop.selection.targets import Measure, max_remaining
@@ -70,8 +71,8 @@ def prune(
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: An argument is out of its range, there is no batch, the first batch has no examples, or the
-            processes would remove different things.
+        ValueError: An argument is out of its range, there is no batch, the first batch has no examples, the
+            loss fails on it, no node can be removed, or the processes would remove different things.
         FlowError, TraceError, SurgeryError: Scoring, tracing or cutting failed. Nodes that were cut in earlier rounds
             are gone. Weights that were zeroed in earlier rounds are zero, but are not held at zero.
 
@@ -118,10 +119,11 @@ def run_pruning(
         _check_batches(batches)
         check_materialised(context.network)
     start = perf_counter()
+    unused = frozenset[str]() if effects is not None else _find_unused(request, context, batches)
     if request.structured:
-        result = NodeRounds(request, context, batches, baseline or DenseBaseline(), effects).run()
+        result = NodeRounds(request, context, batches, baseline or DenseBaseline(), effects, unused).run()
     else:
-        result = zero_weights(request, context, batches)
+        result = zero_weights(request, context, batches, unused)
     event = Event(
         reason=reason,
         epoch=epoch,
@@ -153,6 +155,15 @@ def _check_batches(batches: list[Any]) -> None:
     tensors = collect_tensors(dict(batches[0]) if isinstance(batches[0], Mapping) else batches[0])
     if tensors and not any(t.numel() for t in tensors):
         raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
+
+
+def _find_unused(request: PruningRequest, context: PruningContext, batches: list[Any]) -> frozenset[str]:
+    """Return the parameters that the scored loss does not depend on. Raise ValueError if the loss does not run."""
+    network, statistics = context.network, request.uses_batch_statistics(context.network)
+    scores_loss = request.criterion.order > 0 and not request.criterion.data_free
+    scored = batches if scores_loss else batches[:1]
+    unused = unused_parameters(network, context.loss, scored, statistics, context.group)
+    return unused if scores_loss else frozenset()
 
 
 def _warn_missed_target(event: Event) -> None:

@@ -18,6 +18,7 @@ from earlycrop.context import PruningContext
 from earlycrop.events import PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
+from earlycrop.graph.summary import summarize
 from earlycrop.graph.types import ChannelLabels, Reason
 from earlycrop.scoring.scores import node_scores, norm_scale_sums, unscorable_nodes, weight_scores
 from earlycrop.selection.connectivity import path_weights
@@ -108,6 +109,7 @@ class NodeRounds:
             it is empty.
         effects: Accumulated |phi dL/dphi| of each batch norm scale phi. If given, nodes are scored by these, not by
             the criterion.
+        unused: The parameters that the loss does not depend on. Nodes without any other stay.
     """
 
     request: PruningRequest
@@ -115,6 +117,7 @@ class NodeRounds:
     batches: list[Any]
     baseline: DenseBaseline
     effects: Tensors | None = None
+    unused: frozenset[str] = frozenset()
     uncertified: dict[Group, Reason] = field(default_factory=dict)
     timer: StepTimer | None = None
     floors: set[str] = field(default_factory=set)
@@ -134,7 +137,7 @@ class NodeRounds:
             with fail_together(self.context.group):
                 graph = self._trace()
                 if not number and not graph.count:
-                    raise ValueError(f"no node of this model can be removed:\n{graph.report()}")
+                    raise ValueError(f"no node of this model can be removed: {_main_reason(graph)}\n\n{graph.report()}")
             if not number:
                 self._record_dense_sizes(graph)
             scores = self._score(graph)
@@ -152,7 +155,7 @@ class NodeRounds:
         """Trace the network as it is now, and freeze what cannot be scored, or was not certified before."""
         network = self.context.network
         graph = trace_batches(network, self.context.loss, self.batches, self.baseline.coupling)
-        graph = graph.freeze(unscorable_nodes(network, graph, self.request.criterion))
+        graph = graph.freeze(unscorable_nodes(network, graph, self.request.criterion, self.unused))
         return graph.freeze(
             {i: self.uncertified[g] for g, ids in graph.groups.items() if g in self.uncertified for i in ids}
         )
@@ -232,8 +235,16 @@ class NodeRounds:
         )
 
 
-def zero_weights(request: PruningRequest, context: PruningContext, batches: list[Any]) -> PruningResult:
+def zero_weights(
+    request: PruningRequest, context: PruningContext, batches: list[Any], unused: frozenset[str] = frozenset()
+) -> PruningResult:
     """Zero single weights and hold them at zero, in rounds of score, select and mask.
+
+    Args:
+        request: What to remove.
+        context: The network, and what goes on with it.
+        batches: Training data.
+        unused: The parameters that the loss does not depend on, which stay.
 
     Raises:
         ValueError: No weight can be removed.
@@ -243,7 +254,7 @@ def zero_weights(request: PruningRequest, context: PruningContext, batches: list
     floors: set[str] = set()
     with fail_together(context.group):
         graph = trace_batches(network, context.loss, batches)
-        prunable = select_prunable(network, graph, request.limits)
+        prunable = select_prunable(network, graph, request.limits, unused)
         bounds = weight_bounds(network, request.limits, prunable)
     dense, total = (sum(p.numel() for p in group.values()) for group in (prunable, matrices))
     alive, keep = None, None
@@ -314,6 +325,12 @@ def _score_weights(
     statistics = request.uses_batch_statistics(context.network)
     scores = weight_scores(context.network, request.criterion, context.loss, batches, statistics, context.group)
     return {name: score for name, score in scores.items() if name in prunable}
+
+
+def _main_reason(graph: Graph) -> str:
+    """Return why most outputs of a network without nodes stay."""
+    regions = summarize(graph).frozen
+    return max(regions, key=lambda region: region.outputs).reason if regions else "no two layers follow each other"
 
 
 def _check_some_score(scores: Iterable[Tensor]) -> None:

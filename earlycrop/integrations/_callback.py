@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from earlycrop.methods import METHODS, Method, MethodName, method_name
 from earlycrop.pruner import Pruner
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import look_up
+from earlycrop.utils.validation import as_modules, look_up
 from earlycrop.utils.wrappers import unwrap
 
 UNNAMED = "a custom method"
@@ -48,7 +48,13 @@ class CallbackBase:
         return self.pruner is not None and self.pruner.event is not None and self.method.structured
 
     def make_pruner(
-        self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss: Loss, epochs: int, epochs_done: int
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        loss: Loss,
+        epochs: int,
+        epochs_done: int,
+        averages: Sequence[nn.Module] = (),
     ) -> Pruner:
         """Make the pruner, and load the state of the checkpoint or of the earlier training that is continued.
 
@@ -58,6 +64,7 @@ class CallbackBase:
             loss: ``(model, batch) -> scalar``.
             epochs: For how many epochs the model is trained in all.
             epochs_done: For how many epochs it was trained already.
+            averages: Averages of its weights that other callbacks keep, besides the ``ema_models`` that were given.
 
         Raises:
             ValueError: See :class:`earlycrop.Pruner`; the method trains for more epochs; or the callback cannot
@@ -67,7 +74,9 @@ class CallbackBase:
         if previous is not None and unwrap(previous.model) is not unwrap(model):
             previous = None
         state = self._state_to_continue(previous, epochs_done)
-        pruner = Pruner(model, optimizer, loss, self.method, self.sparsity, epochs=epochs, **self.pruner_arguments)
+        ema_models = [*as_modules(self.pruner_arguments.get("ema_models", ())), *averages]
+        arguments = {**self.pruner_arguments, "ema_models": ema_models}
+        pruner = Pruner(model, optimizer, loss, self.method, self.sparsity, epochs=epochs, **arguments)
         if pruner.total_epochs != epochs:
             raise ValueError(
                 f"{self.method_name} trains the model again and again, {pruner.total_epochs} epochs in all, which a "

@@ -28,6 +28,7 @@ from earlycrop.integrations._callback import CallbackBase, check_method, check_o
 from earlycrop.pruner import Pruner
 from earlycrop.saving import load_contents, model_contents
 from earlycrop.utils.types import Loss
+from earlycrop.utils.wrappers import tensor_shapes, unwrap
 
 
 class PruningCallback(CallbackBase, Callback):
@@ -35,7 +36,8 @@ class PruningCallback(CallbackBase, Callback):
 
     The callback makes a :class:`earlycrop.Pruner` when training begins. It calls the pruner's ``step`` before training
     and at the end of every training epoch. The whole LightningModule is pruned; its optimizers and schedulers continue
-    with the pruned parameters.
+    with the pruned parameters, and so do the averages of Lightning's own callbacks (``EMAWeightAveraging``,
+    ``StochasticWeightAveraging``).
 
     Args:
         method: A name in ``METHODS``, or a :class:`earlycrop.Method`. A method that trains again and again (``ltr``)
@@ -103,7 +105,8 @@ class PruningCallback(CallbackBase, Callback):
             raise ValueError("the pruner must know the number of epochs: give the Trainer max_epochs")
         _check_training(trainer, pl_module, self.loss, self.batches)
         loss = partial(_compute_loss, self.loss or _training_step_loss, trainer)
-        pruner = self.make_pruner(pl_module, trainer.optimizers, loss, epochs, trainer.current_epoch)
+        epochs_done, averages = trainer.current_epoch, _find_averages(trainer)
+        pruner = self.make_pruner(pl_module, trainer.optimizers, loss, epochs, epochs_done, averages)
         while pruner.epoch < trainer.current_epoch:
             self._step(pruner, trainer, pl_module)
 
@@ -159,7 +162,7 @@ def _check_training(trainer: Trainer, module: LightningModule, loss: Loss | None
 def _prepare_module(
     state_key: str, method: str, module: LightningModule, weights: Mapping[str, Tensor], *_: Any
 ) -> None:
-    """Shrink a fresh module to the sizes in the checkpoint that Lightning is about to load into it.
+    """Shrink a fresh module, and the averages of its weights, to the sizes in the checkpoint that Lightning loads next.
 
     Args:
         state_key: Where the callback's state lies in the checkpoint.
@@ -181,8 +184,17 @@ def _prepare_module(
         check_method(method, state["method"], path)
     if state is not None and state["model"] is not None:
         tensors, sizes = state["model"]
-        load_contents(module, tensors, sizes, str(path))
+        shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+        for network in (module, *_find_averages(trainer)):
+            if tensor_shapes(network) != shapes:  # what has them was loaded already, and has values of its own
+                load_contents(network, {name: t.clone() for name, t in tensors.items()}, sizes, str(path))
     check_shapes(PruningCallback.how_to_resume, module, weights)
+
+
+def _find_averages(trainer: Trainer) -> list[nn.Module]:
+    """Return the averages of the module's weights that callbacks keep (WeightAveraging, StochasticWeightAveraging)."""
+    kept = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return [unwrap(average) for average in kept if isinstance(average, nn.Module)]
 
 
 def _training_step_loss(module: nn.Module, batch: Any) -> Any:

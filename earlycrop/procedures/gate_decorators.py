@@ -27,8 +27,10 @@ Phase = Literal["dense", "tick", "tock", "tune"]
 class GateDecorators(Procedure):
     """Train dense, then tick and tock in turn, then fine-tune.
 
-    In a tick only the gates and the output layers learn. The gates' scores are collected, and a part of the nodes is
-    cut by them. In a tock all parameters are trained, with an L1 penalty on the gates.
+    In a tick only the gates and the output layers learn: the gradients of all other parameters are computed, and
+    dropped before the optimizer's step, as ``DistributedDataParallel`` waits for every gradient. The gates' scores are
+    collected, and a part of the nodes is cut by them. In a tock all parameters are trained, with an L1 penalty on the
+    gates.
 
     The gates are the batch norms' scales phi, as the authors initialise theirs. The score of a gate is the sum over the
     steps of a tick of |phi dL/dphi|, ranked over the whole network.
@@ -110,13 +112,11 @@ class GateDecorators(Procedure):
     def _begin_tick(self, names: list[str]) -> None:
         """Stop the training of these parameters, and collect the gates' scores from now on."""
         self._frozen = names
-        for name in names:
-            p = self._network.get_parameter(name)
-            p.requires_grad_(False)
-            p.grad = None
         self._handles = before_optimizer_step(self._optimizers, self._collect_scores)
 
     def _collect_scores(self, stepped: set[int], scale: Tensor | None) -> None:
+        for name in self._frozen:
+            self._network.get_parameter(name).grad = None  # an optimizer skips what has no gradient
         for name in norm_scales(self._network):
             p = self._network.get_parameter(name)
             if id(p) in stepped and p.grad is not None:
@@ -134,8 +134,6 @@ class GateDecorators(Procedure):
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
-        for name in self._frozen:
-            self._network.get_parameter(name).requires_grad_(True)
         if self._penalty is not None:
             self._penalty.release()
         self._handles, self._frozen, self._penalty, self._scores = [], [], None, {}

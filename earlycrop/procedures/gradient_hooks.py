@@ -64,6 +64,7 @@ class _BeforeStep:
         if not callable(closure):
             if not getattr(optimizer, "found_inf", False):
                 self._run_action(optimizer, _loss_scale(optimizer, kwargs.get("grad_scaler")))
+                self._gradient = _smallest_gradient(optimizer)  # the action may drop gradients
             return None
 
         def closure_and_action() -> Any:

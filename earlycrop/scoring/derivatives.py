@@ -74,11 +74,11 @@ def flow(
             gradients.
 
     Returns:
-        The derivatives, by parameter name.
+        The derivatives, by parameter name. They are zero where the loss does not depend on a parameter.
 
     Raises:
         ValueError: There is no batch, or no parameter to differentiate.
-        FlowError: The loss is not a finite scalar, a parameter is unused, or a derivative is not finite.
+        FlowError: The loss is not a finite scalar, or a derivative is not finite.
     """
     batches = _list_batches(batches, group)
     directions = {TOTAL: direction} if direction else None
@@ -199,7 +199,6 @@ def _differentiate(
         else:
             for batch in batches:
                 network.add_gradients(batch, gradients)
-        _check_used(network.leaves, gradients)
     check_same_value(", ".join(gradients), group, "the terms of the loss")
     gradients = {term: _average(network, sums, "gradient", group) for term, sums in gradients.items()}
     if not second:
@@ -225,7 +224,6 @@ def _stream_products(
 ) -> dict[str, float]:
     """Hand each part of the terms' Hg to ``use`` while autograd computes the others."""
     graph = network.gradients(batch)
-    _check_used(network.leaves, graph)
     gradients = {
         term: _check_finite({name: g.detach() for name, g in by_name.items()}, "gradient")
         for term, by_name in graph.items()
@@ -249,15 +247,6 @@ def _squared_norm(gradient: Tensors) -> float:
     kinds = (torch.float64, torch.complex128)
     norms = [float(torch.linalg.vector_norm(g, dtype=kinds[g.is_complex()])) for g in gradient.values()]
     return fsum(norm**2 for norm in norms)
-
-
-def _check_used(leaves: Tensors, gradients: Mapping[str, Tensors]) -> None:
-    unused = [name for name in leaves if not any(name in by_name for by_name in gradients.values())]
-    if unused:
-        raise FlowError(
-            f"the loss does not depend on {_format_names(unused)}: remove it from the model, or exclude it from the "
-            "scoring with requires_grad_(False)"
-        )
 
 
 def _check_finite(derivative: Tensors, kind: str) -> Tensors:

@@ -14,7 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from earlycrop.scoring.loss_terms import TOTAL, loss_terms, total_loss
 from earlycrop.utils.contexts import differentiable_kernels, preserve_state, replace_tensors, set_scoring_mode
-from earlycrop.utils.errors import FlowError
+from earlycrop.utils.errors import FlowError, raise_if_out_of_memory
 from earlycrop.utils.types import Loss, Tensors
 
 Edges = dict[str, GradientEdge]
@@ -92,9 +92,10 @@ class DifferentiableNetwork:
         roots, vectors = list(edges.values()), [direction[name] for name in edges]
         try:
             torch.autograd.backward(roots, vectors, inputs=list(self.leaves.values()), retain_graph=keep)
-        except (FlowError, torch.OutOfMemoryError):
+        except FlowError:
             raise
         except RuntimeError as error:  # NotImplementedError is one
+            raise_if_out_of_memory(error)
             raise FlowError(
                 f"the gradient cannot be differentiated ({str(error).partition(chr(10))[0]}): take a method that needs "
                 "no second derivative, such as snip or snap, or replace that operation"

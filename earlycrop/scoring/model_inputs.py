@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from earlycrop.utils.contexts import preserve_state
 from earlycrop.utils.errors import FlowError
 from earlycrop.utils.types import Loss
 
@@ -15,7 +16,9 @@ class _StopForward(Exception):
 
 
 def record_arguments(model: nn.Module, loss: Loss, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of the first call of the model in a loss. The model and the loss are not computed.
+    """Return the arguments of the first call of the model in a loss. The rest of the loss is not computed.
+
+    What the loss has changed in the model by then, and random states, are restored.
 
     Args:
         model: The network.
@@ -32,11 +35,12 @@ def record_arguments(model: nn.Module, loss: Loss, batch: Any) -> tuple[tuple[An
     def record(module: nn.Module, args: Any, kwargs: Any) -> None:
         raise _StopForward(args, dict(kwargs))
 
-    handle = model.register_forward_pre_hook(record, with_kwargs=True)
-    try:
-        loss(model, batch)
-    except _StopForward as call:
-        return call.args[0], call.args[1]
-    finally:
-        handle.remove()
+    with preserve_state(model):
+        handle = model.register_forward_pre_hook(record, with_kwargs=True)
+        try:
+            loss(model, batch)
+        except _StopForward as call:
+            return call.args[0], call.args[1]
+        finally:
+            handle.remove()
     raise FlowError("the loss does not call the model: compute it with the outputs of the model that it is given")

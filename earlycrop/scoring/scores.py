@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,16 +126,19 @@ def norm_scale_sums(model: nn.Module, graph: Graph, effects: Tensors) -> Float[T
     return sum_by_node(graph, find_norm_axes(graph, norm_scales(model)), effects)
 
 
-def unscorable_nodes(model: nn.Module, graph: Graph, criterion: Criterion) -> dict[int, Reason]:
+def unscorable_nodes(
+    model: nn.Module, graph: Graph, criterion: Criterion, unused: Collection[str] = ()
+) -> dict[int, Reason]:
     """Find the nodes that a criterion cannot score.
 
-    These are nodes without any trained parameter. If the criterion compares the scales of batch norms, and the network
-    has any, they are the nodes without a batch norm.
+    These are nodes without any trained parameter, or with none that the loss depends on. If the criterion compares the
+    scales of batch norms, and the network has any, they are the nodes without a batch norm.
 
     Args:
         model: The network.
         graph: The network's graph.
         criterion: The criterion to score with.
+        unused: The parameters that the loss does not depend on.
 
     Returns:
         The reason, by node.
@@ -146,8 +149,10 @@ def unscorable_nodes(model: nn.Module, graph: Graph, criterion: Criterion) -> di
     elif criterion.order == 0:
         return {}
     else:
-        scored = {i for _, nodes in find_gated_axes(graph, "rows", _trained(model), ()) for i in nodes.tolist()}
-        reason = Reason(f"{criterion.order}. derivative", "", "none of its parameters is trained, so it has no score")
+        trained = _trained(model).difference(unused)
+        scored = {i for _, nodes in find_gated_axes(graph, "rows", trained, ()) for i in nodes.tolist()}
+        why = "the loss depends on none of its trained parameters" if unused else "none of its parameters is trained"
+        reason = Reason(f"{criterion.order}. derivative", "", f"{why}, so it has no score")
     return {i: reason for i in range(graph.count) if i not in scored}
 
 

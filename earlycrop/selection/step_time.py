@@ -22,6 +22,7 @@ from earlycrop.selection.nodes import NodeChoice, node_ranking
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.utils.contexts import preserve_state
 from earlycrop.utils.distributed import ProcessGroup, all_reduce_max, fail_together
+from earlycrop.utils.errors import raise_if_out_of_memory
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import unwrap
 
@@ -106,6 +107,7 @@ class StepTimer:
             try:
                 total_loss(self.loss(model, self.batch)).backward()  # type: ignore[no-untyped-call]
             except Exception as error:
+                raise_if_out_of_memory(error)
                 raise ValueError(
                     f"the training step cannot be timed ({type(error).__name__}: {error}): check that the loss can be "
                     "differentiated on the first batch, in training mode, by a copy of the model"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -81,13 +81,16 @@ def choose_weights(
     return WeightChoice(by_matrix, int((~removed).sum()) + fixed, floors)
 
 
-def select_prunable(model: nn.Module, graph: Graph, limits: Limits) -> dict[str, nn.Parameter]:
+def select_prunable(
+    model: nn.Module, graph: Graph, limits: Limits, unused: Collection[str] = ()
+) -> dict[str, nn.Parameter]:
     """Return the matrices that lose single weights: trained weights of products, and what the limits include.
 
     Args:
         model: The network.
         graph: Its graph.
         limits: The limits.
+        unused: Parameters that the loss does not depend on.
 
     Returns:
         The matrices, by name.
@@ -95,7 +98,7 @@ def select_prunable(model: nn.Module, graph: Graph, limits: Limits) -> dict[str,
     Raises:
         ValueError: There is none.
     """
-    trained = prunable_matrices(model)
+    trained = {name: p for name, p in prunable_matrices(model).items() if name not in unused}
     layers = list(dict.fromkeys(map(layer_of, weight_matrices(model))))
     included = {layer for pattern in limits.include for layer in match_layers(pattern, layers)}
     prunable = {name: p for name, p in trained.items() if name in graph.product_weights or layer_of(name) in included}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -17,9 +15,11 @@ from torch.utils._pytree import tree_map
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import NodeMask, Role
 from earlycrop.surgery.noise import Noise
-from earlycrop.utils.contexts import differentiable_kernels, preserve_attributes, preserve_state, replace_tensors
-from earlycrop.utils.errors import SurgeryError
+from earlycrop.utils.contexts import differentiable_kernels, preserve_state, replace_tensors
+from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.modules import call_model, collect_tensors, is_functorch_tensor, tensors_by_name
+from earlycrop.utils.precision import full_float32_precision
+from earlycrop.utils.random_states import seed_all
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 """Largest relative difference that a certificate allows, by the type of the outputs."""
@@ -30,7 +30,6 @@ MAX_ROUNDING = 1e-3
 """A difference in float32 above the tolerance and up to this may be rounding. In float64 rounding is far smaller."""
 Certificate: TypeAlias = tuple[float | None, tuple[str, ...]]
 """The relative difference, or None without a certificate, and the caveats (see ``Cut``)."""
-_OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
 class OutputMismatchError(SurgeryError):
@@ -88,9 +87,10 @@ def reference_outputs(
     used_precision: torch.dtype | None = precision
     try:
         outputs = run(precision, noise.record)
-    except (SurgeryError, *_OUT_OF_MEMORY):
+    except SurgeryError:
         raise
     except Exception as error:
+        raise_if_out_of_memory(error)
         if precision is torch.float64:
             raise
         noise, used_precision = Noise(), None
@@ -103,9 +103,8 @@ def reference_outputs(
         problem = "the dense model's output on noise is not finite"
         try:
             noisy_outputs = run(used_precision, noise.replace)
-        except _OUT_OF_MEMORY:
-            raise
         except Exception as error:
+            raise_if_out_of_memory(error)
             problem = f"the dense model fails on noise ({_first_line(error)})"
     if noisy_outputs is not None and not _are_equally_finite(outputs, noisy_outputs):
         noisy_outputs = None
@@ -136,7 +135,8 @@ def compare_outputs(model: nn.Module, graph: Graph, reference: Reference) -> Cer
             return difference, reference.caveats
         try:
             outputs = run(reference.noise.replace)
-        except Exception:
+        except Exception as error:
+            raise_if_out_of_memory(error)
             if not reference.noise.shape_changed:
                 raise
         if reference.noise.shape_changed:
@@ -144,9 +144,10 @@ def compare_outputs(model: nn.Module, graph: Graph, reference: Reference) -> Cer
             return difference, (*reference.caveats, caveat)
         noisy_difference = _check_difference(reference.noisy_outputs, outputs, reference.precision, " on noise")
         return max(difference, noisy_difference), reference.caveats
-    except (SurgeryError, *_OUT_OF_MEMORY):
+    except SurgeryError:
         raise
     except Exception as error:
+        raise_if_out_of_memory(error)
         cause = f"the small network does not run ({_first_line(error)}); the model is as it was"
         advice = "Look at Graph.report(), and leave the nodes of the layer in question out of the cut"
         raise SurgeryError(f"{cause}. {advice}") from error
@@ -219,19 +220,14 @@ def _reproducible_evaluation(
         if precision:
             casts = {n: cast for n, t in tensors_by_name(model).items() if (cast := _upcast(t, precision)) is not t}
             stack.enter_context(replace_tensors(model, casts))
-        backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-        for backend in backends:
-            stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
-            backend.allow_tf32 = False
-        stack.enter_context(preserve_attributes(model))
+        stack.enter_context(full_float32_precision())
         stack.enter_context(preserve_state(model))
         stack.enter_context(differentiable_kernels(model))
         if precision:
             stack.enter_context(_disable_autocast())
         stack.enter_context(torch.no_grad())
         model.eval()
-        for set_seed in (torch.manual_seed, np.random.seed, random.seed):
-            set_seed(0)  # a loss or a forward pass that draws random numbers draws the same ones in every run
+        seed_all(0)  # a loss or a forward pass that draws random numbers draws the same ones in every run
         yield
 
 

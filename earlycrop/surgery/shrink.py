@@ -34,7 +34,7 @@ from earlycrop.surgery.parameter_objects import keep_parameter_objects
 from earlycrop.surgery.slicing import KeptIndices, Swap, cut_module, kept_indices
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_together
-from earlycrop.utils.errors import SurgeryError
+from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.modules import tensors_by_name
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_shapes, unwrap, unwrap_ema_models
@@ -189,7 +189,8 @@ def _repeat_in_float64(cut: Callable[[torch.dtype], _Outcome], mismatch: OutputM
         raise mismatch
     try:
         (difference, caveats), swaps, undo = cut(torch.float64)
-    except Exception:
+    except Exception as error:
+        raise_if_out_of_memory(error)
         raise mismatch from None
     rounding = f"it was made in float64: in less, rounding makes a difference of {mismatch.difference:.2g}"
     return (difference, (*caveats, rounding)), swaps, undo

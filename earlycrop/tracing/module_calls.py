@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.graph import Graph
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
-from earlycrop.utils.contexts import preserve_attributes, preserve_state
+from earlycrop.utils.contexts import preserve_state
 from earlycrop.utils.modules import collect_tensors
 
 Shapes = list[tuple[int, ...]]
@@ -105,7 +105,7 @@ def training_mode(network: nn.Module) -> Iterator[None]:
     Args:
         network: A copy of the user's network.
     """
-    with preserve_attributes(network), preserve_state(network):
+    with preserve_state(network):
         network.train()
         yield
 

@@ -31,10 +31,11 @@ from earlycrop.tracing.rules import table
 from earlycrop.tracing.trial_cut import RecordingMode, Trials
 from earlycrop.tracing.unmet import freeze_around_unmet, uncalled_layers, unmet_parameters
 from earlycrop.tracing.validate import freeze_failing_nodes
-from earlycrop.utils.contexts import differentiable_kernels, preserve_python_random_states
-from earlycrop.utils.errors import TraceError
+from earlycrop.utils.contexts import differentiable_kernels
+from earlycrop.utils.errors import TraceError, raise_if_out_of_memory
 from earlycrop.utils.meta import meta_like, shapes_only
 from earlycrop.utils.modules import call_model, tensors_by_name
+from earlycrop.utils.random_states import preserve_random_states
 from earlycrop.utils.types import Loss
 from earlycrop.utils.validation import check_network
 from earlycrop.utils.wrappers import unwrap
@@ -104,7 +105,7 @@ def _trace_runs(
     model: nn.Module, run: Run, batches: Sequence[Any], coupling: Mapping[tuple[str, int], ChannelLabels]
 ) -> Graph:
     _log.debug("tracing")
-    with preserve_python_random_states():
+    with preserve_random_states():
         check_network(model)
         model = unwrap(model)
         try:
@@ -181,6 +182,7 @@ def _record_evaluation(recorder: ChannelRecorder, network: nn.Module, run: Run, 
         try:
             output = run(network, batch)
         except Exception as error:
+            raise_if_out_of_memory(error)
             where = "the example" if len(batches) == 1 else f"batch {i}"
             cause = f"the model fails on {where} ({type(error).__name__}: {error})"
             raise TraceError(f"{cause}: call it the same way without earlycrop to see where") from error
@@ -214,6 +216,7 @@ def _record_training(
         run(network)
         return True
     except Exception as error:
+        raise_if_out_of_memory(error)
         recorder.operation = type(error).__name__
         why = f"it is not used in evaluation mode, and the run in training mode failed: {error}"
         for name in unmet:
@@ -238,6 +241,7 @@ def _record_training_scalars(
         with training_mode(network), shapes_only(RecordingMode(recorder, device, False, table.record_scalars)):
             run(network)
     except Exception as error:  # whatever a forward raises
+        raise_if_out_of_memory(error)
         _log.debug("not tried in training mode: %s", error)
         return None
     return recorder.scalars
@@ -256,6 +260,7 @@ def _copy_model(model: nn.Module, real: bool) -> nn.Module:
         except RuntimeError:  # as of a tensor with a graph
             return copy.deepcopy(model, memo | _detached_results(model)).eval()
     except Exception as error:
+        raise_if_out_of_memory(error)
         cause = f"{type(error).__name__}: {error}"
         raise TraceError(f"the model cannot be copied ({cause}): remove what copy.deepcopy cannot copy") from error
 

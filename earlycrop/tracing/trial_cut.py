@@ -28,7 +28,7 @@ from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
 from earlycrop.tracing.trial_check import Fault, TrialRecorder
-from earlycrop.utils.errors import SurgeryError
+from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.meta import MetaMode, shapes_only, tensor_arguments
 from earlycrop.utils.modules import tensors_by_name
 
@@ -187,6 +187,7 @@ class Trials:
                 call = self.module_calls.calls[root]
                 shapes = output_shapes(module(*call.args, **call.kwargs))
             except Exception as error:  # whatever a forward raises when a size has changed
+                raise_if_out_of_memory(error)
                 return error
         if shapes != call.shapes:
             return ValueError(f"it returns tensors of the shapes {shapes} instead of {call.shapes}")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import random
 import sys
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from earlycrop.utils.modules import NORMS, assign_tensor, tensor_owners, tensors_by_name
-
-_CONTAINERS = (list, dict, OrderedDict, set)
+from earlycrop.utils.object_state import ObjectState
+from earlycrop.utils.random_states import preserve_random_states
 
 
 @contextmanager
@@ -45,71 +42,22 @@ def outside_inference_mode() -> Iterator[None]:
 
 
 @contextmanager
-def preserve_python_random_states() -> Iterator[None]:
-    """Restore the random states of NumPy and Python on exit."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-
-
-@contextmanager
 def preserve_state(module: nn.Module) -> Iterator[None]:
-    """Restore training modes, buffers and the random states of torch, NumPy and Python on exit.
+    """Restore on exit what a forward pass or a loss may change.
+
+    That is training modes, buffers, and all other attributes with what they hold, such as metrics, lists and caches;
+    and the random states of torch on all devices, of NumPy and of Python. Values of parameters are not restored.
+    Parameters must be the same objects on entry and exit.
 
     Args:
         module: The module that is restored, with its submodules.
     """
-    with preserve_python_random_states():
-        modules = list(module.modules())
-        modes = [(m, m.training) for m in modules]
-        # A forward pass may write to a buffer or replace it, so keep both the object and its values.
-        buffers = [(m._buffers, dict(m._buffers)) for m in modules]
-        values = [(b, b.detach().clone()) for _, saved in buffers for b in saved.values() if b is not None]
-        tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
-        devices = sorted({t.device.index or 0 for t in tensors if t.device.type == "cuda"})
+    with preserve_random_states():
+        state = ObjectState([module])
         try:
-            with torch.random.fork_rng(devices=devices):
-                yield
+            yield
         finally:
-            for m, training in modes:
-                m.training = training
-            for current, saved in buffers:
-                current.update(saved)
-            with torch.no_grad():
-                for buffer, old_values in values:
-                    # An expanded buffer cannot be written to, nor has it changed.
-                    if not (buffer.is_meta or torch.equal(buffer, old_values)):
-                        buffer.copy_(old_values)
-
-
-@contextmanager
-def preserve_attributes(module: nn.Module) -> Iterator[None]:
-    """Restore plain attributes and the contents of their lists, dicts and sets on exit.
-
-    A forward pass may store a state or an activation in an attribute, or register hooks and set a flag that it has.
-    Parameters must be the same objects on entry and exit, because an LSTM keeps a list of them.
-
-    Args:
-        module: The module that is restored, with its submodules.
-    """
-    attributes = [(m, dict(vars(m))) for m in module.modules()]
-    containers = [(v, type(v)(v)) for _, saved in attributes for v in saved.values() if type(v) in _CONTAINERS]
-    try:
-        yield
-    finally:
-        for m, saved in attributes:
-            for name in vars(m).keys() - saved.keys():
-                del vars(m)[name]
-            vars(m).update(saved)
-        for container, contents in containers:
-            if isinstance(container, list):
-                container[:] = contents
-            else:
-                container.clear()
-                container.update(contents)
+            state.restore()
 
 
 def set_scoring_mode(module: nn.Module, batch_statistics: bool) -> None:

@@ -1,6 +1,11 @@
-"""Errors that this library raises."""
+"""Errors that this library raises, and those that it passes on."""
 
 from __future__ import annotations
+
+import torch
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+"""Parts of the messages of the plain RuntimeErrors that torch raises where memory runs out."""
 
 
 class EarlyCropError(RuntimeError):
@@ -21,3 +26,14 @@ class SurgeryError(EarlyCropError):
 
 class TraceError(EarlyCropError):
     """The network could not be run on the example."""
+
+
+def raise_if_out_of_memory(error: Exception) -> None:
+    """Raise an error again if it says that memory ran out, which tells nothing about the network.
+
+    Args:
+        error: What the network, or a loss, has raised.
+    """
+    is_kind = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if is_kind or (isinstance(error, RuntimeError) and any(part in str(error) for part in _OUT_OF_MEMORY)):
+        raise error

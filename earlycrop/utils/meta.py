@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from earlycrop.utils.meta_shapes import META, SHORTCUTS
+from earlycrop.utils.random_states import preserve_random_states
 
 aten: Any = torch.ops.aten
 SEQUENCES = (list, tuple)
@@ -188,10 +189,10 @@ FLOAT_FACTORIES = {aten.zeros, aten.ones, aten.empty, aten.rand, aten.randn, ate
 
 @contextmanager
 def shapes_only(mode: MetaMode) -> Iterator[None]:
-    """Run under ``mode`` without gradients, and restore torch's random state on the way out.
+    """Run under ``mode`` without gradients, and restore all random states on the way out.
 
     Args:
         mode: The mode to run under.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
+    with preserve_random_states(), torch.no_grad(), mode:
         yield

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from earlycrop.utils.contexts import preserve_state, replace_tensors
-from earlycrop.utils.errors import SurgeryError
+from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.meta import MetaMode, shapes_only
 from earlycrop.utils.modules import tensors_by_name
 
@@ -47,6 +47,7 @@ def weight_shape(module: nn.Module) -> tuple[int, ...]:
             module.eval()
             return tuple(parametrized.weight.shape)
     except Exception as error:  # the parametrization may raise anything when a size has changed
+        raise_if_out_of_memory(error)
         raise SurgeryError(f"the parametrization of its weight fails: {str(error).partition(chr(10))[0]}") from error
 
 
@@ -83,6 +84,7 @@ def _keeps_zeros(parametrization: nn.Module, name: str, p: nn.Parameter) -> bool
         parametrization.eval()
         try:
             weight = parametrization()
-        except Exception:  # the parametrization may raise anything on a matrix with zeros
+        except Exception as error:  # the parametrization may raise anything on a matrix with zeros
+            raise_if_out_of_memory(error)
             return False
     return weight.shape != p.shape or bool((weight[zeroed] == 0).all())

@@ -20,28 +20,23 @@ from tests.integrations.callbacks import (
     fresh,
     loss,
     options,
-    points,
     require_live,
     scored,
     size,
     transformers,
     weights,
 )
+from tests.integrations.lightning_runs import (
+    QUIET,
+    lit_callback,
+    lit_small,
+    lit_small_callback,
+    lit_trainer,
+    small_loader,
+)
 from tests.tasks.tiny_data import tiny_bert
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:this Bert.* was shrunk"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.usefixtures("without_type_checks"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*number of training batches"),
-    pytest.mark.filterwarnings("ignore:.*Checkpoint directory"),
-    pytest.mark.filterwarnings("ignore:.*in eval mode"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),
-    pytest.mark.filterwarnings("ignore:.*already been called"),
-    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
-]
+pytestmark = QUIET
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +84,6 @@ def fit(module: Any, where: Path, callback: Any, checkpoint: Path | None = None,
     run.fit(module, data, DataLoader(examples()[:1], 1, collate_fn=transformers.default_data_collator),
             ckpt_path=checkpoint, **({} if checkpoint is None else {"weights_only": True}))  # fmt: skip
     return run
-
-
-def lit_callback(method: str, **changed: Any) -> Any:
-    pytest.importorskip("lightning.pytorch")
-    from earlycrop.integrations.lightning import PruningCallback
-
-    return PruningCallback(method, **{**options(method), **changed})
 
 
 @pytest.mark.parametrize(
@@ -171,44 +159,6 @@ def test_unsupported_lightning_settings_are_refused(folder: Path, tmp_path: Path
     module.automatic_optimization = False
     with pytest.raises(ValueError, match=r"give PruningCallback a loss\(module, batch\)"):
         fit(module, tmp_path, lit_callback("earlycrop-s"), gradient_clip_val=None)
-
-
-def lit_small() -> Any:
-    lightning = pytest.importorskip("lightning.pytorch")
-
-    class LitSmall(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = Small()
-
-        def training_step(self, batch: Any, index: int) -> Tensor:
-            return self.network(**batch).loss
-
-        test_step = predict_step = training_step
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.Adam(self.parameters(), 1e-2)
-
-    return LitSmall()
-
-
-def lit_small_callback(method: str = "earlycrop-s", **changed: Any) -> Any:
-    return lit_callback(method, **{"of": "weights", "limits": earlycrop.Limits(), "sparsity": 0.5, **changed})
-
-
-def small_loader() -> Any:
-    return DataLoader(points(), 4, collate_fn=transformers.default_data_collator)
-
-
-def lit_trainer(where: Path, *callbacks: Any, epochs: int = 3, **changed: Any) -> Any:
-    import lightning.pytorch as lightning
-
-    saver = lightning.callbacks.ModelCheckpoint(where, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
-    given = {"logger": False, **changed}
-    return lightning.Trainer(
-        accelerator="cpu", max_epochs=epochs, callbacks=[*callbacks, saver], enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, **given,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u"])

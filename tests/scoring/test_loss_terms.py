@@ -212,11 +212,13 @@ def test_batches_with_other_terms_are_refused() -> None:
         flows(model, changing, data, by_term=True)
 
 
-def test_a_parameter_of_one_term_alone_is_used_and_one_of_none_is_named() -> None:
+def test_a_parameter_of_one_term_alone_has_a_score_and_one_of_none_has_zeros() -> None:
     model, data = two_heads()
+    expected = weight_scores(model, CRITERIA["crop"], terms, data)
     model.register_parameter("alone", nn.Parameter(torch.ones(2, 2, dtype=torch.float64)))
-    with pytest.raises(FlowError, match="the loss does not depend on 'alone': remove it"):
-        weight_scores(model, CRITERIA["crop"], terms, data)
+    scores = weight_scores(model, CRITERIA["crop"], terms, data)
+    assert not scores.pop("alone").any()
+    torch.testing.assert_close(scores, expected)
 
 
 def test_a_term_whose_gradient_is_zero_is_named_and_does_not_count() -> None:

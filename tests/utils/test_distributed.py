@@ -21,14 +21,16 @@ from tests.pruner_arguments import with_options
 from tests.toy import loss
 
 PROCESSES = 2
-METHODS = ("random-s", "snip", "crop-s", "taylor", "earlycrop-s", "earlycrop-u", "ltr")
+METHODS = ("random-s", "snip", "crop-s", "taylor", "earlycrop-s", "earlycrop-u", "ltr", "gatedecorators")
 MORE_METHODS = ("random-u", "grasp", "crop-u", "synflow", "magnitude-s")
 """Of a kind with one of the others each."""
 
 
-def network() -> nn.Module:
+def network(norm: type[nn.Module] = nn.Identity) -> nn.Module:
+    """With a norm in evaluation mode, whose statistics are not those of each process's part of a batch."""
     torch.manual_seed(0)
-    layers = (nn.Conv2d(2, 12, 3), nn.Tanh(), nn.Conv2d(12, 10, 3), nn.Tanh(), nn.Flatten(), nn.Linear(40, 3))
+    first, second = (nn.Conv2d(2, 12, 3), norm(12).eval()), (nn.Conv2d(12, 10, 3), norm(10).eval())
+    layers = (*first, nn.Tanh(), *second, nn.Tanh(), nn.Flatten(), nn.Linear(40, 3))
     return nn.Sequential(*layers).double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -42,7 +44,7 @@ def batches(rank: int | None, count: int = 3) -> Iterator[tuple[Tensor, Tensor]]
 
 def trained(method: str, rank: int | None, **more: Any) -> tuple[dict[str, Tensor], list[Any]]:
     """What a training with a pruning makes of the network, and the events."""
-    model = network()
+    model = network(nn.BatchNorm2d if method == "gatedecorators" else nn.Identity)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     run: nn.Module = model if rank is None else DistributedDataParallel(model)
     torch.manual_seed(0 if rank is None else rank)  # what is drawn at random is the first process's
