@@ -167,7 +167,7 @@ def test_a_constant_that_is_written_into_is_constant_no_more(write: str, why: st
         hidden = self.a(x)
         scale = torch.ones_like(hidden)
         if write == "slice":
-            scale[:, 1::2] = -1.0
+            scale[:, 1::3] = -1.0
         elif write == "select":
             scale[:, 0] = 3.0
         else:

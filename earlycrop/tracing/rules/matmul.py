@@ -39,11 +39,14 @@ def biased_product(recorder: ChannelRecorder, op: Op) -> None:
 def convolution(recorder: ChannelRecorder, op: Op) -> None:
     """The input's channels are coupled with the weight's columns, and its rows and bias become the output's channels.
 
-    Channels along a dimension that is convolved are frozen.
+    Channels along a dimension that is convolved are frozen, and those that depend on it as well are coupled along it.
     """
     x, weight, bias, *_, transposed, _, groups = op.args[:9]
-    spatial = [labels for labels in recorder.labels(x) if max(varying_dims(labels)) > 1]
-    recorder.freeze(spatial, "it runs along the dimensions that are convolved")
+    spatial = set(range(2, x.ndim))
+    kept = recorder.couple_or_freeze_along(
+        recorder.labels(x), spatial, "it runs along the dimensions that are convolved"
+    )
+    recorder.freeze([labels for labels in kept if labels.shape[1] == 1], "it runs along the samples of a convolution")
     rows = recorder.labels_along(weight, int(transposed))
     columns = recorder.labels_along(weight, 1 - int(transposed))
     channels = recorder.labels_along(x, 1)

@@ -22,7 +22,7 @@ def batch_norm(recorder: ChannelRecorder, op: Op) -> None:
 
 
 def group_norm(recorder: ChannelRecorder, op: Op) -> None:
-    """All channels of a group are coupled, and with them their scales and shifts."""
+    """All channels of a group are coupled, and with them their scales and shifts; other dimensions are frozen."""
     x, weight, bias, *_, groups = op.args[:7]
     channels = recorder.labels_along(x, 1)
     if channels is not None:
@@ -30,6 +30,7 @@ def group_norm(recorder: ChannelRecorder, op: Op) -> None:
         recorder.join(by_group, by_group[:, :1])
         recorder.mark_distinct(by_group[:, 0])
     _couple_per_channel(recorder, channels, (weight, bias))
+    recorder.freeze([labels for labels in recorder.labels(x) if labels.shape[1] == 1], NORMALISED)
     recorder.set_info(op.results[0], [] if channels is None else [expand_labels(channels, 1, x.ndim)])
 
 

@@ -96,18 +96,21 @@ def split(recorder: ChannelRecorder, op: Op) -> None:
     dim = _split_dim(packet, op)
     labels_of_parts: list[list[ChannelLabels]] = [[] for _ in op.results]
     for labels in recorder.labels(x):
-        if labels.shape[dim] == 1:
-            parts = [labels] * len(op.results)
-        else:
+        if labels.shape[dim] > 1:
             starts, width, step = _split_extent(packet, op, dim)
             lengths = [y.shape[dim] if y.ndim == x.ndim else 1 for y in op.results]
             filled = [start for start, n in zip(starts, lengths, strict=True) if n]  # an empty part has no channel
-            if filled and not _couple_parts(recorder, labels, dim, filled, width, step):
+            coupled = _couple_parts(recorder, labels, dim, filled, width, step) if filled else [labels]
+            if not coupled:
                 continue
+            labels = coupled[0]
+        if labels.shape[dim] > 1:
             parts = [
                 compress(labels.take(range(start, start + n * step, step), axis=dim))
                 for start, n in zip(starts, lengths, strict=True)
             ]
+        else:
+            parts = [labels] * len(op.results)
         for y, part, labels_of_part in zip(op.results, parts, labels_of_parts, strict=True):
             labels_of_part.append(part.squeeze(dim) if y.ndim < x.ndim else part)
     for y, labels_of_part in zip(op.results, labels_of_parts, strict=True):
@@ -153,18 +156,35 @@ def _split_extent(packet: Any, op: Op, dim: int) -> tuple[list[int], int, int]:
 
 def _couple_parts(
     recorder: ChannelRecorder, labels: ChannelLabels, dim: int, starts: list[int], width: int, step: int
-) -> bool:
-    """Couple parts of equal size position by position, and return True; freeze others, and return False."""
+) -> list[ChannelLabels]:
+    """Couple channels such that a cut leaves the same share of them to every part.
+
+    Parts of equal size are coupled position by position. A part with a step takes one channel of each run of ``step``
+    channels, which are coupled. Labels that depend on other dimensions as well (heads, beside the positions in them)
+    are coupled along ``dim`` if the parts differ in size, and other labels are frozen.
+
+    Returns:
+        The labels to take the parts of; none if they are frozen.
+    """
     size = labels.shape[dim]
     if width == size:
-        return True
+        return [labels]
+    if step > 1 and size % step == 0 and width * step == size:
+        _join_runs(recorder, labels, dim, step)
+        return [labels]
     if step == 1 and size % width == 0 and all(start % width == 0 for start in starts):
         front = np.moveaxis(labels, dim, 0)
         by_part = front.reshape((-1, width, *front.shape[1:]))
         recorder.join(by_part, by_part[:1])
-        return True
-    recorder.freeze([labels], "it is cut into parts of different sizes")
-    return False
+        return [labels]
+    return recorder.couple_or_freeze_along([labels], {dim}, "it is cut into parts of different sizes")
+
+
+def _join_runs(recorder: ChannelRecorder, labels: ChannelLabels, dim: int, length: int) -> None:
+    """Couple each run of so many channels along a dimension."""
+    front = np.moveaxis(labels, dim, 0)
+    by_run = front.reshape((-1, length, *front.shape[1:]))
+    recorder.join(by_run, by_run[:, :1])
 
 
 def glu(recorder: ChannelRecorder, op: Op) -> None:
@@ -190,6 +210,7 @@ def cat(recorder: ChannelRecorder, op: Op) -> None:
         concatenated = [np.concatenate([arrays[0] for arrays in along_dim], axis=dim)]
         recorder.multi_dim += [labels for labels in concatenated if len(varying_dims(labels)) > 1]
     else:
+        _couple_whole_heads(recorder, operands, dim)
         concatenated = _concatenate_vectors(recorder, operands, dim)
     recorder.set_info(y, concatenated + _couple_other_dims(recorder, operands, dim))
 
@@ -203,6 +224,22 @@ def stack(recorder: ChannelRecorder, op: Op) -> None:
         labels = [np.expand_dims(array, dim) for array in recorder.labels(t)]
         recorder.set_info(operand, labels, uniform=recorder.info(t).uniform)
     recorder.set_info(y, _couple_other_dims(recorder, unsqueezed, dim))
+
+
+def _couple_whole_heads(recorder: ChannelRecorder, operands: list[Tensor], dim: int) -> None:
+    """Couple labels that depend on ``dim`` and on others along ``dim``, if some operand's depend on the others alone.
+
+    Positions of a head are concatenated with something that has a channel a head, so that only whole heads can go.
+    """
+    whole = {varying_dims(labels) for t in operands for labels in recorder.labels(t)}
+    for t in operands:
+        arrays = recorder.labels(t)
+        for i, labels in enumerate(arrays):
+            others = tuple(d for d in varying_dims(labels) if d != dim)
+            if others != varying_dims(labels) and others in whole:
+                first = labels.take([0], axis=dim)
+                recorder.join(labels, first)
+                arrays[i] = first
 
 
 def _concatenate_vectors(recorder: ChannelRecorder, operands: list[Tensor], dim: int) -> list[ChannelLabels]:
@@ -220,13 +257,16 @@ def _concatenate_vectors(recorder: ChannelRecorder, operands: list[Tensor], dim:
 
 
 def _couple_other_dims(recorder: ChannelRecorder, operands: list[Tensor], dim: int) -> list[ChannelLabels]:
-    """Couple the operands' labels that do not depend on ``dim``; freeze those that some operand does not have."""
+    """Couple the operands' labels that do not depend on ``dim``; freeze those that some operand does not have.
+
+    An operand that is uniform, or expanded along the dimensions that the labels depend on, fits any size.
+    """
     by_dims = [{varying_dims(v): v for v in recorder.labels(t) if v.shape[dim] == 1} for t in operands]
     coupled = []
     for dims in {dims for labels in by_dims for dims in labels}:
         present = [labels[dims] for labels in by_dims if dims in labels]
         without = [t for t, labels in zip(operands, by_dims, strict=True) if dims not in labels]
-        if all(recorder.info(t).uniform for t in without):
+        if all(recorder.info(t).uniform or not any(t.stride(d) for d in dims) for t in without):
             for labels in present[1:]:
                 recorder.join(labels, present[0])
             coupled.append(present[0])
