@@ -33,7 +33,7 @@ class Role(IntFlag):
     LOOKUP = 4
     """It is a row of an embedding, looked up by index."""
     DIRECTION = 8
-    """It is a row of a matrix whose direction alone counts: it cannot be zero."""
+    """It is a row or column of a matrix whose direction alone counts: it cannot be zero."""
 
 
 @dataclass(frozen=True, slots=True)

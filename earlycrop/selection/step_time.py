@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_left
 from math import ceil
 from statistics import median
@@ -178,7 +177,7 @@ def _relative_error(times: list[list[float]]) -> float:
 def _copy_model(model: nn.Module) -> nn.Module:
     """Copy a model without its gradients."""
     with torch.inference_mode(False):
-        copied = copy.deepcopy(model)
+        copied = copy_module(model)
     copied.zero_grad(set_to_none=True)
     return copied
 

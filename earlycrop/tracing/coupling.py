@@ -47,6 +47,8 @@ def build_graph(
     roles = np.zeros(recorder.channel_count, np.int64)
     for channels_with_role, role in recorder.roles:
         roles[channels_with_role] |= role
+    for lengths, directions in recorder.same_roles:
+        roles[lengths] |= roles[directions] & ~Role.DIRECTION
     reasons, reason_of_class = _find_reasons(recorder, classes, channels)
     parameter_channels = {name: vectors for name, vectors in channels.items() if name in parameters}
     produced_and_consumed = _find_produced_and_consumed(recorder, parameter_channels, classes, roles)

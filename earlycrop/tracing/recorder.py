@@ -49,6 +49,8 @@ class ChannelRecorder:
         self.joins: list[tuple[ChannelLabels, ChannelLabels]] = []
         self.freezes: list[tuple[ChannelLabels, Reason]] = []
         self.roles: list[tuple[ChannelLabels, Role]] = []
+        self.same_roles: list[tuple[ChannelLabels, ChannelLabels]] = []
+        """Lengths, and the directions whose roles they have."""
         self.pending_broadcasts: list[tuple[ChannelLabels, ChannelLabels, Reason]] = []
         self.distinct_sets: list[ChannelLabels] = []
         self.activation_products: list[ChannelLabels] = []

@@ -96,7 +96,7 @@ def test_matrices_under_weight_norm_lose_rows() -> None:
     normed = parametrizations.weight_norm
     model = nn.Sequential(nn.Linear(4, 8), normed(nn.Linear(8, 9)), nn.ReLU(), nn.Linear(9, 2)).double()
     graph = certified(model, torch.randn(5, 4).double(), 9)
-    assert "the norm of the weights that consume it" in graph.report()
+    assert "a norm of weights is taken over it" in graph.report()
 
     def attend(x: Tensor, n: Any) -> Tensor:
         return n.b((n.q(x) @ n.keys(x).mT).softmax(-1) @ n.v(x))  # type: ignore[no-any-return]
