@@ -70,6 +70,8 @@ class CostTerm:
     module: str
 
 
+Size: TypeAlias = int | tuple[int, ...]
+"""The size of a dimension, or those of the parts that follow each other along it."""
 NodeIndices: TypeAlias = Iterable[SupportsIndex] | npt.NDArray[Any] | Tensor
 """The indices of nodes, as integers: any iterable, a numpy array or a tensor."""
 

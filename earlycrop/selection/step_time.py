@@ -20,6 +20,7 @@ from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits
 from earlycrop.selection.nodes import NodeChoice, node_ranking
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.utils.contexts import preserve_state
+from earlycrop.utils.copies import copy_module
 from earlycrop.utils.distributed import ProcessGroup, all_reduce_max, fail_together
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import unwrap

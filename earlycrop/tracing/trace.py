@@ -116,7 +116,8 @@ def _trace(model: nn.Module, example: Any, coupling: Mapping[tuple[str, int], Ch
         graph = build_graph(recorder, classes, channels, tensors, frozenset(parameters), example)
         distinct = multiplicity(recorder, classes)
         _log.debug("trying cuts")
-        trials = Trials(module_calls, run, real, device, distinct, scalars, training_scalars)
+        samples = 3 if recorder.has_unequal_parts else 1  # a share that is rounded may fit one cut by chance
+        trials = Trials(module_calls, run, real, device, classes, distinct, scalars, training_scalars, samples)
         return freeze_failing_nodes(graph, trials)
 
 

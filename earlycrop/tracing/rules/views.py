@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from earlycrop.graph.types import ChannelLabels
-from earlycrop.tracing.labels import compress, expand_labels, pad_front, reshape_labels, varying_dims
+from earlycrop.tracing.labels import expand_labels, pad_front, reshape_labels, varying_dims
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder
 
@@ -61,7 +61,6 @@ VIEWS: dict[Any, LabelMove] = {
     aten.pixel_unshuffle: _pixel_unshuffle,
 }
 FIXED_OPERAND = "it is concatenated with data of a fixed size"
-SPLITS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.unsafe_split}
 
 
 def view(recorder: ChannelRecorder, op: Op) -> None:
@@ -88,103 +87,6 @@ def channel_shuffle(recorder: ChannelRecorder, op: Op) -> None:
         shape = (n, c // groups, groups, *rest)
         moved.append(reshape_labels(by_group.swapaxes(1, 2), shape, op.results[0].shape))
     recorder.set_info(op.results[0], moved)
-
-
-def split(recorder: ChannelRecorder, op: Op) -> None:
-    """Parts of equal size are coupled position by position; parts of different sizes freeze the channels."""
-    x, packet = op.args[0], op.operation.overloadpacket
-    dim = _split_dim(packet, op)
-    labels_of_parts: list[list[ChannelLabels]] = [[] for _ in op.results]
-    for labels in recorder.labels(x):
-        if labels.shape[dim] > 1:
-            starts, width, step = _split_extent(packet, op, dim)
-            lengths = [y.shape[dim] if y.ndim == x.ndim else 1 for y in op.results]
-            filled = [start for start, n in zip(starts, lengths, strict=True) if n]  # an empty part has no channel
-            coupled = _couple_parts(recorder, labels, dim, filled, width, step) if filled else [labels]
-            if not coupled:
-                continue
-            labels = coupled[0]
-        if labels.shape[dim] > 1:
-            parts = [
-                compress(labels.take(range(start, start + n * step, step), axis=dim))
-                for start, n in zip(starts, lengths, strict=True)
-            ]
-        else:
-            parts = [labels] * len(op.results)
-        for y, part, labels_of_part in zip(op.results, parts, labels_of_parts, strict=True):
-            labels_of_part.append(part.squeeze(dim) if y.ndim < x.ndim else part)
-    for y, labels_of_part in zip(op.results, labels_of_parts, strict=True):
-        recorder.set_info(y, labels_of_part, weight=recorder.info(x).weight)
-
-
-def split_shares(packet: Any, op: Op) -> Iterator[float]:
-    """Yield the share of the dimension that each part has.
-
-    A hard-coded width that was an eighth of the dimension is more than an eighth after a cut.
-
-    Args:
-        packet: The operation without its overload.
-        op: The operation, one of ``SPLITS``.
-    """
-    x, dim = op.args[0], _split_dim(packet, op)
-    for y in op.results:
-        if y.ndim == x.ndim and x.shape[dim]:
-            yield y.shape[dim] / x.shape[dim]
-
-
-def _split_dim(packet: Any, op: Op) -> int:
-    position = 1 if packet in (aten.slice, aten.select, aten.unbind) else 2
-    return int(op.argument(position, "dim", 0)) % int(op.args[0].ndim)
-
-
-def _split_extent(packet: Any, op: Op, dim: int) -> tuple[list[int], int, int]:
-    """Return where each part starts, how wide all of them are, and their step.
-
-    Empty parts do not count. If the others differ in width, the width is larger than the dimension.
-    """
-    size = op.args[0].shape[dim]
-    if packet is aten.slice:
-        start = op.args[2] if len(op.args) > 2 and op.args[2] is not None else 0
-        return [max(start + size if start < 0 else start, 0)], op.results[0].shape[dim], (*op.args[4:5], 1)[0]
-    if packet is aten.select:
-        return [op.args[2] % size], 1, 1
-    widths = [1] * len(op.results) if packet is aten.unbind else [y.shape[dim] for y in op.results]
-    starts = [sum(widths[:i]) for i in range(len(widths))]
-    filled = {width for width in widths if width}
-    return starts, filled.pop() if len(filled) == 1 else size + 1, 1
-
-
-def _couple_parts(
-    recorder: ChannelRecorder, labels: ChannelLabels, dim: int, starts: list[int], width: int, step: int
-) -> list[ChannelLabels]:
-    """Couple channels such that a cut leaves the same share of them to every part.
-
-    Parts of equal size are coupled position by position. A part with a step takes one channel of each run of ``step``
-    channels, which are coupled. Labels that depend on other dimensions as well (heads, beside the positions in them)
-    are coupled along ``dim`` if the parts differ in size, and other labels are frozen.
-
-    Returns:
-        The labels to take the parts of; none if they are frozen.
-    """
-    size = labels.shape[dim]
-    if width == size:
-        return [labels]
-    if step > 1 and size % step == 0 and width * step == size:
-        _join_runs(recorder, labels, dim, step)
-        return [labels]
-    if step == 1 and size % width == 0 and all(start % width == 0 for start in starts):
-        front = np.moveaxis(labels, dim, 0)
-        by_part = front.reshape((-1, width, *front.shape[1:]))
-        recorder.join(by_part, by_part[:1])
-        return [labels]
-    return recorder.couple_or_freeze_along([labels], {dim}, "it is cut into parts of different sizes")
-
-
-def _join_runs(recorder: ChannelRecorder, labels: ChannelLabels, dim: int, length: int) -> None:
-    """Couple each run of so many channels along a dimension."""
-    front = np.moveaxis(labels, dim, 0)
-    by_run = front.reshape((-1, length, *front.shape[1:]))
-    recorder.join(by_run, by_run[:, :1])
 
 
 def glu(recorder: ChannelRecorder, op: Op) -> None:
