@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from earlycrop import trace
-from tests.oracles import certified
+from earlycrop import shrink, trace
+from tests.oracles import certified, some_nodes
 from tests.toy import Net
 
 Rotation = Callable[[Tensor], Tensor]
@@ -123,3 +124,40 @@ def test_the_samples_of_a_convolution_stay() -> None:
     graph = trace(Net(forward, fc=nn.Linear(32, 6), conv=nn.Conv1d(1, 1, 3), out=nn.Linear(6, 3)).double(), SEQUENCE)
     assert graph.count == 0
     assert "it runs along the samples of a convolution" in graph.report()
+
+
+class Experts(nn.Module):
+    """A mixture of experts in two stacks of matrices. The rows are sorted by expert, and each uses one."""
+
+    def __init__(self, hidden: int, interleaved: bool) -> None:
+        super().__init__()
+        self.first, self.router, self.interleaved = nn.Linear(6, 16), nn.Linear(16, 3), interleaved
+        self.up = nn.Parameter(torch.randn(3, 2 * hidden, 16))
+        self.down = nn.Parameter(torch.randn(3, 16, hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        weights, choice = self.router(x).softmax(-1).max(-1)
+        expert, order = choice.sort()
+        ends = torch.histc(expert.float(), bins=3, min=0, max=2).cumsum(0, dtype=torch.int32)
+        hidden = functional.grouped_mm(x[order], self.up.mT, offs=ends)
+        gate, value = (hidden[:, ::2], hidden[:, 1::2]) if self.interleaved else hidden.chunk(2, -1)
+        y = functional.grouped_mm(functional.silu(gate) * value, self.down.mT, offs=ends)
+        return x + (y * weights[order, None])[order.argsort()]
+
+
+@pytest.mark.skipif(not hasattr(functional, "grouped_mm"), reason="torch has no grouped matrix product")
+@pytest.mark.parametrize(("interleaved", "hidden", "nodes"), [(False, 48, 6), (True, 48, 6), (False, 20, 0)])
+def test_experts_in_one_stack_of_matrices_lose_hidden_units_by_eights(
+    interleaved: bool, hidden: int, nodes: int
+) -> None:
+    """Eight units are 16 rows of the first matrix, gates and values, and 8 columns of the second."""
+    torch.manual_seed(0)
+    model, x = Experts(hidden, interleaved), torch.randn(40, 6)
+    graph = trace(model, x)
+    assert graph.count == nodes
+    if nodes:
+        assert shrink(model, graph, some_nodes(graph, 0.5, 0)).difference <= 1e-5  # type: ignore[operator]
+        assert model.up.shape[1] == 2 * model.down.shape[2] < 2 * hidden
+        model(x).sum().backward()
+    assert "which of these matrices is used is decided by data" in str([axis.reasons for axis in graph.axes])

@@ -214,6 +214,7 @@ ELEMENTWISE = aten_operations(
 _FAMILIES: list[tuple[str, Rule]] = [
     ("mm mv bmm", matmul.product),
     ("addmm baddbmm", matmul.biased_product),
+    ("_grouped_mm", matmul.grouped_product),
     ("convolution", matmul.convolution),
     ("embedding _embedding_bag _embedding_bag_forward_only", indexing.embedding),
     ("index _unsafe_index", indexing.index),
@@ -256,7 +257,7 @@ _FAMILIES: list[tuple[str, Rule]] = [
         ),
     ),
 ]
-CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution")
+CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution _grouped_mm")
 """Their cost is recorded whether or not their operands have channels."""
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(views.VIEWS, views.view),
