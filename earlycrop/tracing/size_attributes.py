@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, combinations, islice
 from math import inf
 from typing import Any
 
@@ -15,6 +16,8 @@ from earlycrop.graph.nodes import SizeAttribute, TensorAxis
 from earlycrop.graph.types import NodeMask, Size
 from earlycrop.tracing.trial_cut import Trials
 
+MAX_PAIRS = 32
+"""How many pairs of attributes are tried."""
 MAX_ATTRIBUTES = 4
 """How many attributes may follow one group; those of several modules of one kind count once."""
 
@@ -24,7 +27,8 @@ def find_size_attributes(
 ) -> tuple[SizeAttribute, ...] | None:
     """Find the attributes that must follow a group, so that a trial cut of it has no fault.
 
-    Attributes are added one at a time. Each must bring the run past the operation that failed.
+    Attributes are added one at a time, or two where no single one helps (the widths of queries and of keys in one
+    split). They must bring the run past the operation that failed.
 
     Args:
         graph: The graph of the network.
@@ -44,7 +48,10 @@ def find_size_attributes(
             break
         first = min(faults, key=lambda fault: fault.at)
         best_reach, best, best_faults = float(first.at), chosen, faults
-        for candidate in _list_candidates(graph, trials.network, first.path, remove, size_attributes + chosen):
+        candidates = list(_list_candidates(graph, trials.network, first.path, remove, size_attributes + chosen))
+        for candidate in chain(candidates, _list_pairs(candidates, graph, remove)):
+            if len({a.attribute for a in candidate}) > 1 and best_reach > first.at:
+                break  # one attribute was enough
             candidate_faults = trials.check_cut(graph, remove, ids, root, (*size_attributes, *chosen, *candidate))
             reach = min((fault.at for fault in candidate_faults), default=inf)
             if reach > best_reach:
@@ -83,6 +90,23 @@ def _list_candidates(
                     reductions.add(reduction)
                     first = SizeAttribute(name, attribute, value, axis.tensor, axis.dim)
                     yield first, *_find_in_similar_modules(first, network, cut_dims, taken)
+
+
+def _list_pairs(
+    candidates: Sequence[tuple[SizeAttribute, ...]], graph: Graph, remove: list[int]
+) -> Iterator[tuple[SizeAttribute, ...]]:
+    """Yield pairs of candidates, two attributes that lose the same share."""
+    removed = np.append(graph.mask(remove), False)
+
+    def lost_share(candidate: tuple[SizeAttribute, ...]) -> float:
+        return float(removed[graph.axis[candidate[0].tensor, candidate[0].dim].nodes].mean())
+
+    pairs = (
+        (*one, *other)
+        for one, other in combinations(candidates, 2)
+        if one[0].attribute != other[0].attribute and lost_share(one) == lost_share(other)
+    )
+    yield from islice(pairs, MAX_PAIRS)
 
 
 def _list_sizes(module: nn.Module) -> Iterator[tuple[str, Size]]:

@@ -161,3 +161,26 @@ def test_experts_in_one_stack_of_matrices_lose_hidden_units_by_eights(
         assert model.up.shape[1] == 2 * model.down.shape[2] < 2 * hidden
         model(x).sum().backward()
     assert "which of these matrices is used is decided by data" in str([axis.reasons for axis in graph.axes])
+
+
+class GroupedQueries(nn.Module):
+    """Attention with one projection, whose keys and values have fewer heads than its queries."""
+
+    def __init__(self, queries: int, keys: int) -> None:
+        super().__init__()
+        self.q_size, self.kv_size = 8 * queries, 8 * keys
+        self.qkv, self.out = nn.Linear(32, 8 * (queries + 2 * keys)), nn.Linear(8 * queries, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x).split([self.q_size, self.kv_size, self.kv_size], -1)
+        q, k, v = (t.unflatten(-1, (-1, 8)).transpose(1, 2) for t in parts)
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+        return self.out(attend(q, k, v)[0])
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(6, 3), (4, 2), (8, 4), (6, 2)])
+def test_groups_of_heads_go_from_one_projection_of_queries_keys_and_values(queries: int, keys: int) -> None:
+    model = GroupedQueries(queries, keys).double()
+    certified(model, SEQUENCE, keys)
+    assert (model.q_size, model.kv_size) == (model.out.in_features, model.out.in_features * keys // queries)
+    assert model.kv_size < 8 * keys
