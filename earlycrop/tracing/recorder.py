@@ -63,6 +63,8 @@ class ChannelRecorder:
         self.same_roles: list[tuple[ChannelLabels, ChannelLabels]] = []
         """Lengths, and the directions whose roles they have."""
         self.pending_broadcasts: list[tuple[ChannelLabels, ChannelLabels, Reason]] = []
+        self.slices: list[ChannelLabels] = []
+        """Channels of a dimension of which a part was taken, a row for each part of the same size."""
         self.distinct_sets: list[ChannelLabels] = []
         self.activation_products: list[ChannelLabels] = []
         self.multi_dim: list[ChannelLabels] = []

@@ -178,9 +178,21 @@ class GroupedQueries(nn.Module):
         return self.out(attend(q, k, v)[0])
 
 
+class Sliced(GroupedQueries):
+    """The same by slices, of which the first may be one of two halves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, end = self.qkv(x), self.q_size + self.kv_size
+        parts = h[..., : self.q_size], h[..., self.q_size : end], h[..., end:]
+        q, k, v = (t.unflatten(-1, (-1, 8)).transpose(1, 2) for t in parts)
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+        return self.out(attend(q, k, v)[0])
+
+
+@pytest.mark.parametrize("kind", [GroupedQueries, Sliced])
 @pytest.mark.parametrize(("queries", "keys"), [(6, 3), (4, 2), (8, 4), (6, 2)])
 def test_groups_of_heads_go_from_one_projection_of_queries_keys_and_values(queries: int, keys: int) -> None:
-    model = GroupedQueries(queries, keys).double()
+    model = kind(queries, keys).double()
     certified(model, SEQUENCE, keys)
     assert (model.q_size, model.kv_size) == (model.out.in_features, model.out.in_features * keys // queries)
     assert model.kv_size < 8 * keys

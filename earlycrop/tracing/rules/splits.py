@@ -88,7 +88,7 @@ def _couple_parts(
 ) -> ChannelLabels:
     """Couple channels such that a cut takes the same share of each part of equal size.
 
-    Parts of equal size are coupled position by position. A part with a step takes one channel of each run of ``step``
+    Parts of equal size are coupled position by position; if one part alone is taken, ``coupling`` decides. A part with a step takes one channel of each run of ``step``
     channels, which are coupled. If parts differ in size, labels that depend on other dimensions as well (heads, beside
     the positions in them) are coupled along ``dim``, and others stay: trial cuts show whether the sizes follow.
 
@@ -105,7 +105,10 @@ def _couple_parts(
         recorder.join(runs, runs[:, :1])
     elif step == 1 and size % width == 0 and all(start % width == 0 for start in starts):
         by_part = front.reshape((-1, width, *front.shape[1:]))
-        recorder.join(by_part, by_part[:1])
+        if len(starts) == 1 and first.size == 1:
+            recorder.slices.append(by_part.reshape(-1, width))
+        else:
+            recorder.join(by_part, by_part[:1])
     elif first.size > 1:
         recorder.join(labels, first)
         return first
