@@ -36,8 +36,8 @@ def set_size(module: nn.Module, attribute: str, size: Any) -> None:
         attribute: The name of the attribute.
         size: An integer, or several.
     """
-    old = getattr(module, attribute, None)
-    setattr(module, attribute, size if isinstance(size, int) else type(old)(size))
+    kind = tuple if isinstance(getattr(module, attribute, None), tuple) else list
+    setattr(module, attribute, size if isinstance(size, int) else kind(size))
 
 
 def layer_sizes(module: nn.Module) -> dict[str, int]:
