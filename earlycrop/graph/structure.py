@@ -21,6 +21,7 @@ from earlycrop.graph.types import (
     NodeMask,
     Reason,
     Role,
+    Size,
     layer_of,
     total_cost,
 )
@@ -193,7 +194,7 @@ class GraphStructure:
         """
         return total_cost(self.costs(of), np.zeros(self.count, bool) if removed is None else removed)
 
-    def sizes(self, removed: NodeMask) -> dict[tuple[str, str], int]:
+    def sizes(self, removed: NodeMask) -> dict[tuple[str, str], Size]:
         """Return the size attributes that a cut changes.
 
         Args:
@@ -206,15 +207,19 @@ class GraphStructure:
             ValueError: An attribute would not be a whole number.
         """
         kept = np.append(~removed, True)
-        sizes: dict[tuple[str, str], int] = {}
+        sizes: dict[tuple[str, str], Size] = {}
         for size in self.size_attributes:
             remaining = kept[self.axis[size.tensor, size.dim].nodes]
-            value, remainder = divmod(size.value * int(remaining.sum()), remaining.size)
-            if remainder:
-                raise ValueError(
-                    f"'{size.module}.{size.attribute}' ({size.value}) would not be a whole number: remove the same "
-                    "number of nodes from each of its parts"
-                )
+            if isinstance(size.value, tuple):
+                parts = np.split(remaining, np.cumsum(size.value)[:-1])
+                value: Size = tuple(int(part.sum()) for part in parts)
+            else:
+                value, remainder = divmod(size.value * int(remaining.sum()), remaining.size)
+                if remainder:
+                    raise ValueError(
+                        f"'{size.module}.{size.attribute}' ({size.value}) would not be a whole number: remove the same "
+                        "number of nodes from each of its parts"
+                    )
             if value != size.value:
                 sizes[size.module, size.attribute] = value
         return sizes

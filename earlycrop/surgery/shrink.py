@@ -6,7 +6,6 @@ removed nodes at zero. Both return the same output, or the cut is undone.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from earlycrop.surgery.optimizers import check_optimizers, cut_states, snapshot_
 from earlycrop.surgery.parameter_objects import keep_parameter_objects
 from earlycrop.surgery.slicing import KeptIndices, Swap, cut_module, kept_indices
 from earlycrop.utils.contexts import outside_inference_mode
+from earlycrop.utils.copies import copy_module
 from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_together
 from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.modules import tensors_by_name
@@ -213,7 +213,7 @@ def find_uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> d
     while pending:
         groups = pending.pop()
         try:
-            shrink(copy.deepcopy(model), graph, [i for g in groups for i in graph.groups[g] if i in nodes])
+            shrink(copy_module(model), graph, [i for g in groups for i in graph.groups[g] if i in nodes])
         except SurgeryError as error:
             if len(groups) == 1:
                 failing[groups[0]] = str(error)
