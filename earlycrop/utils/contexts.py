@@ -80,8 +80,9 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
                 current.update(saved)
             with torch.no_grad():
                 for buffer, old_values in values:
-                    # An expanded buffer cannot be written to, nor has it changed.
-                    if not (buffer.is_meta or torch.equal(buffer, old_values)):
+                    # An expanded buffer cannot be written to, nor has it changed. Sparse ones cannot be compared.
+                    is_dense = buffer.layout == torch.strided
+                    if not (buffer.is_meta or (is_dense and torch.equal(buffer, old_values))):
                         buffer.copy_(old_values)
 
 
