@@ -122,7 +122,12 @@ def write_rows(self: Any, x: Tensor) -> Tensor:
     return self.b(y)
 
 
-WRITES: dict[str, Forward] = {"states": collect, "as wide": collect_as_wide, "rows": write_rows}
+def fill_empty(self: Any, x: Tensor) -> Tensor:
+    ones, zeros = x.new_empty(6, self.width), x.new_zeros(6, self.width)
+    return self.b(self.a(x) * ones.fill_(1) + zeros.add_(self.c(x)))  # type: ignore[no-any-return]
+
+
+WRITES: dict[str, Forward] = {"states": collect, "as wide": collect_as_wide, "rows": write_rows, "whole": fill_empty}
 
 
 @pytest.mark.parametrize("name", list(WRITES))

@@ -6,7 +6,6 @@ are kept.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeAlias
@@ -71,9 +70,9 @@ def all_but_named_dims(op: Op) -> set[int]:
 
 def spatial_dims(op: Op) -> set[int]:
     """The last one, two or three dimensions: ``max_pool2d`` says how many."""
-    count = re.search(r"(\d)d", op.operation._schema.name)
+    count = next(n for n in (1, 2, 3) if f"{n}d" in op.operation._schema.name)
     ndim = op.args[0].ndim
-    return set(range(ndim - int(count[1]), ndim)) if count else set(range(2, ndim))
+    return set(range(ndim - count, ndim))
 
 
 def last_dims(count: int) -> Dims:
@@ -116,6 +115,11 @@ def unfold(recorder: ChannelRecorder, op: Op) -> None:
     x, dim = op.args[0], op.args[1] % op.args[0].ndim
     remaining = recorder.couple_or_freeze_along(recorder.labels(x), {dim}, WINDOWS)
     recorder.set_info(op.results[0], [labels[..., None] for labels in remaining])
+
+
+def number_buckets(recorder: ChannelRecorder, op: Op) -> None:
+    """Each entry becomes the number of its bucket, whatever the others are."""
+    recorder.set_info(op.results[0], recorder.labels(op.args[0]))
 
 
 def triangle(recorder: ChannelRecorder, op: Op) -> None:
@@ -167,14 +171,14 @@ def columns_to_patches(recorder: ChannelRecorder, op: Op) -> None:
     recorder.set_info(y, moved)
 
 
-def _repeat(labels: ChannelLabels, dim: int, repeats: int) -> ChannelLabels:
-    return np.repeat(labels, repeats, axis=dim) if labels.shape[dim] > 1 else labels
-
-
 def pack(recorder: ChannelRecorder, op: Op) -> None:
     """Sequences of different lengths are written one after the other: (N, T, C) or (T, N, C) to (sum of lengths, C)."""
     remaining = recorder.couple_or_freeze_along(recorder.labels(op.args[0]), {0, 1}, "it is a time or a sequence")
     recorder.set_info(op.results[0], [labels.squeeze(0) for labels in remaining])
+
+
+def _repeat(labels: ChannelLabels, dim: int, repeats: int) -> ChannelLabels:
+    return np.repeat(labels, repeats, axis=dim) if labels.shape[dim] > 1 else labels
 
 
 _cut_triangle = mixing_rule("a triangle is cut out of it", last_dims(2))
@@ -212,7 +216,7 @@ FAMILIES: list[tuple[str, Rule]] = [
     ("col2im", columns_to_patches),
     ("unfold", unfold),
     ("_pack_padded_sequence", pack),
-    ("bucketize", mixing_rule("", lambda op: set())),
+    ("bucketize", number_buckets),
     ("diagonal", diagonal),
     ("diag_embed", diag_embed),
     ("mse_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy binary_cross_entropy_with_logits", loss),

@@ -48,7 +48,7 @@ def _get_traits(operation: Any) -> _OperationTraits:
         name=operation._schema.name.removeprefix("aten::"),
         packet=packet,
         writes=operation._schema.is_mutable,
-        always_applies=packet in FACTORIES or packet in CONTRACTIONS,
+        always_applies=packet in FACTORIES or packet in FILLS or packet in CONTRACTIONS,
         is_split=packet in views.SPLITS,
         is_elementwise=is_elementwise,
         keeps_uniform=is_elementwise or packet in views.VIEWS or packet in views.SPLITS,
@@ -166,6 +166,7 @@ FACTORIES = aten_operations(
     "zeros ones full empty scalar_tensor zeros_like ones_like full_like empty_like "
     "new_zeros new_ones new_full new_empty"
 )
+FILLS = aten_operations("fill_ zero_")
 ELEMENTWISE = _with_in_place(
     "native_dropout hardtanh hardswish where prelu _prelu_kernel hardsigmoid floor_divide masked_fill mish threshold "
     "log_sigmoid_forward rrelu_with_noise rsub complex polar"
@@ -192,7 +193,6 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("cat", views.cat),
     ("stack", views.stack),
     ("copy_", writes.copy),
-    ("fill_ zero_", writes.fill),
     (
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
         "batch_norm_with_update _batch_norm_no_update miopen_batch_norm",
@@ -209,5 +209,6 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(views.VIEWS, views.view),
     **dict.fromkeys(views.SPLITS, views.split),
     **dict.fromkeys(FACTORIES, _factory),
+    **dict.fromkeys(FILLS, writes.fill),
     **{operation: rule for names, rule in _FAMILIES for operation in aten_operations(names)},
 }
