@@ -1,4 +1,4 @@
-"""Rules for operations on several tensors: message passing, lookups by index, writes, packed sequences, products."""
+"""Rules for operations on several tensors: message passing, lookups by index, writes, packed sequences."""
 
 from __future__ import annotations
 
@@ -8,28 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from earlycrop import shrink, trace
 from tests.oracles import certified, some_nodes
-from tests.toy import Net
+from tests.tracing.layers import Forward, net, rows
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 5, 0], [1, 0, 3, 2, 5, 4, 3]])
 SOURCE, TARGET = EDGES
-Forward = Callable[..., Tensor]
-
-
-def vectors() -> Tensor:
-    torch.manual_seed(0)
-    return torch.randn(6, 5, dtype=torch.float64)
-
-
-def net(forward: Forward, **modules: nn.Module) -> Net:
-    """Two layers of 8 channels, ``a`` and ``c``, and a last one, ``b``, unless others are given."""
-    torch.manual_seed(0)
-    layers = {"a": nn.Linear(5, 8), "c": nn.Linear(5, 8), "b": nn.Linear(8, 3)}
-    return Net(forward, **{**layers, **modules}).double()
 
 
 def adjacency() -> Tensor:
@@ -80,7 +66,7 @@ MESSAGES: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", list(MESSAGES))
 def test_messages_along_edges_leave_the_features_removable(name: str) -> None:
     passing = MESSAGES[name]
-    certified(net(lambda self, x: self.b(passing(self.a(x).tanh()).relu())), vectors(), 8)
+    certified(net(lambda self, x: self.b(passing(self.a(x).tanh()).relu())), rows(), 8)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
@@ -88,12 +74,12 @@ def test_messages_along_edges_leave_the_features_removable(name: str) -> None:
 def test_a_sparse_adjacency_may_be_a_buffer(layout: str) -> None:
     model = net(lambda self, x: self.b((self.adjacency @ self.a(x)).relu()))
     model.register_buffer("adjacency", adjacency() if layout == "coo" else adjacency().to_sparse_csr())
-    certified(model, vectors(), 8)
+    certified(model, rows(), 8)
     assert model.adjacency._nnz() == 7
 
 
 def test_the_cost_of_a_sparse_product_is_that_of_its_entries() -> None:
-    graph = trace(net(lambda self, x: self.b(torch.sparse.mm(adjacency(), self.a(x)))), vectors())
+    graph = trace(net(lambda self, x: self.b(torch.sparse.mm(adjacency(), self.a(x)))), rows())
     assert graph.cost("macs") == 6 * 5 * 8 + 7 * 8 + 6 * 8 * 3
 
 
@@ -134,7 +120,7 @@ WRITES: dict[str, Forward] = {"states": collect, "as wide": collect_as_wide, "ro
 def test_writes_couple_what_they_write_with_the_rest(name: str) -> None:
     model = net(WRITES[name])
     model.width = 8
-    certified(model, vectors(), 8)
+    certified(model, rows(), 8)
 
 
 def looked_up(self: Any, x: Tensor) -> Tensor:
@@ -185,7 +171,7 @@ def fewer(y: Tensor) -> Tensor:
 def test_what_reads_or_writes_some_channels_only_freezes_them(name: str) -> None:
     forward, why = FROZEN[name]
     model = net(forward, table=nn.Embedding(2, 8))
-    axis = trace(model, vectors()).axis["a.weight", 0]
+    axis = trace(model, rows()).axis["a.weight", 0]
     assert (axis.nodes < 0).all()
     assert why in axis.reasons[0].why
 
@@ -198,7 +184,7 @@ def test_a_buffer_that_was_filled_in_part_is_zero_no_longer() -> None:
         keys[0] = 1.0
         return (queries @ keys.T).softmax(-1)
 
-    graph = trace(net(forward), vectors())
+    graph = trace(net(forward), rows())
     assert (graph.axis["a.weight", 0].nodes < 0).all()
     assert "a product of two activations" in graph.axis["a.weight", 0].reasons[0].why
 
@@ -230,52 +216,3 @@ def test_a_packed_lstm_and_the_embedding_before_it_lose_width(batch_first: bool,
     cut = shrink(model, graph, some_nodes(graph, 0.5, 0))
     assert cut.difference is not None
     assert cut.difference <= 1e-10
-
-
-def bilinear(self: Any, x: Tensor) -> Tensor:
-    return self.b(self.pair(self.a(x).relu(), self.c(x).tanh()).relu())  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("batch", [(), (1,)])
-def test_a_bilinear_layer_loses_inputs_and_outputs(batch: tuple[int, ...]) -> None:
-    model = net(bilinear, a=nn.Linear(5, 7), pair=nn.Bilinear(7, 8, 6), b=nn.Linear(6, 3))
-    x = vectors().view(*batch, 6, 5)
-    macs = 6 * (5 * 7 + 5 * 8 + 7 * 8 * 6 + 6 * 3)
-    assert trace(model, x).cost("macs") == macs
-    certified(model, x, 7 + 8 + 6)
-    twice = net(lambda self, x: self.b(self.pair(self.a(x), self.a(x))), pair=nn.Bilinear(8, 8, 6), b=nn.Linear(6, 3))
-    certified(twice, vectors(), 8 + 6)
-    with_data = net(lambda self, x: self.b(self.pair(self.a(x), x)), pair=nn.Bilinear(8, 5, 6), b=nn.Linear(6, 3))
-    certified(with_data, vectors(), 8 + 6)
-
-
-EQUATIONS = {"big,oig->bo": (12, 8, 3), "big,iog->bo": (8, 12, 3), "big,gio->bo": (3, 8, 12), "big,goi->bo": (3, 12, 8)}
-
-
-@pytest.mark.parametrize("equation", list(EQUATIONS))
-def test_a_weight_that_is_contracted_over_two_dimensions_loses_inputs_and_outputs(equation: str) -> None:
-    """A function for each input and output, as a sum over a basis of three."""
-
-    def forward(self: Any, x: Tensor) -> Tensor:
-        y = self.a(x)
-        return self.b(torch.einsum(equation, torch.stack([y, y.sin(), y.relu()], -1), self.weight).relu())  # type: ignore[no-any-return]
-
-    model = net(forward, b=nn.Linear(12, 3))
-    model.weight = nn.Parameter(torch.randn(EQUATIONS[equation], dtype=torch.float64))
-    graph = trace(model, vectors())
-    assert graph.count == 8 + 12
-    removed = [0, 5, 10, 11]  # inputs and outputs of the weight
-    macs = graph.cost("macs", graph.mask(removed))
-    assert shrink(model, graph, removed).difference <= 1e-10  # type: ignore[operator]
-    assert trace(model, vectors()).cost("macs") == macs
-
-
-def test_a_convolution_as_a_product_of_patches_loses_channels() -> None:
-    def forward(self: Any, x: Tensor) -> Tensor:
-        patches = functional.unfold(self.a(x).relu(), 3, padding=1)
-        return self.b((self.weight.flatten(1) @ patches).unflatten(-1, (6, 6)).relu())  # type: ignore[no-any-return]
-
-    model = net(forward, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(7, 2, 1))
-    model.weight = nn.Parameter(torch.randn(7, 8, 3, 3, dtype=torch.float64))
-    graph = certified(model, torch.randn(2, 3, 6, 6, dtype=torch.float64), 8 + 7)
-    assert "it is multiplied with data of a fixed width" in str(graph.axis["weight", 2].reasons)
