@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from earlycrop import shrink, trace
 from earlycrop.graph.graph import Graph
+from tests.toy import Net, drop_unused
 
 
 def some_nodes(graph: Graph, share: float, seed: int) -> list[int]:
@@ -90,7 +91,9 @@ def step(model: nn.Module, optimizers: list[Optimizer], example: Any, gone: Gone
 
 
 def certified(model: nn.Module, x: Tensor, nodes: int) -> Graph:
-    """The graph, which has so many nodes, of which some are cut."""
+    """The graph, which has so many nodes, of which some are cut. Layers that a ``Net`` does not use are dropped."""
+    if isinstance(model, Net):
+        drop_unused(model, x)
     graph = trace(model, x)
     assert graph.count == nodes
     assert set(range(nodes)) <= {i for layer in graph.layers for i in layer.nodes.tolist()}  # all are counted

@@ -41,7 +41,8 @@ def drop_unused(model: Net, *inputs: Any) -> Net:
     """Delete the submodules that a run on these inputs does not call, and return the model."""
     called: set[nn.Module] = set()
     handles = [m.register_forward_hook(lambda module, *_: called.add(module)) for m in model.modules()]
-    model(*inputs)
+    with torch.no_grad():
+        model(*inputs)
     for handle in handles:
         handle.remove()
     for name, module in list(model.named_children()):

@@ -28,7 +28,6 @@ HELP = {
     "training mode: more than one sample, or larger samples",
     "its rows are looked up by index": "no change helps: any row may be looked up",
     "all its channels can only go together": "no change helps: without these channels the layer is empty",
-    "it is gathered by indices of a fixed size": "compute the indices from the size of the tensor",
     "random numbers are drawn for it in evaluation too": "draw them in training mode only",
     "a size seems to be hard-coded in it": HARD_CODED_HELP,
     "a size is hard-coded in it": HARD_CODED_HELP,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
+
+from earlycrop.tracing.recorder import ChannelRecorder
 
 
 class Op(NamedTuple):
@@ -23,3 +25,7 @@ class Op(NamedTuple):
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """Return an argument that may be given by position or by name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+
+Rule: TypeAlias = Callable[[ChannelRecorder, Op], None]
+"""What an operation means for the channels of its tensors; it is called after the operation ran."""

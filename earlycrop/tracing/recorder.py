@@ -190,21 +190,27 @@ class ChannelRecorder:
             self.roles.append((channels, role))
 
     def labels_along(self, tensor: object, dim: int, without: int | None = None) -> ChannelLabels | None:
-        """Return the channels along one dimension; those that depend on others as well are coupled along the others.
+        """Return the channels along one dimension, the last ones of ``vectors_along``; None if there are none."""
+        vectors = self.vectors_along(tensor, dim, without)
+        return vectors[-1] if vectors else None
 
-        Labels that depend on the dimension ``without`` are left out.
+    def vectors_along(self, tensor: object, dim: int, without: int | None = None) -> list[ChannelLabels]:
+        """Return the channels along one dimension; there are several if it was made from several dimensions.
+
+        Labels that depend on other dimensions as well are coupled along these. Labels that depend on the dimension
+        ``without`` are left out.
         """
-        vector: ChannelLabels | None = None
+        vectors = []
         for labels in self.labels(tensor):
             if labels.shape[dim] == 1 or (without is not None and labels.shape[without] > 1):
                 continue
             if labels.size == labels.shape[dim]:
-                vector = labels.reshape(-1)
+                vectors.append(labels.reshape(-1))
             else:
                 by_index = np.moveaxis(labels, dim, 0).reshape(labels.shape[dim], -1)
                 self.join(by_index, by_index[:, :1])
-                vector = by_index[:, 0]
-        return vector
+                vectors.append(by_index[:, 0])
+        return vectors
 
     def elementwise(self, operands: Sequence[Any], ndim: int) -> list[ChannelLabels]:
         """Couple the operands of an elementwise operation along each dimension.
@@ -215,6 +221,8 @@ class ChannelRecorder:
             The labels of the result, which has ``ndim`` dimensions.
         """
         tensors = [t for t in operands if isinstance(t, Tensor) and 0 < t.ndim <= ndim]
+        if len(tensors) == 1 and tensors[0].ndim == ndim:
+            return self.labels(tensors[0])
         if tensors and all(t.ndim == ndim and len(self.labels(t)) == 1 for t in tensors):
             first, *others = (self.labels(t)[0] for t in tensors)
             if all(labels.shape == first.shape for labels in others):  # the usual case

@@ -25,7 +25,7 @@ from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.tracing.labels import expand_labels
 from earlycrop.tracing.module_calls import ModuleCallRecorder, fits, output_shapes, training_mode
-from earlycrop.tracing.operation import Op
+from earlycrop.tracing.operation import Op, Rule
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
 from earlycrop.tracing.trial_check import REMOVED, Fault, TrialRecorder
@@ -45,7 +45,7 @@ class RecordingMode(MetaMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(
-        self, recorder: ChannelRecorder, device: torch.device, real: bool, rule: table.Rule = table.apply_rule
+        self, recorder: ChannelRecorder, device: torch.device, real: bool, rule: Rule = table.apply_rule
     ) -> None:
         super().__init__(device, real)
         self.recorder, self.rule = recorder, rule
@@ -187,7 +187,7 @@ class Trials:
                 single[classes[0]] = True
         return single
 
-    def _find_faults(self, recorder: TrialRecorder, root: str, rule: table.Rule) -> list[Fault]:
+    def _find_faults(self, recorder: TrialRecorder, root: str, rule: Rule) -> list[Fault]:
         error = self._run_recorded(recorder, root, rule)
         if error is None:
             return recorder.faults
@@ -195,7 +195,7 @@ class Trials:
         reason = Reason("trial cut", recorder.module, why)
         return [*recorder.faults, Fault(recorder.operation_count, tuple(recorder.module_stack), reason)]
 
-    def _run_recorded(self, recorder: ChannelRecorder, root: str, rule: table.Rule) -> Exception | None:
+    def _run_recorded(self, recorder: ChannelRecorder, root: str, rule: Rule) -> Exception | None:
         """Run a module as it was first called, and return the error that it raises, if any."""
         module = self.network.get_submodule(root)
         mode = RecordingMode(recorder, self.device, self.real, rule)

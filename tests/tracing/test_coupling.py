@@ -161,7 +161,7 @@ def test_a_pointer_network_loses_embedding_width_hidden_units_and_projections() 
 
 
 @pytest.mark.parametrize(
-    ("write", "why"), [("slice", "different sizes"), ("select", "only go together"), ("scatter", "not understood")]
+    ("write", "why"), [("slice", "different sizes"), ("select", "only go together"), ("scatter", "looked up by index")]
 )
 def test_a_constant_that_is_written_into_is_constant_no_more(write: str, why: str) -> None:
     def forward(self: Any, x: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def test_reasons_name_the_operation_and_the_module() -> None:
 
     graph = trace(Sorted(), torch.zeros(2, 3))
     assert graph.count == 5
-    assert "this operation is not understood (sort in the model's own forward)" in graph.report()
+    assert "it is sorted along (sort in the model's own forward)" in graph.report()
 
 
 def test_a_normalised_width_stays_and_its_module_is_named() -> None:

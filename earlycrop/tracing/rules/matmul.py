@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
-
 import numpy as np
 from torch import Tensor
 
-from earlycrop.graph.types import ChannelLabels, CostTerm, Role
+from earlycrop.graph.types import ChannelLabels, Role
 from earlycrop.tracing.labels import expand_labels, varying_dims
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder
+from earlycrop.tracing.rules.contraction import Channels, add_bias_role, contract, contract_all, cost_axes, count_cost
 
-Channels: TypeAlias = ChannelLabels | None
-"""The channels along one dimension, or None if there are none."""
 ALIGNED = 8
 """Channels that are cut together where a kernel needs strides of multiples of 16 bytes."""
 WITHIN_GROUP = "it is a position within a group, and this convolution is cut by whole groups"
@@ -34,7 +30,7 @@ def biased_product(recorder: ChannelRecorder, op: Op) -> None:
     result = op.results[0]
     recorder.set_info(result, _multiply(recorder, a, b))
     if result.ndim == 2:
-        _add_bias_role(recorder, bias)
+        add_bias_role(recorder, bias)
     recorder.set_info(result, recorder.elementwise([bias, result], result.ndim))
 
 
@@ -50,7 +46,7 @@ def grouped_product(recorder: ChannelRecorder, op: Op) -> None:
     recorder.freeze([recorder.labels_along(a, 0, without=1)], "its rows are distributed among matrices")
     recorder.freeze([recorder.labels_along(b, 0)], "which of these matrices is used is decided by data")
     a_columns, b_rows, columns = recorder.labels_along(a, 1), recorder.labels_along(b, 1), recorder.labels_along(b, 2)
-    _contract(recorder, a, a_columns, b, b_rows)
+    contract(recorder, a, a_columns, b, b_rows)
     if recorder.info(b).weight:
         recorder.add_role(columns, Role.ROW)
     for channels in (b_rows, columns):
@@ -59,8 +55,24 @@ def grouped_product(recorder: ChannelRecorder, op: Op) -> None:
         elif channels is not None:
             by_run = channels.reshape(-1, ALIGNED)
             recorder.join(by_run, by_run[:, :1])
-    _count_cost(recorder, a.numel() * b.shape[2], (_first_not_none(a_columns, b_rows), columns))
-    recorder.set_info(op.results[0], _stack_dims(None, columns))
+    count_cost(recorder, a.numel() * b.shape[2], (b_rows if a_columns is None else a_columns, columns))
+    recorder.set_info(op.results[0], _stack_dims([], [] if columns is None else [columns]))
+
+
+def bilinear(recorder: ChannelRecorder, op: Op) -> None:
+    """``x W[i] y`` for each output i: both inputs are coupled with the columns of the weight."""
+    x, weight, y, *dims = op.args[:7]
+    if dims != [[1, 3], [0], [1, 2], [2, 3]]:
+        raise ValueError("this is not the product of a bilinear layer")
+    rows = recorder.labels_along(weight, 0)
+    recorder.add_role(rows, Role.ROW)
+    columns = []
+    for t, dim in ((x, 1), (y, 2)):
+        recorder.freeze([labels for labels in recorder.labels(t) if labels.shape[0] > 1], "it is a batch dimension")
+        columns.append(recorder.labels_along(weight, dim))
+        contract(recorder, t, recorder.labels_along(t, 1), weight, columns[-1])
+    count_cost(recorder, x.shape[0] * weight.numel(), (rows, *columns))
+    recorder.set_info(op.results[0], [] if rows is None else [expand_labels(rows, 1, 2)])
 
 
 def convolution(recorder: ChannelRecorder, op: Op) -> None:
@@ -82,7 +94,7 @@ def convolution(recorder: ChannelRecorder, op: Op) -> None:
     if recorder.info(weight).weight:
         recorder.add_role(rows, Role.ROW)
     if groups == 1:
-        _contract(recorder, x, channels, weight, columns)
+        contract(recorder, x, channels, weight, columns)
         outputs = rows
     else:
         if channels is None:
@@ -94,48 +106,30 @@ def convolution(recorder: ChannelRecorder, op: Op) -> None:
         else:
             outputs, rows, columns = _contract_groups(recorder, by_group, rows, columns)
     positions = x.numel() // x.shape[1] if transposed else op.results[0].numel() // op.results[0].shape[1]
-    _count_cost(recorder, positions * weight.numel(), (rows, columns))
+    count_cost(recorder, positions * weight.numel(), (rows, columns))
     recorder.set_info(op.results[0], [] if outputs is None else [expand_labels(outputs, 1, x.ndim)])
     if bias is not None:
-        _add_bias_role(recorder, bias)
+        add_bias_role(recorder, bias)
         if outputs is None:
             recorder.freeze(recorder.labels(bias), "it is the bias of channels that may not be cut")
         elif recorder.labels(bias):
             recorder.join(outputs, recorder.labels(bias)[0].reshape(-1))
 
 
-def _contract(recorder: ChannelRecorder, a: Any, a_channels: Channels, b: Any, b_channels: Channels) -> None:
-    """Couple the channels of two tensors along the dimension that is summed over."""
-    a_info, b_info = recorder.info(a), recorder.info(b)
-    if a_info.weight:
-        recorder.add_role(a_channels, Role.COLUMN)
-    if b_info.weight:  # of two weights that are multiplied, the first one consumes what the second one produces
-        recorder.add_role(b_channels, Role.ROW if a_info.weight else Role.COLUMN)
-    if a_channels is not None and b_channels is not None:
-        recorder.join(a_channels, b_channels)
-        if not (a_info.weight or b_info.weight):
-            recorder.activation_products.append(a_channels)
-            if not (a_info.zero_preserving or b_info.zero_preserving):
-                why = "a product of two activations is summed over it, and is not zero where the channel is masked"
-                recorder.freeze([a_channels], why)
-    elif not (a_info.uniform or b_info.uniform):
-        why = "it is multiplied with data of a fixed width, such as the network's input"
-        recorder.freeze([a_channels, b_channels], why)
-
-
 def _multiply(recorder: ChannelRecorder, a: Tensor, b: Tensor) -> list[ChannelLabels]:
     """Record a product of two matrices, a matrix and a vector, or two batches, and return the labels of its result."""
     if a.ndim == 3:
         return _multiply_batches(recorder, a, b)
-    a_columns, b_rows = recorder.labels_along(a, 1), recorder.labels_along(b, 0)
-    rows = recorder.labels_along(a, 0, without=1)
-    columns = recorder.labels_along(b, 1, without=0) if b.ndim == 2 else None
-    _contract(recorder, a, a_columns, b, b_rows)
-    axes = rows, _first_not_none(a_columns, b_rows), columns
-    _count_cost(recorder, a.numel() * b.shape[1:].numel(), axes)
-    for t, channels in ((a, rows), (b, columns)):
+    a_columns, b_rows = recorder.vectors_along(a, 1), recorder.vectors_along(b, 0)
+    rows = recorder.vectors_along(a, 0, without=1)
+    columns = recorder.vectors_along(b, 1, without=0) if b.ndim == 2 else []
+    contract_all(recorder, a, a_columns, b, b_rows)
+    entries = a._nnz() if a.is_sparse else a.numel()
+    count_cost(recorder, entries * b.shape[1:].numel(), cost_axes(rows, a_columns or b_rows, columns))
+    for t, vectors in ((a, rows), (b, columns)):
         if recorder.info(t).weight:
-            recorder.add_role(channels, Role.ROW)
+            for vector in vectors:
+                recorder.add_role(vector, Role.ROW)
     return _stack_dims(*(rows, columns)[: b.ndim])
 
 
@@ -150,19 +144,19 @@ def _multiply_batches(recorder: ChannelRecorder, a: Tensor, b: Tensor) -> list[C
         recorder.mark_distinct(b_batch)
     elif not recorder.info(b if b_batch is None else a).uniform:
         recorder.freeze([a_batch, b_batch], "it is multiplied batch by batch with data of a fixed size")
-    _contract(recorder, a, a_columns, b, b_rows)
-    batch = _first_not_none(a_batch, b_batch)
-    _count_cost(recorder, a.numel() * b.shape[2], (batch, rows, _first_not_none(a_columns, b_rows), columns))
+    contract_all(recorder, a, a_columns, b, b_rows)
+    batch = [vector for vector in (a_batch, b_batch) if vector is not None][:1]
+    count_cost(recorder, a.numel() * b.shape[2], cost_axes(batch, rows, a_columns or b_rows, columns))
     return _stack_dims(batch, rows, columns)
 
 
-def _labels_of_batch(recorder: ChannelRecorder, t: Tensor) -> tuple[Channels, Channels, Channels]:
+def _labels_of_batch(recorder: ChannelRecorder, t: Tensor) -> tuple[Channels, list[ChannelLabels], list[ChannelLabels]]:
     """Return the channels of a batch of matrices along each of its three dimensions.
 
     Labels that depend on the batch are coupled along the other dimensions, so that whole matrices are cut.
     """
     batch: Channels = None
-    along: dict[int, ChannelLabels] = {}
+    along: dict[int, list[ChannelLabels]] = {1: [], 2: []}
     mixed = []
     for labels in recorder.labels(t):
         dims = varying_dims(labels)
@@ -174,11 +168,11 @@ def _labels_of_batch(recorder: ChannelRecorder, t: Tensor) -> tuple[Channels, Ch
             else:
                 batch = by_index[:, 0]
         elif len(dims) == 1:
-            along[dims[0]] = labels.reshape(-1)
+            along[dims[0]].append(labels.reshape(-1))
         else:
             mixed.append(labels)
     recorder.freeze(mixed, "its channels depend on several dimensions at once")
-    return batch, along.get(1), along.get(2)
+    return batch, along[1], along[2]
 
 
 def _contract_groups(
@@ -236,23 +230,6 @@ def _cuts_whole_groups(recorder: ChannelRecorder, by_group: ChannelLabels) -> bo
     return bool(width == 1 or groups >= width)
 
 
-def _count_cost(recorder: ChannelRecorder, macs: int, axes: Sequence[Channels]) -> None:
-    """Record the multiply-accumulates of an operation as a product over the channels of these axes."""
-    vectors = tuple(channels for channels in axes if channels is not None)
-    for channels in vectors:
-        macs //= channels.size
-    recorder.cost_terms.append(CostTerm(macs, vectors, recorder.module))
-
-
-def _add_bias_role(recorder: ChannelRecorder, bias: Any) -> None:
-    if isinstance(bias, Tensor) and bias.ndim == 1 and recorder.info(bias).weight:
-        recorder.add_role(recorder.labels_along(bias, 0), Role.ROW)
-
-
-def _stack_dims(*dims: Channels) -> list[ChannelLabels]:
+def _stack_dims(*dims: list[ChannelLabels]) -> list[ChannelLabels]:
     """Return the labels of a tensor from the channels along each of its dimensions."""
-    return [expand_labels(channels, d, len(dims)) for d, channels in enumerate(dims) if channels is not None]
-
-
-def _first_not_none(a: Channels, b: Channels) -> Channels:
-    return b if a is None else a
+    return [expand_labels(vector, d, len(dims)) for d, vectors in enumerate(dims) for vector in vectors]

@@ -7,24 +7,22 @@ channels of its inputs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from earlycrop.graph.types import NOT_UNDERSTOOD
-from earlycrop.tracing.operation import Op
+from earlycrop.tracing.operation import Op, Rule
 from earlycrop.tracing.recorder import UNKNOWN, ChannelRecorder, ScalarArgs
-from earlycrop.tracing.rules import indexing, matmul, norms, splits, views
+from earlycrop.tracing.rules import along, indexing, matmul, norms, splits, views, writes
 from earlycrop.tracing.rules.zeros import ZERO_RULES, ZeroRule, aten_operations
 
 _log = logging.getLogger(__name__)
 aten: Any = torch.ops.aten
-Rule: TypeAlias = Callable[[ChannelRecorder, Op], None]
-PARTIAL_WRITE = "it is written into a part of another tensor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def _get_traits(operation: Any) -> _OperationTraits:
         name=operation._schema.name.removeprefix("aten::"),
         packet=packet,
         writes=operation._schema.is_mutable,
-        always_applies=packet in FACTORIES or packet in CONTRACTIONS,
+        always_applies=packet in FACTORIES or packet in FILLS or packet in CONTRACTIONS,
         is_split=packet in splits.SPLITS,
         is_elementwise=is_elementwise,
         keeps_uniform=is_elementwise or packet in views.VIEWS or packet in splits.SPLITS,
@@ -69,13 +67,14 @@ def apply_rule(recorder: ChannelRecorder, op: Op) -> None:
     record_scalars(recorder, op)
     traits = _get_traits(op.operation)
     recorder.used_tensors.update(map(id, op.inputs))
-    if traits.writes:
-        _record_write(recorder, traits.packet, op.args)
     if traits.always_applies or any(recorder.labels(t) for t in op.inputs):
         _record_channels(recorder, op, traits)
-    elif traits.keeps_uniform and op.inputs and all(recorder.info(t).uniform for t in op.inputs):
-        for result in op.results:
-            recorder.set_info(result, uniform=True)
+    elif op.inputs and traits.keeps_uniform | traits.writes:
+        uniform = traits.keeps_uniform and all(recorder.info(t).uniform for t in op.inputs)
+        for result in op.results if uniform or traits.writes else ():
+            recorder.set_info(result, uniform=uniform)
+    if traits.writes:
+        _record_write(recorder, op)
 
 
 def _record_channels(recorder: ChannelRecorder, op: Op, traits: _OperationTraits) -> None:
@@ -91,7 +90,14 @@ def _record_channels(recorder: ChannelRecorder, op: Op, traits: _OperationTraits
     for result in op.results:
         info = recorder.info(result)
         if info is not UNKNOWN:
-            info.zero_preserving = zero_preserving
+            info.zero_preserving = zero_preserving and result.is_floating_point()  # indices are not
+
+
+def _record_write(recorder: ChannelRecorder, op: Op) -> None:
+    """Record a write for the tensors that the targets are parts of, if they are."""
+    for result in op.results:
+        if result._is_view() and any(result is t for t in op.inputs):
+            writes.after_write(recorder, result, recorder.info(result).zero_preserving)
 
 
 def record_scalars(recorder: ChannelRecorder, op: Op) -> None:
@@ -118,29 +124,20 @@ def _scalar_arguments(recorder: ChannelRecorder, args: tuple[Any, ...]) -> Itera
             yield float(n)
 
 
-def _record_write(recorder: ChannelRecorder, packet: Any, args: tuple[Any, ...]) -> None:
-    """A tensor that is written to is no longer uniform, and neither is the tensor that it is a view of."""
-    target = args[0] if args else None
-    if not isinstance(target, Tensor) or (packet in (aten.fill_, aten.zero_) and target._base is None):
-        return
-    for t in (target, target._base):
-        if t is not None and recorder.info(t).uniform:
-            recorder.set_info(t, recorder.labels(t))
-
-
 def _factory(recorder: ChannelRecorder, op: Op) -> None:
-    """``zeros_like(x)`` is as wide as x, and uniform."""
+    """``zeros_like(x)`` is as wide as x, and uniform; ``x.new_zeros(shape)`` is as wide where it has x's shape."""
+    x = op.args[0] if op.args else None
     for result in op.results:
-        recorder.set_info(result, recorder.labels(op.args[0]) if op.args else (), uniform=True)
+        same_shape = isinstance(x, Tensor) and x.shape == result.shape
+        recorder.set_info(result, recorder.labels(x) if same_shape else (), uniform=True)
 
 
 def _elementwise(recorder: ChannelRecorder, op: Op) -> None:
     """The channels of all operands are coupled along each dimension."""
     for result in op.results:
         labels = recorder.elementwise(op.inputs, result.ndim)
-        writes_to_view = result._is_view() and any(result is t for t in op.inputs)
-        if writes_to_view and len(labels) > len(recorder.labels(result)):
-            recorder.freeze(labels, PARTIAL_WRITE)
+        if result._is_view() and any(result is t for t in op.inputs):
+            writes.set_written(recorder, result, labels)
         else:
             recorder.set_info(result, labels, weight=all(recorder.info(t).weight for t in op.inputs))
 
@@ -153,79 +150,50 @@ def _freeze_unknown(recorder: ChannelRecorder, op: Op) -> None:
         recorder.set_info(result)
 
 
-def _mixing_rule(why: str, get_dims: Callable[[Op], set[int]]) -> Rule:
-    """Return a rule for operations that mix what lies along some dimensions.
-
-    Channels along these dimensions are frozen, and the others are kept.
-    """
-
-    def rule(recorder: ChannelRecorder, op: Op) -> None:
-        x, dims = op.args[0], get_dims(op)
-        remaining = recorder.couple_or_freeze_along(recorder.labels(x), dims, why)
-        for result in op.results:
-            if result.ndim == x.ndim:
-                recorder.set_info(result, remaining)
-            elif result.ndim == x.ndim - len(dims):
-                recorder.set_info(result, [labels.squeeze(tuple(dims)) for labels in remaining])
-            else:
-                recorder.set_info(result)
-
-    return rule
-
-
-def _reduced_dims(position: int) -> Callable[[Op], set[int]]:
-    """Return a function that reads the dimensions from an argument; all dimensions if it is not given."""
-
-    def get_dims(op: Op) -> set[int]:
-        dims, ndim = op.argument(position, "dim"), op.args[0].ndim
-        dims = [dims] if isinstance(dims, int) else dims
-        return {d % ndim for d in dims} if dims else set(range(ndim))
-
-    return get_dims
-
-
-def _padded_dims(op: Op) -> set[int]:
-    return {op.args[0].ndim - 1 - i // 2 for i, n in enumerate(op.args[1]) if n}
-
-
 def _random(recorder: ChannelRecorder, op: Op) -> None:
     """Random numbers freeze the channels in evaluation mode, as fewer channels would get other numbers."""
     if not recorder.training:
-        recorder.freeze(recorder.labels(op.args[0]), "random numbers are drawn for it in evaluation too")
+        recorder.freeze(recorder.labels(op.args[0]), along.RANDOM)
     _elementwise(recorder, op)
 
 
-def _copy(recorder: ChannelRecorder, op: Op) -> None:
-    """A tensor that is overwritten takes the channels of the source; a part of a tensor freezes both."""
-    target, source = op.args[:2]
-    if not target._is_view() and target.ndim == source.ndim:
-        recorder.set_info(target, recorder.elementwise([source], target.ndim))
-    else:
-        recorder.freeze(recorder.elementwise([target, source], target.ndim), PARTIAL_WRITE)
+def _with_in_place(names: str) -> set[Any]:
+    """Return the ATen operations of these names, and those that do the same in place."""
+    return aten_operations(" ".join(f"{name} {name}_" for name in names.split()))
 
 
 FACTORIES = aten_operations(
     "zeros ones full empty scalar_tensor zeros_like ones_like full_like empty_like "
     "new_zeros new_ones new_full new_empty"
 )
-ELEMENTWISE = aten_operations(
-    "native_dropout hardtanh_ hardswish_ where prelu _prelu_kernel hardsigmoid floor_divide masked_fill"
+FILLS = aten_operations("fill_ zero_")
+ELEMENTWISE = _with_in_place(
+    "native_dropout hardtanh hardswish where prelu _prelu_kernel hardsigmoid floor_divide masked_fill mish threshold "
+    "log_sigmoid_forward rrelu_with_noise rsub complex polar"
 )
 _FAMILIES: list[tuple[str, Rule]] = [
-    ("mm mv bmm", matmul.product),
-    ("addmm baddbmm", matmul.biased_product),
+    ("mm mv bmm _sparse_mm_reduce_impl", matmul.product),
+    ("addmm baddbmm _sparse_addmm", matmul.biased_product),
     ("_grouped_mm", matmul.grouped_product),
     ("convolution", matmul.convolution),
+    ("_trilinear", matmul.bilinear),
     ("embedding _embedding_bag _embedding_bag_forward_only", indexing.embedding),
     ("index _unsafe_index", indexing.index),
+    ("index_put index_put_ _unsafe_index_put", indexing.index_put),
     ("index_select", indexing.index_select),
     ("gather", indexing.gather),
+    (
+        "scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_ index_copy "
+        "index_copy_ index_fill index_fill_ index_reduce index_reduce_",
+        indexing.scatter,
+    ),
+    ("slice_scatter select_scatter", indexing.scatter_slice),
     ("glu", views.glu),
     ("channel_shuffle native_channel_shuffle", views.channel_shuffle),
     ("rand_like randn_like randint_like bernoulli bernoulli_ normal_ uniform_ exponential_ random_ poisson", _random),
     ("cat", views.cat),
     ("stack", views.stack),
-    ("copy_", _copy),
+    ("copy_", writes.copy),
     (
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
         "batch_norm_with_update _batch_norm_no_update miopen_batch_norm",
@@ -234,34 +202,16 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("native_layer_norm", norms.layer_norm),
     ("native_group_norm", norms.group_norm),
     ("_weight_norm_interface", norms.weight_norm),
-    ("constant_pad_nd", _mixing_rule("it is padded along", _padded_dims)),
-    ("linalg_vector_norm", _mixing_rule("its norm is taken over", _reduced_dims(2))),
-    ("roll", _mixing_rule("it is rolled along: without a channel, others would move elsewhere", _reduced_dims(2))),
-    (
-        "mean sum amax amin var std max min argmax any logsumexp",
-        _mixing_rule("it is summed, averaged or compared over", _reduced_dims(1)),
-    ),
-    (
-        "_softmax _safe_softmax _log_softmax cumsum",
-        _mixing_rule("a softmax or running sum goes over it", _reduced_dims(1)),
-    ),
-    (
-        "avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d "
-        "adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d "
-        "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
-        "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d "
-        "_upsample_bicubic2d_aa upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d "
-        "replication_pad1d replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d fractional_max_pool2d",
-        _mixing_rule(
-            "it runs along the dimensions that are pooled or resized", lambda op: set(range(2, op.args[0].ndim))
-        ),
-    ),
+    *along.FAMILIES,
 ]
-CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution _grouped_mm")
+CONTRACTIONS = aten_operations(
+    "mm mv addmm bmm baddbmm _sparse_addmm _sparse_mm_reduce_impl _trilinear convolution _grouped_mm"
+)
 """Their cost is recorded whether or not their operands have channels."""
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(views.VIEWS, views.view),
     **dict.fromkeys(splits.SPLITS, splits.split),
     **dict.fromkeys(FACTORIES, _factory),
+    **dict.fromkeys(FILLS, writes.fill),
     **{operation: rule for names, rule in _FAMILIES for operation in aten_operations(names)},
 }

@@ -46,7 +46,19 @@ def _pixel_unshuffle(labels: ChannelLabels, x: Tensor, y: Tensor, args: tuple[An
 
 VIEWS: dict[Any, LabelMove] = {
     **dict.fromkeys(
-        [aten.clone, aten._to_copy, aten.alias, aten.detach, aten.lift_fresh, aten.contiguous],
+        [
+            aten.clone,
+            aten._to_copy,
+            aten.alias,
+            aten.detach,
+            aten.lift_fresh,
+            aten.contiguous,
+            aten._conj,
+            aten._conj_physical,
+            aten._neg_view,
+            aten.resolve_conj,
+            aten.resolve_neg,
+        ],
         lambda labels, *_: labels,
     ),
     **dict.fromkeys([aten.view, aten._unsafe_view, aten.reshape], _reshape),
@@ -57,6 +69,7 @@ VIEWS: dict[Any, LabelMove] = {
     aten.expand: lambda labels, x, y, args: pad_front(labels, y.ndim),
     aten.flip: lambda labels, x, y, args: np.flip(labels, tuple(d % x.ndim for d in args[1] if labels.shape[d] > 1)),
     aten.repeat: _repeat,
+    aten.view_as_real: lambda labels, *_: labels[..., None],
     aten.pixel_shuffle: _pixel_shuffle,
     aten.pixel_unshuffle: _pixel_unshuffle,
 }
