@@ -88,9 +88,10 @@ def _couple_parts(
 ) -> ChannelLabels:
     """Couple channels such that a cut takes the same share of each part of equal size.
 
-    Parts of equal size are coupled position by position; if one part alone is taken, ``coupling`` decides. A part with a step takes one channel of each run of ``step``
-    channels, which are coupled. If parts differ in size, labels that depend on other dimensions as well (heads, beside
-    the positions in them) are coupled along ``dim``, and others stay: trial cuts show whether the sizes follow.
+    Parts of equal size are coupled position by position; if one part alone is taken, ``coupling`` decides. A part with
+    a step takes one channel of each run of ``step`` channels, which are coupled. If parts differ in size, labels that
+    depend on other dimensions as well (heads, beside the positions in them) are coupled along ``dim``, and others stay:
+    trial cuts show whether the sizes follow.
 
     Returns:
         The labels to take the parts of.
