@@ -89,15 +89,21 @@ def _check_each_group(graph: Graph, trials: Trials, reuse_results: bool) -> Grap
 
 def _freeze_by_halving(graph: Graph, trials: Trials) -> Graph:
     """Freeze the groups that have a fault only in the whole network, which are found by halving."""
-    frozen: dict[int, Reason] = {}
+    for seed in range(trials.samples):
+        frozen: dict[int, Reason] = {}
+        _search_halves(graph, trials, list(graph.groups.values()), seed, frozen)
+        graph = graph.freeze(frozen)
+    return graph
 
-    def search(groups: list[tuple[int, ...]]) -> None:
-        faults = _find_faults(graph, trials, groups)
-        if faults and len(groups) == 1:
-            frozen.update(dict.fromkeys(groups[0], faults[0].reason))
-        elif faults:
-            search(groups[: len(groups) // 2])
-            search(groups[len(groups) // 2 :])
 
-    search(list(graph.groups.values()))
-    return graph.freeze(frozen)
+def _search_halves(
+    graph: Graph, trials: Trials, groups: list[tuple[int, ...]], seed: int, frozen: dict[int, Reason]
+) -> None:
+    """Add the nodes of each of these groups that has a fault, and the reason, to ``frozen``."""
+    faults = trials.check_cut(graph, sample_nodes(graph, groups, seed), [i for ids in groups for i in ids])
+    if faults and len(groups) == 1:
+        frozen.update(dict.fromkeys(groups[0], faults[0].reason))
+    elif faults:
+        middle = len(groups) // 2
+        for half in (groups[:middle], groups[middle:]):
+            _search_halves(graph, trials, half, seed, frozen)

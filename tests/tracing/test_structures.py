@@ -191,7 +191,9 @@ class Sliced(GroupedQueries):
 
 @pytest.mark.parametrize("kind", [GroupedQueries, Sliced])
 @pytest.mark.parametrize(("queries", "keys"), [(6, 3), (4, 2), (8, 4), (6, 2)])
-def test_groups_of_heads_go_from_one_projection_of_queries_keys_and_values(kind: Any, queries: int, keys: int) -> None:
+def test_groups_of_heads_go_from_one_projection_of_queries_keys_and_values(
+    kind: type[GroupedQueries], queries: int, keys: int
+) -> None:
     model = kind(queries, keys).double()
     certified(model, SEQUENCE, keys)
     assert (model.q_size, model.kv_size) == (model.out.in_features, model.out.in_features * keys // queries)
