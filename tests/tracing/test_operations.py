@@ -14,6 +14,8 @@ from tests.oracles import certified
 from tests.toy import Net
 from tests.tracing.operations import SHAPES, WIDTH, Functions, Modules, elementwise, mixing, movements, spatial
 
+pytestmark = pytest.mark.usefixtures("without_type_checks")
+
 FUNCTIONS: dict[str, Functions] = {
     "rows": elementwise.FUNCTIONS,
     "conv1d": spatial.CONV1D,
