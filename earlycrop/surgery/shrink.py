@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
 from earlycrop.graph.types import NodeIndices, NodeMask
-from earlycrop.saving import patch_save_pretrained
+from earlycrop.saving import patch_save_pretrained, record_dense_shapes
 from earlycrop.surgery.certificate import (
     MAX_ROUNDING,
     Certificate,
@@ -132,6 +132,7 @@ def shrink(
         undo_stack.pop_all()
     for module in modules:
         patch_save_pretrained(module)
+        record_dense_shapes(module, graph.shapes)
     if message := rewrap_message(model):
         warnings.warn(message, stacklevel=2)
     return Cut(int(removed.sum()), weights, graph.cost("weights", removed), *certificate)
