@@ -160,7 +160,8 @@ class Event:
         """Return the event as plain numbers, strings, lists and dicts. ``uncertified`` is called ``whole`` there."""
         plain = asdict(replace(self, masks=None))
         del plain["masks"]
-        plain["limits"]["exclude"] = list(self.limits.exclude)
+        for name in ("exclude", "include"):
+            plain["limits"][name] = list(plain["limits"][name])
         for name in ("layers", "costs"):
             plain[name] = {key: list(counts) for key, counts in plain[name].items()}
         for name in ("floors", "uncertified", "notes"):

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from earlycrop.argument_checks import check_not_all_excluded, warn_untrained
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
-from earlycrop.rounds import DenseBaseline, NodeRounds, PruningResult, zero_weights
+from earlycrop.rounds import DenseBaseline, NodeRounds, PruningResult, list_nearly_empty, zero_weights
 from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName, Statistics
 from earlycrop.scoring.used_parameters import unused_parameters
 from earlycrop.selection.constraints import NO_LIMITS, Limits
@@ -152,6 +152,9 @@ def run_pruning(
     )
     _warn_missed_target(event)
     _warn_missed_ceilings(result)
+    if not request.structured and (nearly_empty := list_nearly_empty(event.layers)):
+        advice = 'lower the sparsity, or give floors, for instance Limits(floors={"*": 0.05})'
+        warnings.warn(f"hardly anything is left of some layers ({'; '.join(nearly_empty)}): {advice}", stacklevel=3)
     if request.structured and context.rewrap_warning is not None:
         warnings.warn(context.rewrap_warning, stacklevel=3)
     return event

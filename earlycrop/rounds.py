@@ -27,7 +27,7 @@ from earlycrop.selection.nodes import NodeChoice, choose_nodes, node_bounds, rem
 from earlycrop.selection.random_control import shuffle_nodes, shuffle_weights
 from earlycrop.selection.step_time import StepTimer, choose_nodes_in_time
 from earlycrop.selection.targets import max_remaining
-from earlycrop.selection.weights import choose_weights, remaining_weights, weight_bounds
+from earlycrop.selection.weights import choose_weights, remaining_weights, select_prunable, weight_bounds
 from earlycrop.surgery.masks import Masks
 from earlycrop.surgery.shrink import Cut, find_uncertified, shrink
 from earlycrop.tracing.trace import trace_batches
@@ -37,7 +37,7 @@ from earlycrop.utils.parameters import norm_scales, prunable_matrices, weight_ma
 from earlycrop.utils.types import Tensors
 
 FEW = 0.02
-"""A layer that is left with a smaller share of its weights is named in the event."""
+"""A layer that is left with a smaller share of its weights is named in the event and in a warning."""
 
 
 @dataclass(frozen=True)
@@ -250,26 +250,22 @@ def zero_weights(
         ValueError: No weight can be removed.
         FlowError, TraceError: Scoring or tracing failed.
     """
-    network = context.network
-    matrices = weight_matrices(network)
-    prunable = {name: p for name, p in prunable_matrices(network).items() if name not in unused}
-    bounds = weight_bounds(network, request.limits)
-    if not prunable:
-        raise ValueError("the model has no trained weight matrix that can hold zeros: there is nothing to prune")
-    dense = sum(p.numel() for p in matrices.values())
-    fixed = dense - sum(p.numel() for p in prunable.values())
+    network, matrices = context.network, weight_matrices(context.network)
     floors: set[str] = set()
     with fail_together(context.group):
         graph = trace_batches(network, context.loss, batches)
+        prunable = select_prunable(network, graph, request.limits, unused)
+        bounds = weight_bounds(network, request.limits, prunable)
+    dense, total = (sum(p.numel() for p in group.values()) for group in (prunable, matrices))
     alive, keep = None, None
     with ExitStack() as cleanup:  # if a round fails, nothing is held: its zeros may grow back
         for sparsity in request.targets:
-            scores = {n: score for n, score in _score_weights(request, context, batches).items() if n in prunable}
+            scores = _score_weights(request, context, batches, prunable)
             if keep is None:  # in the first round only: later rounds may have removed weights on these paths
                 _check_some_score(scores.values())
                 keep = path_weights(graph, scores)
             part = bounds.part(sparsity / request.targets[-1])
-            choice = choose_weights(scores, max_remaining(dense, sparsity), keep, alive, fixed, part)
+            choice = choose_weights(scores, max_remaining(dense, sparsity), keep, alive, bounds=part)
             if request.shuffled:
                 choice = replace(choice, removed=shuffle_weights(choice.removed, keep, alive, context.group))
             floors |= set(choice.floors)
@@ -284,10 +280,10 @@ def zero_weights(
     return PruningResult(
         dense=dense,
         left=choice.left,
-        costs={"weights": (dense, choice.left), **unchanged},
+        costs={"weights": (total, total - dense + choice.left), **unchanged},
         floors=tuple(sorted(floors)),
         layers=layers,
-        notes=_make_notes(request, network, layers),
+        notes=(*_make_notes(request, network, layers), *_list_left_alone(matrices, prunable)),
         bounds=bounds,
         masks=masks,
     )
@@ -298,7 +294,7 @@ def candidate_mask(
 ) -> Bool[Tensor, "units"]:
     """Return which units a pruning to the last target would remove now, in one round.
 
-    The units are the nodes of ``graph`` for a structured request, and the entries of all weight matrices otherwise.
+    The units are the nodes of ``graph`` for a structured request, and the entries of all prunable matrices otherwise.
     """
     network, target = context.network, request.targets[-1]
     if request.structured:
@@ -306,11 +302,13 @@ def candidate_mask(
         allowed = max_remaining(graph.cost(request.of), target)
         bounds = node_bounds(graph, request.limits)
         return torch.from_numpy(choose_nodes(graph, scores, allowed, request.of, bounds).removed)
-    weights = _score_weights(request, context, batches)
-    dense = sum(p.numel() for p in weight_matrices(network).values())
-    fixed = dense - sum(scores.numel() for scores in weights.values())
-    keep, limits = path_weights(graph, weights), weight_bounds(network, request.limits)
-    choice = choose_weights(weights, max_remaining(dense, target), keep, None, fixed, limits)
+    prunable = select_prunable(network, graph, request.limits)
+    weights, limits = (
+        _score_weights(request, context, batches, prunable),
+        weight_bounds(network, request.limits, prunable),
+    )
+    dense = sum(scores.numel() for scores in weights.values())
+    choice = choose_weights(weights, max_remaining(dense, target), path_weights(graph, weights), bounds=limits)
     return torch.cat([removed.flatten() for removed in choice.removed.values()])
 
 
@@ -321,9 +319,12 @@ def _score_nodes(request: PruningRequest, context: PruningContext, graph: Graph,
     )
 
 
-def _score_weights(request: PruningRequest, context: PruningContext, batches: list[Any]) -> Tensors:
+def _score_weights(
+    request: PruningRequest, context: PruningContext, batches: list[Any], prunable: Mapping[str, Tensor]
+) -> Tensors:
     statistics = request.uses_batch_statistics(context.network)
-    return weight_scores(context.network, request.criterion, context.loss, batches, statistics, context.group)
+    scores = weight_scores(context.network, request.criterion, context.loss, batches, statistics, context.group)
+    return {name: score for name, score in scores.items() if name in prunable}
 
 
 def _main_reason(graph: Graph) -> str:
@@ -342,6 +343,18 @@ def _check_some_score(scores: Iterable[Tensor]) -> None:
         )
 
 
+def _list_left_alone(matrices: Mapping[str, Tensor], prunable: Mapping[str, Tensor]) -> list[str]:
+    """Return a note on the weights that the target does not count."""
+    rest = [name for name in matrices if name not in prunable]
+    if not rest:
+        return []
+    count, total = (sum(matrices[name].numel() for name in names) for names in (rest, matrices))
+    return [
+        f"the target counts the trained weights of products; {count:,} of {total:,} weights ({count / total:.0%}) are "
+        f"others and stay: {', '.join(rest)}"
+    ]
+
+
 def _list_uncalled(graph: Graph) -> list[str]:
     """Return a note on the layers that no scoring batch has run."""
     if not graph.uncalled:
@@ -349,16 +362,21 @@ def _list_uncalled(graph: Graph) -> list[str]:
     return [f"what these layers may use was kept, as no batch runs them: {', '.join(graph.uncalled)}"]
 
 
+def list_nearly_empty(layers: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Say which layers are left with hardly any weights; ``layers``: the weights of each before and after."""
+    return [
+        f"{name} keeps {after:,} of its {before:,} weights, less than {FEW:.0%}"
+        for name, (before, after) in layers.items()
+        if after < FEW * before
+    ]
+
+
 def _make_notes(request: PruningRequest, network: nn.Module, weights: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
     """Return what a reader must know: what replaced a score, what was random, what is nearly gone, what holds no zeros.
 
     ``weights``: those of each layer before and after, where single weights were removed.
     """
-    notes = [
-        f"{name} keeps {after:,} of its {before:,} weights, less than {FEW:.0%}"
-        for name, (before, after) in weights.items()
-        if after < FEW * before
-    ]
+    notes = list_nearly_empty(weights)
     if request.criterion.norms and not norm_scales(network):
         notes.append("the network has no batch norm: the norm of the rows that produce a node replaced its scale")
     if request.shuffled:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.errors import SavingError
-from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, size_attribute_names
+from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, set_size, size_attribute_names
 from earlycrop.utils.modules import assign_tensor, tensor_owners, tensors_by_name
 from earlycrop.utils.validation import check_shapes_known
 from earlycrop.utils.wrappers import unwrap_stateless
@@ -29,7 +29,8 @@ MODEL_FILE = "model.safetensors"
 FOLDER = "earlycrop"
 """Subfolder for our file where another library writes a file of the same name (``save_pretrained``, a Trainer)."""
 _SIZES, _DENSE = "sizes", "dense"
-"""Entries of the header: module path -> size attribute -> size; name of a tensor that was cut -> its shape before."""
+"""Entries of the header: module path -> size attribute -> size, or several sizes; name of a tensor that was cut ->
+its shape before."""
 _DENSE_SHAPES = "_dense_shapes"
 """Attribute of a module with parameters or buffers that were cut: name -> shape before the first cut."""
 Header = dict[str, Any]
@@ -140,7 +141,7 @@ def load_contents(
         if user_attributes := set(sizes) - set(size_attribute_names(module)) - set(_GROUPS):
             module.__dict__.setdefault(SIZES_ATTRIBUTE, set()).update(user_attributes)
         for attribute, size in sizes.items():
-            setattr(module, attribute, size)
+            set_size(module, attribute, size)
     return model
 
 
@@ -180,10 +181,11 @@ def load_state(path: str | os.PathLike[str]) -> Any:
     return _unpack(header["state"], tensors)
 
 
-def _get_sizes(module: nn.Module) -> dict[str, int]:
+def _get_sizes(module: nn.Module) -> dict[str, Any]:
     """Return the size attributes of a module from the attributes themselves, which every cut has updated."""
     names = [*size_attribute_names(module), *sorted(vars(module).get(SIZES_ATTRIBUTE, ()))]
-    sizes = {name: getattr(module, name) for name in names if isinstance(getattr(module, name, None), int)}
+    values = {name: getattr(module, name, None) for name in names}
+    sizes = {name: value for name, value in values.items() if isinstance(value, int | tuple | list)}
     if sizes:
         sizes |= {name: getattr(module, name) for name in _GROUPS if isinstance(getattr(module, name, None), int)}
     return sizes

@@ -58,6 +58,8 @@ class Task(ABC):
     """What the final evaluation runs on, such as ``test`` or ``100 episodes``."""
     clip: float | None = None
     """Largest gradient norm, or None for no clipping."""
+    include: tuple[str, ...] = ()
+    """Patterns of embedding tables that lose single weights as well; see :class:`earlycrop.Limits`."""
     batches_per_epoch: int | None = None
     """Where it is known beforehand: the learning rate is set before each of them, else before each epoch."""
 

@@ -64,8 +64,11 @@ class Options(CommonOptions):
     scoring: int = 5
     """Batches that pruning scores are computed on."""
     sparsity: float = 0.5
-    """Share to remove, between 0 and 1, of what --of names. Of the weights that is of all, with the embeddings that are
-    left alone (22 % of BERT base's)."""
+    """Share to remove, between 0 and 1, of what --of names. Single weights are those of the encoder and the pooler, as
+    Chen et al. count them; nodes' weights are all, with the embeddings (22 % of BERT base's)."""
+    include: tuple[str, ...] = ()
+    """Embedding tables that the sparsity of single weights counts, by name or pattern; they lose weights unless they
+    are excluded."""
     exclude: tuple[str, ...] = ("*embed*",)
     """Layers to leave alone, by name or pattern. What is given takes the place of "*embed*", the embeddings: name that
     too to leave them alone."""
@@ -108,7 +111,8 @@ class LanguageUnderstanding(Task):
 
     def __init__(self, options: Options) -> None:
         check(options)
-        self.options, self.clip, self.glue = options, options.clip, GLUE[options.task_name]
+        self.options, self.clip, self.include = options, options.clip, options.include
+        self.glue = GLUE[options.task_name]
         self.dataset, self.metric = self.glue.name, self.glue.metrics[0]
         self.split = self.glue.evaluated[0].replace("_", " ")
         splits = dict(read(options.data, self.glue, options.task_name))

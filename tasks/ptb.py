@@ -68,6 +68,8 @@ class Options(CommonOptions):
     """Largest gradient norm, or None for no clipping."""
     scoring: int = 5
     """Batches that pruning scores are computed on."""
+    include: tuple[str, ...] = ("*embed*",)
+    """Embedding tables that lose single weights as well, by name or pattern, and that their sparsity counts."""
 
 
 def default() -> Options:
@@ -126,7 +128,7 @@ class LanguageModelling(Task):
 
     def __init__(self, options: Options) -> None:
         check(options)
-        self.options, self.clip = options, options.clip
+        self.options, self.clip, self.include = options, options.clip, options.include
         self.corpus = read(options.data, options.vocabulary)
         self.words = self.corpus.train[: options.tokens or None]
         self.dataset = self.corpus.name + (f", {len(self.words)} words" if options.tokens else "")

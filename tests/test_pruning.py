@@ -88,13 +88,17 @@ def test_bad_calls_of_prune_are_refused() -> None:
         prune(frozen, loss, data(), structured=False)
 
 
-def test_frozen_matrices_count_and_stay() -> None:
+def test_a_target_counts_what_can_go_and_frozen_matrices_stay() -> None:
     model = network()
     model[3].weight.requires_grad_(False)
     dense, frozen = weights_left(model), model[3].weight.numel()
-    event = prune(model, loss, data(), "magnitude", 0.1, structured=False)
-    assert weights_left(model) == event.left == max_remaining(dense, 0.1)
+    event = prune(model, loss, data(), "magnitude", 0.5, structured=False)
+    assert (event.dense, event.left) == (dense - frozen, max_remaining(dense - frozen, 0.5))
+    assert event.achieved == 0.5
+    assert event.costs["weights"] == (dense, weights_left(model)) == (dense, frozen + event.left)
+    assert event.weight_sparsity == 1 - weights_left(model) / dense
     assert int(model[3].weight.count_nonzero()) == frozen
+    assert f"{frozen:,} of {dense:,} weights ({frozen / dense:.0%}) are others and stay: 3.weight" in event.notes[0]
 
 
 def test_an_impossible_target_is_reported() -> None:
@@ -131,11 +135,12 @@ def test_expanded_and_lazy_buffers_survive_scoring() -> None:
     assert model.position.stride() == (0, 1)
 
 
-def test_a_layer_that_keeps_few_of_its_weights_is_named_in_the_event() -> None:
+def test_a_layer_that_keeps_few_of_its_weights_is_named_in_the_event_and_a_warning() -> None:
     model = mlp(6, 200, 100, 3)
     with torch.no_grad():
         model[2].weight.mul_(1e-3)
-    event = prune(model, loss, vectors(), "magnitude", 0.94, structured=False)
+    with pytest.warns(UserWarning, match=r"hardly anything is left of some layers \(2 keeps 1 of its 20,000 weights"):
+        event = prune(model, loss, vectors(), "magnitude", 0.94, structured=False)
     kept = int((model[2].weight != 0).sum())
     assert kept < 400
     note = f"2 keeps {kept} of its 20,000 weights, less than 2%"

@@ -10,7 +10,7 @@ from typing import TypeAlias, overload
 
 import numpy as np
 
-from earlycrop.graph.types import ChannelLabels, Reason, Role, layer_of
+from earlycrop.graph.types import ChannelLabels, Reason, Role, Size, layer_of
 
 Group: TypeAlias = tuple[tuple[str, int], ...]
 """The (tensor, dimension) pairs that a node has entries in."""
@@ -66,19 +66,22 @@ class Node:
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """An integer attribute of a module that is proportional to the size of a tensor's dimension.
+    """An attribute of a module that follows the size of a tensor's dimension.
+
+    An integer is proportional to the size. The integers of a tuple or list are the sizes of parts of the dimension, one
+    after the other.
 
     Attributes:
         module: Path of the module.
         attribute: Name of the attribute.
-        value: Its value before a cut.
+        value: Its value before a cut; a tuple for a list.
         tensor: Name of the parameter or buffer.
         dim: The dimension.
     """
 
     module: str
     attribute: str
-    value: int
+    value: Size
     tensor: str
     dim: int
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from earlycrop.graph.nodes import Group, Nodes, SizeAttribute, TensorAxis
 from earlycrop.graph.types import (
+    NOT_UNDERSTOOD,
     ChannelLabels,
     CostTerm,
     Layer,
@@ -20,6 +21,7 @@ from earlycrop.graph.types import (
     NodeMask,
     Reason,
     Role,
+    Size,
     layer_of,
     total_cost,
 )
@@ -92,6 +94,23 @@ class GraphStructure:
     def is_matrix(self, tensor: str) -> bool:
         """Whether the tensor is a parameter with two or more dimensions."""
         return tensor in self.parameters and len(self.shapes[tensor]) > 1
+
+    @cached_property
+    def product_weights(self) -> frozenset[str]:
+        """Parameters that are the weight of a matrix product, a convolution or a recurrent cell.
+
+        Embedding tables, class tokens, embeddings of positions and layer scales are none. What only an operation
+        without a rule uses may be one.
+        """
+        weights: set[str] = set()
+        for name, axes in self.axes_by_tensor.items():
+            role = Role(0)
+            for axis in axes:
+                role |= axis.role
+            is_unknown = any(reason.why == NOT_UNDERSTOOD for axis in axes for reason in axis.reasons)
+            if self.is_matrix(name) and Role.LOOKUP not in role and (role & (Role.ROW | Role.COLUMN) or is_unknown):
+                weights.add(name)
+        return frozenset(weights)
 
     @cached_property
     def classes(self) -> ChannelLabels:
@@ -175,7 +194,7 @@ class GraphStructure:
         """
         return total_cost(self.costs(of), np.zeros(self.count, bool) if removed is None else removed)
 
-    def sizes(self, removed: NodeMask) -> dict[tuple[str, str], int]:
+    def sizes(self, removed: NodeMask) -> dict[tuple[str, str], Size]:
         """Return the size attributes that a cut changes.
 
         Args:
@@ -188,15 +207,19 @@ class GraphStructure:
             ValueError: An attribute would not be a whole number.
         """
         kept = np.append(~removed, True)
-        sizes: dict[tuple[str, str], int] = {}
+        sizes: dict[tuple[str, str], Size] = {}
         for size in self.size_attributes:
             remaining = kept[self.axis[size.tensor, size.dim].nodes]
-            value, remainder = divmod(size.value * int(remaining.sum()), remaining.size)
-            if remainder:
-                raise ValueError(
-                    f"'{size.module}.{size.attribute}' ({size.value}) would not be a whole number: remove the same "
-                    "number of nodes from each of its parts"
-                )
+            if isinstance(size.value, tuple):
+                parts = np.split(remaining, np.cumsum(size.value)[:-1])
+                value: Size = tuple(int(part.sum()) for part in parts)
+            else:
+                value, remainder = divmod(size.value * int(remaining.sum()), remaining.size)
+                if remainder:
+                    raise ValueError(
+                        f"'{size.module}.{size.attribute}' ({size.value}) would not be a whole number: remove the same "
+                        "number of nodes from each of its parts"
+                    )
             if value != size.value:
                 sizes[size.module, size.attribute] = value
         return sizes

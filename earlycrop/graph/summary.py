@@ -24,7 +24,6 @@ HELP = {
     "from the same channels, or let it have size 1 there",
     "it is concatenated with data of a fixed size": "concatenate along a dimension other than the channels",
     "it is written into a part of another tensor": "join the parts with torch.cat or torch.stack",
-    "it is cut into parts of different sizes": "compute each part in a layer of its own, or use parts of equal size",
     "it is not used in evaluation mode, and the run in training mode failed": "use an example that also runs in "
     "training mode: more than one sample, or larger samples",
     "its rows are looked up by index": "no change helps: any row may be looked up",

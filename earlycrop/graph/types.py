@@ -33,7 +33,7 @@ class Role(IntFlag):
     LOOKUP = 4
     """It is a row of an embedding, looked up by index."""
     DIRECTION = 8
-    """It is a row of a matrix whose direction alone counts: it cannot be zero."""
+    """It is a row or column of a matrix whose direction alone counts: it cannot be zero."""
     OUTPUT = 16
     """It produces a node that is a row of no matrix, as the matrix is computed from several parameters."""
 
@@ -72,6 +72,8 @@ class CostTerm:
     module: str
 
 
+Size: TypeAlias = int | tuple[int, ...]
+"""The size of a dimension, or those of the parts that follow each other along it."""
 NodeIndices: TypeAlias = Iterable[SupportsIndex] | npt.NDArray[Any] | Tensor
 """The indices of nodes, as integers: any iterable, a numpy array or a tensor."""
 

@@ -28,7 +28,8 @@ def find_gated_axes(graph: Graph, gate: Gate, scored: Container[str], scales: It
 
     A node without columns is gated at its rows. A node without rows in a matrix (one that is computed from several
     parameters), or with several rows in one parameter (the gates of an LSTM unit, an attention head), is gated at its
-    columns: a gate on such rows is not a gate on the node.
+    columns: a gate on such rows is not a gate on the node. Under weight norm the length of a row is gated, as its
+    direction is divided by its norm.
 
     Args:
         graph: The traced network.
@@ -44,8 +45,9 @@ def find_gated_axes(graph: Graph, gate: Gate, scored: Container[str], scales: It
         norms = [(axis, nodes) for axis, nodes in find_norm_axes(graph, affine) if axis.tensor in scored]
         rows = find_gated_axes(graph, "rows", scored, scales)
         return norms + _restrict(rows, ~_nodes_on(graph, norms))
-    rows = [(axis, axis.nodes) for axis in graph.axes if Role.ROW in axis.role and axis.tensor in scored]
-    columns = [(axis, axis.nodes) for axis in graph.axes if Role.COLUMN in axis.role and axis.tensor in scored]
+    axes = [axis for axis in graph.axes if axis.tensor in scored and Role.DIRECTION not in axis.role]
+    rows = [(axis, axis.nodes) for axis in axes if Role.ROW in axis.role]
+    columns = [(axis, axis.nodes) for axis in axes if Role.COLUMN in axis.role]
     at_rows = _nodes_on(graph, rows)
     has_columns = _nodes_on(graph, columns)
     at_rows &= _nodes_on(graph, _matrix_rows(graph)) | ~has_columns

@@ -43,10 +43,12 @@ class Limits:
         multiple: Each dimension of a weight matrix that loses channels of a group of coupled layers keeps a multiple of
             this number of them, rounded up. 8 suits tensor cores. A group whose number of channels is no multiple may
             stay as it is, and so may channels that cannot be pruned.
+        include: Patterns of layers whose matrices lose single weights as well, although they are the weight of no
+            product: embedding tables, class tokens. By default these are left alone, and a target does not count them.
 
     Raises:
-        TypeError: ``floors`` or ``ceilings`` is not a mapping, ``exclude`` contains something that is not a pattern, or
-            ``multiple`` is not a whole number.
+        TypeError: ``floors`` or ``ceilings`` is not a mapping, ``exclude`` or ``include`` contains something that is
+            not a pattern, or ``multiple`` is not a whole number.
         ValueError: An amount or ``multiple`` is out of its range.
     """
 
@@ -54,14 +56,17 @@ class Limits:
     ceilings: Mapping[str, Amount] = field(default_factory=dict)
     exclude: Sequence[str] = ()
     multiple: int = 1
+    include: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.exclude, str):
-            raise ValueError(f"exclude is a list of patterns, and is a string: write [{self.exclude!r}]")
-        check_type("exclude", self.exclude, Iterable, 'write ["layer1", "*.proj"]')
-        object.__setattr__(self, "exclude", tuple(self.exclude))
-        for pattern in self.exclude:
-            check_type("a pattern of exclude", pattern, str, "give a layer's name, or a pattern of names")
+        for option in ("exclude", "include"):
+            patterns = getattr(self, option)
+            if isinstance(patterns, str):
+                raise ValueError(f"{option} is a list of patterns, and is a string: write [{patterns!r}]")
+            check_type(option, patterns, Iterable, 'write ["layer1", "*.proj"]')
+            object.__setattr__(self, option, tuple(patterns))
+            for pattern in patterns:
+                check_type(f"a pattern of {option}", pattern, str, "give a layer's name, or a pattern of names")
         for option in ("floors", "ceilings"):
             check_type(option, getattr(self, option), Mapping, 'write {"layer1": 0.25}, of a pattern and an amount')
             amounts = {k: to_python_number(v) if isinstance(v, Real) else v for k, v in getattr(self, option).items()}
@@ -81,8 +86,8 @@ class Limits:
             ValueError: A pattern matches no layer.
         """
         names = list(dict.fromkeys(map(layer_of, weight_matrices(model))))
-        for pattern in (*self.exclude, *self.floors, *self.ceilings):
-            _match_layers(pattern, names)
+        for pattern in (*self.exclude, *self.include, *self.floors, *self.ceilings):
+            match_layers(pattern, names)
 
     def to_bounds(self, names: Sequence[str], widths: Mapping[str, int], prunable: Mapping[str, int]) -> Bounds:
         """Turn the limits into numbers for the layers ``names``.
@@ -102,7 +107,7 @@ class Limits:
         min_kept: dict[str, int] = {}
         max_kept: dict[str, int] = {}
         for pattern, amount in self.floors.items():
-            layers = [n for n in _match_layers(pattern, names) if n in widths]
+            layers = [n for n in match_layers(pattern, names) if n in widths]
             widest = max((widths[n] for n in layers), default=0)
             if layers and not isinstance(amount, float) and amount > widest:
                 raise ValueError(
@@ -112,7 +117,7 @@ class Limits:
             for n in layers:
                 min_kept[n] = max(min_kept.get(n, 0), _to_count(amount, widths[n], round_up=True))
         for pattern, amount in self.ceilings.items():
-            layers = [n for n in _match_layers(pattern, names) if prunable.get(n)]
+            layers = [n for n in match_layers(pattern, names) if prunable.get(n)]
             if not layers:
                 raise ValueError(
                     f"ceilings[{pattern!r}] is on layers that can lose nothing: see Graph.report() for why"
@@ -120,7 +125,7 @@ class Limits:
             for n in layers:
                 max_kept[n] = min(max_kept.get(n, widths[n]), _to_count(amount, widths[n], round_up=False))
         for pattern in self.exclude:
-            min_kept |= {n: widths[n] for n in _match_layers(pattern, names) if n in widths}
+            min_kept |= {n: widths[n] for n in match_layers(pattern, names) if n in widths}
         return Bounds(dict(widths), min_kept, max_kept, self.multiple)
 
 
@@ -184,7 +189,16 @@ def _to_count(amount: Amount, width: int, round_up: bool) -> int:
     return -int(-exact // 1) if round_up else max(1, int(exact))
 
 
-def _match_layers(pattern: str, names: Sequence[str]) -> list[str]:
+def match_layers(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return the layers that a pattern matches.
+
+    Args:
+        pattern: A pattern, as :class:`Limits` takes it.
+        names: The layers of the network.
+
+    Raises:
+        ValueError: There is none.
+    """
     layers = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
     if not layers:
         near = ", ".join(f"'{n}'" for n in get_close_matches(pattern, names, n=3, cutoff=0.0))

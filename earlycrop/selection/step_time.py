@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_left
 from math import ceil
 from statistics import median
@@ -21,6 +20,7 @@ from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits
 from earlycrop.selection.nodes import NodeChoice, node_ranking
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.utils.contexts import preserve_state
+from earlycrop.utils.copies import copy_module
 from earlycrop.utils.distributed import ProcessGroup, all_reduce_max, fail_together
 from earlycrop.utils.errors import raise_if_out_of_memory
 from earlycrop.utils.types import Loss
@@ -180,7 +180,7 @@ def _relative_error(times: list[list[float]]) -> float:
 def _copy_model(model: nn.Module) -> nn.Module:
     """Copy a model without its gradients."""
     with torch.inference_mode(False):
-        copied = copy.deepcopy(model)
+        copied = copy_module(model)
     copied.zero_grad(set_to_none=True)
     return copied
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import layer_of
-from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits
+from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits, match_layers
 from earlycrop.utils.parameters import prunable_matrices, weight_matrices
 
 
@@ -80,12 +81,44 @@ def choose_weights(
     return WeightChoice(by_matrix, int((~removed).sum()) + fixed, floors)
 
 
-def weight_bounds(model: nn.Module, limits: Limits) -> Bounds:
+def select_prunable(
+    model: nn.Module, graph: Graph, limits: Limits, unused: Collection[str] = ()
+) -> dict[str, nn.Parameter]:
+    """Return the matrices that lose single weights: trained weights of products, and what the limits include.
+
+    Args:
+        model: The network.
+        graph: Its graph.
+        limits: The limits.
+        unused: Parameters that the loss does not depend on.
+
+    Returns:
+        The matrices, by name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    trained = {name: p for name, p in prunable_matrices(model).items() if name not in unused}
+    layers = list(dict.fromkeys(map(layer_of, weight_matrices(model))))
+    included = {layer for pattern in limits.include for layer in match_layers(pattern, layers)}
+    prunable = {name: p for name, p in trained.items() if name in graph.product_weights or layer_of(name) in included}
+    if not prunable:
+        raise ValueError(
+            "the model has no trained weight matrix that can hold zeros: there is nothing to prune"
+            if not trained
+            else f"no trained matrix is the weight of a product ({', '.join(trained)}): name those to prune in "
+            "Limits(include=...)"
+        )
+    return prunable
+
+
+def weight_bounds(model: nn.Module, limits: Limits, prunable: Mapping[str, Tensor] | None = None) -> Bounds:
     """Turn limits into numbers of weights of this model's layers: the entries of all matrices of a module.
 
     Args:
         model: The network.
         limits: The limits.
+        prunable: The matrices that can lose weights; by default all that are trained and can hold zeros.
 
     Returns:
         The numbers by layer.
@@ -93,8 +126,8 @@ def weight_bounds(model: nn.Module, limits: Limits) -> Bounds:
     Raises:
         ValueError: A ceiling is below a floor; or see :meth:`Limits.to_bounds`.
     """
-    widths, prunable = _count_entries(weight_matrices(model)), _count_entries(prunable_matrices(model))
-    bounds = limits.to_bounds(list(widths), widths, prunable)
+    widths = _count_entries(weight_matrices(model))
+    bounds = limits.to_bounds(list(widths), widths, _count_entries(prunable or prunable_matrices(model)))
     for name, max_kept in bounds.max_kept.items():
         if bounds.min_kept.get(name, 0) > max_kept:
             raise bounds.make_conflict_error(name, bounds.min_kept[name])

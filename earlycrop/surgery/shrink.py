@@ -6,12 +6,12 @@ removed nodes at zero. Both return the same output, or the cut is undone.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -29,8 +29,10 @@ from earlycrop.surgery.certificate import (
     reference_outputs,
 )
 from earlycrop.surgery.optimizers import check_optimizers, cut_states, snapshot_optimizer, swap_parameters
-from earlycrop.surgery.slicing import KeptIndices, cut_module, kept_indices
+from earlycrop.surgery.parameter_objects import keep_parameter_objects
+from earlycrop.surgery.slicing import KeptIndices, Swap, cut_module, kept_indices
 from earlycrop.utils.contexts import outside_inference_mode
+from earlycrop.utils.copies import copy_module
 from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_together
 from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.modules import tensors_by_name
@@ -70,9 +72,10 @@ def shrink(
 ) -> Cut:
     """Remove nodes from a model in place, with their entries in parameters, buffers, gradients and optimizer state.
 
-    Tied weights stay tied, and the size attributes of torch's modules (``out_features``) are updated. If the model is
-    compiled or wrapped (``DistributedDataParallel``), the network inside is cut, and a warning says what must be
-    wrapped again.
+    The ``Parameter`` objects stay the same, so that lists of parameters made before the cut see the small tensors.
+    Tied weights stay tied, and the size attributes of torch's modules (``out_features``) are updated. A graph that was
+    not run backward yet goes on with the tensors from before. If the model is compiled or wrapped
+    (``DistributedDataParallel``), the network inside is cut, and a warning says what must be wrapped again.
 
     The certificate runs the small network and the masked dense one in evaluation mode, once on the graph's example and
     once on normal noise in place of the floating tensors that the model is called with. The noise has their mean,
@@ -125,22 +128,32 @@ def shrink(
     with outside_inference_mode(), ExitStack() as undo_stack:
         with fail_together(group, SurgeryError):
             try:
-                certificate, undo = cut(torch.float32 if certify else None)
+                certificate, swaps, undo = cut(torch.float32 if certify else None)
             except OutputMismatchError as mismatch:
-                certificate, undo = _repeat_in_float64(cut, mismatch)
+                certificate, swaps, undo = _repeat_in_float64(cut, mismatch)
             undo_stack.push(undo)
         undo_stack.pop_all()
+    problem = keep_parameter_objects(swaps, flatten_optimizers(optimizer))
     for module in modules:
         patch_save_pretrained(module)
         record_dense_shapes(module, graph.shapes)
     if message := rewrap_message(model):
         warnings.warn(message, stacklevel=2)
+    elif problem:
+        advice = (
+            "make lists of parameters anew (list(model.parameters()), say for clip_grad_norm_), as old ones are stale"
+        )
+        warnings.warn(f"the model's parameters are new objects after this cut ({problem}): {advice}", stacklevel=2)
     return Cut(int(removed.sum()), weights, graph.cost("weights", removed), *certificate)
+
+
+_Outcome: TypeAlias = tuple[Certificate, list[Swap], ExitStack]
+"""The certificate of a cut, what it replaced in each module, and what undoes it."""
 
 
 def _cut_modules(
     modules: list[nn.Module], graph: Graph, removed: NodeMask, optimizers: list[Optimizer], dtype: torch.dtype | None
-) -> tuple[Certificate, ExitStack]:
+) -> _Outcome:
     """Cut modules and optimizers. With a ``dtype``, certify the cut in that precision.
 
     Args:
@@ -151,7 +164,7 @@ def _cut_modules(
         dtype: The ``precision`` of :func:`earlycrop.surgery.certificate.run_outputs`; None for no certificate.
 
     Returns:
-        The certificate, and what undoes the cut. After an error, it is undone here.
+        The certificate, what was replaced, and what undoes the cut. After an error, it is undone here.
     """
     network, keep, tensors = modules[0], kept_indices(graph, removed), tensors_by_name(modules[0])
     states = [cut_states(o, tensors, keep) for o in optimizers]
@@ -168,22 +181,20 @@ def _cut_modules(
         for optimizer, state in zip(optimizers, states, strict=True):
             stack.callback(snapshot_optimizer(optimizer))
             swap_parameters(optimizer, swaps[0], state)
-        return certificate, stack.pop_all()
+        return certificate, swaps, stack.pop_all()
 
 
-def _repeat_in_float64(
-    cut: Callable[[torch.dtype], tuple[Certificate, ExitStack]], mismatch: OutputMismatchError
-) -> tuple[Certificate, ExitStack]:
+def _repeat_in_float64(cut: Callable[[torch.dtype], _Outcome], mismatch: OutputMismatchError) -> _Outcome:
     """Cut in float64 where the difference may be rounding; raise ``mismatch`` if it is not."""
     if mismatch.difference > MAX_ROUNDING:
         raise mismatch
     try:
-        (difference, caveats), undo = cut(torch.float64)
+        (difference, caveats), swaps, undo = cut(torch.float64)
     except Exception as error:
         raise_if_out_of_memory(error)
         raise mismatch from None
     rounding = f"it was made in float64: in less, rounding makes a difference of {mismatch.difference:.2g}"
-    return (difference, (*caveats, rounding)), undo
+    return (difference, (*caveats, rounding)), swaps, undo
 
 
 def find_uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> dict[Group, str]:
@@ -203,7 +214,7 @@ def find_uncertified(model: nn.Module, graph: Graph, remove: Iterable[int]) -> d
     while pending:
         groups = pending.pop()
         try:
-            shrink(copy.deepcopy(model), graph, [i for g in groups for i in graph.groups[g] if i in nodes])
+            shrink(copy_module(model), graph, [i for g in groups for i in graph.groups[g] if i in nodes])
         except SurgeryError as error:
             if len(groups) == 1:
                 failing[groups[0]] = str(error)

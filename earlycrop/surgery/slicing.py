@@ -7,14 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.types import NodeMask
-from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, layer_sizes
+from earlycrop.graph.types import NodeMask, Size
+from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, layer_sizes, set_size
 from earlycrop.utils.meta import meta_like
 from earlycrop.utils.modules import assign_tensor, tensor_owners
 from earlycrop.utils.parametrizations import parametrized_modules, weight_shape
@@ -99,15 +100,15 @@ class Swap:
 
     tensors: dict[str, tuple[Tensor, Tensor]]
     places: dict[str, list[tuple[nn.Module, str]]] = field(default_factory=dict)
-    sizes: list[tuple[nn.Module, str, int]] = field(default_factory=list)
+    sizes: list[tuple[nn.Module, str, Any]] = field(default_factory=list)
 
-    def set_sizes(self, owner: nn.Module, sizes: Mapping[str, int]) -> None:
+    def set_sizes(self, owner: nn.Module, sizes: Mapping[str, Size]) -> None:
         """Set size attributes of a module, and record the old values."""
         for attribute, new in sizes.items():
             old = getattr(owner, attribute)
             if old != new:
                 self.sizes.append((owner, attribute, old))
-                setattr(owner, attribute, new)
+                set_size(owner, attribute, new)
 
     def undo(self) -> None:
         """Restore the old tensors and sizes, the latest first. An error in one does not stop the others."""
@@ -118,7 +119,7 @@ class Swap:
                 stack.callback(setattr, owner, attribute, old)
 
 
-def cut_module(module: nn.Module, keep: KeptIndices, size_attributes: Mapping[tuple[str, str], int]) -> Swap:
+def cut_module(module: nn.Module, keep: KeptIndices, size_attributes: Mapping[tuple[str, str], Size]) -> Swap:
     """Replace parameters, buffers and gradients by smaller ones, and update the size attributes. All or nothing.
 
     Args:

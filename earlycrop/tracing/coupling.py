@@ -50,6 +50,8 @@ def build_graph(
     roles = np.zeros(recorder.channel_count, np.int64)
     for channels_with_role, role in recorder.roles:
         roles[channels_with_role] |= role
+    for lengths, directions in recorder.same_roles:
+        roles[lengths] |= roles[directions] & ~Role.DIRECTION
     reasons, reason_of_class = _find_reasons(recorder, classes, channels)
     parameter_channels = {name: vectors for name, vectors in channels.items() if name in parameters}
     produced_and_consumed = _find_produced_and_consumed(recorder, parameter_channels, classes, roles)
@@ -182,7 +184,9 @@ def coupled_classes(recorder: ChannelRecorder) -> ChannelLabels:
         merged = len(recorder.joins)
         if _resolve_broadcasts(recorder, classes):
             continue
-        if not sum(_couple_all_but_longest(recorder, classes, labels) for labels in recorder.multi_dim):
+        if sum(_couple_all_but_longest(recorder, classes, labels) for labels in recorder.multi_dim):
+            continue
+        if not _couple_slices(recorder, classes):
             return classes
 
 
@@ -224,6 +228,27 @@ def _resolve_broadcasts(recorder: ChannelRecorder, classes: ChannelLabels) -> bo
         touched[large_classes] = touched[classes[small]] = True
     recorder.pending_broadcasts = pending
     return joined
+
+
+def _couple_slices(recorder: ChannelRecorder, classes: ChannelLabels) -> bool:
+    """Couple the parts of sliced dimensions position by position, and return whether channels were joined.
+
+    Parts that are equal by chance (queries that are as wide as keys and values together) have other couplings: there,
+    this would couple positions of one part with each other. They stay as they are, and trial cuts show whether their
+    sizes follow.
+    """
+    slices, recorder.slices = recorder.slices, []
+    accepted: list[tuple[ChannelLabels, ChannelLabels]] = []
+    for by_part in slices:
+        first = np.broadcast_to(by_part[:1], by_part.shape)
+        joined = [*accepted, (by_part.reshape(-1), first.reshape(-1))]
+        merged = _merge_classes(classes, joined)
+        if all(np.unique(merged[part]).size == np.unique(classes[part]).size for part in by_part):
+            accepted = joined
+        else:
+            recorder.has_unequal_parts = True
+    recorder.joins += accepted
+    return bool(accepted)
 
 
 def _merge_classes(classes: ChannelLabels, joins: list[tuple[ChannelLabels, ChannelLabels]]) -> ChannelLabels:

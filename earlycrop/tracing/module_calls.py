@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.graph import Graph
+from earlycrop.tracing.labels import varying_dims
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.utils.contexts import preserve_state
 from earlycrop.utils.modules import collect_tensors
@@ -19,15 +20,17 @@ from earlycrop.utils.modules import collect_tensors
 Shapes = list[tuple[int, ...]]
 OnCall = Callable[[str, str, Any], None]
 """Called after a module has run, with the module that called it, its own name, and its arguments and output."""
+FixedSizes = list[tuple[int | None, ...]]
+"""The shapes of tensors, with None along the dimensions that have channels, whose sizes follow a cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """The first call of a module: its arguments, the shapes that it returned, and the scalars that it computed with."""
+    """The first call of a module: its arguments, the sizes that it returned, and the scalars that it computed with."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    shapes: Shapes
+    sizes: FixedSizes
     scalars: list[ScalarArgs]
 
     @property
@@ -87,7 +90,8 @@ class ModuleCallRecorder:
             if self._on_call is not None:
                 self._on_call(caller, name, (args, kwargs, output))
             if self._keeps_calls and name not in self.calls:
-                self.calls[name] = ModuleCall(args, kwargs, output_shapes(output), recorder.scalars[first_scalar:])
+                sizes = fixed_sizes(recorder, output)
+                self.calls[name] = ModuleCall(args, kwargs, sizes, recorder.scalars[first_scalar:])
             return output
 
         wrapped.__wrapped__ = forward  # type: ignore[attr-defined]  # for those who ask for the signature
@@ -128,6 +132,34 @@ def output_shapes(output: Any) -> Shapes:
     Args:
         output: What the module returned.
     """
-    if isinstance(output, Tensor):
-        return [tuple(output.shape)]
-    return [tuple(t.shape) for t in collect_tensors(output)]
+    return [tuple(t.shape) for t in _output_tensors(output)]
+
+
+def fixed_sizes(recorder: ChannelRecorder, output: Any) -> FixedSizes:
+    """Return the sizes of what a module returned that no cut may change.
+
+    Args:
+        recorder: The recorder of the run.
+        output: What the module returned.
+    """
+    sizes: FixedSizes = []
+    for t in _output_tensors(output):
+        variable = {d for labels in recorder.labels(t) for d in varying_dims(labels)}
+        sizes.append(tuple(None if d in variable else n for d, n in enumerate(t.shape)))
+    return sizes
+
+
+def fits(shapes: Shapes, sizes: FixedSizes) -> bool:
+    """Return whether tensors of these shapes have the fixed sizes of the first run.
+
+    Args:
+        shapes: The shapes that a module returned after a cut.
+        sizes: What it returned in the first run.
+    """
+    same_ndim = [len(shape) for shape in shapes] == [len(fixed) for fixed in sizes]
+    pairs = ((n, m) for shape, fixed in zip(shapes, sizes, strict=False) for n, m in zip(shape, fixed, strict=False))
+    return same_ndim and all(m is None or n == m for n, m in pairs)
+
+
+def _output_tensors(output: Any) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else collect_tensors(output)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -35,10 +35,21 @@ class TensorInfo:
 
 UNKNOWN = TensorInfo()
 _INFO_ATTRIBUTE = "_earlycrop_info"
-ScalarArgs: TypeAlias = tuple[str, tuple[float, ...]]
-"""The name of an operation, and the numbers among its arguments."""
-SPLIT_SHARES = "split shares"
-"""Stands for the name of an operation that splits a dimension; the numbers are the share of each part."""
+SPLIT = "split"
+"""Stands for the name of any operation that splits a dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarArgs:
+    """The numbers among the arguments of an operation.
+
+    operation: its name. numbers: of a split, the width of the dimension, and those of its parts. parts: of a split, the
+    channels of each part, if they depend on that dimension alone.
+    """
+
+    operation: str
+    numbers: tuple[float, ...]
+    parts: tuple[ChannelLabels, ...] = field(default=(), compare=False)
 
 
 class ChannelRecorder:
@@ -49,7 +60,11 @@ class ChannelRecorder:
         self.joins: list[tuple[ChannelLabels, ChannelLabels]] = []
         self.freezes: list[tuple[ChannelLabels, Reason]] = []
         self.roles: list[tuple[ChannelLabels, Role]] = []
+        self.same_roles: list[tuple[ChannelLabels, ChannelLabels]] = []
+        """Lengths, and the directions whose roles they have."""
         self.pending_broadcasts: list[tuple[ChannelLabels, ChannelLabels, Reason]] = []
+        self.slices: list[ChannelLabels] = []
+        """Channels of a dimension of which a part was taken, a row for each part of the same size."""
         self.distinct_sets: list[ChannelLabels] = []
         self.activation_products: list[ChannelLabels] = []
         self.multi_dim: list[ChannelLabels] = []
@@ -62,7 +77,11 @@ class ChannelRecorder:
         self.operation = ""
         self.operation_count = 0
         self.scalars: list[ScalarArgs] = []
-        """The scalar arguments of elementwise operations and the shares of splits, in order."""
+        """The scalar arguments of elementwise operations and the widths of splits, in order."""
+        self.has_unequal_parts = False
+        """Whether channels are split into parts of different sizes, each with channels of its own."""
+        self.parts_are_known = False
+        """Whether the last split was compared with that of an earlier run, so that parts of equal size mean nothing."""
         self.training = False
         self.real = False
 
@@ -72,7 +91,7 @@ class ChannelRecorder:
         return self.module_stack[-1] if self.module_stack else ""
 
     def record_scalars(self, scalars: ScalarArgs) -> None:
-        """Record the scalar arguments of an elementwise operation, or the shares of a split."""
+        """Record the scalar arguments of an elementwise operation, or the widths of a split."""
         self.scalars.append(scalars)
 
     def info(self, tensor: object) -> TensorInfo:

@@ -1,17 +1,23 @@
-"""Find sizes in attributes of a user's own modules (a number of heads, the width of a split) by trial cuts."""
+"""Find sizes in attributes of a user's own modules (a number of heads, the widths of a split) by trial cuts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, combinations, islice
 from math import inf
+from typing import Any
 
+import numpy as np
 from torch import nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import SizeAttribute, TensorAxis
+from earlycrop.graph.types import NodeMask, Size
 from earlycrop.tracing.trial_cut import Trials
 
+MAX_PAIRS = 32
+"""How many pairs of attributes are tried."""
 MAX_ATTRIBUTES = 4
 """How many attributes may follow one group; those of several modules of one kind count once."""
 
@@ -21,7 +27,8 @@ def find_size_attributes(
 ) -> tuple[SizeAttribute, ...] | None:
     """Find the attributes that must follow a group, so that a trial cut of it has no fault.
 
-    Attributes are added one at a time. Each must bring the run past the operation that failed.
+    Attributes are added one at a time, or two where no single one helps (the widths of queries and of keys in one
+    split). They must bring the run past the operation that failed.
 
     Args:
         graph: The graph of the network.
@@ -41,7 +48,10 @@ def find_size_attributes(
             break
         first = min(faults, key=lambda fault: fault.at)
         best_reach, best, best_faults = float(first.at), chosen, faults
-        for candidate in _list_candidates(graph, trials.network, first.path, remove, size_attributes + chosen):
+        candidates = list(_list_candidates(graph, trials.network, first.path, remove, size_attributes + chosen))
+        for candidate in chain(candidates, _list_pairs(candidates, graph, remove)):
+            if len({a.attribute for a in candidate}) > 1 and best_reach > first.at:
+                break  # one attribute was enough
             candidate_faults = trials.check_cut(graph, remove, ids, root, (*size_attributes, *chosen, *candidate))
             reach = min((fault.at for fault in candidate_faults), default=inf)
             if reach > best_reach:
@@ -58,35 +68,77 @@ def find_size_attributes(
 def _list_candidates(
     graph: Graph, network: nn.Module, path: tuple[str, ...], remove: list[int], used: tuple[SizeAttribute, ...]
 ) -> Iterator[tuple[SizeAttribute, ...]]:
-    """Yield integer attributes of the modules in ``path`` that can shrink in proportion with a cut dimension.
+    """Yield attributes of the modules in ``path`` that can follow a cut dimension.
 
-    The innermost module comes first. Of one attribute, dimensions of its own value come first, then those whose width
-    divides it or is a multiple of it. With an attribute come those of the other modules of the same kind that lose some
+    An integer shrinks in proportion with a dimension, and several integers with the parts of one. The innermost module
+    comes first. Of one attribute, dimensions of its own value come first, then those whose width divides it or is a
+    multiple of it. With an attribute come those of the other modules of the same kind that lose some
     of the same nodes (heads that all layers have in common).
     """
-    cut_axes = _list_cut_axes(graph, remove)
+    removed = graph.mask(remove)
+    cut_axes = _list_cut_axes(graph, removed)
     cut_dims = {(axis.tensor, axis.dim) for axis, _ in cut_axes}
     taken = {(a.module, a.attribute) for a in (*graph.size_attributes, *used)}
     for name in reversed(path):
-        for attribute, value in list(vars(network.get_submodule(name)).items()):
-            if type(value) is not int or value < 2 or (name, attribute) in taken:
+        for attribute, value in _list_sizes(network.get_submodule(name)):
+            if (name, attribute) in taken:
                 continue
-            reductions = set()
-            for axis, reduction in _match_axes(value, cut_axes):
+            reductions: set[Size] = set()
+            matches = _match_axes(value, cut_axes) if isinstance(value, int) else _match_parts(value, cut_axes, removed)
+            for axis, reduction in matches:
                 if reduction not in reductions:
                     reductions.add(reduction)
                     first = SizeAttribute(name, attribute, value, axis.tensor, axis.dim)
                     yield first, *_find_in_similar_modules(first, network, cut_dims, taken)
 
 
-def _list_cut_axes(graph: Graph, remove: list[int]) -> list[tuple[TensorAxis, int]]:
+def _list_pairs(
+    candidates: Sequence[tuple[SizeAttribute, ...]], graph: Graph, remove: list[int]
+) -> Iterator[tuple[SizeAttribute, ...]]:
+    """Yield pairs of candidates, two attributes that lose the same share."""
+    removed = np.append(graph.mask(remove), False)
+
+    def lost_share(candidate: tuple[SizeAttribute, ...]) -> float:
+        return float(removed[graph.axis[candidate[0].tensor, candidate[0].dim].nodes].mean())
+
+    pairs = (
+        (*one, *other)
+        for one, other in combinations(candidates, 2)
+        if one[0].attribute != other[0].attribute and lost_share(one) == lost_share(other)
+    )
+    yield from islice(pairs, MAX_PAIRS)
+
+
+def _list_sizes(module: nn.Module) -> Iterator[tuple[str, Size]]:
+    """Yield the attributes that may be sizes: integers, and tuples and lists of them."""
+    for attribute, value in list(vars(module).items()):
+        if type(value) is int and value > 1:
+            yield attribute, value
+        elif type(value) in (tuple, list) and len(value) > 1 and all(type(n) is int and n >= 0 for n in value):
+            yield attribute, tuple(value)
+
+
+def _get_size(module: nn.Module, attribute: str) -> Any:
+    value = vars(module).get(attribute)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _list_cut_axes(graph: Graph, removed: NodeMask) -> list[tuple[TensorAxis, int]]:
     """Return the dimensions that lose some of these nodes, and how many indices each loses."""
-    removed = graph.mask(remove)
     losses = [(axis, int(removed[axis.nodes[axis.nodes >= 0]].sum())) for axis in graph.axes]
     return [(axis, loss) for axis, loss in losses if loss]
 
 
-def _match_axes(value: int, cut_axes: Sequence[tuple[TensorAxis, int]]) -> list[tuple[TensorAxis, int]]:
+def _match_parts(
+    sizes: tuple[int, ...], cut_axes: Sequence[tuple[TensorAxis, int]], removed: NodeMask
+) -> list[tuple[TensorAxis, Size]]:
+    """Return the dimensions that consist of parts of these sizes, and by how much each part would shrink."""
+    lost, ends = np.append(removed, False), np.cumsum(sizes)[:-1]
+    axes = [axis for axis, _ in cut_axes if axis.nodes.size == sum(sizes)]
+    return [(axis, tuple(int(part.sum()) for part in np.split(lost[axis.nodes], ends))) for axis in axes]
+
+
+def _match_axes(value: int, cut_axes: Sequence[tuple[TensorAxis, int]]) -> list[tuple[TensorAxis, Size]]:
     """Return the dimensions that an attribute can follow, best first, and by how much it would shrink."""
     matches = []
     for axis, loss in cut_axes:
@@ -109,7 +161,7 @@ def _find_in_similar_modules(
     for path in sorted(parents - {attribute.module}):
         tensor = attribute.tensor if is_outside else f"{path}.{local_name}"
         module = network.get_submodule(path)
-        same = type(module) is kind and vars(module).get(attribute.attribute) == attribute.value
+        same = type(module) is kind and _get_size(module, attribute.attribute) == attribute.value
         if same and (tensor, attribute.dim) in cut_dims and (path, attribute.attribute) not in taken:
             yield replace(attribute, module=path, tensor=tensor)
 
@@ -132,7 +184,7 @@ def transfer_size_attributes(
     for a in size_attributes:
         module, tensor = (_corresponding_path(path, source, target) for path in (a.module, a.tensor))
         try:
-            value = vars(network.get_submodule(module)).get(a.attribute)
+            value = _get_size(network.get_submodule(module), a.attribute)
         except AttributeError:
             return None
         if value != a.value:

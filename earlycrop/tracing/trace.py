@@ -7,18 +7,16 @@ another one consumes is a node. Nothing here knows any architecture.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import ChannelLabels
@@ -32,6 +30,7 @@ from earlycrop.tracing.trial_cut import RecordingMode, Trials
 from earlycrop.tracing.unmet import freeze_around_unmet, uncalled_layers, unmet_parameters
 from earlycrop.tracing.validate import freeze_failing_nodes
 from earlycrop.utils.contexts import differentiable_kernels
+from earlycrop.utils.copies import copy_module
 from earlycrop.utils.errors import TraceError, raise_if_out_of_memory
 from earlycrop.utils.meta import meta_like, shapes_only
 from earlycrop.utils.modules import call_model, tensors_by_name
@@ -150,7 +149,8 @@ def _trace(
         graph = replace(graph, uncalled=tuple(uncalled), unused=tuple(unmet))
         distinct = multiplicity(recorder, classes)
         _log.debug("trying cuts")
-        trials = Trials(module_calls, run_all, real, device, distinct, scalars, training_scalars)
+        samples = 3 if recorder.has_unequal_parts else 1  # a share that is rounded may fit one cut by chance
+        trials = Trials(module_calls, run_all, real, device, classes, distinct, scalars, training_scalars, samples)
         return freeze_failing_nodes(graph, trials)
 
 
@@ -255,39 +255,11 @@ def _copy_model(model: nn.Module, real: bool) -> nn.Module:
     tensors = () if real else tensors_by_name(model).values()
     try:
         memo = {id(t): meta_like(t) for t in tensors if t.is_floating_point() or t.is_complex()}
-        try:
-            return copy.deepcopy(model, dict(memo)).eval()
-        except RuntimeError:  # as of a tensor with a graph
-            return copy.deepcopy(model, memo | _detached_results(model)).eval()
+        return copy_module(model, memo).eval()
     except Exception as error:
         raise_if_out_of_memory(error)
         cause = f"{type(error).__name__}: {error}"
         raise TraceError(f"the model cannot be copied ({cause}): remove what copy.deepcopy cannot copy") from error
-
-
-def _detached_results(model: nn.Module) -> dict[int, Any]:
-    """Return copies of the results of earlier runs that modules keep, by id: deepcopy refuses tensors with a graph.
-
-    A module may keep them in containers, and in objects such as the distribution of a policy's last actions.
-    """
-    modules = list(model.modules())
-    visited = {id(m) for m in modules}
-    results: dict[int, Any] = {}
-    pending = [value for m in modules for value in vars(m).values()]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, Tensor):
-            if value.grad_fn is not None:
-                results[id(value)] = value.detach()
-        elif id(value) not in visited and not isinstance(value, type | ModuleType | FunctionType | nn.Module):
-            visited.add(id(value))
-            if isinstance(value, Mapping):
-                pending.extend(value.values())
-            elif isinstance(value, list | tuple | set | frozenset):
-                pending.extend(value)
-            else:
-                pending.extend(getattr(value, "__dict__", {}).values())
-    return results
 
 
 def _freeze_attention(recorder: ChannelRecorder, network: nn.Module) -> None:

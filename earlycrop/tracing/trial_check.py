@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
-from earlycrop.tracing.recorder import SPLIT_SHARES, ChannelRecorder, ScalarArgs, unique_labels
+from earlycrop.tracing.recorder import SPLIT, ChannelRecorder, ScalarArgs, unique_labels
 
+OTHER_PARTS = "it is cut into parts of different sizes"
+REMOVED = -2
 HARD_CODED = "a size seems to be hard-coded in it: with some of its channels cut"
 
 
@@ -35,6 +37,7 @@ class TrialRecorder(ChannelRecorder):
         single_classes: An entry a class; whether it is the only one along some dimension, which fits any other.
         multiplicity: For each class, how many channels of it the first run treated as different ones.
         expected: The scalars of the first run; None for those that differ from run to run.
+        remaining: The class of each channel of the first run, ``REMOVED`` for one that is cut, -1 for one of data.
     """
 
     def __init__(
@@ -43,12 +46,16 @@ class TrialRecorder(ChannelRecorder):
         single_classes: NodeMask,
         multiplicity: ChannelLabels,
         expected: Sequence[ScalarArgs | None],
+        remaining: ChannelLabels,
     ) -> None:
         super().__init__()
         self.cut_classes = np.append(cut_classes, False)  # the last entry is for channels of data: class -1
         self.checked_classes = np.append(cut_classes & ~single_classes, False)
         self.multiplicity = multiplicity
         self.expected = expected
+        self.remaining = remaining
+        self.followed: set[tuple[ScalarArgs, ScalarArgs]] = set()
+        """Splits before and after the cut whose parts have lost the channels that are cut, and no others."""
         self.scalars_differ = False
         """Whether one of the faults is a scalar that is not the expected one."""
         self.faults: list[Fault] = []
@@ -93,10 +100,33 @@ class TrialRecorder(ChannelRecorder):
         position = len(self.scalars)
         super().record_scalars(scalars)
         before = self.expected[position] if position < len(self.expected) else None
-        if before is not None and before[0] == scalars[0] and before != scalars and self.cut_classes.any():
+        self.parts_are_known = False
+        if before is None or before.operation != scalars.operation or not self.cut_classes.any():
+            return
+        if scalars.operation == SPLIT:
+            self._check_split(before, scalars)
+        elif before != scalars:
             self.scalars_differ = True
-            why = f"it computes with {scalars[1]} instead of {before[1]}, which is taken from its own width"
-            self._add_fault("it is cut into parts of different sizes" if scalars[0] == SPLIT_SHARES else why)
+            numbers = f"{scalars.numbers} instead of {before.numbers}"
+            self._add_fault(f"it computes with {numbers}, which is taken from its own width")
+
+    def _check_split(self, before: ScalarArgs, after: ScalarArgs) -> None:
+        """Add a fault if a part has other channels than before the cut; without channels, if it has another share."""
+        if before.parts and after.parts:
+            self.parts_are_known = True
+            if all(self._is_rest(*parts) for parts in zip(before.parts, after.parts, strict=True)):
+                self.followed.add((before, after))
+            else:
+                self._add_fault(OTHER_PARTS)
+        elif _shares(before) != _shares(after) and (before, after) not in self.followed:
+            self.scalars_differ = True
+            self._add_fault(OTHER_PARTS)
+
+    def _is_rest(self, before: ChannelLabels, after: ChannelLabels) -> bool:
+        """Return whether channels are those of the first run without those that are cut, in the same order."""
+        expected, actual = self.remaining[before], self.classes_of(after)
+        expected = expected[expected != REMOVED]
+        return expected.size == actual.size and bool(((expected == actual) | (actual < 0)).all())
 
     def is_same(self, a: ChannelLabels, b: ChannelLabels) -> bool:
         return bool((self.classes_of(a) == self.classes_of(b)).all())
@@ -104,3 +134,8 @@ class TrialRecorder(ChannelRecorder):
     def _add_fault(self, why: str) -> None:
         reason = Reason(self.operation, self.module, f"{HARD_CODED}, {why}")
         self.faults.append(Fault(self.operation_count, tuple(self.module_stack), reason))
+
+
+def _shares(split: ScalarArgs) -> list[float]:
+    width, *parts = split.numbers
+    return [part / width for part in parts if width]

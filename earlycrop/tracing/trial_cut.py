@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -23,11 +24,11 @@ from earlycrop.graph.nodes import Group, SizeAttribute
 from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.tracing.labels import expand_labels
-from earlycrop.tracing.module_calls import ModuleCallRecorder, output_shapes, training_mode
+from earlycrop.tracing.module_calls import ModuleCallRecorder, fits, output_shapes, training_mode
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
-from earlycrop.tracing.trial_check import Fault, TrialRecorder
+from earlycrop.tracing.trial_check import REMOVED, Fault, TrialRecorder
 from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.meta import MetaMode, shapes_only, tensor_arguments
 from earlycrop.utils.modules import tensors_by_name
@@ -63,18 +64,21 @@ class RecordingMode(MetaMode):  # type: ignore[no-untyped-call]
 class Trials:
     """The copy of a network, and how to run it or one of its modules again.
 
-    multiplicity: for each class, how many channels of it the first run treated as different ones. scalars: what the
-    network computed with in evaluation mode. training_scalars: the same in training mode, or None if it cannot run in
-    training mode on shapes.
+    classes: the class of each channel of the first run. multiplicity: for each class, how many channels of it that run
+    treated as different ones. scalars: what the network computed with in evaluation mode. training_scalars: the same in
+    training mode, or None if it cannot run in training mode on shapes. samples: how many cuts of the whole network are
+    tried.
     """
 
     module_calls: ModuleCallRecorder
     run: Callable[[nn.Module], Any]
     real: bool
     device: torch.device
+    classes: ChannelLabels
     multiplicity: ChannelLabels
     scalars: list[ScalarArgs]
     training_scalars: list[ScalarArgs] | None
+    samples: int
     repeatable_scalars: dict[tuple[str, bool], list[ScalarArgs | None]] = field(default_factory=dict)
     """By module ("" is the network) and whether in training mode: the scalars that are the same in a second run."""
 
@@ -105,19 +109,27 @@ class Trials:
         module = self.network.get_submodule(root)
         removed = graph.mask(remove)
         subgraph = _make_subgraph(graph, root, graph.size_attributes + size_attributes)
-        classes = self._cut_classes(graph, tested), self._single_classes(subgraph, removed)
+        make_recorder = partial(
+            TrialRecorder,
+            self._cut_classes(graph, tested),
+            self._single_classes(subgraph, removed),
+            self.multiplicity,
+            remaining=self._remaining_classes(graph, removed),
+        )
         try:
             swap = cut_module(module, kept_indices(subgraph, removed), subgraph.sizes(removed))
         except SurgeryError as error:
             return [Fault(0, (root,), Reason("trial cut", root, str(error)))]
         training = False
-        recorder = TrialRecorder(*classes, self.multiplicity, self._expected_scalars(root, training))
+        recorder = make_recorder(self._expected_scalars(root, training))
         try:
             _add_tensors(recorder, subgraph, module, removed)
             faults = self._find_faults(recorder, root, table.apply_rule)
             if not faults and not root and self.training_scalars is not None:
                 training = True
-                recorder = TrialRecorder(*classes, self.multiplicity, self._expected_scalars(root, training))
+                followed = recorder.followed
+                recorder = make_recorder(self._expected_scalars(root, training))
+                recorder.followed = followed
                 with training_mode(module):
                     faults = self._find_faults(recorder, root, table.record_scalars)
         finally:
@@ -157,6 +169,14 @@ class Trials:
         cut[graph.classes[graph.mask(tested)]] = True
         return cut
 
+    def _remaining_classes(self, graph: Graph, removed: NodeMask) -> ChannelLabels:
+        """Return the class of each channel of the first run, or what stands for channels of data and cut ones."""
+        remaining = np.full(self.multiplicity.size, -1)
+        for axis in graph.axes:
+            remaining[axis.classes] = axis.classes
+        remaining[graph.classes[removed]] = REMOVED
+        return remaining[self.classes]
+
     def _single_classes(self, graph: Graph, removed: NodeMask) -> NodeMask:
         """Return for each class whether it is the only one that is left along some dimension."""
         single = np.zeros(self.multiplicity.size, bool)
@@ -189,8 +209,8 @@ class Trials:
             except Exception as error:  # whatever a forward raises when a size has changed
                 raise_if_out_of_memory(error)
                 return error
-        if shapes != call.shapes:
-            return ValueError(f"it returns tensors of the shapes {shapes} instead of {call.shapes}")
+        if not fits(shapes, call.sizes):
+            return ValueError(f"it returns tensors of the shapes {shapes} instead of {call.sizes}")
         return None
 
     def _expected_scalars(self, root: str, training: bool) -> Sequence[ScalarArgs | None]:
@@ -244,17 +264,18 @@ def common_module(group: Group) -> str:
     return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
 
 
-def sample_nodes(graph: Graph, groups: Iterable[tuple[int, ...]]) -> list[int]:
+def sample_nodes(graph: Graph, groups: Iterable[tuple[int, ...]], seed: int = 0) -> list[int]:
     """Draw about a third of the nodes of each group, such that no tensor becomes empty.
 
     Args:
         graph: The graph of the network.
         groups: The nodes of each group.
+        seed: Which nodes are drawn.
 
     Returns:
         The nodes that were drawn, in ascending order.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     removed = graph.mask(())
     touched: dict[tuple[str, int], None] = {}
     for ids in groups:

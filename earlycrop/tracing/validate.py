@@ -8,6 +8,7 @@ from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import SizeAttribute
 from earlycrop.graph.types import Reason
 from earlycrop.tracing.size_attributes import find_size_attributes, transfer_size_attributes
+from earlycrop.tracing.trial_check import Fault
 from earlycrop.tracing.trial_cut import Trials, common_module, sample_nodes
 
 
@@ -40,7 +41,14 @@ def freeze_failing_nodes(graph: Graph, trials: Trials) -> Graph:
 
 
 def _has_fault(graph: Graph, trials: Trials) -> bool:
-    return bool(trials.check_cut(graph, sample_nodes(graph, graph.groups.values()), range(graph.count)))
+    return bool(_find_faults(graph, trials, list(graph.groups.values())))
+
+
+def _find_faults(graph: Graph, trials: Trials, groups: list[tuple[int, ...]]) -> list[Fault]:
+    """Cut nodes of all these groups at once, and return the faults of the first sample that has any."""
+    ids = [i for group in groups for i in group]
+    samples = (sample_nodes(graph, groups, seed) for seed in range(trials.samples))
+    return next(filter(None, (trials.check_cut(graph, remove, ids) for remove in samples)), [])
 
 
 def _check_each_group(graph: Graph, trials: Trials, reuse_results: bool) -> Graph:
@@ -84,7 +92,7 @@ def _freeze_by_halving(graph: Graph, trials: Trials) -> Graph:
     frozen: dict[int, Reason] = {}
 
     def search(groups: list[tuple[int, ...]]) -> None:
-        faults = trials.check_cut(graph, sample_nodes(graph, groups), [i for ids in groups for i in ids])
+        faults = _find_faults(graph, trials, groups)
         if faults and len(groups) == 1:
             frozen.update(dict.fromkeys(groups[0], faults[0].reason))
         elif faults:

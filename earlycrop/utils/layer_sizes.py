@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from earlycrop.utils.errors import SurgeryError
@@ -24,6 +26,18 @@ _SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
 def size_attribute_names(module: nn.Module) -> tuple[str, ...]:
     """Return the names of the size attributes of a torch module, and none for other modules."""
     return next((names for kind, names in _SIZES if isinstance(module, kind)), ())
+
+
+def set_size(module: nn.Module, attribute: str, size: Any) -> None:
+    """Set a size attribute; several sizes become a list or tuple, as the attribute is now.
+
+    Args:
+        module: The module.
+        attribute: The name of the attribute.
+        size: An integer, or several.
+    """
+    kind = tuple if isinstance(getattr(module, attribute, None), tuple) else list
+    setattr(module, attribute, size if isinstance(size, int) else kind(size))
 
 
 def layer_sizes(module: nn.Module) -> dict[str, int]:

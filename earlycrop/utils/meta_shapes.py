@@ -91,6 +91,21 @@ def _bmm(a: Tensor, b: Tensor) -> Tensor | None:
     return _empty((a.shape[0], a.shape[1], b.shape[2]), a)
 
 
+def _grouped_mm(a: Tensor, b: Tensor, *rest: Any) -> Tensor | None:
+    """Ranges of rows, each multiplied by one of a stack of matrices; torch itself has shapes for bfloat16 alone."""
+    if (
+        a.ndim != 2
+        or b.ndim != 3
+        or a.shape[1] != b.shape[1]
+        or a.dtype != b.dtype
+        or any(r is not None for r in rest[1:])
+    ):
+        return None
+    if any(n * a.element_size() % 16 for n in b.shape[1:]):  # torch says that strides must be aligned
+        return None
+    return _empty((a.shape[0], b.shape[2]), a)
+
+
 def _elementwise(x: Any, *rest: Any) -> Tensor | None:
     """An elementwise operation on one tensor, or on two that broadcast."""
     other = rest[0] if rest else None
@@ -137,6 +152,7 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.mm.default: _mm,
     aten.bmm.default: _bmm,
     aten.mean.dim: _mean,
+    **({aten._grouped_mm.default: _grouped_mm} if hasattr(aten, "_grouped_mm") else {}),
     **{getattr(aten, name).default: _elementwise for name in _ELEMENTWISE_NAMES.split()},
     **{getattr(aten, name).default: _in_place for name in _IN_PLACE_NAMES.split()},
     **{getattr(aten, name).Tensor: _elementwise for name in _ARITHMETIC_NAMES.split()},

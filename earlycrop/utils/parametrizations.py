@@ -13,6 +13,9 @@ from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.meta import MetaMode, shapes_only
 from earlycrop.utils.modules import tensors_by_name
 
+_OF_THE_SHAPE_OF_THE_WEIGHT = ("weight_v", "weight_orig", "weight")
+"""Parameters from which ``nn.utils.weight_norm`` and ``nn.utils.spectral_norm`` compute the weight anew in each run."""
+
 
 def parametrized_modules(module: nn.Module) -> list[tuple[str, Any]]:
     """Return the path and the module of every submodule that has a parametrization."""
@@ -35,7 +38,8 @@ def weight_shape(module: nn.Module) -> tuple[int, ...]:
         SurgeryError: The parametrization fails.
     """
     if not is_parametrized(module, "weight"):
-        weight = getattr(module, "weight", None)
+        of_its_shape = (getattr(module, name, None) for name in _OF_THE_SHAPE_OF_THE_WEIGHT)
+        weight = next((t for t in of_its_shape if t is not None), None)
         return tuple(weight.shape) if isinstance(weight, Tensor) else ()
     meta_tensor = next((t for t in tensors_by_name(module).values() if t.is_meta), None)
     parametrized: Any = module

@@ -25,7 +25,17 @@ from tasks.runner.options import Options
 GROUPS = {
     "pruning": (
         *("method", "sparsity", "of", "rounds", "trigger", "criterion", "gate", "statistics", "as_authors", "exclude"),
-        *("floors", "ceilings", "multiple", "shuffled", "rewind", "scoring", "scoring_rollouts", "scoring_length"),
+        *(
+            "include",
+            "floors",
+            "ceilings",
+            "multiple",
+            "shuffled",
+            "rewind",
+            "scoring",
+            "scoring_rollouts",
+            "scoring_length",
+        ),
         "prune_on",
     ),
     "training": (

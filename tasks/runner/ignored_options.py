@@ -12,7 +12,7 @@ from tasks.runner.options import Options
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 PRUNING = (
-    *("sparsity", "of", "exclude", "floors", "ceilings", "multiple", "rounds", "trigger", "shuffled"),
+    *("sparsity", "of", "exclude", "include", "floors", "ceilings", "multiple", "rounds", "trigger", "shuffled"),
     *("criterion", "gate", "statistics", "as_authors", "rewind", "optimizer_state", "schedule"),
 )
 """Options that say how to prune."""
@@ -38,6 +38,7 @@ def ignored_options(method: str, criterion: str = "") -> frozenset[str]:
         "schedule": row.procedure != "rewind",  # which trains by its own
         "of": row.structured,
         "multiple": row.structured,
+        "include": not row.structured,
         "gate": row.structured and effect.effect is not None and row.procedure != "tick-tock",
         "statistics": effect.order > 0,
         "as_authors": effect.order > 0,
@@ -60,4 +61,4 @@ def with_defaults(options: AnyOptions) -> AnyOptions:
     """Return the options with everything that the method ignores at its default."""
     defaults = Options()
     ignored = _ignored(options.method, options.criterion, options.schedule)
-    return replace(options, **{name: getattr(defaults, name) for name in ignored})
+    return replace(options, **{name: getattr(defaults, name) for name in ignored if hasattr(defaults, name)})

@@ -69,7 +69,11 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
     """
     method = earlycrop.METHODS[options.method]
     limits = earlycrop.Limits(
-        floors=options.floors, ceilings=options.ceilings, exclude=options.exclude, multiple=options.multiple
+        floors=options.floors,
+        ceilings=options.ceilings,
+        exclude=options.exclude,
+        multiple=options.multiple,
+        include=task.include,
     )
     if method.criterion is None:  # what it logs of a pruning's distances is that of the defaults
         limits.require_known(model)

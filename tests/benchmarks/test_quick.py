@@ -55,7 +55,18 @@ def check_file(path: Path) -> None:
 
 
 def test_the_benchmarks_are_found() -> None:
-    assert {"a2c", "bert", "core", "feed", "large", "lstm", "step_time", "surgeon", "surgeon_one"} <= set(BENCHMARKS)
+    assert {
+        "a2c",
+        "architectures",
+        "bert",
+        "core",
+        "feed",
+        "large",
+        "lstm",
+        "step_time",
+        "surgeon",
+        "surgeon_one",
+    } <= set(BENCHMARKS)
 
 
 @pytest.mark.slow

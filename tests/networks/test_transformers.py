@@ -124,7 +124,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Tensor]]
     "segformer": (head("SegformerForSemanticSegmentation", "Segformer", hidden_sizes=[8, 16, 40, 32], depths=[1] * 4,
                        decoder_hidden_size=16), image, 384 + 2 + 5 + 8 + 5 * 16),
     "mamba": (head("MambaForCausalLM", "Mamba", vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4), ids,
-              2 * 32),
+              2 * (32 + 4)),
 }  # fmt: skip
 
 

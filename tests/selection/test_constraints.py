@@ -314,7 +314,8 @@ def test_an_event_tells_what_was_asked_and_what_is_left(structured: bool, rounds
         assert event.layers["4"] == (36, 36)
     assert Event.from_record(event.record(), event.masks) == event
     assert event.record()["layers"]["4"] == list(event.layers["4"])
-    assert event.record()["limits"] == {"floors": {"2": 0.75}, "ceilings": {"0": 0.4}, "exclude": ["4"], "multiple": 1}
+    amounts = {"floors": {"2": 0.75}, "ceilings": {"0": 0.4}, "exclude": ["4"], "multiple": 1, "include": []}
+    assert event.record()["limits"] == amounts
 
 
 @pytest.mark.parametrize("rounds", [1, 4])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlycrop import Masks, prune
+from earlycrop import Limits, Masks, prune
 from tests.toy import Forwarding, loss, mlp, vectors
 
 OPTIMIZERS: dict[str, Any] = {
@@ -114,7 +114,8 @@ def test_sparse_gradients_of_an_embedding() -> None:
     def loss(m: nn.Module, batch: Tensor) -> Tensor:
         return m(batch).square().mean()
 
-    event = prune(model, loss, [ids], "crop", 0.5, structured=False, optimizer=optimizer)
+    include = Limits(include=["0"])
+    event = prune(model, loss, [ids], "crop", 0.5, structured=False, optimizer=optimizer, limits=include)
     assert model[0].sparse
     assert event.masks is not None
     gone, before = event.masks.removed["0.weight"], model[0].weight.detach().clone()

@@ -15,6 +15,8 @@ from earlycrop.tracing.recorder import ChannelRecorder
 
 Channels: TypeAlias = ChannelLabels | None
 """The channels along one dimension, or None if there are none."""
+ALIGNED = 8
+"""Channels that are cut together where a kernel needs strides of multiples of 16 bytes."""
 WITHIN_GROUP = "it is a position within a group, and this convolution is cut by whole groups"
 
 
@@ -36,14 +38,42 @@ def biased_product(recorder: ChannelRecorder, op: Op) -> None:
     recorder.set_info(result, recorder.elementwise([bias, result], result.ndim))
 
 
+def grouped_product(recorder: ChannelRecorder, op: Op) -> None:
+    """Rows of a matrix in ranges, each multiplied by a matrix of its own out of a stack (the experts of a mixture).
+
+    The kernels need strides of multiples of 16 bytes, so that 8 channels are coupled, which suits half precision too.
+    Which matrix is used is decided by data, and all of them stay.
+    """
+    a, b = op.args[:2]
+    if (a.ndim, b.ndim) != (2, 3) or op.argument(3, "bias", None) is not None:
+        raise ValueError("not a stack of matrices")
+    recorder.freeze([recorder.labels_along(a, 0, without=1)], "its rows are distributed among matrices")
+    recorder.freeze([recorder.labels_along(b, 0)], "which of these matrices is used is decided by data")
+    a_columns, b_rows, columns = recorder.labels_along(a, 1), recorder.labels_along(b, 1), recorder.labels_along(b, 2)
+    _contract(recorder, a, a_columns, b, b_rows)
+    if recorder.info(b).weight:
+        recorder.add_role(columns, Role.ROW)
+    for channels in (b_rows, columns):
+        if channels is not None and channels.size % ALIGNED:
+            recorder.freeze([channels], f"its kernel needs a multiple of {ALIGNED} channels")
+        elif channels is not None:
+            by_run = channels.reshape(-1, ALIGNED)
+            recorder.join(by_run, by_run[:, :1])
+    _count_cost(recorder, a.numel() * b.shape[2], (_first_not_none(a_columns, b_rows), columns))
+    recorder.set_info(op.results[0], _stack_dims(None, columns))
+
+
 def convolution(recorder: ChannelRecorder, op: Op) -> None:
     """The input's channels are coupled with the weight's columns, and its rows and bias become the output's channels.
 
-    Channels along a dimension that is convolved are frozen.
+    Channels along a dimension that is convolved are frozen, and those that depend on it as well are coupled along it.
     """
     x, weight, bias, *_, transposed, _, groups = op.args[:9]
-    spatial = [labels for labels in recorder.labels(x) if max(varying_dims(labels)) > 1]
-    recorder.freeze(spatial, "it runs along the dimensions that are convolved")
+    spatial = set(range(2, x.ndim))
+    kept = recorder.couple_or_freeze_along(
+        recorder.labels(x), spatial, "it runs along the dimensions that are convolved"
+    )
+    recorder.freeze([labels for labels in kept if labels.shape[1] == 1], "it runs along the samples of a convolution")
     rows = recorder.labels_along(weight, int(transposed))
     columns = recorder.labels_along(weight, 1 - int(transposed))
     channels = recorder.labels_along(x, 1)

@@ -22,7 +22,7 @@ def batch_norm(recorder: ChannelRecorder, op: Op) -> None:
 
 
 def group_norm(recorder: ChannelRecorder, op: Op) -> None:
-    """All channels of a group are coupled, and with them their scales and shifts."""
+    """All channels of a group are coupled, and with them their scales and shifts; other dimensions are frozen."""
     x, weight, bias, *_, groups = op.args[:7]
     channels = recorder.labels_along(x, 1)
     if channels is not None:
@@ -30,6 +30,7 @@ def group_norm(recorder: ChannelRecorder, op: Op) -> None:
         recorder.join(by_group, by_group[:, :1])
         recorder.mark_distinct(by_group[:, 0])
     _couple_per_channel(recorder, channels, (weight, bias))
+    recorder.freeze([labels for labels in recorder.labels(x) if labels.shape[1] == 1], NORMALISED)
     recorder.set_info(op.results[0], [] if channels is None else [expand_labels(channels, 1, x.ndim)])
 
 
@@ -44,16 +45,20 @@ def layer_norm(recorder: ChannelRecorder, op: Op) -> None:
 
 
 def weight_norm(recorder: ChannelRecorder, op: Op) -> None:
-    """A matrix from directions and lengths: its rows are coupled with their lengths, and its columns are frozen."""
+    """A matrix from directions and lengths: what has a direction is coupled with its length, and the rest is frozen.
+
+    Of most layers a row has a direction, and of a transposed convolution a column. The length has the same role.
+    """
     direction, length = op.args[:2]
     dim = op.argument(2, "dim", 0)
-    rows, lengths = recorder.labels_along(direction, dim), recorder.labels_along(length, dim)
-    columns = [labels for labels in recorder.labels(direction) if labels.shape[dim] == 1]
-    recorder.freeze(columns, "the norm of the weights that consume it is taken over it")
-    if rows is not None and lengths is not None:
-        recorder.join(rows, lengths)
-    recorder.add_role(rows, Role.DIRECTION)
-    labels = columns if rows is None else [expand_labels(rows, dim, direction.ndim), *columns]
+    directions, lengths = recorder.labels_along(direction, dim), recorder.labels_along(length, dim)
+    others = [labels for labels in recorder.labels(direction) if labels.shape[dim] == 1]
+    recorder.freeze(others, "a norm of weights is taken over it")
+    if directions is not None and lengths is not None:
+        recorder.join(directions, lengths)
+        recorder.same_roles.append((lengths, directions))
+    recorder.add_role(directions, Role.DIRECTION)
+    labels = others if directions is None else [expand_labels(directions, dim, direction.ndim), *others]
     recorder.set_info(op.results[0], labels, weight=recorder.info(direction).weight)
 
 

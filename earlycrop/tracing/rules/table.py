@@ -17,8 +17,8 @@ from torch import Tensor
 
 from earlycrop.graph.types import NOT_UNDERSTOOD
 from earlycrop.tracing.operation import Op
-from earlycrop.tracing.recorder import SPLIT_SHARES, UNKNOWN, ChannelRecorder
-from earlycrop.tracing.rules import indexing, matmul, norms, views
+from earlycrop.tracing.recorder import UNKNOWN, ChannelRecorder, ScalarArgs
+from earlycrop.tracing.rules import indexing, matmul, norms, splits, views
 from earlycrop.tracing.rules.zeros import ZERO_RULES, ZeroRule, aten_operations
 
 _log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ def _get_traits(operation: Any) -> _OperationTraits:
         packet=packet,
         writes=operation._schema.is_mutable,
         always_applies=packet in FACTORIES or packet in CONTRACTIONS,
-        is_split=packet in views.SPLITS,
+        is_split=packet in splits.SPLITS,
         is_elementwise=is_elementwise,
-        keeps_uniform=is_elementwise or packet in views.VIEWS or packet in views.SPLITS,
+        keeps_uniform=is_elementwise or packet in views.VIEWS or packet in splits.SPLITS,
         rule=RULES.get(packet, _elementwise if is_elementwise else _freeze_unknown),
         zero_rule=ZERO_RULES.get(packet),
     )
@@ -95,7 +95,7 @@ def _record_channels(recorder: ChannelRecorder, op: Op, traits: _OperationTraits
 
 
 def record_scalars(recorder: ChannelRecorder, op: Op) -> None:
-    """Record the scalar arguments of an elementwise operation, or the shares of a split.
+    """Record the scalar arguments of an elementwise operation, or the widths of a split.
 
     Args:
         recorder: The recorder of the run.
@@ -105,9 +105,9 @@ def record_scalars(recorder: ChannelRecorder, op: Op) -> None:
     recorder.operation = traits.name
     if traits.is_elementwise:
         if scalars := tuple(_scalar_arguments(recorder, op.args)):  # copies may come and go with the widths
-            recorder.record_scalars((traits.name, scalars))
+            recorder.record_scalars(ScalarArgs(traits.name, scalars))
     elif traits.is_split:
-        recorder.record_scalars((SPLIT_SHARES, tuple(views.split_shares(traits.packet, op))))
+        splits.record_split(recorder, traits.packet, op)
 
 
 def _scalar_arguments(recorder: ChannelRecorder, args: tuple[Any, ...]) -> Iterator[float]:
@@ -214,6 +214,7 @@ ELEMENTWISE = aten_operations(
 _FAMILIES: list[tuple[str, Rule]] = [
     ("mm mv bmm", matmul.product),
     ("addmm baddbmm", matmul.biased_product),
+    ("_grouped_mm", matmul.grouped_product),
     ("convolution", matmul.convolution),
     ("embedding _embedding_bag _embedding_bag_forward_only", indexing.embedding),
     ("index _unsafe_index", indexing.index),
@@ -256,11 +257,11 @@ _FAMILIES: list[tuple[str, Rule]] = [
         ),
     ),
 ]
-CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution")
+CONTRACTIONS = aten_operations("mm mv addmm bmm baddbmm convolution _grouped_mm")
 """Their cost is recorded whether or not their operands have channels."""
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(views.VIEWS, views.view),
-    **dict.fromkeys(views.SPLITS, views.split),
+    **dict.fromkeys(splits.SPLITS, splits.split),
     **dict.fromkeys(FACTORIES, _factory),
     **{operation: rule for names, rule in _FAMILIES for operation in aten_operations(names)},
 }

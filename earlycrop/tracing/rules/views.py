@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from earlycrop.graph.types import ChannelLabels
-from earlycrop.tracing.labels import compress, expand_labels, pad_front, reshape_labels, varying_dims
+from earlycrop.tracing.labels import expand_labels, pad_front, reshape_labels, varying_dims
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder
 
@@ -61,7 +61,6 @@ VIEWS: dict[Any, LabelMove] = {
     aten.pixel_unshuffle: _pixel_unshuffle,
 }
 FIXED_OPERAND = "it is concatenated with data of a fixed size"
-SPLITS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.unsafe_split}
 
 
 def view(recorder: ChannelRecorder, op: Op) -> None:
@@ -90,83 +89,6 @@ def channel_shuffle(recorder: ChannelRecorder, op: Op) -> None:
     recorder.set_info(op.results[0], moved)
 
 
-def split(recorder: ChannelRecorder, op: Op) -> None:
-    """Parts of equal size are coupled position by position; parts of different sizes freeze the channels."""
-    x, packet = op.args[0], op.operation.overloadpacket
-    dim = _split_dim(packet, op)
-    labels_of_parts: list[list[ChannelLabels]] = [[] for _ in op.results]
-    for labels in recorder.labels(x):
-        if labels.shape[dim] == 1:
-            parts = [labels] * len(op.results)
-        else:
-            starts, width, step = _split_extent(packet, op, dim)
-            lengths = [y.shape[dim] if y.ndim == x.ndim else 1 for y in op.results]
-            filled = [start for start, n in zip(starts, lengths, strict=True) if n]  # an empty part has no channel
-            if filled and not _couple_parts(recorder, labels, dim, filled, width, step):
-                continue
-            parts = [
-                compress(labels.take(range(start, start + n * step, step), axis=dim))
-                for start, n in zip(starts, lengths, strict=True)
-            ]
-        for y, part, labels_of_part in zip(op.results, parts, labels_of_parts, strict=True):
-            labels_of_part.append(part.squeeze(dim) if y.ndim < x.ndim else part)
-    for y, labels_of_part in zip(op.results, labels_of_parts, strict=True):
-        recorder.set_info(y, labels_of_part, weight=recorder.info(x).weight)
-
-
-def split_shares(packet: Any, op: Op) -> Iterator[float]:
-    """Yield the share of the dimension that each part has.
-
-    A hard-coded width that was an eighth of the dimension is more than an eighth after a cut.
-
-    Args:
-        packet: The operation without its overload.
-        op: The operation, one of ``SPLITS``.
-    """
-    x, dim = op.args[0], _split_dim(packet, op)
-    for y in op.results:
-        if y.ndim == x.ndim and x.shape[dim]:
-            yield y.shape[dim] / x.shape[dim]
-
-
-def _split_dim(packet: Any, op: Op) -> int:
-    position = 1 if packet in (aten.slice, aten.select, aten.unbind) else 2
-    return int(op.argument(position, "dim", 0)) % int(op.args[0].ndim)
-
-
-def _split_extent(packet: Any, op: Op, dim: int) -> tuple[list[int], int, int]:
-    """Return where each part starts, how wide all of them are, and their step.
-
-    Empty parts do not count. If the others differ in width, the width is larger than the dimension.
-    """
-    size = op.args[0].shape[dim]
-    if packet is aten.slice:
-        start = op.args[2] if len(op.args) > 2 and op.args[2] is not None else 0
-        return [max(start + size if start < 0 else start, 0)], op.results[0].shape[dim], (*op.args[4:5], 1)[0]
-    if packet is aten.select:
-        return [op.args[2] % size], 1, 1
-    widths = [1] * len(op.results) if packet is aten.unbind else [y.shape[dim] for y in op.results]
-    starts = [sum(widths[:i]) for i in range(len(widths))]
-    filled = {width for width in widths if width}
-    return starts, filled.pop() if len(filled) == 1 else size + 1, 1
-
-
-def _couple_parts(
-    recorder: ChannelRecorder, labels: ChannelLabels, dim: int, starts: list[int], width: int, step: int
-) -> bool:
-    """Couple parts of equal size position by position, and return True; freeze others, and return False."""
-    size = labels.shape[dim]
-    if width == size:
-        return True
-    if step == 1 and size % width == 0 and all(start % width == 0 for start in starts):
-        front = np.moveaxis(labels, dim, 0)
-        by_part = front.reshape((-1, width, *front.shape[1:]))
-        recorder.join(by_part, by_part[:1])
-        return True
-    recorder.freeze([labels], "it is cut into parts of different sizes")
-    return False
-
-
 def glu(recorder: ChannelRecorder, op: Op) -> None:
     """Each channel of the first half is coupled with its gate in the second half."""
     x = op.args[0]
@@ -190,6 +112,7 @@ def cat(recorder: ChannelRecorder, op: Op) -> None:
         concatenated = [np.concatenate([arrays[0] for arrays in along_dim], axis=dim)]
         recorder.multi_dim += [labels for labels in concatenated if len(varying_dims(labels)) > 1]
     else:
+        _couple_whole_heads(recorder, operands, dim)
         concatenated = _concatenate_vectors(recorder, operands, dim)
     recorder.set_info(y, concatenated + _couple_other_dims(recorder, operands, dim))
 
@@ -203,6 +126,22 @@ def stack(recorder: ChannelRecorder, op: Op) -> None:
         labels = [np.expand_dims(array, dim) for array in recorder.labels(t)]
         recorder.set_info(operand, labels, uniform=recorder.info(t).uniform)
     recorder.set_info(y, _couple_other_dims(recorder, unsqueezed, dim))
+
+
+def _couple_whole_heads(recorder: ChannelRecorder, operands: list[Tensor], dim: int) -> None:
+    """Couple labels that depend on ``dim`` and on others along ``dim``, if some operand's depend on the others alone.
+
+    Positions of a head are concatenated with something that has a channel a head, so that only whole heads can go.
+    """
+    whole = {varying_dims(labels) for t in operands for labels in recorder.labels(t)}
+    for t in operands:
+        arrays = recorder.labels(t)
+        for i, labels in enumerate(arrays):
+            others = tuple(d for d in varying_dims(labels) if d != dim)
+            if others != varying_dims(labels) and others in whole:
+                first = labels.take([0], axis=dim)
+                recorder.join(labels, first)
+                arrays[i] = first
 
 
 def _concatenate_vectors(recorder: ChannelRecorder, operands: list[Tensor], dim: int) -> list[ChannelLabels]:
@@ -220,13 +159,16 @@ def _concatenate_vectors(recorder: ChannelRecorder, operands: list[Tensor], dim:
 
 
 def _couple_other_dims(recorder: ChannelRecorder, operands: list[Tensor], dim: int) -> list[ChannelLabels]:
-    """Couple the operands' labels that do not depend on ``dim``; freeze those that some operand does not have."""
+    """Couple the operands' labels that do not depend on ``dim``; freeze those that some operand does not have.
+
+    An operand that is uniform, or expanded along the dimensions that the labels depend on, fits any size.
+    """
     by_dims = [{varying_dims(v): v for v in recorder.labels(t) if v.shape[dim] == 1} for t in operands]
     coupled = []
     for dims in {dims for labels in by_dims for dims in labels}:
         present = [labels[dims] for labels in by_dims if dims in labels]
         without = [t for t, labels in zip(operands, by_dims, strict=True) if dims not in labels]
-        if all(recorder.info(t).uniform for t in without):
+        if all(recorder.info(t).uniform or not any(t.stride(d) for d in dims) for t in without):
             for labels in present[1:]:
                 recorder.join(labels, present[0])
             coupled.append(present[0])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder
-from earlycrop.tracing.rules import views
+from earlycrop.tracing.rules import splits, views
 
 aten: Any = torch.ops.aten
 ZeroRule: TypeAlias = Callable[[ChannelRecorder, Op], bool]
@@ -75,7 +75,7 @@ _FAMILIES: list[tuple[str, ZeroRule]] = [
     ("native_batch_norm native_group_norm _native_batch_norm_legit _native_batch_norm_legit_no_training", _norm),
 ]
 ZERO_RULES: dict[Any, ZeroRule] = {
-    **dict.fromkeys([*views.VIEWS, *views.SPLITS], _all_inputs),
+    **dict.fromkeys([*views.VIEWS, *splits.SPLITS], _all_inputs),
     **{operation: rule for names, rule in _FAMILIES for operation in aten_operations(names)},
 }
 """ATen operation -> whether the entries of its result are zero when the parameters of their channels are zero.

@@ -39,8 +39,10 @@ def _conv(pick: Pick, s: State) -> Options:
     return width, kernel, stride, dilation, groups, pick(["bias", "bias", "bare", "bare", "weight-norm", *padded])
 
 
-def transposed(s: State, width: int, kernel: int, groups: int, bias: bool) -> Made:
+def transposed(s: State, width: int, kernel: int, groups: int, bias: bool, normed: bool) -> Made:
     layer = TRANSPOSED[len(s.sizes)](s.width, width, kernel, 2, groups=groups, bias=bias)
+    if normed:
+        layer = parametrizations.weight_norm(layer)
     return layer, State("image", width, tuple((n - 1) * 2 + kernel for n in s.sizes))
 
 
@@ -48,7 +50,7 @@ def _transposed(pick: Pick, s: State) -> Options | None:
     if prod(s.sizes) > 100:
         return None
     groups = pick((1, 1, *divisors(s.width)))
-    return (pick(WIDTHS) if groups == 1 else groups * pick((1, 2))), pick((2, 3)), groups, pick(BOTH)
+    return (pick(WIDTHS) if groups == 1 else groups * pick((1, 2))), pick((2, 3)), groups, pick(BOTH), pick(BOTH)
 
 
 def unfold(s: State, width: int) -> Made:
