@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from earlycrop.argument_checks import check_not_all_excluded, warn_of_hooks, warn_of_state, warn_untrained
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
 from earlycrop.methods import METHODS, Method, MethodName, make_procedure, method_name
@@ -18,6 +19,13 @@ from earlycrop.scoring.criteria import Statistics
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.targets import Measure
 from earlycrop.surgery.masks import Masks
+from earlycrop.training_checks import (
+    forget_procedure,
+    has_been_trained,
+    register_procedure,
+    warn_of_further_step,
+    warn_of_late_step,
+)
 from earlycrop.triggers.mask_distance import NodeMaskTracker
 from earlycrop.triggers.ntk import NTKDistance
 from earlycrop.triggers.step_rates import StepRates
@@ -27,7 +35,14 @@ from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.distributed import ProcessGroup, fail_together
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import check_loss, check_positive_int, check_sparsity, check_type, look_up
+from earlycrop.utils.validation import (
+    check_batches,
+    check_loss,
+    check_positive_int,
+    check_sparsity,
+    check_type,
+    look_up,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +174,7 @@ class Pruner:
         score_batches = None if score_batches is None else check_positive_int("score_batches", score_batches)
         self._context = PruningContext.create(model, optimizer, loss, ema_models, options.group)
         limits.require_known(self._context.network)
+        check_not_all_excluded(self._context.network, limits)
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.epoch = -1
         self.events: list[Event] = []
@@ -171,6 +187,10 @@ class Pruner:
             penalty = self.method.penalty if options.penalty is None else options.penalty
             self._procedure = make_procedure(plan, self.method, trigger, sparsity, rounds, options.rewind, penalty)
             self.total_epochs = self._procedure.total_epochs
+            warn_untrained(self._context.network, self._context.optimizers)
+            if self.method.structured:
+                warn_of_hooks(self._context.network)
+        self._was_trained = has_been_trained(self._context.network, self._context.optimizers)
         self._set_up_log(sparsity, limits)
 
     def _make_request(self, sparsity: float, rounds: int, of: str, limits: Limits) -> PruningRequest:
@@ -222,11 +242,13 @@ class Pruner:
             What was pruned, or None.
 
         Raises:
+            TypeError: ``batches`` cannot be iterated over, or are a single batch.
             ValueError, FlowError, TraceError, SurgeryError: See :func:`earlycrop.prune`. Once the cause is removed, the
                 same step can be repeated.
         """
         with outside_inference_mode():
             epoch, had_pruned = self.epoch + 1, bool(self.events)
+            self._check_loop(epoch, batches)
             if self.event is not None and self.event.masks is not None:
                 self.event.masks.hold()  # parameters may have been replaced since the masks were made
             if not had_pruned and self._measured_epoch < epoch:  # after a cut, distances from the start mean nothing
@@ -240,6 +262,21 @@ class Pruner:
             self._log = self._collect_log(had_pruned, event)
             self.epoch = epoch
             return event
+
+    def _check_loop(self, epoch: int, batches: Any) -> None:
+        """Check the batches, and warn where the training loop is not the one that this pruner was made for."""
+        context, procedure = self._context, self._procedure
+        if procedure is None:
+            return
+        if epoch == 0 and not self._was_trained and has_been_trained(context.network, context.optimizers):
+            warn_of_late_step()
+        if epoch == 1 and self.method.structured and not self.events:
+            warn_of_state(context.network, context.optimizers)
+        if epoch == self.total_epochs + 1:
+            warn_of_further_step(self.total_epochs)
+        if not procedure.finished():
+            check_batches(batches)
+            register_procedure(context.network, procedure)
 
     def _measure(self, epoch: int, batches: Iterable[Any]) -> Iterable[Any]:
         """Measure how weights and masks have moved. Return what to read in place of ``batches``."""
@@ -288,6 +325,7 @@ class Pruner:
             self._rates.release()
         if self._procedure is not None:
             self._procedure.close()
+            forget_procedure(self._context.network, self._procedure)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has.

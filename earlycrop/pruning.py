@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from earlycrop.argument_checks import check_not_all_excluded, warn_untrained
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
 from earlycrop.rounds import DenseBaseline, NodeRounds, PruningResult, list_nearly_empty, zero_weights
@@ -23,7 +24,14 @@ from earlycrop.utils.distributed import fail_together
 from earlycrop.utils.materialise import check_materialised
 from earlycrop.utils.modules import collect_tensors
 from earlycrop.utils.types import Loss, Tensors
-from earlycrop.utils.validation import check_loss, check_positive_int, check_sparsity, check_type, look_up
+from earlycrop.utils.validation import (
+    check_batches,
+    check_loss,
+    check_positive_int,
+    check_sparsity,
+    check_type,
+    look_up,
+)
 
 
 def prune(
@@ -86,7 +94,11 @@ def prune(
     sparsity, rounds = check_sparsity(sparsity), check_positive_int("rounds", rounds)
     check_loss(loss)
     check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
+    batches = check_batches(batches)
     context = PruningContext.create(model, optimizer, loss, ema_models)
+    check_not_all_excluded(context.network, limits)
+    if context.optimizers:
+        warn_untrained(context.network, context.optimizers)
     ranking = look_up("criterion", criterion, CRITERIA, Criterion)
     targets = halving(sparsity, rounds)
     request = PruningRequest(ranking, structured, targets, of, gate, limits, statistics=statistics)

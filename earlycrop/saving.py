@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,12 @@ from earlycrop.utils.wrappers import unwrap_stateless
 MODEL_FILE = "model.safetensors"
 FOLDER = "earlycrop"
 """Subfolder for our file where another library writes a file of the same name (``save_pretrained``, a Trainer)."""
-Plan = dict[str, dict[str, Any]]
-"""Module path -> size attribute -> size, or several sizes."""
+_SIZES, _DENSE = "sizes", "dense"
+"""Entries of the header: module path -> size attribute -> size, or several sizes; name of a tensor that was cut ->
+its shape before."""
+_DENSE_SHAPES = "_dense_shapes"
+"""Attribute of a module with parameters or buffers that were cut: name -> shape before the first cut."""
+Header = dict[str, Any]
 _FORMAT = "earlycrop 1"  # the metadata's only entry, which holds the header as JSON
 _GROUPS = ("groups", "num_groups")
 _SCALARS = (bool, int, float, str, type(None))
@@ -55,18 +59,17 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         ValueError: A lazy module has not run yet.
         TypeError: A tensor is of a type that safetensors cannot store.
     """
-    tensors, plan = model_contents(model)
-    return _write(Path(folder) / MODEL_FILE, tensors, {"sizes": plan})
+    return _write(Path(folder) / MODEL_FILE, *model_contents(model))
 
 
-def model_contents(model: nn.Module) -> tuple[dict[str, Tensor], Plan]:
+def model_contents(model: nn.Module) -> tuple[dict[str, Tensor], Header]:
     """Return what ``save`` writes, for a checkpoint that another library writes.
 
     Args:
         model: The model.
 
     Returns:
-        The tensors by name, not copied, and the size attributes of the modules.
+        The tensors by name, not copied, and the header: the modules' size attributes, and shapes from before the cuts.
 
     Raises:
         ValueError: A lazy module has not run yet.
@@ -74,7 +77,8 @@ def model_contents(model: nn.Module) -> tuple[dict[str, Tensor], Plan]:
     network = unwrap_stateless(model)
     check_shapes_known(network)
     sizes = {path: _get_sizes(module) for path, module in network.named_modules()}
-    return tensors_by_name(network), {path: attributes for path, attributes in sizes.items() if attributes}
+    plan = {path: attributes for path, attributes in sizes.items() if attributes}
+    return tensors_by_name(network), {_SIZES: plan, _DENSE: _dense_shapes(network)}
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -91,21 +95,24 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         ``model``.
 
     Raises:
-        SavingError: The file is missing, broken, or of another kind of model. The model is unchanged.
+        SavingError: The file is missing, broken, or of another kind of model, such as one with other classes. The model
+            is unchanged.
         ValueError: A lazy module has not run yet.
     """
     path = Path(folder) / MODEL_FILE
     tensors, header = _read(path)
-    return load_contents(model, tensors, header["sizes"], path)
+    return load_contents(model, tensors, header, path)
 
 
-def load_contents(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, path: str | os.PathLike[str]) -> nn.Module:
+def load_contents(
+    model: nn.Module, saved: Mapping[str, Tensor], header: Header, path: str | os.PathLike[str]
+) -> nn.Module:
     """Load what ``model_contents`` returned into a freshly constructed model.
 
     Args:
         model: The dense model, as its constructor makes it.
         saved: The tensors by name.
-        plan: The size attributes of the modules.
+        header: The header.
         path: Where they come from, for error messages.
 
     Returns:
@@ -117,7 +124,7 @@ def load_contents(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, pat
     """
     network = unwrap_stateless(model)
     check_shapes_known(network)
-    _check_same_kind(network, saved, plan, path)
+    _check_same_kind(network, saved, header, path)
     tensors, owners = tensors_by_name(network), tensor_owners(network)
     with outside_inference_mode():
         for name, t in saved.items():
@@ -127,7 +134,9 @@ def load_contents(model: nn.Module, saved: Mapping[str, Tensor], plan: Plan, pat
                 old.data, old.grad = t.to(old.device), None
             else:
                 assign_tensor(owners[id(old)], t.to(old.device))
-    for module_path, sizes in plan.items():
+    if dense := header.get(_DENSE):
+        record_dense_shapes(network, dense)
+    for module_path, sizes in header[_SIZES].items():
         module = network.get_submodule(module_path)
         if user_attributes := set(sizes) - set(size_attribute_names(module)) - set(_GROUPS):
             module.__dict__.setdefault(SIZES_ATTRIBUTE, set()).update(user_attributes)
@@ -182,17 +191,47 @@ def _get_sizes(module: nn.Module) -> dict[str, Any]:
     return sizes
 
 
-def _check_same_kind(network: nn.Module, saved: Mapping[str, Tensor], plan: Plan, path: str | os.PathLike[str]) -> None:
-    """Raise SavingError if names differ, or a saved tensor is larger than the network's or has other dimensions."""
-    tensors = tensors_by_name(network)
-    differing = sorted((saved.keys() ^ tensors.keys()) | (plan.keys() - dict(network.named_modules()).keys()))
+def record_dense_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Note the shapes of parameters and buffers before a cut, where they differ from those of now.
+
+    Args:
+        network: A network that was cut. Shapes that were noted at an earlier cut stay.
+        shapes: The shapes before, by name.
+    """
+    owners = tensor_owners(network)
+    for name, t in tensors_by_name(network).items():
+        if name in shapes and tuple(t.shape) != tuple(shapes[name]):
+            for owner, attribute in owners[id(t)]:
+                owner.__dict__.setdefault(_DENSE_SHAPES, {}).setdefault(attribute, list(shapes[name]))
+
+
+def _dense_shapes(network: nn.Module) -> dict[str, list[int]]:
+    """Return the shapes from before the first cut of what was cut, by name."""
+    owners, shapes = tensor_owners(network), {}
+    for name, t in tensors_by_name(network).items():
+        owner, attribute = owners[id(t)][0]
+        if attribute in vars(owner).get(_DENSE_SHAPES, ()):
+            shapes[name] = vars(owner)[_DENSE_SHAPES][attribute]
+    return shapes
+
+
+def _check_same_kind(
+    network: nn.Module, saved: Mapping[str, Tensor], header: Header, path: str | os.PathLike[str]
+) -> None:
+    """Raise SavingError if names differ, or a shape differs in a way that no cut can have caused."""
+    tensors, dense, modules = tensors_by_name(network), _dense_shapes(network), dict(network.named_modules())
+    differing = sorted((saved.keys() ^ tensors.keys()) | (header[_SIZES].keys() - modules.keys()))
     if differing:
         lacking = "the file" if differing[0] in tensors else "the model"
         raise SavingError(f"{path} is of another kind of model: {lacking} has no '{differing[0]}'")
     for name, t in saved.items():
         shape = tensors[name].shape
-        if t.ndim != len(shape) or any(small > dense for small, dense in zip(t.shape, shape, strict=True)):
-            sizes = f"'{name}' is {tuple(t.shape)} in the file and {tuple(shape)} in the model"
+        fits = t.ndim == len(shape) and all(n <= m for n, m in zip(t.shape, shape, strict=True))
+        if isinstance(tensors[name], nn.Parameter) and _DENSE in header and t.shape != shape:  # buffers may grow
+            fits &= list(header[_DENSE].get(name, t.shape)) == list(dense.get(name, shape))
+        if not fits:
+            before = f", {tuple(header[_DENSE][name])} before it was cut," if name in header.get(_DENSE, ()) else ""
+            sizes = f"'{name}' is {tuple(t.shape)} in the file{before} and {tuple(shape)} in the model"
             advice = "give a fresh one, as its constructor makes it"
             raise SavingError(f"{path} is of another kind of model: {sizes}: {advice}")
 

@@ -162,6 +162,7 @@ def test_batches_are_read_only_when_there_is_something_to_score() -> None:
         yield
 
     assert pruner.step(reading()) is None
+    pruner.close()
     endless = (batch for _ in iter(int, 1) for batch in data())
     early = Pruner(model, torch.optim.SGD(model.parameters(), 0.1), loss, "crop-u", epochs=EPOCHS, score_batches=2)
     event = early.step(endless)

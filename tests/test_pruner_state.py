@@ -145,10 +145,12 @@ def test_two_pruners_of_one_model() -> None:
     model = network()
     first, second = pruner_of("crop-s", model, trigger=1), pruner_of("earlycrop-s", model, trigger="knee")
     first.step(data())
-    second.step(data())
+    with pytest.warns(UserWarning, match="another pruner of this model has not finished, and both would prune it"):
+        second.step(data())
     assert first.step(data()) is not None
     with pytest.raises(ValueError, match=r"has changed the model. Make a new pruner for the model as it is"):
         second.step(data())
+    second.close()
     assert stepped(pruner_of("earlycrop-s", model, trigger="knee"), 2).epoch == 1
 
 

@@ -115,6 +115,43 @@ def test_another_model_is_refused_and_left_alone(tmp_path: Path) -> None:
         assert all(torch.equal(before[n], t) for n, t in other.state_dict().items())
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_sizes_that_no_cut_can_have_made_are_refused(cut: bool, tmp_path: Path) -> None:
+    model = mlp(6, 16, 12, 10)
+    if cut:
+        prune_half(model)
+    earlycrop.save(model, tmp_path)
+    for widths in ((6, 16, 12, 20), (6, 16, 12, 4), (6, 20, 12, 10), (6, 16, 14, 10), (8, 16, 12, 10)):
+        other = mlp(*widths)
+        before = fresh_state(other)
+        with pytest.raises(SavingError, match=r"is of another kind of model: '.*' is .* in the file.* in the model"):
+            earlycrop.load(tmp_path, other)
+        torch.testing.assert_close(other.state_dict(), before, rtol=0, atol=0)
+    fresh = earlycrop.load(tmp_path, mlp(6, 16, 12, 10))
+    torch.testing.assert_close(fresh.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_model_that_was_cut_twice_or_loaded_is_saved_with_its_first_sizes(tmp_path: Path) -> None:
+    model = mlp(6, 16, 12, 3)
+    for name in ("once", "twice"):
+        prune_half(model)
+        earlycrop.save(model, tmp_path / name)
+    loaded = earlycrop.load(tmp_path / "once", mlp(6, 16, 12, 3))
+    earlycrop.save(loaded, tmp_path / "again")
+    same, smaller = (earlycrop.load(tmp_path / name, mlp(6, 16, 12, 3)) for name in ("again", "twice"))
+    torch.testing.assert_close(same.state_dict(), loaded.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(smaller.state_dict(), model.state_dict(), rtol=0, atol=0)
+    earlycrop.load(tmp_path / "twice", loaded)  # which was cut less
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+    with pytest.raises(SavingError, match=r"'0.bias' is \(4,\) in the file, \(16,\) before it was cut, and"):
+        earlycrop.load(tmp_path / "twice", mlp(6, 14, 12, 3))
+
+
+def prune_half(model: nn.Module) -> None:
+    graph = trace(model, torch.randn(2, 6))
+    shrink(model, graph, range(0, graph.count, 2))
+
+
 def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:
     model, _ = build("mlp")
     with pytest.raises(SavingError, match="there is no file"):

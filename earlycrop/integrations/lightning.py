@@ -10,15 +10,27 @@ To continue from a checkpoint, give a new Trainer a fresh module and a callback 
 
 The fresh module is shrunk to the sizes in the checkpoint before its weights are loaded. The pruner continues with the
 state in the checkpoint. ``validate``, ``test`` and ``predict`` shrink a fresh module in the same way.
+
+``Module.load_from_checkpoint`` knows no callback, and refuses the weights of a shrunk module because of their sizes.
+Without a Trainer, save the trained module with :func:`earlycrop.save`, and load it into a fresh one:
+
+    earlycrop.save(module, "pruned")
+    module = earlycrop.load("pruned", Module())
+
+:func:`load_from_checkpoint` loads a checkpoint into a fresh module:
+
+    module = load_from_checkpoint(Module(), "checkpoints/epoch=20.ckpt")
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
@@ -29,6 +41,34 @@ from earlycrop.pruner import Pruner
 from earlycrop.saving import load_contents, model_contents
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import tensor_shapes, unwrap
+
+
+def load_from_checkpoint(
+    module: LightningModule, path: str | os.PathLike[str], weights_only: bool = True
+) -> LightningModule:
+    """Load the weights of a checkpoint into a fresh module, which is shrunk to the sizes in it if it was pruned so.
+
+    Args:
+        module: A fresh module, changed in place. Its hyperparameters are not read from the checkpoint.
+        path: A checkpoint of a Trainer with a :class:`PruningCallback`.
+        weights_only: As for ``torch.load``. False also unpickles objects: only for a source that you trust.
+
+    Returns:
+        The module.
+
+    Raises:
+        SavingError: The checkpoint is of another kind of module.
+        ValueError: The checkpoint was written without a PruningCallback.
+    """
+    checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only)
+    state = checkpoint.get("callbacks", {}).get(PruningCallback().state_key)
+    if state is None:
+        raise ValueError(f"{path} was written without a PruningCallback: call the module's own load_from_checkpoint")
+    if state["model"] is not None:
+        tensors, header = state["model"]
+        load_contents(module, tensors, header, path)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module
 
 
 class PruningCallback(CallbackBase, Callback):
@@ -124,8 +164,8 @@ class PruningCallback(CallbackBase, Callback):
             return {}
         model = None
         if self.has_shrunk:
-            tensors, sizes = model_contents(self.pruner.model)
-            model = ({name: t.detach() for name, t in tensors.items()}, sizes)
+            tensors, header = model_contents(self.pruner.model)
+            model = ({name: t.detach() for name, t in tensors.items()}, header)
         return {"method": self.method_name, "pruner": self.pruner.state_dict(), "model": model}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -183,11 +223,11 @@ def _prepare_module(
             raise ValueError(f"{path} was written without a PruningCallback: train from the beginning")
         check_method(method, state["method"], path)
     if state is not None and state["model"] is not None:
-        tensors, sizes = state["model"]
+        tensors, header = state["model"]
         shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         for network in (module, *_find_averages(trainer)):
             if tensor_shapes(network) != shapes:  # what has them was loaded already, and has values of its own
-                load_contents(network, {name: t.clone() for name, t in tensors.items()}, sizes, str(path))
+                load_contents(network, {name: t.clone() for name, t in tensors.items()}, header, str(path))
     check_shapes(PruningCallback.how_to_resume, module, weights)
 
 

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
 from earlycrop.graph.types import NodeIndices, NodeMask
-from earlycrop.saving import patch_save_pretrained
+from earlycrop.saving import patch_save_pretrained, record_dense_shapes
 from earlycrop.surgery.certificate import (
     MAX_ROUNDING,
     Certificate,
@@ -136,6 +136,7 @@ def shrink(
     problem = keep_parameter_objects(swaps, flatten_optimizers(optimizer))
     for module in modules:
         patch_save_pretrained(module)
+        record_dense_shapes(module, graph.shapes)
     if message := rewrap_message(model):
         warnings.warn(message, stacklevel=2)
     elif problem:

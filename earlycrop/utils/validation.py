@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
@@ -168,8 +169,30 @@ def describe(value: object) -> str:
 
 
 def check_loss(loss: object) -> None:
-    """Raise TypeError if ``loss`` cannot be called."""
+    """Raise TypeError if ``loss`` cannot be called with a model and a batch."""
     check_type("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
+    assert callable(loss)
+    if isinstance(loss, nn.modules.loss._Loss):
+        advice = "give a function of (model, batch), such as lambda model, batch: criterion(model(batch[0]), batch[1])"
+        raise TypeError(f"the loss cannot be {describe(loss)}, which takes outputs and targets: {advice}")
+    try:
+        inspect.signature(loss).bind(None, None)
+    except ValueError:  # functions written in C may have no signature
+        return
+    except TypeError as error:
+        raise TypeError(f"the loss is called as loss(model, batch), and cannot be: {error}") from None
+
+
+def check_batches(batches: Any) -> Iterable[Any]:
+    """Return what batches are read from.
+
+    Raises:
+        TypeError: It is a single batch, or nothing to iterate over.
+    """
+    if isinstance(batches, Tensor | Mapping) or not isinstance(batches, Iterable):
+        advice = "give an iterable of batches, such as a DataLoader; for one batch give [(X, Y)]"
+        raise TypeError(f"the batches cannot be {describe(batches)}: {advice}")
+    return batches
 
 
 def look_up(noun: str, value: object, table: Mapping[Any, T], kind: type[T]) -> T:

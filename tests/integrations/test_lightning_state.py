@@ -99,3 +99,19 @@ def test_training_with_averages_goes_on_from_a_shrunk_checkpoint(name: str, tmp_
     run.fit(again, small_loader(), ckpt_path=tmp_path / "epoch=2.ckpt", weights_only=False)
     torch.testing.assert_close(weights(again), weights(module), rtol=0, atol=0)
     assert not {p.data_ptr() for p in again.parameters()} & {p.data_ptr() for p in average_of(averages).parameters()}
+
+
+@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u"])
+def test_a_module_is_loaded_from_a_checkpoint_without_a_trainer(method: str, tmp_path: Path) -> None:
+    from earlycrop.integrations.lightning import load_from_checkpoint
+
+    module = lit_small()
+    lit_trainer(tmp_path, lit_small_callback(method)).fit(module, small_loader())
+    loaded = load_from_checkpoint(lit_small(), tmp_path / "epoch=2.ckpt")
+    torch.testing.assert_close(weights(loaded), weights(module), rtol=0, atol=0)
+    dense = load_from_checkpoint(lit_small(), tmp_path / "epoch=0.ckpt")
+    assert size(dense) == size(lit_small())
+    assert not {p.data_ptr() for p in loaded.parameters()} & {p.data_ptr() for p in module.parameters()}
+    lit_trainer(tmp_path / "plain", epochs=1).fit(lit_small(), small_loader())
+    with pytest.raises(ValueError, match=r"epoch=0.ckpt was written without a PruningCallback: call the module's own"):
+        load_from_checkpoint(lit_small(), tmp_path / "plain" / "epoch=0.ckpt")

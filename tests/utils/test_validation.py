@@ -49,6 +49,14 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "a class as trigger": ({"trigger": int}, "the trigger cannot be a type: give a name, the number of an epoch"),
     "limits as a dict": ({"limits": {"floors": {"0": 2}}}, r"limits cannot be a dict: write earlycrop.Limits\("),
     "no loss": ({"loss": None}, "the loss cannot be None: give a function of"),
+    "a module of torch as loss": (
+        {"loss": nn.CrossEntropyLoss()},
+        r"the loss cannot be a CrossEntropyLoss, which takes outputs and targets: give a function of \(model, batch\)",
+    ),
+    "a loss of one argument": (
+        {"loss": lambda batch: batch},
+        r"the loss is called as loss\(model, batch\), and cannot be: too many positional arguments",
+    ),
     "a function as model": ({"model": lambda x: x}, "the model cannot be a function: give a torch.nn.Module"),
     "parameters": ({"optimizer": network().parameters()}, "the optimizer cannot be a generator: give the torch.optim"),
     "None among optimizers": ({"optimizer": [None]}, "the optimizer cannot be None: give the torch.optim.Optimizer"),
@@ -158,3 +166,14 @@ def test_the_optimizer_of_another_model_is_refused_at_once(method: str) -> None:
         Pruner(mlp(), other, loss, method, epochs=4)
     with pytest.raises(ValueError, match="the optimizer holds none of the model's parameters"):
         Masks.of_zeros(mlp(), other)
+
+
+@pytest.mark.parametrize("batches", [None, 3, torch.randn(4, 6), {"x": torch.randn(4, 6)}])
+def test_a_single_batch_in_place_of_several_is_refused(batches: Any) -> None:
+    sentence = r"the batches cannot be (None|3|a Tensor|a dict): give an iterable .*; for one batch give \[\(X, Y\)\]"
+    with pytest.raises(TypeError, match=sentence):
+        inspect.unwrap(prune)(network(), loss, batches, "snip", 0.5)
+    for method in ("snip", "crop-s"):
+        pruner = unchecked(method=method)
+        with pytest.raises(TypeError, match=sentence):
+            inspect.unwrap(Pruner.step)(pruner, batches)
