@@ -32,7 +32,7 @@ from tasks.control.rollouts import (
     make_environments,
     mean_return,
 )
-from tasks.nets.actor_critic import ActorCritic
+from tasks.nets.actor_critic import ActorCritic, RunningNorm
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating
 
@@ -92,10 +92,16 @@ class A2C(Task):
         self.progress, self.bonus = 0.0, options.entropy
 
     def model(self) -> nn.Module:
-        """A trunk and two heads, with orthogonal weights."""
+        """A trunk and two heads, with orthogonal weights; normalised as observations of the first policy are."""
         name, options = self.options.environment, self.options
         require(len(self.shape) == 1, f"environment must be observed as a vector, and {name} has shape {self.shape}.")
-        return ActorCritic(self.shape[0], options.widths, self.actions, options.activation)
+        model = ActorCritic(
+            self.shape[0], options.widths, self.actions, options.activation, options.normalise_observations
+        )
+        if options.normalise_observations:
+            with closing(self._player(0, TRAINING)) as player:
+                _update_norms(model, player.play(model, options.scoring_length).observations)
+        return model
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """Adam, fused: with many small tensors, launching its operations one by one takes longer than computing."""
@@ -118,6 +124,7 @@ class A2C(Task):
                 self.games += len(rollout.returns)
                 self.returns += rollout.returns
                 yield self._batch(rollout)
+                _update_norms(model, rollout.observations)
                 if (self.games if options.games else self.steps) >= goal:
                     return
 
@@ -202,3 +209,9 @@ class A2C(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the counters, and the entropy bonus of the last epoch, which scoring uses."""
         self.games, self.steps, self.bonus = state["games"], state["steps"], state["bonus"]
+
+
+def _update_norms(model: nn.Module, observations: Tensor) -> None:
+    for module in model.modules():
+        if isinstance(module, RunningNorm):
+            module.update(observations)

@@ -48,6 +48,9 @@ class A2COptions(Options):
     """Weight of the entropy bonus in the loss."""
     last_entropy: float | None = None
     """What that weight falls to, linearly over the epochs; None: it stays."""
+    normalise_observations: bool = True
+    """Whether observations are shifted and scaled to mean 0 and deviation 1 over all that were seen. Without it, the
+    weights of an observation that varies little in early games have little effect on any score, and may all go."""
     normalise: bool = False
     """Whether each rollout's advantages are shifted and scaled to mean 0 and deviation 1."""
     value: float = 0.25
@@ -76,7 +79,7 @@ def flare(options: Setting) -> Setting:
     """
     return replace(
         options, activation="relu", learning_rate=5e-5, decay=False, clip=None, gae=0.0, value=1.0, entropy=0.0,
-        last_entropy=None, normalise=False, rollout=4, reward_scale=0.01, as_authors=True,
+        last_entropy=None, normalise=False, normalise_observations=False, rollout=4, reward_scale=0.01, as_authors=True,
     )  # fmt: skip
 
 

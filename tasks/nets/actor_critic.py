@@ -4,16 +4,67 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
-class ActorCritic(nn.Module):
-    """A trunk of linear layers with an actor's and a critic's linear head."""
+LARGEST = 10.0
+"""Normalised observations lie between this and its negative."""
 
-    def __init__(self, inputs: int, widths: tuple[int, ...], actions: int, activation: str) -> None:
+
+class RunningNorm(nn.Module):
+    """Shift and scale observations to mean 0 and deviation 1 over all that :meth:`update` was given.
+
+    Until then they stay as they are.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, inputs: int) -> None:
         super().__init__()
+        for name, value in (
+            ("mean", torch.zeros(inputs)),
+            ("variance", torch.ones(inputs)),
+            ("count", torch.zeros(())),
+        ):
+            self.register_buffer(name, value)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Observations (..., inputs), normalised."""
+        return ((observation - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-LARGEST, LARGEST)
+
+    @torch.no_grad()
+    def update(self, observations: Tensor) -> None:
+        """Add observations (..., inputs) to the mean and the variance."""
+        rows = observations.flatten(0, -2)
+        total = self.count + len(rows)
+        shift, share = rows.mean(0) - self.mean, len(rows) / total
+        spread = rows.var(0, correction=0) - self.variance + shift.square() * (1 - share)
+        self.mean += shift * share
+        self.variance += spread * share
+        self.count.copy_(total)
+
+
+class ActorCritic(nn.Module):
+    """A trunk of linear layers with an actor's and a critic's linear head.
+
+    Args:
+        inputs: Entries of an observation.
+        widths: Neurons of each layer of the trunk.
+        actions: Number of actions.
+        activation: What follows each layer of the trunk.
+        normalise: Whether observations are normalised by a :class:`RunningNorm`.
+    """
+
+    def __init__(
+        self, inputs: int, widths: tuple[int, ...], actions: int, activation: str, normalise: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm = RunningNorm(inputs) if normalise else nn.Identity()
         layers: list[nn.Module] = []
         for before, after in zip((inputs, *widths), widths, strict=False):
             layers += [_linear(before, after, math.sqrt(2)), ACTIVATIONS[activation]()]
@@ -23,7 +74,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (..., actions) and values (...) of observations (..., inputs)."""
-        hidden = self.trunk(observation)
+        hidden = self.trunk(self.norm(observation))
         return self.actor(hidden), self.critic(hidden).squeeze(-1)
 
 

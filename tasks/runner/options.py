@@ -89,7 +89,7 @@ LATER: dict[str, Any] = {
         "as_authors", "optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic",
     )},
     "normalise": False, "last_entropy": None, "workers": 1, "epochs_per_pass": 1,
-    "include": ("*embed*",),
+    "include": ("*embed*",), "normalise_observations": False,
 }  # fmt: skip
 """Options that came after the first records, and what those were made with: no part of a configuration that has just
 that, so that ids stay."""
