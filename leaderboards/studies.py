@@ -66,7 +66,7 @@ def terms(seed: int) -> Iterator[Run]:
     """Single weights of actor and critic: scored by the flow of each term of the loss, or of their sum."""
     for task in ("cartpole", "acrobot"):
         yield run_of(task, f"--seed {seed} --method dense")
-        for sparsity, more in ((0.9, ""), (0.95, " --steps 1000000" if task == "cartpole" else "")):
+        for sparsity, more in ((0.9, ""), (0.95, " --steps 1000000" if task == "cartpole" else ""), (0.98, "")):
             common = f"--seed {seed} --sparsity {sparsity}{more} --method"
             yield run_of(task, f"{common} earlycrop-u")
             if sparsity == 0.9:

@@ -103,10 +103,13 @@ class GraphStructure:
         without a rule uses may be one.
         """
         weights: set[str] = set()
+        normed = {axis.layer for axis in self.axes if Role.DIRECTION in axis.role}
         for name, axes in self.axes_by_tensor.items():
             role = Role(0)
             for axis in axes:
                 role |= axis.role
+            if axes[0].layer in normed and Role.DIRECTION not in role:
+                continue  # the lengths of the directions
             is_unknown = any(reason.why == NOT_UNDERSTOOD for axis in axes for reason in axis.reasons)
             if self.is_matrix(name) and Role.LOOKUP not in role and (role & (Role.ROW | Role.COLUMN) or is_unknown):
                 weights.add(name)
