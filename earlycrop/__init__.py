@@ -30,13 +30,13 @@ from earlycrop.surgery.masks import Masks as Masks
 from earlycrop.surgery.shrink import Cut as Cut
 from earlycrop.surgery.shrink import shrink as shrink
 from earlycrop.tracing.trace import trace as trace
+from earlycrop.triggers.base import Trigger as Trigger
+from earlycrop.triggers.base import TriggerContext as TriggerContext
 from earlycrop.triggers.triggers import TRIGGERS as TRIGGERS
 from earlycrop.triggers.triggers import AtEpoch as AtEpoch
 from earlycrop.triggers.triggers import Knee as Knee
 from earlycrop.triggers.triggers import LazyRegime as LazyRegime
 from earlycrop.triggers.triggers import MaskDistance as MaskDistance
-from earlycrop.triggers.triggers import Trigger as Trigger
-from earlycrop.triggers.triggers import TriggerContext as TriggerContext
 from earlycrop.utils.errors import EarlyCropError as EarlyCropError
 from earlycrop.utils.errors import FlowError as FlowError
 from earlycrop.utils.errors import SavingError as SavingError

@@ -26,10 +26,11 @@ from earlycrop.training_checks import (
     warn_of_further_step,
     warn_of_late_step,
 )
+from earlycrop.triggers.base import Trigger
 from earlycrop.triggers.mask_distance import NodeMaskTracker
 from earlycrop.triggers.ntk import NTKDistance
 from earlycrop.triggers.step_rates import StepRates
-from earlycrop.triggers.triggers import Trigger, TriggerName
+from earlycrop.triggers.triggers import TriggerName
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.distributed import ProcessGroup, fail_together
