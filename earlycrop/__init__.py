@@ -18,10 +18,10 @@ from earlycrop.methods import Method as Method
 from earlycrop.pruner import Pruner as Pruner
 from earlycrop.pruner import PrunerOptions as PrunerOptions
 from earlycrop.pruning import prune as prune
-from earlycrop.saving import load as load
-from earlycrop.saving import load_state as load_state
-from earlycrop.saving import save as save
-from earlycrop.saving import save_state as save_state
+from earlycrop.saving.models import load as load
+from earlycrop.saving.models import save as save
+from earlycrop.saving.states import load_state as load_state
+from earlycrop.saving.states import save_state as save_state
 from earlycrop.scoring.criteria import CRITERIA as CRITERIA
 from earlycrop.scoring.criteria import Criterion as Criterion
 from earlycrop.scoring.derivatives import flow as flow

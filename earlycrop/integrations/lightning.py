@@ -38,7 +38,7 @@ from torch.utils.hooks import RemovableHandle
 
 from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes, draw_batches
 from earlycrop.pruner import Pruner
-from earlycrop.saving import load_contents, model_contents
+from earlycrop.saving.models import load_contents, model_contents
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import tensor_shapes, unwrap
 

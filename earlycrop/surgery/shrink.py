@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
 from earlycrop.graph.types import NodeIndices, NodeMask
-from earlycrop.saving import patch_save_pretrained, record_dense_shapes
+from earlycrop.saving.models import record_dense_shapes
+from earlycrop.saving.pretrained import patch_save_pretrained
 from earlycrop.surgery.certificate import (
     MAX_ROUNDING,
     Certificate,
