@@ -13,7 +13,10 @@ from torch.optim import Optimizer
 from earlycrop.argument_checks import check_not_all_excluded, warn_untrained
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
-from earlycrop.rounds import DenseBaseline, NodeRounds, PruningResult, list_nearly_empty, zero_weights
+from earlycrop.rounds.nodes import NodeRounds
+from earlycrop.rounds.notes import list_nearly_empty
+from earlycrop.rounds.sizes import DenseBaseline, PruningResult
+from earlycrop.rounds.weights import zero_weights
 from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName, Statistics
 from earlycrop.scoring.used_parameters import unused_parameters
 from earlycrop.selection.constraints import NO_LIMITS, Limits

@@ -12,7 +12,8 @@ from earlycrop.graph.graph import Graph
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.l1_penalty import NormScaleL1
 from earlycrop.pruning import run_pruning
-from earlycrop.rounds import DenseBaseline, candidate_mask
+from earlycrop.rounds.candidates import candidate_mask
+from earlycrop.rounds.sizes import DenseBaseline
 from earlycrop.triggers.base import Trigger, TriggerContext
 from earlycrop.triggers.triggers import AtEpoch
 from earlycrop.triggers.weight_distance import WeightDistance
