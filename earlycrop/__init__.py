@@ -16,7 +16,6 @@ from earlycrop.graph.nodes import Node as Node
 from earlycrop.methods import METHODS as METHODS
 from earlycrop.methods import Method as Method
 from earlycrop.pruner import Pruner as Pruner
-from earlycrop.pruner import PrunerOptions as PrunerOptions
 from earlycrop.pruning import prune as prune
 from earlycrop.saving.models import load as load
 from earlycrop.saving.models import save as save
@@ -30,6 +29,7 @@ from earlycrop.surgery.masks import Masks as Masks
 from earlycrop.surgery.shrink import Cut as Cut
 from earlycrop.surgery.shrink import shrink as shrink
 from earlycrop.tracing.trace import trace as trace
+from earlycrop.training.options import PrunerOptions as PrunerOptions
 from earlycrop.triggers.base import Trigger as Trigger
 from earlycrop.triggers.base import TriggerContext as TriggerContext
 from earlycrop.triggers.triggers import TRIGGERS as TRIGGERS

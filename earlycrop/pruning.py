@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.argument_checks import check_not_all_excluded, warn_untrained
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
 from earlycrop.rounds.nodes import NodeRounds
@@ -99,9 +98,9 @@ def prune(
     check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
     batches = check_batches(batches)
     context = PruningContext.create(model, optimizer, loss, ema_models)
-    check_not_all_excluded(context.network, limits)
+    limits.check_layers(context.network)
     if context.optimizers:
-        warn_untrained(context.network, context.optimizers)
+        context.warn_of_untrained()
     ranking = look_up("criterion", criterion, CRITERIA, Criterion)
     targets = halving(sparsity, rounds)
     request = PruningRequest(ranking, structured, targets, of, gate, limits, statistics=statistics)

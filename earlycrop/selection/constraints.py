@@ -79,15 +79,20 @@ class Limits:
                     )
         object.__setattr__(self, "multiple", check_positive_int("multiple", self.multiple))
 
-    def require_known(self, model: nn.Module) -> None:
-        """Check that every pattern matches a layer of the model.
+    def check_layers(self, model: nn.Module) -> None:
+        """Check that every pattern matches a layer of the model, and that not all layers are excluded.
 
         Raises:
-            ValueError: A pattern matches no layer.
+            ValueError: A pattern matches no layer, or no layer is left to prune.
         """
         names = list(dict.fromkeys(map(layer_of, weight_matrices(model))))
-        for pattern in (*self.exclude, *self.include, *self.floors, *self.ceilings):
+        for pattern in (*self.include, *self.floors, *self.ceilings):
             match_layers(pattern, names)
+        excluded = {name for pattern in self.exclude for name in match_layers(pattern, names)}
+        if excluded and len(excluded) == len(names):
+            raise ValueError(
+                f"limits exclude all {len(names)} layers of the model, so nothing can be pruned: name fewer in exclude"
+            )
 
     def to_bounds(self, names: Sequence[str], widths: Mapping[str, int], prunable: Mapping[str, int]) -> Bounds:
         """Turn the limits into numbers for the layers ``names``.
