@@ -75,8 +75,8 @@ class PruningContext:
         missing = [name for name, p in self.network.named_parameters() if p.requires_grad and id(p) not in held]
         if not self.optimizers:
             warnings.warn(
-                "the pruner was given no optimizer, so the state of the one that trains the model would not be cut: give "
-                "all optimizers that train the model",
+                "the pruner was given no optimizer, so that of the training would not follow a pruning: give all "
+                "optimizers that train the model",
                 stacklevel=3,
             )
         elif missing:
