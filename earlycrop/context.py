@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +16,8 @@ from earlycrop.utils.errors import SurgeryError
 from earlycrop.utils.materialise import check_materialised
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import as_modules, as_optimizers, check_network
+from earlycrop.utils.validation import as_modules, as_optimizers, check_network, enumerate_names
 from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_shapes, unwrap, unwrap_ema_models
-
-_LISTED = 3
-"""How many parameters a warning names."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +71,14 @@ class PruningContext:
         missing = [name for name, p in self.network.named_parameters() if p.requires_grad and id(p) not in held]
         if not self.optimizers:
             warnings.warn(
-                "the pruner was given no optimizer, so that of the training would not follow a pruning: give all "
+                "the pruner was given no optimizer, so a pruning would not update the one that trains the model: give all "
                 "optimizers that train the model",
                 stacklevel=3,
             )
         elif missing:
             warnings.warn(
-                f"the optimizers that were given do not hold {_enumerate(missing)}: give all optimizers that train the "
-                "model, and call requires_grad_(False) on what is not trained",
+                f"the optimizers that were given do not hold {enumerate_names(missing)}: give all optimizers that "
+                "train the model, and call requires_grad_(False) on what is not trained",
                 stacklevel=3,
             )
 
@@ -95,9 +91,9 @@ class PruningContext:
         ]
         if hooked:
             warnings.warn(
-                f"{_enumerate(hooked)} cannot be cut, because of hooks that a cut would lose (masks of an unstructured "
-                "pruning, or your own): remove the hooks before the pruning, or leave these layers out with "
-                "Limits(exclude=...)",
+                f"{enumerate_names(hooked)} cannot be cut, because of hooks that a cut would lose (masks of an "
+                "unstructured pruning, or your own): remove the hooks before the pruning, or leave these layers out "
+                "with Limits(exclude=...)",
                 stacklevel=3,
             )
 
@@ -111,8 +107,3 @@ class PruningContext:
                         cut_states(optimizer, {name: p}, {name: {0: torch.arange(len(p) - 1, device=p.device)}})
             except SurgeryError as error:
                 warnings.warn(f"the optimizer cannot follow a cut: {error}", stacklevel=4)
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    more = len(names) - _LISTED
-    return ", ".join(f"'{name}'" for name in names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

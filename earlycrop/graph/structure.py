@@ -99,8 +99,8 @@ class GraphStructure:
     def product_weights(self) -> frozenset[str]:
         """Parameters that are the weight of a matrix product, a convolution or a recurrent cell.
 
-        Embedding tables, class tokens, embeddings of positions and layer scales are none. What only an operation
-        without a rule uses may be one.
+        Embedding tables, class tokens, embeddings of positions and layer scales are not among them. A matrix that only
+        operations without a rule use is, as it may be such a weight.
         """
         weights: set[str] = set()
         for name, axes in self.axes_by_tensor.items():
@@ -217,8 +217,8 @@ class GraphStructure:
                 value, remainder = divmod(size.value * int(remaining.sum()), remaining.size)
                 if remainder:
                     raise ValueError(
-                        f"'{size.module}.{size.attribute}' ({size.value}) would not be a whole number: remove the same "
-                        "number of nodes from each of its parts"
+                        f"'{size.module}.{size.attribute}' ({size.value}) would not be a whole number after the cut: "
+                        "remove the same number of nodes from each part of its dimension"
                     )
             if value != size.value:
                 sizes[size.module, size.attribute] = value

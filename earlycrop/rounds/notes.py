@@ -9,15 +9,22 @@ from torch import Tensor, nn
 from earlycrop.events import PruningRequest
 from earlycrop.graph.graph import Graph
 from earlycrop.utils.parameters import norm_scales, prunable_matrices, weight_matrices
+from earlycrop.utils.validation import enumerate_names
 
 FEW = 0.02
 """A layer that is left with a smaller share of its weights is named in the event and in a warning."""
 
 
 def make_notes(request: PruningRequest, network: nn.Module, weights: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
-    """Return what a reader must know: what replaced a score, what was random, what is nearly gone, what holds no zeros.
+    """Return a sentence for each thing that a reader must know.
 
-    ``weights``: those of each layer before and after, where single weights were removed.
+    They are layers that are nearly empty, a score that was replaced by another, a random control, and weights that
+    cannot be zero.
+
+    Args:
+        request: What was asked for.
+        network: The network after the pruning.
+        weights: The weights of each layer before and after, if single weights were removed.
     """
     notes = list_nearly_empty(weights)
     if request.criterion.norms and not norm_scales(network):
@@ -50,8 +57,8 @@ def list_left_alone(matrices: Mapping[str, Tensor], prunable: Mapping[str, Tenso
         return []
     count, total = (sum(matrices[name].numel() for name in names) for names in (rest, matrices))
     return [
-        f"the target counts the trained weights of products; {count:,} of {total:,} weights ({count / total:.0%}) are "
-        f"others and stay: {', '.join(rest)}"
+        f"the target does not count {count:,} of {total:,} weights ({count / total:.0%}), which stay, as they are not "
+        f"trained, or not the weight of a matrix product, a convolution or a recurrent cell: {enumerate_names(rest)}"
     ]
 
 
@@ -59,4 +66,4 @@ def list_uncalled(graph: Graph) -> list[str]:
     """Return a note on the layers that no scoring batch has run."""
     if not graph.uncalled:
         return []
-    return [f"what these layers may use was kept, as no batch runs them: {', '.join(graph.uncalled)}"]
+    return [f"what these layers may use was kept, as no batch runs them: {enumerate_names(graph.uncalled)}"]

@@ -18,9 +18,10 @@ from earlycrop.utils.validation import check_shapes_known
 from earlycrop.utils.wrappers import unwrap_stateless
 
 MODEL_FILE = "model.safetensors"
-_SIZES, _DENSE = "sizes", "dense"
-"""Entries of the header: module path -> size attribute -> size, or several sizes; name of a tensor that was cut ->
-its shape before."""
+_SIZES = "sizes"
+"""Entry of the header: module path -> size attribute -> size, or several sizes."""
+_DENSE = "dense"
+"""Entry of the header: name of a tensor that was cut -> its shape before the first cut."""
 _DENSE_SHAPES = "_dense_shapes"
 """Attribute of a module with parameters or buffers that were cut: name -> shape before the first cut."""
 _GROUPS = ("groups", "num_groups")
@@ -141,7 +142,7 @@ def _get_sizes(module: nn.Module) -> dict[str, Any]:
 
 
 def record_dense_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Note the shapes of parameters and buffers before a cut, where they differ from those of now.
+    """Note the shapes that parameters and buffers had before a cut, for those that it has changed.
 
     Args:
         network: A network that was cut. Shapes that were noted at an earlier cut stay.
@@ -181,5 +182,5 @@ def _check_same_kind(
         if not fits:
             before = f", {tuple(header[_DENSE][name])} before it was cut," if name in header.get(_DENSE, ()) else ""
             sizes = f"'{name}' is {tuple(t.shape)} in the file{before} and {tuple(shape)} in the model"
-            advice = "give a fresh one, as its constructor makes it"
+            advice = "give a fresh model of the same kind, as its constructor makes it"
             raise SavingError(f"{path} is of another kind of model: {sizes}: {advice}")

@@ -43,8 +43,9 @@ class Limits:
         multiple: Each dimension of a weight matrix that loses channels of a group of coupled layers keeps a multiple of
             this number of them, rounded up. 8 suits tensor cores. A group whose number of channels is no multiple may
             stay as it is, and so may channels that cannot be pruned.
-        include: Patterns of layers whose matrices lose single weights as well, although they are the weight of no
-            product: embedding tables, class tokens. By default these are left alone, and a target does not count them.
+        include: Patterns of layers that lose single weights although they are not the weight of a matrix product, a
+            convolution or a recurrent cell: embedding tables, class tokens, embeddings of positions, layer scales. By
+            default these stay, and a target does not count them. Nodes are not affected.
 
     Raises:
         TypeError: ``floors`` or ``ceilings`` is not a mapping, ``exclude`` or ``include`` contains something that is

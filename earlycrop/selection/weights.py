@@ -14,6 +14,7 @@ from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import layer_of
 from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits, match_layers
 from earlycrop.utils.parameters import prunable_matrices, weight_matrices
+from earlycrop.utils.validation import enumerate_names
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def choose_weights(
 def select_prunable(
     model: nn.Module, graph: Graph, limits: Limits, unused: Collection[str] = ()
 ) -> dict[str, nn.Parameter]:
-    """Return the matrices that lose single weights: trained weights of products, and what the limits include.
+    """Return the matrices that lose single weights.
+
+    They are the trained weights of matrix products, convolutions and recurrent cells, and what the limits include.
 
     Args:
         model: The network.
@@ -106,8 +109,8 @@ def select_prunable(
         raise ValueError(
             "the model has no trained weight matrix that can hold zeros: there is nothing to prune"
             if not trained
-            else f"no trained matrix is the weight of a product ({', '.join(trained)}): name those to prune in "
-            "Limits(include=...)"
+            else f"no trained matrix is the weight of a matrix product, a convolution or a recurrent cell "
+            f"({enumerate_names(list(trained))}): name those to prune in Limits(include=...)"
         )
     return prunable
 

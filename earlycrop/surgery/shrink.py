@@ -74,9 +74,10 @@ def shrink(
     """Remove nodes from a model in place, with their entries in parameters, buffers, gradients and optimizer state.
 
     The ``Parameter`` objects stay the same, so that lists of parameters made before the cut see the small tensors.
-    Tied weights stay tied, and the size attributes of torch's modules (``out_features``) are updated. A graph that was
-    not run backward yet goes on with the tensors from before. If the model is compiled or wrapped
-    (``DistributedDataParallel``), the network inside is cut, and a warning says what must be wrapped again.
+    Tied weights stay tied, and the size attributes of torch's modules (``out_features``) are updated. Call ``backward``
+    before the cut: a graph that was built before it keeps the old tensors, and its gradients do not reach the
+    parameters. If the model is compiled or wrapped (``DistributedDataParallel``), the network inside is cut, and a
+    warning says what must be wrapped again.
 
     The certificate runs the small network and the masked dense one in evaluation mode, once on the graph's example and
     once on normal noise in place of the floating tensors that the model is called with. The noise has their mean,
@@ -142,7 +143,8 @@ def shrink(
         warnings.warn(message, stacklevel=2)
     elif problem:
         advice = (
-            "make lists of parameters anew (list(model.parameters()), say for clip_grad_norm_), as old ones are stale"
+            "make lists of parameters again, such as list(model.parameters()) for clip_grad_norm_, because lists made "
+            "before it hold the old parameters"
         )
         warnings.warn(f"the model's parameters are new objects after this cut ({problem}): {advice}", stacklevel=2)
     return Cut(int(removed.sum()), weights, graph.cost("weights", removed), *certificate)
