@@ -71,8 +71,8 @@ class PruningContext:
         missing = [name for name, p in self.network.named_parameters() if p.requires_grad and id(p) not in held]
         if not self.optimizers:
             warnings.warn(
-                "the pruner was given no optimizer, so a pruning would not update the one that trains the model: give all "
-                "optimizers that train the model",
+                "the pruner was given no optimizer, so a pruning would not update the one that trains the model: give "
+                "all optimizers that train the model",
                 stacklevel=3,
             )
         elif missing:
