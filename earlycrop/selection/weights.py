@@ -37,7 +37,6 @@ def choose_weights(
     allowed: int,
     keep: dict[str, Bool[Tensor, "..."]],
     alive: dict[str, Bool[Tensor, "..."]] | None = None,
-    fixed: int = 0,
     bounds: Bounds = NO_BOUNDS,
 ) -> WeightChoice:
     """Remove the weights with the lowest scores of all matrices, until at most ``allowed`` are left.
@@ -47,7 +46,6 @@ def choose_weights(
         allowed: How many weights may be left.
         keep: By matrix, true where a weight stays whatever its score.
         alive: By matrix, true where earlier rounds have left a weight; all of them by default.
-        fixed: The number of weights that count and cannot be removed, such as those of frozen matrices.
         bounds: The limits in numbers, see :func:`weight_bounds`.
 
     Returns:
@@ -67,7 +65,7 @@ def choose_weights(
     free = living & ~protected
     if bounds.max_kept:
         score = score.masked_fill(forced, -torch.inf)
-    asked = int(living.sum()) + fixed - allowed
+    asked = int(living.sum()) - allowed
     count = min(max(asked, int(forced.sum())), int(free.sum()))
     removed, threshold = ~living, score.new_tensor(-torch.inf)
     if count:
@@ -79,7 +77,7 @@ def choose_weights(
     limiting = living & protected & ((score < threshold) | (asked > count))
     floors = tuple(name for name, part in _split_like(limiting, scores).items() if bool(part.any()))
     by_matrix = {name: part.to(scores[name].device) for name, part in _split_like(removed, scores).items()}
-    return WeightChoice(by_matrix, int((~removed).sum()) + fixed, floors)
+    return WeightChoice(by_matrix, int((~removed).sum()), floors)
 
 
 def select_prunable(
