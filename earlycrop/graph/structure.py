@@ -99,16 +99,20 @@ class GraphStructure:
     def product_weights(self) -> frozenset[str]:
         """Parameters that are the weight of a matrix product, a convolution or a recurrent cell.
 
-        Embedding tables, class tokens, embeddings of positions and layer scales are not among them. A matrix that only
-        operations without a rule use is, as it may be such a weight.
+        Embedding tables, class tokens, embeddings of positions, layer scales and the lengths of weight norm are not
+        among them. A matrix that only operations without a rule use is, as it may be such a weight.
         """
         weights: set[str] = set()
+        normed = {axis.layer for axis in self.axes if Role.DIRECTION in axis.role}
         for name, axes in self.axes_by_tensor.items():
             role = Role(0)
             for axis in axes:
                 role |= axis.role
             is_unknown = any(reason.why == NOT_UNDERSTOOD for axis in axes for reason in axis.reasons)
-            if self.is_matrix(name) and Role.LOOKUP not in role and (role & (Role.ROW | Role.COLUMN) or is_unknown):
+            is_vector = prod(self.shapes[name]) == max(self.shapes[name], default=1)
+            is_length = is_vector and axes[0].layer in normed and Role.DIRECTION not in role
+            is_weight = Role.LOOKUP not in role and not is_length and (role & (Role.ROW | Role.COLUMN) or is_unknown)
+            if self.is_matrix(name) and is_weight:
                 weights.add(name)
         return frozenset(weights)
 

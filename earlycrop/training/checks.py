@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -31,7 +30,7 @@ class LoopChecks:
         self.context, self.procedure, self.structured = context, procedure, structured
         self._was_trained = self._has_been_trained()
 
-    def check_step(self, epoch: int, batches: Iterable[Any]) -> None:
+    def check_step(self, epoch: int, batches: Any) -> None:
         """Check a step of the pruner before it is taken.
 
         Args:
