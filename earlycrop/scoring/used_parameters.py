@@ -58,7 +58,7 @@ def _call_first(loss: Loss, model: nn.Module, batch: Any) -> Any:
         cause = f"{type(error).__name__}: {error}".rstrip(".")
         raise ValueError(
             f"loss(model, batch) failed on the first batch: {cause}. Check that the loss can read one item of the "
-            "batches that you gave; to give a single batch, write [(X, Y)]"
+            "batches that you gave; for one batch give [(X, Y)]"
         ) from error
 
 
