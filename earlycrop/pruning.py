@@ -155,8 +155,9 @@ def run_pruning(
     _warn_missed_target(event)
     _warn_missed_ceilings(result)
     if not request.structured and (nearly_empty := list_nearly_empty(event.layers)):
+        more = f"; and {len(nearly_empty) - 1} more, see the notes of the event" if len(nearly_empty) > 1 else ""
         advice = 'lower the sparsity, or give floors, for instance Limits(floors={"*": 0.05})'
-        warnings.warn(f"hardly anything is left of some layers ({'; '.join(nearly_empty)}): {advice}", stacklevel=3)
+        warnings.warn(f"hardly anything is left of some layers ({nearly_empty[0]}{more}): {advice}", stacklevel=3)
     if request.structured and context.rewrap_warning is not None:
         warnings.warn(context.rewrap_warning, stacklevel=3)
     return event

@@ -15,6 +15,7 @@ from tests.integrations.callbacks import Small, options, points, transformers
 
 QUIET = [
     pytest.mark.filterwarnings("ignore:this Bert.* was shrunk"),
+    pytest.mark.filterwarnings("ignore:hardly anything is left of some layers"),  # queries and keys of a tiny network
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.usefixtures("without_type_checks"),
