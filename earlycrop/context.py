@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.surgery.optimizers import check_optimizers
+from earlycrop.surgery.optimizers import check_optimizers, cut_states
 from earlycrop.utils.distributed import ProcessGroup
+from earlycrop.utils.errors import SurgeryError
 from earlycrop.utils.materialise import check_materialised
+from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import as_modules, as_optimizers, check_network
+from earlycrop.utils.validation import as_modules, as_optimizers, check_network, enumerate_names
 from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_shapes, unwrap, unwrap_ema_models
 
 
@@ -60,3 +64,46 @@ class PruningContext:
         check_optimizers(network, optimizers)
         unwrap_ema_models(averages, network, tensor_shapes(network))  # raises where one is no average of the network
         return cls(network, optimizers, loss, averages, group or process_group_of(model), rewrap_message(model))
+
+    def warn_of_untrained(self) -> None:
+        """Warn where no optimizer holds a parameter that requires a gradient."""
+        held = {id(p) for o in flatten_optimizers(self.optimizers) for group in o.param_groups for p in group["params"]}
+        missing = [name for name, p in self.network.named_parameters() if p.requires_grad and id(p) not in held]
+        if not self.optimizers:
+            warnings.warn(
+                "the pruner was given no optimizer, so a pruning would not update the one that trains the model: give "
+                "all optimizers that train the model",
+                stacklevel=3,
+            )
+        elif missing:
+            warnings.warn(
+                f"the optimizers that were given do not hold {enumerate_names(missing)}: give all optimizers that "
+                "train the model, and call requires_grad_(False) on what is not trained",
+                stacklevel=3,
+            )
+
+    def warn_of_hooks(self) -> None:
+        """Warn where parameters have hooks, with which they cannot be cut."""
+        hooked = [
+            name
+            for name, p in self.network.named_parameters()
+            if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)
+        ]
+        if hooked:
+            warnings.warn(
+                f"{enumerate_names(hooked)} cannot be cut, because of hooks that a cut would lose (masks of an "
+                "unstructured pruning, or your own): remove the hooks before the pruning, or leave these layers out "
+                "with Limits(exclude=...)",
+                stacklevel=3,
+            )
+
+    def warn_of_state(self) -> None:
+        """Warn where the state of an optimizer cannot follow a cut, from trial cuts of one parameter after another."""
+        parameters = {name: p for name, p in self.network.named_parameters() if p.ndim and len(p) > 1}
+        for optimizer in flatten_optimizers(self.optimizers):
+            try:
+                for name, p in parameters.items():
+                    if optimizer.state.get(p):
+                        cut_states(optimizer, {name: p}, {name: {0: torch.arange(len(p) - 1, device=p.device)}})
+            except SurgeryError as error:
+                warnings.warn(f"the optimizer cannot follow a cut: {error}", stacklevel=4)

@@ -13,7 +13,8 @@ from earlycrop.procedures.lottery_ticket import LotteryTicket
 from earlycrop.procedures.once import TriggeredPruning
 from earlycrop.scoring.criteria import CRITERIA, Criterion
 from earlycrop.selection.schedules import Schedule, exponential, halving, one_shot
-from earlycrop.triggers.triggers import Trigger, after, before, lazy_regime, mask_distance, never, trigger_by_name
+from earlycrop.triggers.base import Trigger
+from earlycrop.triggers.triggers import after, before, lazy_regime, mask_distance, never, trigger_by_name
 from earlycrop.utils.validation import check_type
 
 _Unstructured = Literal["random-u", "magnitude-u", "crop-u", "cropit-u", "earlycrop-u", "magnitude-after-u"]

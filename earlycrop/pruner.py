@@ -3,93 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.argument_checks import check_not_all_excluded, warn_of_hooks, warn_of_state, warn_untrained
 from earlycrop.context import PruningContext
-from earlycrop.events import Event, GateName, PruningRequest
+from earlycrop.events import Event, PruningRequest
 from earlycrop.methods import METHODS, Method, MethodName, make_procedure, method_name
 from earlycrop.procedures.base import Procedure, TrainingPlan
-from earlycrop.pruner_state import check_state
-from earlycrop.scoring.criteria import Statistics
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.targets import Measure
 from earlycrop.surgery.masks import Masks
-from earlycrop.training_checks import (
-    forget_procedure,
-    has_been_trained,
-    register_procedure,
-    warn_of_further_step,
-    warn_of_late_step,
-)
-from earlycrop.triggers.mask_distance import NodeMaskTracker
-from earlycrop.triggers.ntk import NTKDistance
-from earlycrop.triggers.step_rates import StepRates
-from earlycrop.triggers.triggers import Trigger, TriggerName
+from earlycrop.training.checks import LoopChecks
+from earlycrop.training.log import TrainingLog
+from earlycrop.training.options import DEFAULT_OPTIONS, PrunerOptions
+from earlycrop.training.state import check_state
+from earlycrop.triggers.base import Trigger
+from earlycrop.triggers.triggers import TriggerName
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.contexts import outside_inference_mode
-from earlycrop.utils.distributed import ProcessGroup, fail_together
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
 from earlycrop.utils.validation import (
-    check_batches,
     check_loss,
     check_positive_int,
     check_sparsity,
     check_type,
     look_up,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrunerOptions:
-    """Settings of a :class:`Pruner` that most trainings leave as they are.
-
-    Args:
-        gate: Where the gate of a node stands; see :class:`earlycrop.events.PruningRequest`.
-        statistics: What batch norms use while scores are computed; see the same.
-        shuffled: A control. Remove as many units of each layer as the method selects, but at random.
-        penalty: The weight of the L1 penalty on batch norm scales, in place of the method's own.
-        rewind: The share of the epochs that ``ltr`` rewinds to.
-        rewind_with: What ``ltr`` rewinds together with the model and its optimizers: anything with ``state_dict`` and
-            ``load_state_dict``, such as a scheduler.
-        optimizer_state: ``"reset"`` clears the state of the optimizers after a pruning, ``"keep"`` keeps it.
-        log_triggers: After every epoch, log the values that all triggers use, whichever trigger prunes. This keeps two
-            copies of the weights and five masks of nodes, and reads a batch after the first epoch.
-        ntk_probe: A small batch. After every epoch, log as ``kernel_turn`` how far the neural tangent kernel on it has
-            turned; see :class:`earlycrop.triggers.ntk.NTKDistance`.
-        group: The ``torch.distributed`` process group that trains the model. Needed only if you average gradients
-            yourself; that of ``DistributedDataParallel`` is detected.
-
-    Raises:
-        ValueError: A value is unknown or out of its range.
-    """
-
-    gate: GateName = "auto"
-    statistics: Statistics = "auto"
-    shuffled: bool = False
-    penalty: float | None = None
-    rewind: float = 0.05
-    rewind_with: Sequence[Any] = ()
-    optimizer_state: Literal["keep", "reset"] = "keep"
-    log_triggers: bool = False
-    ntk_probe: Any = None
-    group: ProcessGroup = None
-
-    def __post_init__(self) -> None:
-        if self.optimizer_state not in ("keep", "reset"):
-            raise ValueError(f"optimizer_state must be 'keep' or 'reset', and is '{self.optimizer_state}'")
-        if self.penalty is not None and self.penalty < 0:
-            raise ValueError(f"penalty must be 0 or more, and is {self.penalty}")
-        if not 0 <= self.rewind < 1:
-            raise ValueError(f"rewind must be a share of the epochs, from 0 to below 1, and is {self.rewind}")
-
-
-DEFAULT_OPTIONS = PrunerOptions()
 
 
 class Pruner:
@@ -173,25 +116,27 @@ class Pruner:
         epochs, rounds = check_positive_int("epochs", epochs), check_positive_int("rounds", rounds)
         score_batches = None if score_batches is None else check_positive_int("score_batches", score_batches)
         self._context = PruningContext.create(model, optimizer, loss, ema_models, options.group)
-        limits.require_known(self._context.network)
-        check_not_all_excluded(self._context.network, limits)
+        limits.check_layers(self._context.network)
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.epoch = -1
         self.events: list[Event] = []
         self.request: PruningRequest | None = None
         self.total_epochs = epochs
         self._procedure: Procedure | None = None
+        self._checks: LoopChecks | None = None
         if self.method.criterion is not None:
             self.request = self._make_request(sparsity, rounds, of, limits)
             plan = TrainingPlan(self._context, self.request, epochs, score_batches, options.rewind_with)
             penalty = self.method.penalty if options.penalty is None else options.penalty
             self._procedure = make_procedure(plan, self.method, trigger, sparsity, rounds, options.rewind, penalty)
             self.total_epochs = self._procedure.total_epochs
-            warn_untrained(self._context.network, self._context.optimizers)
+            self._checks = LoopChecks(self._context, self._procedure, self.method.structured)
+            self._context.warn_of_untrained()
             if self.method.structured:
-                warn_of_hooks(self._context.network)
-        self._was_trained = has_been_trained(self._context.network, self._context.optimizers)
-        self._set_up_log(sparsity, limits)
+                self._context.warn_of_hooks()
+        needs_distance = self._procedure is not None and self._procedure.uses_weight_distance
+        self._measurements = TrainingLog(self._context, options, sparsity, limits, needs_distance)
+        self._log: dict[str, float] = {}
 
     def _make_request(self, sparsity: float, rounds: int, of: str, limits: Limits) -> PruningRequest:
         method, options = self.method, self.options
@@ -200,20 +145,6 @@ class Pruner:
         return PruningRequest(
             method.criterion, method.structured, targets, of, gate, limits, options.shuffled, options.statistics
         )
-
-    def _set_up_log(self, sparsity: float, limits: Limits) -> None:
-        """Prepare what is measured after every epoch, up to the first pruning."""
-        options, procedure = self.options, self._procedure
-        needs_distance = options.log_triggers or (procedure is not None and procedure.uses_weight_distance)
-        self._distance = WeightDistance() if needs_distance else None
-        self._rates = StepRates(self._context.optimizers) if needs_distance else None
-        self._node_masks = NodeMaskTracker(sparsity, limits) if options.log_triggers else None
-        self._kernel: NTKDistance | None = None
-        if options.ntk_probe is not None:
-            self._kernel = NTKDistance(self._context.network, self.loss, options.ntk_probe)
-        self._measured_epoch = -1
-        self._measured: dict[str, float] = {}
-        self._log: dict[str, float] = {}
 
     def __repr__(self) -> str:
         name = method_name(self.method) or "a custom method"
@@ -248,54 +179,23 @@ class Pruner:
         """
         with outside_inference_mode():
             epoch, had_pruned = self.epoch + 1, bool(self.events)
-            self._check_loop(epoch, batches)
+            if self._checks is not None:
+                self._checks.check_step(epoch, batches)
             if self.event is not None and self.event.masks is not None:
                 self.event.masks.hold()  # parameters may have been replaced since the masks were made
-            if not had_pruned and self._measured_epoch < epoch:  # after a cut, distances from the start mean nothing
-                with fail_together(self._context.group):
-                    batches = self._measure(epoch, batches)
+            if not had_pruned:  # after a cut, distances from the start mean nothing
+                batches = self._measurements.measure(epoch, batches)
             event = None
             if self._procedure is not None:
-                event = self._procedure.step(epoch, self._distance or WeightDistance(), batches)
+                event = self._procedure.step(epoch, self._measurements.distance or WeightDistance(), batches)
             if event is not None:
                 self._record_event(event)
             self._log = self._collect_log(had_pruned, event)
             self.epoch = epoch
             return event
 
-    def _check_loop(self, epoch: int, batches: Any) -> None:
-        """Check the batches, and warn where the training loop is not the one that this pruner was made for."""
-        context, procedure = self._context, self._procedure
-        if procedure is None:
-            return
-        if epoch == 0 and not self._was_trained and has_been_trained(context.network, context.optimizers):
-            warn_of_late_step()
-        if epoch == 1 and self.method.structured and not self.events:
-            warn_of_state(context.network, context.optimizers)
-        if epoch == self.total_epochs + 1:
-            warn_of_further_step(self.total_epochs)
-        if not procedure.finished():
-            check_batches(batches)
-            register_procedure(context.network, procedure)
-
-    def _measure(self, epoch: int, batches: Iterable[Any]) -> Iterable[Any]:
-        """Measure how weights and masks have moved. Return what to read in place of ``batches``."""
-        network, mask_distance = self._context.network, None
-        if self._node_masks is not None and epoch:  # first, as it may fail and be repeated
-            mask_distance, batches = self._node_masks.update(network, self.loss, batches)
-        self._measured = {} if mask_distance is None else {"mask_distance": mask_distance}
-        if self._distance is not None and self._rates is not None:
-            self._distance.update(network, self._rates.take())
-            self._rates.attach(self._context.optimizers)  # of which this pruner may be a copy's
-            self._measured |= self._distance.log()
-        if self._kernel is not None:
-            turn = self._kernel.update(network)
-            self._measured |= {} if turn is None else {"kernel_turn": turn}
-        self._measured_epoch = epoch
-        return batches
-
     def _collect_log(self, had_pruned: bool, event: Event | None) -> dict[str, float]:
-        log = {} if had_pruned else dict(self._measured)
+        log = {} if had_pruned else dict(self._measurements.values)
         if event is not None:
             log.pop("kernel_turn", None)
         if self._procedure is not None and (event is not None or not self._procedure.finished()):
@@ -306,11 +206,7 @@ class Pruner:
         """Note a pruning, and release what was needed up to it."""
         self.events = [*(replace(e, masks=None) for e in self.events), event]  # masks are as large as the model
         self.model = self._context.network  # a wrapper from before the cut must not be kept alive
-        for tracker in (self._distance, self._node_masks):
-            if tracker is not None:
-                tracker.forget()
-        if self._rates is not None:
-            self._rates.release()
+        self._measurements.forget()
         if self.options.optimizer_state == "reset":
             for optimizer in flatten_optimizers(self._context.optimizers):
                 optimizer.state.clear()
@@ -321,11 +217,11 @@ class Pruner:
 
     def close(self) -> None:
         """Remove all hooks but those of masks. Not needed after the last epoch."""
-        if self._rates is not None:
-            self._rates.release()
+        self._measurements.close()
         if self._procedure is not None:
             self._procedure.close()
-            forget_procedure(self._context.network, self._procedure)
+        if self._checks is not None:
+            self._checks.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has.
@@ -344,19 +240,14 @@ class Pruner:
         """Return what a checkpoint needs beside the model (:func:`earlycrop.save`) and the optimizer's state."""
         masks = None if self.event is None else self.event.masks
         pending = self._procedure is not None and self._procedure.pending_reason is not None
-        before_cut = not self.events
         return {
             "epoch": self.epoch,
-            "measured_epoch": self._measured_epoch,
-            "measured": dict(self._measured),
+            **self._measurements.state_dict(not self.events, pending),
             "method": method_name(self.method),
             "trigger": None if self._procedure is None else self._procedure.trigger_name,
             "shapes": {name: list(p.shape) for name, p in dict(self._context.network.named_parameters()).items()},
             "events": [event.record() for event in self.events],
             "procedure": None if self._procedure is None else self._procedure.state_dict(),
-            "distance": self._distance.state_dict() if self._distance and before_cut and not pending else None,
-            "node_masks": self._node_masks.history.state_dict() if self._node_masks and before_cut else None,
-            "kernel": self._kernel.state_dict() if self._kernel and before_cut else None,
             "masks": None if masks is None else masks.removed,
         }
 
@@ -376,13 +267,7 @@ class Pruner:
         if self.event is not None and self.event.masks is not None:
             self.event.masks.release()
         self.events, self.epoch = events, state["epoch"]
-        self._measured_epoch, self._measured = state["measured_epoch"], dict(state["measured"])
-        if self._distance is not None and state["distance"] is not None:
-            self._distance.load_state_dict(state["distance"])
-        if self._node_masks is not None and state["node_masks"] is not None:
-            self._node_masks.history.load_state_dict(state["node_masks"])
-        if self._kernel is not None and state["kernel"] is not None:
-            self._kernel.load_state_dict(state["kernel"])
+        self._measurements.load_state_dict(state)
         if self._procedure is not None:
             self._procedure.load_state_dict(state["procedure"])
             if masks is not None:

@@ -10,10 +10,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from earlycrop.argument_checks import check_not_all_excluded, warn_untrained
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
-from earlycrop.rounds import DenseBaseline, NodeRounds, PruningResult, list_nearly_empty, zero_weights
+from earlycrop.rounds.nodes import NodeRounds
+from earlycrop.rounds.notes import list_nearly_empty
+from earlycrop.rounds.sizes import DenseBaseline, PruningResult
+from earlycrop.rounds.weights import zero_weights
 from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName, Statistics
 from earlycrop.scoring.used_parameters import unused_parameters
 from earlycrop.selection.constraints import NO_LIMITS, Limits
@@ -96,9 +98,9 @@ def prune(
     check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
     batches = check_batches(batches)
     context = PruningContext.create(model, optimizer, loss, ema_models)
-    check_not_all_excluded(context.network, limits)
+    limits.check_layers(context.network)
     if context.optimizers:
-        warn_untrained(context.network, context.optimizers)
+        context.warn_of_untrained()
     ranking = look_up("criterion", criterion, CRITERIA, Criterion)
     targets = halving(sparsity, rounds)
     request = PruningRequest(ranking, structured, targets, of, gate, limits, statistics=statistics)
@@ -153,8 +155,9 @@ def run_pruning(
     _warn_missed_target(event)
     _warn_missed_ceilings(result)
     if not request.structured and (nearly_empty := list_nearly_empty(event.layers)):
+        more = f"; and {len(nearly_empty) - 1} more, see the notes of the event" if len(nearly_empty) > 1 else ""
         advice = 'lower the sparsity, or give floors, for instance Limits(floors={"*": 0.05})'
-        warnings.warn(f"hardly anything is left of some layers ({'; '.join(nearly_empty)}): {advice}", stacklevel=3)
+        warnings.warn(f"hardly anything is left of some layers ({nearly_empty[0]}{more}): {advice}", stacklevel=3)
     if request.structured and context.rewrap_warning is not None:
         warnings.warn(context.rewrap_warning, stacklevel=3)
     return event

@@ -13,6 +13,7 @@ from torch import nn
 
 import earlycrop
 from earlycrop import measure
+from earlycrop.saving.models import MODEL_FILE
 from earlycrop.tracing.trace import trace
 from earlycrop.utils.errors import TraceError
 from leaderboards.records import Record, read_run, record_path
@@ -39,7 +40,7 @@ class Recount:
         """Yield a sentence for every number that is not that of the saved model, starting with the record's file."""
         for record in records:
             row, folder = record.result, self.runs / record.result.run
-            if not (folder / earlycrop.saving.MODEL_FILE).exists():
+            if not (folder / MODEL_FILE).exists():
                 continue
             path = record_path(out, row.task, row.run)
             try:

@@ -226,8 +226,9 @@ def test_copies_of_the_dense_weights_and_a_batch_are_released_after_a_cut() -> N
     pruner.step(batches)
     train_epoch(model, optimizer, batches)
     pruner.step(batches)
-    assert pruner._distance is not None
-    references = [weakref.ref(t) for reference in pruner._distance._references for t in reference.values()]
+    distance = pruner._measurements.distance
+    assert distance is not None
+    references = [weakref.ref(t) for reference in distance._references for t in reference.values()]
     references.append(weakref.ref(batches[0][0]))
     while pruner.event is None:
         train_epoch(model, optimizer, batches)

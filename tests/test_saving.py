@@ -219,7 +219,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("earlycrop.saving.save_file", full_disk)
+    monkeypatch.setattr("earlycrop.saving.files.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         earlycrop.save(model, tmp_path)
     assert file.read_bytes() == before

@@ -99,8 +99,8 @@ class GraphStructure:
     def product_weights(self) -> frozenset[str]:
         """Parameters that are the weight of a matrix product, a convolution or a recurrent cell.
 
-        Embedding tables, class tokens, embeddings of positions and layer scales are none. What only an operation
-        without a rule uses may be one.
+        Embedding tables, class tokens, embeddings of positions, layer scales and the lengths of weight norm are not
+        among them. A matrix that only operations without a rule use is, as it may be such a weight.
         """
         weights: set[str] = set()
         normed = {axis.layer for axis in self.axes if Role.DIRECTION in axis.role}
@@ -108,10 +108,11 @@ class GraphStructure:
             role = Role(0)
             for axis in axes:
                 role |= axis.role
-            if axes[0].layer in normed and Role.DIRECTION not in role:
-                continue  # the lengths of the directions
             is_unknown = any(reason.why == NOT_UNDERSTOOD for axis in axes for reason in axis.reasons)
-            if self.is_matrix(name) and Role.LOOKUP not in role and (role & (Role.ROW | Role.COLUMN) or is_unknown):
+            is_vector = prod(self.shapes[name]) == max(self.shapes[name], default=1)
+            is_length = is_vector and axes[0].layer in normed and Role.DIRECTION not in role
+            is_weight = Role.LOOKUP not in role and not is_length and (role & (Role.ROW | Role.COLUMN) or is_unknown)
+            if self.is_matrix(name) and is_weight:
                 weights.add(name)
         return frozenset(weights)
 
@@ -220,8 +221,8 @@ class GraphStructure:
                 value, remainder = divmod(size.value * int(remaining.sum()), remaining.size)
                 if remainder:
                     raise ValueError(
-                        f"'{size.module}.{size.attribute}' ({size.value}) would not be a whole number: remove the same "
-                        "number of nodes from each of its parts"
+                        f"'{size.module}.{size.attribute}' ({size.value}) would not be a whole number after the cut: "
+                        "remove the same number of nodes from each part of its dimension"
                     )
             if value != size.value:
                 sizes[size.module, size.attribute] = value

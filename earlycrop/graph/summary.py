@@ -179,7 +179,7 @@ def _unknown_layers(graph: GraphStructure) -> Iterator[Layer]:
     """Find the matrices that have no rows and no node: an operation without a rule uses them, or they are frozen.
 
     Their outputs are unknown, and their first dimension stands for them. A matrix that is added to the outputs of a
-    layer (an embedding of positions) is none of these.
+    layer (an embedding of positions) is left out.
     """
     rows = [a for a in graph.axes if Role.OUTPUT in a.role or (Role.ROW in a.role and graph.is_matrix(a.tensor))]
     with_rows = {axis.layer for axis in rows}

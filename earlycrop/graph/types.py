@@ -35,7 +35,7 @@ class Role(IntFlag):
     DIRECTION = 8
     """It is a row or column of a matrix whose direction alone counts: it cannot be zero."""
     OUTPUT = 16
-    """It produces a node that is a row of no matrix, as the matrix is computed from several parameters."""
+    """It produces a node of a layer whose matrix is computed from several parameters, so that no row is the node's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class CostTerm:
 
 
 Size: TypeAlias = int | tuple[int, ...]
-"""The size of a dimension, or those of the parts that follow each other along it."""
+"""The size of a dimension, or the sizes of the parts that it consists of, in their order."""
 NodeIndices: TypeAlias = Iterable[SupportsIndex] | npt.NDArray[Any] | Tensor
 """The indices of nodes, as integers: any iterable, a numpy array or a tensor."""
 

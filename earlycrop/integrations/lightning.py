@@ -11,15 +11,15 @@ To continue from a checkpoint, give a new Trainer a fresh module and a callback 
 The fresh module is shrunk to the sizes in the checkpoint before its weights are loaded. The pruner continues with the
 state in the checkpoint. ``validate``, ``test`` and ``predict`` shrink a fresh module in the same way.
 
-``Module.load_from_checkpoint`` knows no callback, and refuses the weights of a shrunk module because of their sizes.
-Without a Trainer, save the trained module with :func:`earlycrop.save`, and load it into a fresh one:
+To load a checkpoint without a Trainer, use :func:`load_from_checkpoint` of this module. Lightning's own
+``Module.load_from_checkpoint`` makes the dense module, and refuses the weights of a shrunk one:
+
+    module = load_from_checkpoint(Module(), "checkpoints/epoch=20.ckpt")
+
+:func:`earlycrop.save` and :func:`earlycrop.load` also take a LightningModule:
 
     earlycrop.save(module, "pruned")
     module = earlycrop.load("pruned", Module())
-
-:func:`load_from_checkpoint` loads a checkpoint into a fresh module:
-
-    module = load_from_checkpoint(Module(), "checkpoints/epoch=20.ckpt")
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from torch.utils.hooks import RemovableHandle
 
 from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes, draw_batches
 from earlycrop.pruner import Pruner
-from earlycrop.saving import load_contents, model_contents
+from earlycrop.saving.models import load_contents, model_contents
 from earlycrop.utils.types import Loss
 from earlycrop.utils.wrappers import tensor_shapes, unwrap
 
@@ -46,7 +46,7 @@ from earlycrop.utils.wrappers import tensor_shapes, unwrap
 def load_from_checkpoint(
     module: LightningModule, path: str | os.PathLike[str], weights_only: bool = True
 ) -> LightningModule:
-    """Load the weights of a checkpoint into a fresh module, which is shrunk to the sizes in it if it was pruned so.
+    """Load the weights of a checkpoint into a fresh module, which is first shrunk to the sizes in the checkpoint.
 
     Args:
         module: A fresh module, changed in place. Its hyperparameters are not read from the checkpoint.
@@ -226,7 +226,7 @@ def _prepare_module(
         tensors, header = state["model"]
         shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         for network in (module, *_find_averages(trainer)):
-            if tensor_shapes(network) != shapes:  # what has them was loaded already, and has values of its own
+            if tensor_shapes(network) != shapes:  # a network of these shapes is shrunk already
                 load_contents(network, {name: t.clone() for name, t in tensors.items()}, header, str(path))
     check_shapes(PruningCallback.how_to_resume, module, weights)
 

@@ -31,7 +31,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes, draw_batches
 from earlycrop.pruner import Pruner
-from earlycrop.saving import FOLDER, MODEL_FILE, load, load_state, save, save_state
+from earlycrop.saving.files import FOLDER
+from earlycrop.saving.models import MODEL_FILE, load, save
+from earlycrop.saving.states import load_state, save_state
 from earlycrop.utils.errors import SavingError
 
 STATE_FILE = "pruner.safetensors"

@@ -17,7 +17,7 @@ from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.gradient_hooks import before_optimizer_step
 from earlycrop.procedures.l1_penalty import NormScaleL1
 from earlycrop.pruning import run_pruning
-from earlycrop.rounds import DenseBaseline
+from earlycrop.rounds.sizes import DenseBaseline
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.parameters import norm_scales, weight_matrices
 

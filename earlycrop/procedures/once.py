@@ -12,8 +12,10 @@ from earlycrop.graph.graph import Graph
 from earlycrop.procedures.base import Procedure, TrainingPlan
 from earlycrop.procedures.l1_penalty import NormScaleL1
 from earlycrop.pruning import run_pruning
-from earlycrop.rounds import DenseBaseline, candidate_mask
-from earlycrop.triggers.triggers import AtEpoch, Trigger, TriggerContext
+from earlycrop.rounds.candidates import candidate_mask
+from earlycrop.rounds.sizes import DenseBaseline
+from earlycrop.triggers.base import Trigger, TriggerContext
+from earlycrop.triggers.triggers import AtEpoch
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.distributed import check_same_value, fail_together
 from earlycrop.utils.wrappers import check_unchanged

@@ -97,7 +97,7 @@ def node_scores(
 
     Raises:
         ValueError: There is no batch, and the criterion needs one.
-        FlowError: A score is not finite, or a parameter has a gradient that the trace has not met; or see
+        FlowError: A score is not finite, or a parameter has a gradient that the trace did not use; or see
             :func:`earlycrop.scoring.derivatives.flow`.
     """
     if criterion.effect is None:
@@ -251,15 +251,19 @@ def _sum_effects(source: _Source, graph: Graph, axes: list[GatedAxis], batches: 
 
 
 def _unused_parameters(graph: Graph) -> set[str]:
-    """Return the parameters that the trace has not met, without those of layers around which everything is kept."""
+    """Return the parameters that no run of the trace used.
+
+    Those of layers that were never called are left out: what such a layer may use is not cut.
+    """
     return {name for name in graph.unused if layer_of(name) not in graph.uncalled}
 
 
 def _check_unused(name: str, gradient: Tensor) -> None:
     if bool(gradient.any()):
         raise FlowError(
-            f"'{name}' has a gradient, but was not used when the model was traced on the same batches: a cut could "
-            "leave it behind. Let the loss take the same path each time in evaluation mode"
+            f"'{name}' has a gradient, but was not used when the model was traced on the same batches: it could keep "
+            "its size where others are cut. Let the forward and the loss use the same layers each time in evaluation "
+            "mode"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which parameters the loss depends on, from forward passes alone. The first one shows whether the loss runs at all."""
+"""Find the parameters that the loss depends on, with forward passes alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def unused_parameters(
     """Find the trained parameters that the loss does not depend on.
 
     They are used in no forward pass (a token for masked inputs), only in training mode (an auxiliary head), or by an
-    output that the loss does not read. No batch is run after the one with which all are used.
+    output that the loss does not read. Batches are run until all parameters have been used.
 
     Args:
         model: The network. It is run as scores are computed: in evaluation mode.
@@ -57,8 +57,8 @@ def _call_first(loss: Loss, model: nn.Module, batch: Any) -> Any:
         raise_if_out_of_memory(error)
         cause = f"{type(error).__name__}: {error}".rstrip(".")
         raise ValueError(
-            f"loss is called as loss(model, batch), and failed on the first batch: {cause}. Check that the loss takes "
-            "a batch as it is in batches; for one batch give [(X, Y)]"
+            f"loss(model, batch) failed on the first batch: {cause}. Check that the loss can read one item of the "
+            "batches that you gave; for one batch give [(X, Y)]"
         ) from error
 
 

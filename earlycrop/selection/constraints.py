@@ -43,8 +43,9 @@ class Limits:
         multiple: Each dimension of a weight matrix that loses channels of a group of coupled layers keeps a multiple of
             this number of them, rounded up. 8 suits tensor cores. A group whose number of channels is no multiple may
             stay as it is, and so may channels that cannot be pruned.
-        include: Patterns of layers whose matrices lose single weights as well, although they are the weight of no
-            product: embedding tables, class tokens. By default these are left alone, and a target does not count them.
+        include: Patterns of layers that lose single weights although they are not the weight of a matrix product, a
+            convolution or a recurrent cell: embedding tables, class tokens, embeddings of positions, layer scales. By
+            default these stay, and a target does not count them. Nodes are not affected.
 
     Raises:
         TypeError: ``floors`` or ``ceilings`` is not a mapping, ``exclude`` or ``include`` contains something that is
@@ -79,15 +80,20 @@ class Limits:
                     )
         object.__setattr__(self, "multiple", check_positive_int("multiple", self.multiple))
 
-    def require_known(self, model: nn.Module) -> None:
-        """Check that every pattern matches a layer of the model.
+    def check_layers(self, model: nn.Module) -> None:
+        """Check that every pattern matches a layer of the model, and that not all layers are excluded.
 
         Raises:
-            ValueError: A pattern matches no layer.
+            ValueError: A pattern matches no layer, or no layer is left to prune.
         """
         names = list(dict.fromkeys(map(layer_of, weight_matrices(model))))
-        for pattern in (*self.exclude, *self.include, *self.floors, *self.ceilings):
+        for pattern in (*self.include, *self.floors, *self.ceilings):
             match_layers(pattern, names)
+        excluded = {name for pattern in self.exclude for name in match_layers(pattern, names)}
+        if excluded and len(excluded) == len(names):
+            raise ValueError(
+                f"limits exclude all {len(names)} layers of the model, so nothing can be pruned: name fewer in exclude"
+            )
 
     def to_bounds(self, names: Sequence[str], widths: Mapping[str, int], prunable: Mapping[str, int]) -> Bounds:
         """Turn the limits into numbers for the layers ``names``.

@@ -14,6 +14,7 @@ from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import layer_of
 from earlycrop.selection.constraints import NO_BOUNDS, Bounds, Limits, match_layers
 from earlycrop.utils.parameters import prunable_matrices, weight_matrices
+from earlycrop.utils.validation import enumerate_names
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ def choose_weights(
     allowed: int,
     keep: dict[str, Bool[Tensor, "..."]],
     alive: dict[str, Bool[Tensor, "..."]] | None = None,
-    fixed: int = 0,
     bounds: Bounds = NO_BOUNDS,
 ) -> WeightChoice:
     """Remove the weights with the lowest scores of all matrices, until at most ``allowed`` are left.
@@ -46,7 +46,6 @@ def choose_weights(
         allowed: How many weights may be left.
         keep: By matrix, true where a weight stays whatever its score.
         alive: By matrix, true where earlier rounds have left a weight; all of them by default.
-        fixed: The number of weights that count and cannot be removed, such as those of frozen matrices.
         bounds: The limits in numbers, see :func:`weight_bounds`.
 
     Returns:
@@ -66,7 +65,7 @@ def choose_weights(
     free = living & ~protected
     if bounds.max_kept:
         score = score.masked_fill(forced, -torch.inf)
-    asked = int(living.sum()) + fixed - allowed
+    asked = int(living.sum()) - allowed
     count = min(max(asked, int(forced.sum())), int(free.sum()))
     removed, threshold = ~living, score.new_tensor(-torch.inf)
     if count:
@@ -78,13 +77,15 @@ def choose_weights(
     limiting = living & protected & ((score < threshold) | (asked > count))
     floors = tuple(name for name, part in _split_like(limiting, scores).items() if bool(part.any()))
     by_matrix = {name: part.to(scores[name].device) for name, part in _split_like(removed, scores).items()}
-    return WeightChoice(by_matrix, int((~removed).sum()) + fixed, floors)
+    return WeightChoice(by_matrix, int((~removed).sum()), floors)
 
 
 def select_prunable(
     model: nn.Module, graph: Graph, limits: Limits, unused: Collection[str] = ()
 ) -> dict[str, nn.Parameter]:
-    """Return the matrices that lose single weights: trained weights of products, and what the limits include.
+    """Return the matrices that lose single weights.
+
+    They are the trained weights of matrix products, convolutions and recurrent cells, and what the limits include.
 
     Args:
         model: The network.
@@ -106,8 +107,8 @@ def select_prunable(
         raise ValueError(
             "the model has no trained weight matrix that can hold zeros: there is nothing to prune"
             if not trained
-            else f"no trained matrix is the weight of a product ({', '.join(trained)}): name those to prune in "
-            "Limits(include=...)"
+            else f"no trained matrix is the weight of a matrix product, a convolution or a recurrent cell "
+            f"({enumerate_names(list(trained))}): name those to prune in Limits(include=...)"
         )
     return prunable
 

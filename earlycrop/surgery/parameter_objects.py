@@ -15,14 +15,15 @@ from earlycrop.utils.modules import assign_tensor
 def keep_parameter_objects(swaps: Sequence[Swap], optimizers: Iterable[Optimizer]) -> str | None:
     """Move the small tensors into the parameter objects that the modules had before the cut.
 
-    A graph that was not run backward yet, or ``DistributedDataParallel``, goes on with the tensors from before.
+    What was built on the tensors inside of these objects keeps the old tensors: a graph that was not run backward yet,
+    and ``DistributedDataParallel``, which must be made again.
 
     Args:
         swaps: What the cut has replaced, in each module.
-        optimizers: All optimizers, which hold the new parameters.
+        optimizers: All optimizers. They hold the new parameters, and then the old objects again.
 
     Returns:
-        None. If torch refuses to move a tensor, all objects are new ones, and this is the reason.
+        None, or, if torch refuses to move a tensor, the reason. All parameters are new objects then.
     """
     replaced = [
         (old, new, swap.places[name])
@@ -47,8 +48,8 @@ def keep_parameter_objects(swaps: Sequence[Swap], optimizers: Iterable[Optimizer
 def _exchange(pairs: Sequence[tuple[Tensor, Tensor]]) -> str | None:
     """Exchange the tensors inside of each pair of objects. After an error, exchange them back and return its message.
 
-    ``torch.utils.swap_tensors`` does this and refuses if anything else refers to one of the tensors, as a graph does
-    after each step. Here that is no error: what refers to a tensor, and not to its object, keeps the tensor.
+    ``torch.utils.swap_tensors`` does the same, but refuses if a graph refers to one of the tensors, as after every
+    training step. Here that is permitted: the graph keeps its tensor.
     """
     done: list[tuple[Tensor, Tensor]] = []
     for pair in pairs:

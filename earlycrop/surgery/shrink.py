@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group
 from earlycrop.graph.types import NodeIndices, NodeMask
-from earlycrop.saving import patch_save_pretrained, record_dense_shapes
+from earlycrop.saving.models import record_dense_shapes
+from earlycrop.saving.pretrained import patch_save_pretrained
 from earlycrop.surgery.certificate import (
     MAX_ROUNDING,
     Certificate,
@@ -73,9 +74,10 @@ def shrink(
     """Remove nodes from a model in place, with their entries in parameters, buffers, gradients and optimizer state.
 
     The ``Parameter`` objects stay the same, so that lists of parameters made before the cut see the small tensors.
-    Tied weights stay tied, and the size attributes of torch's modules (``out_features``) are updated. A graph that was
-    not run backward yet goes on with the tensors from before. If the model is compiled or wrapped
-    (``DistributedDataParallel``), the network inside is cut, and a warning says what must be wrapped again.
+    Tied weights stay tied, and the size attributes of torch's modules (``out_features``) are updated. Call ``backward``
+    before the cut: a graph that was built before it keeps the old tensors, and its gradients do not reach the
+    parameters. If the model is compiled or wrapped (``DistributedDataParallel``), the network inside is cut, and a
+    warning says what must be wrapped again.
 
     The certificate runs the small network and the masked dense one in evaluation mode, once on the graph's example and
     once on normal noise in place of the floating tensors that the model is called with. The noise has their mean,
@@ -141,7 +143,8 @@ def shrink(
         warnings.warn(message, stacklevel=2)
     elif problem:
         advice = (
-            "make lists of parameters anew (list(model.parameters()), say for clip_grad_norm_), as old ones are stale"
+            "make lists of parameters again, such as list(model.parameters()) for clip_grad_norm_, because lists made "
+            "before it hold the old parameters"
         )
         warnings.warn(f"the model's parameters are new objects after this cut ({problem}): {advice}", stacklevel=2)
     return Cut(int(removed.sum()), weights, graph.cost("weights", removed), *certificate)
@@ -161,7 +164,7 @@ def _cut_modules(
         graph: The graph of the network.
         removed: The nodes to remove.
         optimizers: All optimizers, with those that they wrap.
-        dtype: The ``precision`` of :func:`earlycrop.surgery.certificate.run_outputs`; None for no certificate.
+        dtype: The ``precision`` of :func:`earlycrop.surgery.outputs.run_outputs`; None for no certificate.
 
     Returns:
         The certificate, what was replaced, and what undoes the cut. After an error, it is undone here.

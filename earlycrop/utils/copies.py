@@ -1,4 +1,4 @@
-"""Copy modules, with the results of earlier runs that they keep."""
+"""Copy modules, even those that keep results of earlier runs, which ``copy.deepcopy`` refuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def copy_module(module: M, memo: Mapping[int, Any] | None = None) -> M:
 
     Args:
         module: The module to copy.
-        memo: What stands in the copy for these objects, by id.
+        memo: The id of an object -> what the copy holds in its place.
 
     Returns:
         The copy.

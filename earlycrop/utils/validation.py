@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from earlycrop.utils.modules import tensors_by_name
 
 T = TypeVar("T")
+_NAMED = 3
+"""How many names a sentence lists."""
 
 
 def check_sparsity(sparsity: object) -> float:
@@ -168,6 +170,12 @@ def describe(value: object) -> str:
     return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
 
 
+def enumerate_names(names: Sequence[str]) -> str:
+    """Return the first names in quotes, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(f"'{name}'" for name in names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def check_loss(loss: object) -> None:
     """Raise TypeError if ``loss`` cannot be called with a model and a batch."""
     check_type("the loss", loss, Callable, "give a function of (model, batch) that returns a scalar")
@@ -180,11 +188,11 @@ def check_loss(loss: object) -> None:
     except ValueError:  # functions written in C may have no signature
         return
     except TypeError as error:
-        raise TypeError(f"the loss is called as loss(model, batch), and cannot be: {error}") from None
+        raise TypeError(f"the loss cannot be called as loss(model, batch): {error}") from None
 
 
 def check_batches(batches: Any) -> Iterable[Any]:
-    """Return what batches are read from.
+    """Return the batches, unless they are a single one or cannot be iterated over.
 
     Raises:
         TypeError: It is a single batch, or nothing to iterate over.

@@ -143,21 +143,27 @@ def broadcast_buffers(model: nn.Module) -> None:
 
 
 class Replicas:
-    """A model in DistributedDataParallel, which is wrapped again where other parameters are trained: after a cut, say.
+    """A model in DistributedDataParallel, which is wrapped again where the trained parameters are others than before.
+
+    After a cut they are the same objects with other shapes.
 
     Batch norm takes the statistics of each process's part of the batch, as it does in every such training.
     """
 
     def __init__(self) -> None:
-        self._trained: list[nn.Parameter] = []
+        self._trained: list[tuple[nn.Parameter, torch.Size]] = []
         self._run: nn.Module | None = None
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """What to train; the model itself where there is one process."""
         if processes() == 1:
             return model
-        trained = [p for p in model.parameters() if p.requires_grad]
-        if [id(p) for p in trained] != [id(p) for p in self._trained] or self._run is None:
+        trained = [(p, p.shape) for p in model.parameters() if p.requires_grad]
+        if self._run is None or not _are_same(trained, self._trained):
             self._run = None  # its memory, before another one takes some
             self._trained, self._run = trained, DistributedDataParallel(model)
         return self._run
+
+
+def _are_same(a: list[tuple[nn.Parameter, torch.Size]], b: list[tuple[nn.Parameter, torch.Size]]) -> bool:
+    return [(id(p), shape) for p, shape in a] == [(id(p), shape) for p, shape in b]

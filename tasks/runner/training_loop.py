@@ -76,7 +76,7 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
         include=task.include,
     )
     if method.criterion is None:  # what it logs of a pruning's distances is that of the defaults
-        limits.require_known(model)
+        limits.check_layers(model)
         options, limits = with_defaults(options), earlycrop.Limits()
     if options.criterion and method.criterion is not None:
         method = replace(method, criterion=earlycrop.CRITERIA[options.criterion])

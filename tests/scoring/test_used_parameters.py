@@ -110,7 +110,7 @@ def test_a_loss_that_fails_on_the_first_batch_is_told_how_it_is_called() -> None
         inputs, targets = batch
         return nn.functional.cross_entropy(m(inputs), targets)
 
-    start = r"loss is called as loss\(model, batch\), and failed on the first batch: "
+    start = r"loss\(model, batch\) failed on the first batch: "
     for criterion in ("snip", "magnitude", "random", "synflow"):
         for structured in (True, False):
             with pytest.raises(ValueError, match=rf"{start}ValueError: too many values .* for one batch give \[\(X, Y"):

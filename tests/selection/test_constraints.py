@@ -372,9 +372,9 @@ def test_single_weights_within_limits_are_counted_exactly(data: st.DataObject) -
     ceilings = {"a": data.draw(st.integers(5, 12))} if data.draw(st.booleans()) else {}
     bounds = weight_bounds(model, Limits(floors=floors, ceilings=ceilings))
     fixed = 29 - sum(p.numel() for p in trained.values())
-    allowed = data.draw(st.integers(0, 29))
+    allowed = data.draw(st.integers(0, 29 - fixed))
     keep = {n: torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()}
-    chosen = choose_weights(scores, allowed, keep, None, fixed, bounds)
+    chosen = choose_weights(scores, allowed, keep, bounds=bounds)
 
     flat = [
         (float(v), i, n.partition(".")[0])
@@ -387,13 +387,13 @@ def test_single_weights_within_limits_are_counted_exactly(data: st.DataObject) -
             gone.add(i)
             left[layer] -= 1
     for _, i, layer in sorted(flat):
-        if i not in gone and sum(left.values()) > allowed and left[layer] > floors.get(layer, 0):
+        if i not in gone and sum(left.values()) > allowed + fixed and left[layer] > floors.get(layer, 0):
             gone.add(i)
             left[layer] -= 1
     removed = torch.cat([chosen.removed[n].flatten() for n in scores])
     assert set(removed.nonzero()[:, 0].tolist()) == gone
-    assert chosen.left == sum(left.values())
-    assert bool(chosen.floors) or chosen.left <= max(allowed, fixed)
+    assert chosen.left == sum(left.values()) - fixed
+    assert bool(chosen.floors) or chosen.left <= allowed
 
 
 # --- what is refused

@@ -69,21 +69,20 @@ def test_the_last_weight_of_a_matrix_stays_and_is_reported() -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_weights_are_counted_exactly(data: st.DataObject) -> None:
-    """Also where most scores are equal, some weights are gone already, and some matrices are frozen."""
+    """Also where most scores are equal, and some weights are gone already."""
     sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
     draw = st.integers(0, 3)
     scores = {f"m{i}": torch.tensor([[float(data.draw(draw)) for _ in range(n)]]) for i, n in enumerate(sizes)}
     alive = {
         n: torch.tensor([[data.draw(st.booleans()) or j == 0 for j in range(s.numel())]]) for n, s in scores.items()
     }
-    fixed = data.draw(st.integers(0, 5))
     living = sum(int(a.sum()) for a in alive.values())
-    allowed = data.draw(st.integers(0, living + fixed))
+    allowed = data.draw(st.integers(0, living))
     floor = best({n: s.masked_fill(~alive[n], -1) for n, s in scores.items()})
-    chosen = choose_weights(scores, allowed, floor, alive, fixed)
+    chosen = choose_weights(scores, allowed, floor, alive)
     kept = {n: ~gone for n, gone in chosen.removed.items()}
-    left = sum(int(k.sum()) for k in kept.values()) + fixed
-    assert chosen.left == left == max(min(allowed, living + fixed), len(sizes) + fixed)
+    left = sum(int(k.sum()) for k in kept.values())
+    assert chosen.left == left == max(min(allowed, living), len(sizes))
     for n, k in kept.items():
         assert bool(k.any())
         assert not bool((k & ~alive[n]).any()), "what is gone never comes back"

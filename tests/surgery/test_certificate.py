@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import SurgeryError, prune, shrink, trace
-from earlycrop.surgery.certificate import run_outputs
+from earlycrop.surgery.outputs import run_outputs
 from tests.networks import build
 from tests.toy import Net
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop.triggers.triggers import MaskDistance, TriggerContext
+from earlycrop.triggers.base import TriggerContext
+from earlycrop.triggers.triggers import MaskDistance
 from earlycrop.triggers.weight_distance import WeightDistance
 
 

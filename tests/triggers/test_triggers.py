@@ -12,17 +12,8 @@ from torch import nn
 
 from earlycrop.scoring.criteria import CRITERIA, CriterionName, Gate
 from earlycrop.selection.targets import MEASURES, Measure
-from earlycrop.triggers.triggers import (
-    TRIGGERS,
-    AtEpoch,
-    Knee,
-    LazyRegime,
-    Trigger,
-    TriggerContext,
-    TriggerName,
-    after,
-    lazy_regime,
-)
+from earlycrop.triggers.base import Trigger, TriggerContext
+from earlycrop.triggers.triggers import TRIGGERS, AtEpoch, Knee, LazyRegime, TriggerName, after, lazy_regime
 from earlycrop.triggers.weight_distance import Definition, DistanceHistory, WeightDistance
 from tests.triggers.vector import Moved
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from earlycrop.triggers.triggers import Trigger, TriggerContext
+from earlycrop.triggers.base import Trigger, TriggerContext
 from earlycrop.triggers.weight_distance import WeightDistance
 
 

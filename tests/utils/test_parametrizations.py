@@ -76,7 +76,7 @@ def test_matrices_under_a_norm_hold_zeros() -> None:
     for normed in (weight_norm, spectral_norm):
         model = nn.Sequential(normed(nn.Linear(6, 8)), nn.Tanh(), nn.Linear(8, 2))
         event = prune(model, loss, data(), "random", 0.2, structured=False)
-        assert event.notes == ()
+        assert not any("original1" in note or "original'" in note for note in event.notes)
         assert event.masks is not None
         [(name, gone)] = [(n, g) for n, g in event.masks.removed.items() if g.shape == (8, 6)]
         assert name.startswith("0.parametrizations.weight.original")

@@ -55,7 +55,7 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a loss of one argument": (
         {"loss": lambda batch: batch},
-        r"the loss is called as loss\(model, batch\), and cannot be: too many positional arguments",
+        r"the loss cannot be called as loss\(model, batch\): too many positional arguments",
     ),
     "a function as model": ({"model": lambda x: x}, "the model cannot be a function: give a torch.nn.Module"),
     "parameters": ({"optimizer": network().parameters()}, "the optimizer cannot be a generator: give the torch.optim"),

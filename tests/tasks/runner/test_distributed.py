@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import HashStore, destroy_process_group, init_process_group
 
+import earlycrop
 import tasks
 from tasks import cifar10
 from tasks.runner import command_line, distributed
@@ -23,6 +25,7 @@ from tasks.vision.feed import Feed, InMemory, Streamed
 from tasks.vision.images import read
 from tests.tasks.runner import plain_network
 from tests.tasks.tiny_data import parquet
+from tests.toy import mlp, sgd, train_epoch, vectors
 
 TINY = (
     *("--epochs", "4", "--batch", "16", "--scoring", "2", "--validation", "0.23", "--learning-rate", "0.05"),
@@ -107,6 +110,25 @@ def test_the_command_of_a_task_with_batch_norms(tmp_path: Path) -> None:
     assert refused.returncode != 0
     assert refused.stderr.count("error: cartpole is trained by one process: start it without torchrun") == 1
     assert not (tmp_path / "others").exists()
+
+
+def test_a_model_is_wrapped_again_after_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch refuses a second step where it was not."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model, batches = mlp(), vectors()
+    optimizer, replicas = sgd(model), distributed.Replicas()
+    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        train_epoch(replicas(model), optimizer, batches)
+        assert replicas(model) is replicas(model)
+        earlycrop.shrink(model, earlycrop.trace(model, batches[0][0]), [0, 20], optimizer)
+        train_epoch(replicas(model), optimizer, batches)
+        assert replicas(model) is replicas(model)
+        model[0].requires_grad_(False)
+        train_epoch(replicas(model), optimizer, batches)
+    finally:
+        destroy_process_group()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import nn
 
 import earlycrop
 from earlycrop import Limits, Pruner
-from earlycrop.argument_checks import warn_of_state
+from earlycrop.context import PruningContext
 from tests.toy import loss, mlp, sgd, train_epoch, vectors
 
 
@@ -77,7 +77,7 @@ def test_optimizers_that_follow_are_left_as_they_are(kind: Any) -> None:
     optimizer = kind(model.parameters(), 0.1)
     train_epoch(model, optimizer, vectors())
     before = {id(p): {k: v.clone() for k, v in state.items() if v is not None} for p, state in optimizer.state.items()}
-    warn_of_state(model, [optimizer])
+    PruningContext.create(model, optimizer, loss, ()).warn_of_state()
     after = {id(p): {k: v for k, v in state.items() if v is not None} for p, state in optimizer.state.items()}
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
@@ -98,7 +98,7 @@ def test_more_steps_than_epochs_are_warned_of_once() -> None:
     pruner = make(mlp())
     pruner.step(vectors())
     train(pruner, 6)
-    with pytest.warns(UserWarning, match="step is called after more than 6 epochs, for which this pruner was made"):
+    with pytest.warns(UserWarning, match="this pruner was made for 6 epochs, and step is called after another one"):
         train(pruner, 1)
     train(pruner, 2)
 
@@ -127,7 +127,7 @@ def test_a_pruner_after_one_that_has_finished_or_is_gone_is_no_second_one() -> N
 @pytest.mark.parametrize("structured", [True, False])
 def test_limits_that_exclude_every_layer_are_refused(exclude: list[str], structured: bool) -> None:
     limits = Limits(exclude=exclude)
-    with pytest.raises(ValueError, match="limits exclude all 3 layers of the model, and nothing could be pruned"):
+    with pytest.raises(ValueError, match="limits exclude all 3 layers of the model, so nothing can be pruned"):
         make(mlp(), method="earlycrop-s" if structured else "earlycrop-u", limits=limits)
     with pytest.raises(ValueError, match="limits exclude all 3 layers"):
         earlycrop.prune(mlp(), loss, vectors(), "snip", 0.5, structured=structured, limits=limits)

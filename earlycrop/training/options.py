@@ -1,0 +1,58 @@
+"""Settings of a pruner that most trainings leave as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from earlycrop.events import GateName
+from earlycrop.scoring.criteria import Statistics
+from earlycrop.utils.distributed import ProcessGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerOptions:
+    """Settings of a :class:`earlycrop.Pruner` that most trainings leave as they are.
+
+    Args:
+        gate: Where the gate of a node stands; see :class:`earlycrop.events.PruningRequest`.
+        statistics: What batch norms use while scores are computed; see the same.
+        shuffled: A control. Remove as many units of each layer as the method selects, but at random.
+        penalty: The weight of the L1 penalty on batch norm scales, in place of the method's own.
+        rewind: The share of the epochs that ``ltr`` rewinds to.
+        rewind_with: What ``ltr`` rewinds together with the model and its optimizers: anything with ``state_dict`` and
+            ``load_state_dict``, such as a scheduler.
+        optimizer_state: ``"reset"`` clears the state of the optimizers after a pruning, ``"keep"`` keeps it.
+        log_triggers: After every epoch, log the values that all triggers use, whichever trigger prunes. This keeps two
+            copies of the weights and five masks of nodes, and reads a batch after the first epoch.
+        ntk_probe: A small batch. After every epoch, log as ``kernel_turn`` how far the neural tangent kernel on it has
+            turned; see :class:`earlycrop.triggers.ntk.NTKDistance`.
+        group: The ``torch.distributed`` process group that trains the model. Needed only if you average gradients
+            yourself; that of ``DistributedDataParallel`` is detected.
+
+    Raises:
+        ValueError: A value is unknown or out of its range.
+    """
+
+    gate: GateName = "auto"
+    statistics: Statistics = "auto"
+    shuffled: bool = False
+    penalty: float | None = None
+    rewind: float = 0.05
+    rewind_with: Sequence[Any] = ()
+    optimizer_state: Literal["keep", "reset"] = "keep"
+    log_triggers: bool = False
+    ntk_probe: Any = None
+    group: ProcessGroup = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer_state not in ("keep", "reset"):
+            raise ValueError(f"optimizer_state must be 'keep' or 'reset', and is '{self.optimizer_state}'")
+        if self.penalty is not None and self.penalty < 0:
+            raise ValueError(f"penalty must be 0 or more, and is {self.penalty}")
+        if not 0 <= self.rewind < 1:
+            raise ValueError(f"rewind must be a share of the epochs, from 0 to below 1, and is {self.rewind}")
+
+
+DEFAULT_OPTIONS = PrunerOptions()
