@@ -81,6 +81,8 @@ class Trials:
     samples: int
     repeatable_scalars: dict[tuple[str, bool], list[ScalarArgs | None]] = field(default_factory=dict)
     """By module ("" is the network) and whether in training mode: the scalars that are the same in a second run."""
+    runs_uncut: dict[str, bool] = field(default_factory=dict)
+    """By module: whether its first call can be made again without a fault."""
 
     @property
     def network(self) -> nn.Module:
@@ -140,28 +142,53 @@ class Trials:
         return faults
 
     def check_group(
-        self, graph: Graph, group: Group, ids: tuple[int, ...], size_attributes: tuple[SizeAttribute, ...]
+        self, graph: Graph, root: str, ids: tuple[int, ...], size_attributes: tuple[SizeAttribute, ...]
     ) -> tuple[str, list[Fault]]:
-        """Check a cut of a group in the innermost module that holds it and can be run again alone.
+        """Check a cut of a group in a module, or in the innermost module around it that can be run again alone.
 
         Args:
             graph: The graph of the network.
-            group: The dimensions that the group has entries in.
+            root: The module that holds the group.
             ids: The nodes of the group.
             size_attributes: Attributes that follow the cut, besides those of the graph.
 
         Returns:
             The module that was run, and what is wrong.
         """
-        path = common_module(group).split(".")
         remove, calls = sample_nodes(graph, [ids]), self.module_calls.calls
-        for n in range(len(path), -1, -1):
-            root = ".".join(path[:n])
-            if not root or (root in calls and calls[root].repeatable):
+        while root:
+            if root in calls and calls[root].repeatable and not self._returns(root, graph, ids):
                 faults = self.check_cut(graph, remove, ids, root, size_attributes)
-                if not faults or not root or not self.check_cut(graph, [], [], root):  # its call can be repeated uncut
+                if not faults or self._runs_uncut(graph, root):
                     return root, faults
-        raise AssertionError("the whole network can always be run")
+            root = root.rpartition(".")[0]
+        return root, self.check_cut(graph, remove, ids, root, size_attributes)
+
+    def holding_module(self, graph: Graph, group: Group, ids: tuple[int, ...]) -> str:
+        """Return the innermost module that has all tensors of a group, and returns none of its channels.
+
+        What a module does with the channels that another one returns (a split into queries, keys and values) shows only
+        in a run of both.
+
+        Args:
+            graph: The graph of the network.
+            group: The dimensions that the group has entries in.
+            ids: The nodes of the group.
+        """
+        path = common_module(group)
+        while path and path in self.module_calls.calls and self._returns(path, graph, ids):
+            path = path.rpartition(".")[0]
+        return path
+
+    def _returns(self, root: str, graph: Graph, ids: tuple[int, ...]) -> bool:
+        """Return whether what a module returned in its first call has channels of these nodes."""
+        nodes = graph.classes[list(ids)]
+        return any(np.isin(self.classes[labels], nodes).any() for labels in self.module_calls.calls[root].returned)
+
+    def _runs_uncut(self, graph: Graph, root: str) -> bool:
+        if root not in self.runs_uncut:
+            self.runs_uncut[root] = not self.check_cut(graph, [], [], root)
+        return self.runs_uncut[root]
 
     def _cut_classes(self, graph: Graph, tested: Sequence[int]) -> NodeMask:
         """Return for each class whether it is a node that is tested."""
