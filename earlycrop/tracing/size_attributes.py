@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, islice
 from math import inf
@@ -48,7 +48,8 @@ def find_size_attributes(
             break
         first = min(faults, key=lambda fault: fault.at)
         best_reach, best, best_faults = float(first.at), chosen, faults
-        candidates = list(_list_candidates(graph, trials.network, first.path, remove, size_attributes + chosen))
+        used = size_attributes + chosen
+        candidates = _put_known_first(_list_candidates(graph, trials.network, first.path, remove, used), trials, used)
         for candidate in chain(candidates, _list_pairs(candidates, graph, remove)):
             if len({a.attribute for a in candidate}) > 1 and best_reach > first.at:
                 break  # one attribute was enough
@@ -93,6 +94,18 @@ def _list_candidates(
                     reductions.add(reduction)
                     first = SizeAttribute(name, attribute, value, axis.tensor, axis.dim)
                     yield first, *_find_in_similar_modules(first, graph, network, cut_dims, taken)
+
+
+def _put_known_first(
+    candidates: Iterable[tuple[SizeAttribute, ...]], trials: Trials, used: tuple[SizeAttribute, ...]
+) -> list[tuple[SizeAttribute, ...]]:
+    """Return the candidates, first those of which modules of the same kind have the attribute among those in use."""
+
+    def name(attribute: SizeAttribute) -> tuple[type, str]:
+        return type(trials.network.get_submodule(attribute.module)), attribute.attribute
+
+    known = {name(attribute) for attribute in used}
+    return sorted(candidates, key=lambda candidate: name(candidate[0]) not in known)
 
 
 def _list_pairs(

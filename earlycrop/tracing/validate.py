@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import takewhile
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.nodes import Group, SizeAttribute
@@ -75,7 +76,7 @@ class GroupChecks:
     def run(self) -> bool:
         """Check the groups, and return whether the network has no fault with the result.
 
-        Where attributes were found, the network is tried at once, with those that are expected to follow other groups.
+        Where attributes were found that others are expected to follow, the network is tried at once with all of them.
         """
         for group, ids in self.graph.groups.items():
             if self._check(group, ids):
@@ -92,8 +93,8 @@ class GroupChecks:
         return replace(self.graph, size_attributes=self.graph.size_attributes + self.added).freeze(self.frozen)
 
     def _check(self, group: Group, ids: tuple[int, ...]) -> bool:
-        """Check one group, and return whether attributes were found by a search."""
-        path = self.trials.holding_module(self.graph, group, ids)
+        """Check one group, and return whether attributes were found that others are expected to follow."""
+        path = _common_module(group)
         module = self.trials.network.get_submodule(path)
         kind = type(module), len(ids), tuple((tensor.removeprefix(path), dim) for tensor, dim in group)
         if self.reuse_results and kind in self._results:
@@ -118,8 +119,10 @@ class GroupChecks:
             self.frozen |= dict.fromkeys(ids, faults[0].reason)
             return False
         self._add(kind, path, following)
-        self.expected += expect_size_attributes(self.graph, self.trials.network, following, self.added + self.expected)
-        return True
+        known = self.added + self.expected
+        expected = expect_size_attributes(self.graph, self.trials.network, following, known)
+        self.expected += expected
+        return bool(expected)
 
     def _add(self, kind: tuple[object, ...], path: str, attributes: tuple[SizeAttribute, ...]) -> None:
         """Record which attributes follow a group."""
@@ -127,6 +130,12 @@ class GroupChecks:
         self.added += attributes
         names = {(a.module, a.attribute) for a in attributes}
         self.expected = tuple(a for a in self.expected if (a.module, a.attribute) not in names)
+
+
+def _common_module(group: Group) -> str:
+    """Return the path of the innermost module that holds all tensors of a group."""
+    levels = zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False)
+    return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
 
 
 def _without_digits(kind: type, tensors: set[str], why: str) -> tuple[object, ...]:
