@@ -76,6 +76,7 @@ def with_zeros(t: Tensor, gone: list[tuple[int, Tensor]]) -> Tensor:
 
 
 def step(model: nn.Module, optimizers: list[Optimizer], example: Any, gone: Gone | None = None) -> None:
+    @torch.enable_grad()  # that of transformers calls it without gradients
     def closure() -> Tensor:
         for o in optimizers:
             o.zero_grad()

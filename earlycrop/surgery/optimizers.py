@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import LBFGS, Adafactor, Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.utils._pytree import tree_leaves
 
 from earlycrop.surgery.slicing import KeptIndices, Swap, select_entries
@@ -106,21 +106,37 @@ def _cut_state_entry(
         if any(isinstance(t, Tensor) for t in tree_leaves(value)):
             raise SurgeryError(f"{label} as a {type(value).__name__} of tensors, which cannot be cut: {_CLEAR_STATE}")
         return value
-    if value.numel() <= 1:
+    averaged = _averaged_dim(key, value, parameter)
+    if value.numel() <= 1 and averaged is None:
         return value
     if type(value) not in (Tensor, nn.Parameter) or value.element_size() == 1:
         kind = str(value.dtype).removeprefix("torch.") if type(value) is Tensor else type(value).__name__
         why = "numbers of 8 bits or less share a scale with their block, and cannot be cut out of it"
         raise SurgeryError(f"{label} in {kind}: {why}: {_CLEAR_STATE}")
+    if averaged is not None and value.ndim < parameter.ndim:
+        full = value.unsqueeze(averaged)
+        return _cut_state_entry(optimizer, name, parameter, keep, key, full).squeeze(averaged)
     if value.ndim != parameter.ndim or any(n not in (1, m) for n, m in zip(value.shape, parameter.shape, strict=True)):
         raise SurgeryError(f"{label} in a form that does not follow the parameter's shape: {_CLEAR_STATE}")
     small = select_entries(value, keep)
-    if isinstance(optimizer, Adafactor):
+    if averaged is not None and averaged in keep:
         # A mean over a dimension that is cut: the sum stays, as removed entries are zero, and the count gets smaller.
-        for dim, index in keep.items():
-            if value.shape[dim] == 1:
-                small = small * (parameter.shape[dim] / index.numel())
+        small = small * (parameter.shape[averaged] / keep[averaged].numel())
     return small
+
+
+def _averaged_dim(key: str, value: Tensor, parameter: Tensor) -> int | None:
+    """Return the dimension of a parameter over which a state entry is a mean, or None if it is no such mean.
+
+    Optimizers that factor the second moment (Adafactor) keep means over the last dimension by row, and over the one
+    before it by column. The dimension is 1 wide in the entry, or missing from it.
+    """
+    words = key.split("_")
+    if parameter.ndim < 2 or not {"row", "col"} & set(words):
+        return None
+    dim = parameter.ndim - (1 if "row" in words else 2)
+    before, after = parameter.shape[:dim], parameter.shape[dim + 1 :]
+    return dim if value.shape in ((*before, *after), (*before, 1, *after)) else None
 
 
 def _check_state_by_parameter(optimizer: Optimizer, cut_ids: set[int]) -> None:

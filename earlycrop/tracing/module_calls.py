@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop.graph.graph import Graph
+from earlycrop.graph.types import ChannelLabels
 from earlycrop.tracing.labels import varying_dims
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.utils.contexts import preserve_state
@@ -26,11 +27,15 @@ FixedSizes = list[tuple[int | None, ...]]
 
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """The first call of a module: its arguments, the sizes that it returned, and the scalars that it computed with."""
+    """The first call of a module: its arguments, what it returned, and the scalars that it computed with.
+
+    sizes: the sizes that it returned. returned: the channels of what it returned.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     sizes: FixedSizes
+    returned: list[ChannelLabels]
     scalars: list[ScalarArgs]
 
     @property
@@ -90,8 +95,8 @@ class ModuleCallRecorder:
             if self._on_call is not None:
                 self._on_call(caller, name, (args, kwargs, output))
             if self._keeps_calls and name not in self.calls:
-                sizes = fixed_sizes(recorder, output)
-                self.calls[name] = ModuleCall(args, kwargs, sizes, recorder.scalars[first_scalar:])
+                sizes, returned = fixed_sizes(recorder, output), returned_channels(recorder, output)
+                self.calls[name] = ModuleCall(args, kwargs, sizes, returned, recorder.scalars[first_scalar:])
             return output
 
         wrapped.__wrapped__ = forward  # type: ignore[attr-defined]  # for those who ask for the signature
@@ -147,6 +152,16 @@ def fixed_sizes(recorder: ChannelRecorder, output: Any) -> FixedSizes:
         variable = {d for labels in recorder.labels(t) for d in varying_dims(labels)}
         sizes.append(tuple(None if d in variable else n for d, n in enumerate(t.shape)))
     return sizes
+
+
+def returned_channels(recorder: ChannelRecorder, output: Any) -> list[ChannelLabels]:
+    """Return the channels of the tensors in what a module returned.
+
+    Args:
+        recorder: The recorder of the run.
+        output: What the module returned.
+    """
+    return [labels for t in _output_tensors(output) for labels in recorder.labels(t)]
 
 
 def fits(shapes: Shapes, sizes: FixedSizes) -> bool:

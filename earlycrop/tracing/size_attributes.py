@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, islice
 from math import inf
@@ -48,7 +48,8 @@ def find_size_attributes(
             break
         first = min(faults, key=lambda fault: fault.at)
         best_reach, best, best_faults = float(first.at), chosen, faults
-        candidates = list(_list_candidates(graph, trials.network, first.path, remove, size_attributes + chosen))
+        used = size_attributes + chosen
+        candidates = _put_known_first(_list_candidates(graph, trials.network, first.path, remove, used), trials, used)
         for candidate in chain(candidates, _list_pairs(candidates, graph, remove)):
             if len({a.attribute for a in candidate}) > 1 and best_reach > first.at:
                 break  # one attribute was enough
@@ -72,8 +73,8 @@ def _list_candidates(
 
     An integer shrinks in proportion with a dimension, and several integers with the parts of one. The innermost module
     comes first. Of one attribute, dimensions of its own value come first, then those whose width divides it or is a
-    multiple of it. With an attribute come those of the other modules of the same kind that lose some
-    of the same nodes (heads that all layers have in common).
+    multiple of it, and of these the module's own. With an attribute come those of the other modules of the same kind
+    that lose some of the same nodes (heads that all layers have in common).
     """
     removed = graph.mask(remove)
     cut_axes = _list_cut_axes(graph, removed)
@@ -84,12 +85,27 @@ def _list_candidates(
             if (name, attribute) in taken:
                 continue
             reductions: set[Size] = set()
-            matches = _match_axes(value, cut_axes) if isinstance(value, int) else _match_parts(value, cut_axes, removed)
+            if isinstance(value, int):
+                matches = _match_axes(value, name, cut_axes)
+            else:
+                matches = _match_parts(value, cut_axes, removed)
             for axis, reduction in matches:
                 if reduction not in reductions:
                     reductions.add(reduction)
                     first = SizeAttribute(name, attribute, value, axis.tensor, axis.dim)
-                    yield first, *_find_in_similar_modules(first, network, cut_dims, taken)
+                    yield first, *_find_in_similar_modules(first, graph, network, cut_dims, taken)
+
+
+def _put_known_first(
+    candidates: Iterable[tuple[SizeAttribute, ...]], trials: Trials, used: tuple[SizeAttribute, ...]
+) -> list[tuple[SizeAttribute, ...]]:
+    """Return the candidates, first those of which modules of the same kind have the attribute among those in use."""
+
+    def name(attribute: SizeAttribute) -> tuple[type, str]:
+        return type(trials.network.get_submodule(attribute.module)), attribute.attribute
+
+    known = {name(attribute) for attribute in used}
+    return sorted(candidates, key=lambda candidate: name(candidate[0]) not in known)
 
 
 def _list_pairs(
@@ -138,19 +154,43 @@ def _match_parts(
     return [(axis, tuple(int(part.sum()) for part in np.split(lost[axis.nodes], ends))) for axis in axes]
 
 
-def _match_axes(value: int, cut_axes: Sequence[tuple[TensorAxis, int]]) -> list[tuple[TensorAxis, Size]]:
-    """Return the dimensions that an attribute can follow, best first, and by how much it would shrink."""
+def _match_axes(value: int, module: str, cut_axes: Sequence[tuple[TensorAxis, int]]) -> list[tuple[TensorAxis, Size]]:
+    """Return the dimensions that an attribute of a module can follow, best first, and by how much it would shrink."""
     matches = []
     for axis, loss in cut_axes:
         width = axis.nodes.size
         is_multiple = value % width == 0 or width % value == 0
         if is_multiple and value * loss % width == 0 and loss < width:
-            matches.append((max(value, width) // min(value, width), axis, value * loss // width))
-    return [(axis, reduction) for _, axis, reduction in sorted(matches, key=lambda match: match[0])]
+            is_outside = not axis.tensor.startswith(f"{module}.")
+            matches.append((max(value, width) // min(value, width), is_outside, axis, value * loss // width))
+    return [(axis, reduction) for _, _, axis, reduction in sorted(matches, key=lambda match: match[:2])]
+
+
+def expect_size_attributes(
+    graph: Graph, network: nn.Module, found: Sequence[SizeAttribute], known: Sequence[SizeAttribute]
+) -> tuple[SizeAttribute, ...]:
+    """Return what may follow other groups, as attributes of the same name were found to follow one.
+
+    They are those of the other modules of the same kinds, where they fit the same tensor of theirs.
+
+    Args:
+        graph: The graph of the network.
+        network: The network.
+        found: The attributes that were found to follow a group.
+        known: Attributes that follow a cut already, besides those of the graph.
+    """
+    dims = {(axis.tensor, axis.dim) for axis in graph.axes if (axis.nodes >= 0).any()}
+    taken = {(a.module, a.attribute) for a in (*graph.size_attributes, *known)}
+    similar = chain.from_iterable(_find_in_similar_modules(a, graph, network, dims, taken) for a in found)
+    return tuple({(a.module, a.attribute): a for a in similar}.values())
 
 
 def _find_in_similar_modules(
-    attribute: SizeAttribute, network: nn.Module, cut_dims: set[tuple[str, int]], taken: set[tuple[str, str]]
+    attribute: SizeAttribute,
+    graph: Graph,
+    network: nn.Module,
+    cut_dims: set[tuple[str, int]],
+    taken: set[tuple[str, str]],
 ) -> Iterator[SizeAttribute]:
     """Yield the same attribute of other modules of the same kind, where the same tensor of theirs is cut."""
     local_name = attribute.tensor.removeprefix(f"{attribute.module}.")
@@ -159,11 +199,22 @@ def _find_in_similar_modules(
     paths = [tensor.split(".") for tensor, _ in cut_dims]
     parents = {".".join(parts[:n]) for parts in paths for n in range(len(parts))}
     for path in sorted(parents - {attribute.module}):
-        tensor = attribute.tensor if is_outside else f"{path}.{local_name}"
         module = network.get_submodule(path)
-        same = type(module) is kind and _get_size(module, attribute.attribute) == attribute.value
-        if same and (tensor, attribute.dim) in cut_dims and (path, attribute.attribute) not in taken:
-            yield replace(attribute, module=path, tensor=tensor)
+        tensor = attribute.tensor if is_outside else f"{path}.{local_name}"
+        if type(module) is kind and (tensor, attribute.dim) in cut_dims and (path, attribute.attribute) not in taken:
+            value, width = _get_size(module, attribute.attribute), graph.axis[tensor, attribute.dim].nodes.size
+            if _is_same_share(attribute, graph.axis[attribute.tensor, attribute.dim].nodes.size, value, width):
+                yield replace(attribute, module=path, value=value, tensor=tensor)
+
+
+def _is_same_share(attribute: SizeAttribute, width: int, value: Any, other_width: int) -> bool:
+    """Return whether another value is to another width what an attribute is to the width that it follows."""
+    match attribute.value, value:
+        case int(), int():
+            return bool(value * width == attribute.value * other_width)
+        case tuple(), tuple():
+            return len(value) == len(attribute.value) and sum(value) == other_width
+    return False
 
 
 def transfer_size_attributes(

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 from torch import nn
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import Group, SizeAttribute
+from earlycrop.graph.nodes import SizeAttribute
 from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.tracing.labels import expand_labels
@@ -81,6 +80,8 @@ class Trials:
     samples: int
     repeatable_scalars: dict[tuple[str, bool], list[ScalarArgs | None]] = field(default_factory=dict)
     """By module ("" is the network) and whether in training mode: the scalars that are the same in a second run."""
+    runs_uncut: dict[str, bool] = field(default_factory=dict)
+    """By module: whether its first call can be made again without a fault."""
 
     @property
     def network(self) -> nn.Module:
@@ -140,28 +141,41 @@ class Trials:
         return faults
 
     def check_group(
-        self, graph: Graph, group: Group, ids: tuple[int, ...], size_attributes: tuple[SizeAttribute, ...]
+        self, graph: Graph, root: str, ids: tuple[int, ...], size_attributes: tuple[SizeAttribute, ...]
     ) -> tuple[str, list[Fault]]:
-        """Check a cut of a group in the innermost module that holds it and can be run again alone.
+        """Check a cut of a group in a module, and in modules around it as far as its channels go.
+
+        What another module does with channels that this one returns (a split into queries, keys and values) shows only
+        in a run of both. The modules are run from the innermost one on, until one has a fault, or none and returns no
+        channels of the group. A module that cannot be run again alone is skipped.
 
         Args:
             graph: The graph of the network.
-            group: The dimensions that the group has entries in.
+            root: The innermost module that has all tensors of the group.
             ids: The nodes of the group.
             size_attributes: Attributes that follow the cut, besides those of the graph.
 
         Returns:
-            The module that was run, and what is wrong.
+            The module that was run last, and what is wrong.
         """
-        path = common_module(group).split(".")
         remove, calls = sample_nodes(graph, [ids]), self.module_calls.calls
-        for n in range(len(path), -1, -1):
-            root = ".".join(path[:n])
-            if not root or (root in calls and calls[root].repeatable):
+        while root:
+            if root in calls and calls[root].repeatable:
                 faults = self.check_cut(graph, remove, ids, root, size_attributes)
-                if not faults or not root or not self.check_cut(graph, [], [], root):  # its call can be repeated uncut
+                if self._runs_uncut(graph, root) if faults else not self._returns(root, graph, ids):
                     return root, faults
-        raise AssertionError("the whole network can always be run")
+            root = root.rpartition(".")[0]
+        return root, self.check_cut(graph, remove, ids, root, size_attributes)
+
+    def _returns(self, root: str, graph: Graph, ids: tuple[int, ...]) -> bool:
+        """Return whether what a module returned in its first call has channels of these nodes."""
+        nodes = graph.classes[list(ids)]
+        return any(np.isin(self.classes[labels], nodes).any() for labels in self.module_calls.calls[root].returned)
+
+    def _runs_uncut(self, graph: Graph, root: str) -> bool:
+        if root not in self.runs_uncut:
+            self.runs_uncut[root] = not self.check_cut(graph, [], [], root)
+        return self.runs_uncut[root]
 
     def _cut_classes(self, graph: Graph, tested: Sequence[int]) -> NodeMask:
         """Return for each class whether it is a node that is tested."""
@@ -252,16 +266,6 @@ def _add_tensors(recorder: TrialRecorder, graph: Graph, module: nn.Module, remov
         labels[axis.tensor].append(expand_labels(vector, axis.dim, tensors[axis.tensor].ndim))
     for name, t in tensors.items():
         recorder.set_info(t, labels[name], weight=isinstance(t, nn.Parameter))
-
-
-def common_module(group: Group) -> str:
-    """Return the path of the innermost module that holds a group.
-
-    Args:
-        group: The dimensions that the group has entries in.
-    """
-    levels = zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False)
-    return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
 
 
 def sample_nodes(graph: Graph, groups: Iterable[tuple[int, ...]], seed: int = 0) -> list[int]:

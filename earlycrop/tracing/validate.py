@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import takewhile
 
 from earlycrop.graph.graph import Graph
-from earlycrop.graph.nodes import SizeAttribute
+from earlycrop.graph.nodes import Group, SizeAttribute
 from earlycrop.graph.types import Reason
-from earlycrop.tracing.size_attributes import find_size_attributes, transfer_size_attributes
+from earlycrop.tracing.size_attributes import expect_size_attributes, find_size_attributes, transfer_size_attributes
 from earlycrop.tracing.trial_check import Fault
-from earlycrop.tracing.trial_cut import Trials, common_module, sample_nodes
+from earlycrop.tracing.trial_cut import Trials, sample_nodes
 
 
 def freeze_failing_nodes(graph: Graph, trials: Trials) -> Graph:
@@ -27,16 +29,16 @@ def freeze_failing_nodes(graph: Graph, trials: Trials) -> Graph:
     """
     if not graph.count or not _has_fault(graph, trials):
         return graph
-    validated = _check_each_group(graph, trials, reuse_results=True)
-    if not _has_fault(validated, trials):
-        return validated
+    checks = GroupChecks(graph, trials, reuse_results=True)
+    if checks.run():
+        return checks.result()
     for _ in range(2):
-        validated = _check_each_group(graph, trials, reuse_results=False)
-        if validated is graph:  # which has a fault
+        checks = GroupChecks(graph, trials, reuse_results=False)
+        if checks.run():
+            return checks.result()
+        if not checks.added and not checks.frozen:  # the graph, which has a fault
             break
-        graph = validated
-        if not _has_fault(graph, trials):
-            return graph
+        graph = checks.result()
     return _freeze_by_halving(graph, trials)
 
 
@@ -51,40 +53,94 @@ def _find_faults(graph: Graph, trials: Trials, groups: list[tuple[int, ...]]) ->
     return next(filter(None, (trials.check_cut(graph, remove, ids) for remove in samples)), [])
 
 
-def _check_each_group(graph: Graph, trials: Trials, reuse_results: bool) -> Graph:
-    """Cut each group by itself, and freeze those with a fault that no attribute removes.
+class GroupChecks:
+    """Cut each group of a graph by itself, and freeze those with a fault that no attribute removes.
 
-    ``reuse_results``: take the result of a group that has no fault, or none with the right attributes, for the same
-    group of similar modules.
+    Args:
+        graph: The graph of the network.
+        trials: The copy of the network.
+        reuse_results: Take the result of a group that has no fault, or none with the right attributes, for the same
+            group of similar modules.
     """
-    added: tuple[SizeAttribute, ...] = ()
-    frozen: dict[int, Reason] = {}
-    failures: set[tuple[object, ...]] = set()
-    results: dict[tuple[object, ...], tuple[str, tuple[SizeAttribute, ...]]] = {}
-    for group, ids in graph.groups.items():
-        path = common_module(group)
-        module = trials.network.get_submodule(path)
+
+    def __init__(self, graph: Graph, trials: Trials, reuse_results: bool) -> None:
+        self.graph, self.trials, self.reuse_results = graph, trials, reuse_results
+        self.added: tuple[SizeAttribute, ...] = ()
+        """Attributes that were found to follow groups."""
+        self.expected: tuple[SizeAttribute, ...] = ()
+        """Attributes that may follow other groups, as they have the names of those that were found."""
+        self.frozen: dict[int, Reason] = {}
+        self._failures: set[tuple[object, ...]] = set()
+        self._results: dict[tuple[object, ...], tuple[str, tuple[SizeAttribute, ...]]] = {}
+
+    def run(self) -> bool:
+        """Check the groups, and return whether the network has no fault with the result.
+
+        Where attributes were found that others are expected to follow, the network is tried at once with all of them.
+        """
+        for group, ids in self.graph.groups.items():
+            if self._check(group, ids):
+                found, self.added = self.added, self.added + self.expected
+                if not _has_fault(self.result(), self.trials):
+                    return True
+                self.added = found
+        return not _has_fault(self.result(), self.trials)
+
+    def result(self) -> Graph:
+        """Return the graph with the attributes that were found, and without the nodes that are frozen."""
+        if not self.added and not self.frozen:
+            return self.graph
+        return replace(self.graph, size_attributes=self.graph.size_attributes + self.added).freeze(self.frozen)
+
+    def _check(self, group: Group, ids: tuple[int, ...]) -> bool:
+        """Check one group, and return whether attributes were found that others are expected to follow."""
+        path = _common_module(group)
+        module = self.trials.network.get_submodule(path)
         kind = type(module), len(ids), tuple((tensor.removeprefix(path), dim) for tensor, dim in group)
-        if reuse_results and kind in results:
-            transferred = transfer_size_attributes(*results[kind], path, trials.network)
+        if self.reuse_results and kind in self._results:
+            transferred = transfer_size_attributes(*self._results[kind], path, self.trials.network)
             if transferred is not None:
-                added += transferred
-                continue
-        root, faults = trials.check_group(graph, group, ids, added)
+                self._add(kind, path, transferred)
+                return False
+        expected = tuple(a for a in self.expected if (a.tensor, a.dim) in group)
+        root, faults = self.trials.check_group(self.graph, path, ids, self.added + expected)
+        if faults and expected:
+            expected = ()
+            root, faults = self.trials.check_group(self.graph, path, ids, self.added)
         if not faults:
-            results[kind] = path, ()
-            continue
-        failure = *kind, faults[0].reason.why
-        following = None if failure in failures else find_size_attributes(graph, trials, ids, root, added)
+            self._add(kind, path, expected)
+            return False
+        failure = _without_digits(type(module), {tensor for tensor, _ in group}, faults[0].reason.why)
+        following = None
+        if failure not in self._failures:
+            following = find_size_attributes(self.graph, self.trials, ids, root, self.added)
         if following is None:
-            failures.add(failure)
-            frozen |= dict.fromkeys(ids, faults[0].reason)
-        else:
-            results[kind] = path, following
-            added += following
-    if not added and not frozen:
-        return graph
-    return replace(graph, size_attributes=graph.size_attributes + added).freeze(frozen)
+            self._failures.add(failure)
+            self.frozen |= dict.fromkeys(ids, faults[0].reason)
+            return False
+        self._add(kind, path, following)
+        known = self.added + self.expected
+        expected = expect_size_attributes(self.graph, self.trials.network, following, known)
+        self.expected += expected
+        return bool(expected)
+
+    def _add(self, kind: tuple[object, ...], path: str, attributes: tuple[SizeAttribute, ...]) -> None:
+        """Record which attributes follow a group."""
+        self._results[kind] = path, attributes
+        self.added += attributes
+        names = {(a.module, a.attribute) for a in attributes}
+        self.expected = tuple(a for a in self.expected if (a.module, a.attribute) not in names)
+
+
+def _common_module(group: Group) -> str:
+    """Return the path of the innermost module that holds all tensors of a group."""
+    levels = zip(*(tensor.split(".")[:-1] for tensor, _ in group), strict=False)
+    return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
+
+
+def _without_digits(kind: type, tensors: set[str], why: str) -> tuple[object, ...]:
+    """Return what failures of similar groups have in common: names and reasons without numbers."""
+    return kind, frozenset(re.sub(r"\d+", "", name) for name in tensors), re.sub(r"\d+", "", why)
 
 
 def _freeze_by_halving(graph: Graph, trials: Trials) -> Graph:

@@ -73,6 +73,20 @@ def _layer_norm(x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, Te
     return _empty(x.shape, x), _empty(rows, x), _empty(rows, x)
 
 
+def _group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *sizes: Any) -> tuple[Tensor, ...] | None:
+    samples, channels, positions, groups, _ = sizes
+    if not x.is_contiguous() or x.numel() != samples * channels * positions or groups < 1 or channels % groups:
+        return None
+    if any(t is not None and (t.shape != (channels,) or t.dtype != x.dtype) for t in (weight, bias)):
+        return None
+    return _empty(x.shape, x), _empty((samples, groups), x), _empty((samples, groups), x)
+
+
+def _upsample_like(nearest: Any) -> Callable[..., Tensor]:
+    """Return a shortcut that runs an upsampling of the same size whose shapes torch computes in one step."""
+    return lambda x, size, *rest: nearest(x, size)
+
+
 def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
     if bias.shape != b.shape[1:] or bias.dtype != a.dtype:
         return None
@@ -146,6 +160,11 @@ _ARITHMETIC_NAMES = "add mul sub div"
 SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
+    aten.native_group_norm.default: _group_norm,
+    aten.upsample_linear1d.default: _upsample_like(aten.upsample_nearest1d.default),
+    aten.upsample_bilinear2d.default: _upsample_like(aten.upsample_nearest2d.default),
+    aten.upsample_bicubic2d.default: _upsample_like(aten.upsample_nearest2d.default),
+    aten.upsample_trilinear3d.default: _upsample_like(aten.upsample_nearest3d.default),
     aten.convolution.default: _convolution,
     aten.cat.default: _cat,
     aten.addmm.default: _addmm,

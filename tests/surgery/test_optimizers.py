@@ -1,5 +1,7 @@
 """The step after a cut equals the masked dense network's, for every optimizer of torch; LBFGS with state is refused.
 
+The Adafactor of transformers is one more: its means over rows and columns lack a dimension of the parameter.
+
 The masked dense network here: what a cut removes is zero in parameters, in every gradient and in the optimizer's state.
 """
 
@@ -17,6 +19,7 @@ from torch.optim import Optimizer
 
 from earlycrop import SurgeryError, shrink, trace
 from earlycrop.graph.graph import Graph
+from earlycrop.utils.torchvision_compat import load_torchvision
 from tests.networks import build
 from tests.oracles import gone_of, kept, some_nodes, step, with_zeros, zeroed
 
@@ -28,6 +31,7 @@ KINDS: dict[str, type[Optimizer]] = {
     for name, kind in vars(torch.optim).items()
     if inspect.isclass(kind) and issubclass(kind, Optimizer) and kind is not Optimizer
 }
+KINDS["transformers.Adafactor"] = load_torchvision("transformers.optimization").Adafactor
 FLAGS = (
     "foreach",
     "fused",
@@ -40,6 +44,7 @@ FLAGS = (
 )
 NEEDED: dict[str, dict[str, Any]] = {
     "Adafactor": {"d": 1e3},  # its clipping would hide how its steps compare: out of reach
+    "transformers.Adafactor": {"clip_threshold": 1e3},
     # its scaling leaves decay out; and each of its iterations in bfloat16 multiplies the rounding of the one before
     "Muon": {"weight_decay": 0.0, "ns_steps": 1},
     "LBFGS": {"lr": 0.1, "max_iter": 3},
@@ -56,6 +61,17 @@ class Sparse(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.hidden(self.embedding(x)).tanh())
+
+
+class Narrow(nn.Module):
+    """A cut that changes the only row of one weight, and the only column of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.hidden, self.out = nn.Linear(1, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.hidden(self.first(x).tanh()).tanh())
 
 
 def variants() -> list[tuple[str, dict[str, Any]]]:
@@ -82,10 +98,15 @@ def runs(kind: type[Optimizer], options: dict[str, Any]) -> bool:
 
 
 VARIANTS = variants()
+NETWORKS = {
+    "SparseAdam": ["sparse"],
+    "Adafactor": ["conv-norm", "lstm", "narrow"],
+    "transformers.Adafactor": ["conv-norm", "lstm", "narrow"],
+}
 RUNS = [
     pytest.param(network, name, options, marks=SLOW if network == "lstm" and options != NEEDED.get(name, {}) else [])
     for name, options in VARIANTS
-    for network in (["sparse"] if name == "SparseAdam" else ["conv-norm", "lstm"])
+    for network in NETWORKS.get(name, ["conv-norm", "lstm"])
 ]
 """Of an LSTM, which takes longest, every optimizer as it comes is quick, and its other variants are slow."""
 
@@ -114,6 +135,9 @@ def case(kind: str) -> tuple[nn.Module, Any, Graph, list[int]]:
         torch.manual_seed(0)
         model: nn.Module = Sparse().double()
         example: Any = torch.randint(0, 9, (3, 5))
+    elif kind == "narrow":
+        torch.manual_seed(0)
+        model, example = Narrow().double(), torch.randn(5, 1, dtype=torch.float64)
     else:
         model, example = build(kind)
     graph = trace(model, example)
@@ -122,12 +146,20 @@ def case(kind: str) -> tuple[nn.Module, Any, Graph, list[int]]:
 
 def factor(name: str, small: Tensor, dense: Tensor) -> float:
     """How much longer an optimizer's step is on a smaller tensor, by its own formula."""
-    if name == "Adafactor":  # step proportional to the root mean square of the entries, of which zeros were a part
+    if "Adafactor" in name:  # step proportional to the root mean square of the entries, of which zeros were a part
         return (dense.numel() / small.numel()) ** 0.5
     if name == "Muon" and small.ndim == 2:
         ratio = [max(1.0, t.shape[0] / t.shape[1]) for t in (small, dense)]
         return (ratio[0] / ratio[1]) ** 0.5
     return 1.0
+
+
+def masked_state(key: str, value: Tensor, parameter: Tensor, gone: list[tuple[int, Tensor]]) -> Tensor:
+    """A state entry with zeros for what a cut removes, along the dimensions that it shares with the parameter."""
+    if value.ndim == parameter.ndim - 1 and key.endswith(("_row", "_col")):
+        missing = -1 if key.endswith("_row") else -2
+        return with_zeros(value.unsqueeze(missing), gone).squeeze(missing)
+    return with_zeros(value, gone)
 
 
 @pytest.mark.parametrize(("network", "name", "options"), RUNS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
@@ -149,7 +181,7 @@ def test_the_step_after_a_cut_is_that_of_the_masked_network(network: str, name: 
         for n, p in masked.named_parameters():
             for key, value in other.state.get(p, {}).items():
                 if n in gone and isinstance(value, Tensor) and value.numel() > 1:
-                    other.state[p][key] = with_zeros(value, gone[n])
+                    other.state[p][key] = masked_state(key, value, p, gone[n])
     shrink(model, graph, remove, optimizers)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     parameters = [p for o in optimizers for g in o.param_groups for p in g["params"]]
