@@ -20,6 +20,7 @@ from earlycrop.tracing.operation import Op, Rule
 from earlycrop.tracing.recorder import UNKNOWN, ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import along, indexing, matmul, norms, splits, views, writes
 from earlycrop.tracing.rules.zeros import ZERO_RULES, ZeroRule, aten_operations
+from earlycrop.utils.errors import raise_if_out_of_memory
 
 _log = logging.getLogger(__name__)
 aten: Any = torch.ops.aten
@@ -84,6 +85,7 @@ def _record_channels(recorder: ChannelRecorder, op: Op, traits: _OperationTraits
     except (IndexError, ValueError, TypeError):  # called in a form that the rule does not know
         _freeze_unknown(recorder, op)
     except Exception as error:  # a fault of the rule is none of the model, which can still be cut elsewhere
+        raise_if_out_of_memory(error)
         rule = getattr(traits.rule, "__name__", "a rule")
         _log.warning("the rule %s of %s failed, so its channels stay (%r): please report it", rule, traits.name, error)
         _freeze_unknown(recorder, op)
