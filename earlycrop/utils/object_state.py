@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -17,6 +17,9 @@ from earlycrop.utils.modules import is_functorch_tensor
 
 _SKIPPED = (type, FunctionType, MethodType, ModuleType, logging.Logger, Optimizer, nn.Parameter)
 """What is not looked into. A forward pass and a loss do not step an optimizer, and change no parameter."""
+_ATOMS = frozenset({bool, int, float, str, type(None)})
+_CONTAINERS = frozenset({list, dict, OrderedDict, set, deque})
+"""Types that most attributes of a module have, which need no slow test of what else they are."""
 
 
 class ObjectState:
@@ -38,7 +41,10 @@ class ObjectState:
         pending = list(objects)
         while pending:
             value = pending.pop()
-            if id(value) not in visited and not isinstance(value, _SKIPPED):
+            kind = type(value)
+            if kind in _ATOMS or id(value) in visited:
+                continue
+            if kind in _CONTAINERS or not isinstance(value, _SKIPPED):
                 visited.add(id(value))  # the id stays in use: what is visited is recorded, or held by what is
                 pending.extend(self._record(value))
 
@@ -64,6 +70,9 @@ class ObjectState:
 
     def _record(self, value: Any) -> Iterable[Any]:
         """Record one object, and return what it holds."""
+        if type(value) in _CONTAINERS:
+            self._containers.append((value, value.copy()))
+            return value.values() if isinstance(value, dict) else value
         if isinstance(value, Tensor):
             if value.layout == torch.strided and not (value.is_meta or value.is_nested or is_functorch_tensor(value)):
                 self._values.append((value, value.detach().clone()))
@@ -72,7 +81,7 @@ class ObjectState:
             if value.flags.writeable:
                 self._values.append((value, value.copy()))
             return ()
-        if isinstance(value, torch.Generator):
+        if not isinstance(value, nn.Module) and isinstance(value, torch.Generator):
             self._generators.append((value, value.get_state()))
             return ()
         held: list[Any] = []
@@ -90,8 +99,8 @@ class ObjectState:
 
 def _holds_same(container: Any, items: Any) -> bool:
     """Return whether a container holds the same objects in the same order."""
-    if len(container) != len(items):
-        return False
+    if len(container) != len(items) or not items:
+        return len(container) == len(items)
     if isinstance(container, set):
         return bool(container == items)
     if isinstance(container, dict):
