@@ -35,6 +35,8 @@ class ObjectState:
     def __init__(self, objects: Iterable[Any]) -> None:
         self._attributes: list[tuple[Any, dict[str, Any]]] = []
         self._containers: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []
+        """Containers without an item, as most of a module's are: they are recorded faster apart."""
         self._values: list[tuple[Any, Any]] = []
         self._generators: list[tuple[torch.Generator, Tensor]] = []
         visited: set[int] = set()
@@ -44,7 +46,10 @@ class ObjectState:
             kind = type(value)
             if kind in _ATOMS or id(value) in visited:
                 continue
-            if kind in _CONTAINERS or not isinstance(value, _SKIPPED):
+            if kind in _CONTAINERS and not value:
+                visited.add(id(value))
+                self._empty.append(value)
+            elif kind in _CONTAINERS or not isinstance(value, _SKIPPED):
                 visited.add(id(value))  # the id stays in use: what is visited is recorded, or held by what is
                 pending.extend(self._record(value))
 
@@ -55,6 +60,9 @@ class ObjectState:
             for name in current.keys() - saved.keys():
                 del current[name]
             current.update(saved)
+        for container in self._empty:
+            if container:
+                container.clear()
         for container, items in self._containers:
             if not _holds_same(container, items):
                 container.clear()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -68,9 +69,9 @@ def test_loss_has_second_derivatives_and_runs_on_fake_tensors_with_one_call() ->
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
 
-    def loss(*parameters: Tensor, batch: Batch = batch) -> Tensor:
+    def loss(*parameters: Tensor, batch: Batch = batch, buffers: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
         names = [name for name, _ in model.named_parameters()]
-        named = dict(zip(names, parameters, strict=True))
+        named = {**dict(zip(names, parameters, strict=True)), **buffers}
         return total_loss(task.loss(lambda x: torch.func.functional_call(model, named, x), batch))
 
     loss(*model.parameters())
@@ -90,7 +91,8 @@ def test_loss_has_second_derivatives_and_runs_on_fake_tensors_with_one_call() ->
     assert curvature == pytest.approx((slope(1e-4) - slope(-1e-4)) / 2e-4, rel=1e-4)
     with FakeTensorMode() as mode:
         fake = Batch(*(mode.from_tensor(t) for t in batch))
-        assert loss(*(mode.from_tensor(p) for p in parameters), batch=fake).shape == ()
+        buffers = {name: mode.from_tensor(b) for name, b in model.named_buffers()}
+        assert loss(*(mode.from_tensor(p) for p in parameters), batch=fake, buffers=buffers).shape == ()
 
 
 def test_returns_of_truncated_games_are_bootstrapped_with_the_value_of_their_last_observation() -> None:
@@ -169,7 +171,7 @@ def test_a_run_goes_on_bit_for_bit_and_repeats_itself(tmp_path: Path) -> None:
 
 def test_scoring_does_not_disturb_training_and_plays_once() -> None:
     task, model = task_and_model()
-    plain = [batch.observations for batch in tiny("cartpole").batches(model, 1)]
+    plain = [batch.observations for batch in tiny("cartpole").batches(copy.deepcopy(model), 1)]
     watched = []
     for batch in task.batches(model, 1):
         scoring = task.scoring_batches(model, 1)
@@ -310,10 +312,10 @@ def test_a_gpu_plays_and_learns() -> None:
 @pytest.mark.parametrize("name", ["acrobot", "cartpole"])
 def test_a_task_with_workers(name: str) -> None:
     task, model = task_and_model(name, workers=2, steps=200, epochs=1)
-    first = list(task.batches(model, 1))
-    assert_same(tiny(name, workers=4, steps=200, epochs=1).batches(model, 1), first)
+    first = list(task.batches(copy.deepcopy(model), 1))
+    assert_same(tiny(name, workers=4, steps=200, epochs=1).batches(copy.deepcopy(model), 1), first)
     if name == "acrobot":
-        assert_same(tiny(name, steps=200, epochs=1).batches(model, 1), first)
+        assert_same(tiny(name, steps=200, epochs=1).batches(copy.deepcopy(model), 1), first)
     player = task._player(1, 0)
     assert isinstance(player, Player)
     player.close()
