@@ -69,7 +69,7 @@ def terms(seed: int) -> Iterator[Run]:
         for sparsity, more in ((0.9, ""), (0.95, " --steps 1000000" if task == "cartpole" else ""), (0.98, "")):
             common = f"--seed {seed} --sparsity {sparsity}{more} --method"
             yield run_of(task, f"{common} earlycrop-u")
-            if sparsity == 0.9:
+            if not more:
                 yield run_of(task, f"{common} earlycrop-u --criterion crop-sum")
                 for method in ("crop-u", "cropit-u", "snip", "random-u") if task == "cartpole" else ():
                     yield run_of(task, f"{common} {method}")

@@ -148,7 +148,11 @@ def test_what_cannot_be_swept_is_a_sentence(
     assert sentence in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("name", list(STUDIES))
+LARGE = {"fig3", "fig4", "fig5", "fig7"}
+"""Studies of hundreds of runs, each of which is parsed as a command line."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in STUDIES])
 def test_every_study_has_runs_that_can_be_and_no_two_alike(name: str) -> None:
     runs = [run for run in STUDIES[name](0) if run.task in names()]
     ids = set()
