@@ -62,17 +62,31 @@ def control(*tasks: str) -> Study:
     return several(*(compared(task, "", (0.5, 0.75, 0.9, 0.95, 0.98, 0.99), methods) for task in tasks))
 
 
+RAW = "--no-normalise-observations"
+"""Observations as they are, as in the first studies of control tasks."""
+
+
 def terms(seed: int) -> Iterator[Run]:
     """Single weights of actor and critic: scored by the flow of each term of the loss, or of their sum."""
     for task in ("cartpole", "acrobot"):
-        yield run_of(task, f"--seed {seed} --method dense")
-        for sparsity, more in ((0.9, ""), (0.95, " --steps 1000000" if task == "cartpole" else ""), (0.98, "")):
-            common = f"--seed {seed} --sparsity {sparsity}{more} --method"
+        yield run_of(task, f"{RAW} --seed {seed} --method dense")
+        for sparsity, more in ((0.9, ""), (0.95, " --steps 1000000" if task == "cartpole" else "")):
+            common = f"{RAW} --seed {seed} --sparsity {sparsity}{more} --method"
             yield run_of(task, f"{common} earlycrop-u")
-            if not more:
+            if sparsity == 0.9:
                 yield run_of(task, f"{common} earlycrop-u --criterion crop-sum")
                 for method in ("crop-u", "cropit-u", "snip", "random-u") if task == "cartpole" else ():
                     yield run_of(task, f"{common} {method}")
+
+
+def observations(seed: int) -> Iterator[Run]:
+    """The same with normalised observations, of which none is lost, up to 98 %."""
+    yield run_of("cartpole", f"--seed {seed} --method dense")
+    for sparsity in (0.9, 0.98):
+        common = f"--seed {seed} --sparsity {sparsity} --method"
+        yield run_of("cartpole", f"{common} earlycrop-u --criterion crop-sum")
+        for method in ("earlycrop-u", "crop-u", "cropit-u", "snip", "random-u"):
+            yield run_of("cartpole", f"{common} {method}")
 
 
 TUNING = 100
@@ -81,7 +95,7 @@ TUNING = 100
 
 def when_control(seed: int) -> Iterator[Run]:
     """When to prune cart-pole's policy: at an epoch of 30, or when the trigger says so; to choose the trigger by."""
-    common = f"--seed {TUNING + seed} --method"
+    common = f"{RAW} --seed {TUNING + seed} --method"
     yield run_of("cartpole", f"{common} dense --schedule constant")
     for trigger in ("", *(f" --trigger {epoch}" for epoch in (0, 2, 4, 8))):
         yield run_of("cartpole", f"{common} earlycrop-u --sparsity 0.9{trigger}")
@@ -99,7 +113,7 @@ NORMS = (
     "--statistics batch --gate rows", "--statistics running", "--gate norms", "--gate norms --statistics running",
 )  # fmt: skip
 """Forms of the score that only a network with batch norms has."""
-SMALL = {"cartpole": "--sparsity 0.98", "cifar10": "--preset small", "ptb": "--preset tiny"}
+SMALL = {"cartpole": f"{RAW} --sparsity 0.98", "cifar10": "--preset small", "ptb": "--preset tiny"}
 """A setting of each task in which a network of one CPU core's size is cut so far that it shows."""
 
 
@@ -227,6 +241,7 @@ STUDIES: dict[str, Study] = {
     "treebank": compared(
         "ptb", "--preset small", (0.5, 0.8), ("earlycrop-s", "earlycrop-u", "magnitude-u", "magnitude-after-u")
     ),
+    "observations": observations,
     "terms": terms,
     "when": points("--preset small", (0.9,), (0, 1, 2, 3, 4, 6, 8, 10), holds=False),
     "when-control": when_control,
