@@ -67,8 +67,10 @@ class PruningContext:
 
     def warn_of_untrained(self) -> None:
         """Warn where no optimizer holds a parameter that requires a gradient."""
-        held = {id(p) for o in flatten_optimizers(self.optimizers) for group in o.param_groups for p in group["params"]}
-        missing = [name for name, p in self.network.named_parameters() if p.requires_grad and id(p) not in held]
+        trained_ids = {
+            id(p) for o in flatten_optimizers(self.optimizers) for group in o.param_groups for p in group["params"]
+        }
+        missing = [name for name, p in self.network.named_parameters() if p.requires_grad and id(p) not in trained_ids]
         if not self.optimizers:
             warnings.warn(
                 "the pruner was given no optimizer, so a pruning would not update the one that trains the model: give "

@@ -22,9 +22,9 @@ from earlycrop.tracing.rules.table import apply_rule
 from earlycrop.tracing.trial_cut import RecordingMode
 from earlycrop.utils.meta import shapes_only
 from earlycrop.utils.modules import collect_tensors
+from earlycrop.utils.validation import enumerate_names
 
 MAY_USE = "a layer that no run has called may use it"
-_LISTED = 3
 
 
 def unmet_parameters(recorder: ChannelRecorder, network: nn.Module) -> list[str]:
@@ -60,7 +60,7 @@ def freeze_around_unmet(
     unmet: dict[str, list[str]] = {}
     for layer in layers:
         unmet.setdefault(_innermost(layer, module_calls.called), []).append(layer)
-    reasons = {region: f"{MAY_USE}: {_enumerate(inside)}" for region, inside in unmet.items()}
+    reasons = {region: f"{MAY_USE}: {enumerate_names(inside)}" for region, inside in unmet.items()}
 
     def freeze(region: str, values: Any) -> None:
         for t in collect_tensors(values):
@@ -87,8 +87,3 @@ def _innermost(path: str, called: set[str]) -> str:
     while path and path not in called:
         path = path.rpartition(".")[0]
     return path
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

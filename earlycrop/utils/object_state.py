@@ -92,17 +92,17 @@ class ObjectState:
         if not isinstance(value, nn.Module) and isinstance(value, torch.Generator):
             self._generators.append((value, value.get_state()))
             return ()
-        held: list[Any] = []
+        contents: list[Any] = []
         if isinstance(value, list | dict | set | deque):
             self._containers.append((value, value.copy()))
-            held.extend(value.values() if isinstance(value, dict) else value)
+            contents.extend(value.values() if isinstance(value, dict) else value)
         elif isinstance(value, tuple | frozenset):
-            held.extend(value)
+            contents.extend(value)
         attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
             self._attributes.append((value, dict(attributes)))
-            held.extend(attributes.values())
-        return held
+            contents.extend(attributes.values())
+        return contents
 
 
 def _holds_same(container: Any, items: Any) -> bool:

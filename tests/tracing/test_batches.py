@@ -52,7 +52,7 @@ def test_a_frozen_head_without_a_batch_keeps_its_inputs_too() -> None:
     model, x = two_tasks(), torch.randn(9, 6)
     model.heads["label"].requires_grad_(False)
     graph = trace(model, (x, "depth"))
-    assert "a layer that no run has called may use it: heads.label" in graph.report()
+    assert "a layer that no run has called may use it: 'heads.label'" in graph.report()
     assert {layer.name for layer in graph.layers if (layer.nodes >= 0).any()} == {"trunk.0"}
 
 
