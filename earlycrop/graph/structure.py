@@ -265,9 +265,10 @@ class GraphStructure:
             return self
         frozen = self.mask(reasons)
         number = np.append(np.where(frozen, -1, np.cumsum(~frozen) - 1), -1)  # the last entry serves -1
+        frozen_entry = np.append(frozen, False)
         axes = []
         for axis in self.axes:
-            added = [reasons[i] for i in np.unique(axis.nodes).tolist() if i in reasons]
+            added = [reasons[i] for i in np.unique(axis.nodes[frozen_entry[axis.nodes]]).tolist()]
             axes.append(replace(axis, nodes=number[axis.nodes], reasons=tuple(dict.fromkeys([*axis.reasons, *added]))))
         terms = tuple(replace(term, axes=tuple(number[nodes] for nodes in term.axes)) for term in self.cost_terms)
         return replace(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class TrialRecorder(ChannelRecorder):
         single_classes: An entry a class; whether it is the only one along some dimension, which fits any other.
         multiplicity: For each class, how many channels of it the first run treated as different ones.
         expected: The scalars of the first run; None for those that differ from run to run.
-        remaining: The class of each channel of the first run, ``REMOVED`` for one that is cut, -1 for one of data.
+        find_remaining: Returns the class of each channel of the first run, ``REMOVED`` for one that is cut, -1 for one
+            of data. It is called where a split is compared.
     """
 
     def __init__(
@@ -46,20 +48,25 @@ class TrialRecorder(ChannelRecorder):
         single_classes: NodeMask,
         multiplicity: ChannelLabels,
         expected: Sequence[ScalarArgs | None],
-        remaining: ChannelLabels,
+        find_remaining: Callable[[], ChannelLabels],
     ) -> None:
         super().__init__()
         self.cut_classes = np.append(cut_classes, False)  # the last entry is for channels of data: class -1
         self.checked_classes = np.append(cut_classes & ~single_classes, False)
         self.multiplicity = multiplicity
         self.expected = expected
-        self.remaining = remaining
+        self._find_remaining = find_remaining
         self.followed: set[tuple[ScalarArgs, ScalarArgs]] = set()
         """Splits before and after the cut whose parts have lost the channels that are cut, and no others."""
         self.scalars_differ = False
         """Whether one of the faults is a scalar that is not the expected one."""
         self.faults: list[Fault] = []
         self._classes = np.zeros(0, np.int64)
+
+    @cached_property
+    def remaining(self) -> ChannelLabels:
+        """The class of each channel of the first run, or what stands for channels of data and cut ones."""
+        return self._find_remaining()
 
     def classes_of(self, channels: ChannelLabels) -> ChannelLabels:
         """Return the classes of channels, -1 for channels of data."""

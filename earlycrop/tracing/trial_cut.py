@@ -115,7 +115,7 @@ class Trials:
             self._cut_classes(graph, tested),
             self._single_classes(subgraph, removed),
             self.multiplicity,
-            remaining=self._remaining_classes(graph, removed),
+            find_remaining=partial(self._remaining_classes, graph, removed),
         )
         try:
             swap = cut_module(module, kept_indices(subgraph, removed), subgraph.sizes(removed))

@@ -77,9 +77,11 @@ def cost_axes(*dims: list[ChannelLabels]) -> list[ChannelLabels]:
     """Return the channels by which the cost of a product shrinks, from those along each dimension."""
     axes: list[ChannelLabels] = []
     for vectors in dims:
-        distinct = [np.unique(vector) for vector in vectors]
-        split = len(vectors) > 1 and math.prod(vector.size for vector in distinct) == vectors[0].size
-        axes += distinct if split else vectors[:1]
+        if len(vectors) > 1:
+            distinct = [np.unique(vector) for vector in vectors]
+            is_split = math.prod(vector.size for vector in distinct) == vectors[0].size
+            vectors = distinct if is_split else vectors[:1]
+        axes += vectors
     return axes
 
 
