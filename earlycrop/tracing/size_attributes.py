@@ -192,15 +192,18 @@ def _find_in_similar_modules(
     cut_dims: set[tuple[str, int]],
     taken: set[tuple[str, str]],
 ) -> Iterator[SizeAttribute]:
-    """Yield the same attribute of other modules of the same kind, where the same tensor of theirs is cut."""
-    local_name = attribute.tensor.removeprefix(f"{attribute.module}.")
-    is_outside = local_name == attribute.tensor  # a tensor of none of these modules, which all of them use
+    """Yield the same attribute of other modules of the same kind, where the tensor that it follows there is cut.
+
+    That is the tensor at the same place beside the other module. If there is none, all of them follow the same tensor.
+    """
     kind = type(network.get_submodule(attribute.module))
     paths = [tensor.split(".") for tensor, _ in cut_dims]
     parents = {".".join(parts[:n]) for parts in paths for n in range(len(parts))}
     for path in sorted(parents - {attribute.module}):
         module = network.get_submodule(path)
-        tensor = attribute.tensor if is_outside else f"{path}.{local_name}"
+        tensor = _corresponding_path(attribute.tensor, attribute.module, path)
+        if (tensor, attribute.dim) not in graph.axis:
+            tensor = attribute.tensor
         if type(module) is kind and (tensor, attribute.dim) in cut_dims and (path, attribute.attribute) not in taken:
             value, width = _get_size(module, attribute.attribute), graph.axis[tensor, attribute.dim].nodes.size
             if _is_same_share(attribute, graph.axis[attribute.tensor, attribute.dim].nodes.size, value, width):

@@ -8,6 +8,7 @@ two classes, or freezes one that is a node, means another network. ``validate`` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -271,6 +272,8 @@ def _add_tensors(recorder: TrialRecorder, graph: Graph, module: nn.Module, remov
 def sample_nodes(graph: Graph, groups: Iterable[tuple[int, ...]], seed: int = 0) -> list[int]:
     """Draw about a third of the nodes of each group, such that no tensor becomes empty.
 
+    Groups of one size lose different numbers of nodes: with equal ones, a size that follows the wrong group would fit.
+
     Args:
         graph: The graph of the network.
         groups: The nodes of each group.
@@ -282,8 +285,11 @@ def sample_nodes(graph: Graph, groups: Iterable[tuple[int, ...]], seed: int = 0)
     rng = np.random.default_rng(seed)
     removed = graph.mask(())
     touched: dict[tuple[str, int], None] = {}
+    seen: Counter[int] = Counter()
     for ids in groups:
-        removed[rng.choice(ids, max(1, len(ids) // 3), replace=False)] = True
+        count = 1 + (len(ids) // 3 - 1 + seen[len(ids)]) % max(1, len(ids) // 2)
+        seen[len(ids)] += 1
+        removed[rng.choice(ids, count, replace=False)] = True
         touched |= dict.fromkeys((tensor, dim) for tensor, dim, _ in graph.nodes[ids[0]].owns)
     for axis in touched:
         nodes = graph.axis[axis].nodes

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
+from earlycrop import shrink, trace
 from tests.oracles import certified
 
 
@@ -48,3 +51,38 @@ def test_a_size_follows_outside_the_module_that_has_the_channels() -> None:
     model = Similarities().double()
     certified(model, torch.randn(2, 5, 6, dtype=torch.float64), 8)
     assert model.width == model.embed[0].out_features < 8
+
+
+class Parts(nn.Module):
+    """Linear layers, each on a part of the channels, whose sizes are listed, as in MixNet."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.sizes = [width // 2, width // 2]
+        self.parts = nn.ModuleList(nn.Linear(size, outputs) for size in self.sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(y) for part, y in zip(self.parts, x.split(self.sizes, 1), strict=True)], 1)
+
+
+class PartsBlock(nn.Module):
+    """Widens its input, and takes each half of the wide features by a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.narrow = nn.Linear(6, 24), Parts(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(self.widen(x).tanh())  # type: ignore[no-any-return]
+
+
+def test_sizes_of_parts_follow_the_layer_of_their_own_block() -> None:
+    """The blocks are of one size: an attribute that follows another block's layer fits as long as both lose as much."""
+    model = nn.Sequential(nn.Linear(5, 6), *(PartsBlock() for _ in range(3)), nn.Linear(6, 2)).double()
+    graph = trace(model, torch.randn(4, 5, dtype=torch.float64))
+    assert graph.count == 6 + 3 * 12
+    removed = [i for i in range(graph.count) if graph.nodes[i].layer == "1.widen"][:5]
+    small = copy.deepcopy(model)
+    shrink(small, graph, removed)
+    blocks = [block for block in small if isinstance(block, PartsBlock)]
+    assert [sum(block.narrow.sizes) for block in blocks] == [14, 24, 24]
