@@ -81,12 +81,15 @@ def terms(seed: int) -> Iterator[Run]:
 
 def observations(seed: int) -> Iterator[Run]:
     """The same with normalised observations, of which none is lost, up to 98 %."""
-    yield run_of("cartpole", f"--seed {seed} --method dense")
-    for sparsity in (0.9, 0.98):
-        common = f"--seed {seed} --sparsity {sparsity} --method"
-        yield run_of("cartpole", f"{common} earlycrop-u --criterion crop-sum")
-        for method in ("earlycrop-u", "crop-u", "cropit-u", "snip", "random-u"):
-            yield run_of("cartpole", f"{common} {method}")
+    methods = ("earlycrop-u --criterion crop-sum", "crop-u", "cropit-u", "snip", "random-u")
+    few = ("snip", "random-u")
+    acrobot: dict[float, tuple[str, ...]] = {0.9: (), 0.95: few}
+    cartpole: dict[float, tuple[str, ...]] = {0.9: methods, 0.95: few, 0.98: methods}
+    for task, others in (("acrobot", acrobot), ("cartpole", cartpole)):
+        yield run_of(task, f"--seed {seed} --method dense")
+        for sparsity, names in others.items():
+            for method in ("earlycrop-u", *names):
+                yield run_of(task, f"--seed {seed} --sparsity {sparsity} --method {method}")
 
 
 TUNING = 100
