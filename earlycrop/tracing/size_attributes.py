@@ -167,7 +167,7 @@ def _match_axes(value: int, module: str, cut_axes: Sequence[tuple[TensorAxis, in
 
 
 def expect_size_attributes(
-    graph: Graph, network: nn.Module, found: Sequence[SizeAttribute], known: Sequence[SizeAttribute]
+    graph: Graph, network: nn.Module, following: Sequence[SizeAttribute], known: Sequence[SizeAttribute]
 ) -> tuple[SizeAttribute, ...]:
     """Return what may follow other groups, as attributes of the same name were found to follow one.
 
@@ -176,12 +176,12 @@ def expect_size_attributes(
     Args:
         graph: The graph of the network.
         network: The network.
-        found: The attributes that were found to follow a group.
+        following: The attributes that were found to follow a group.
         known: Attributes that follow a cut already, besides those of the graph.
     """
     dims = {(axis.tensor, axis.dim) for axis in graph.axes if (axis.nodes >= 0).any()}
     taken = {(a.module, a.attribute) for a in (*graph.size_attributes, *known)}
-    similar = chain.from_iterable(_find_in_similar_modules(a, graph, network, dims, taken) for a in found)
+    similar = chain.from_iterable(_find_in_similar_modules(a, graph, network, dims, taken) for a in following)
     return tuple({(a.module, a.attribute): a for a in similar}.values())
 
 

@@ -80,10 +80,10 @@ class GroupChecks:
         """
         for group, ids in self.graph.groups.items():
             if self._check(group, ids):
-                found, self.added = self.added, self.added + self.expected
+                before, self.added = self.added, self.added + self.expected
                 if not _has_fault(self.result(), self.trials):
                     return True
-                self.added = found
+                self.added = before
         return not _has_fault(self.result(), self.trials)
 
     def result(self) -> Graph:
