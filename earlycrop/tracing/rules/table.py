@@ -171,7 +171,7 @@ FACTORIES = aten_operations(
 FILLS = aten_operations("fill_ zero_")
 ELEMENTWISE = _with_in_place(
     "native_dropout hardtanh hardswish where prelu _prelu_kernel hardsigmoid floor_divide masked_fill mish threshold "
-    "log_sigmoid_forward rrelu_with_noise rsub complex polar"
+    "log_sigmoid_forward rrelu_with_noise rsub complex polar leaky_relu elu celu selu"
 )
 _FAMILIES: list[tuple[str, Rule]] = [
     ("mm mv bmm _sparse_mm_reduce_impl", matmul.product),
