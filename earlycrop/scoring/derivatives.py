@@ -1,7 +1,8 @@
 """The gradient g of a loss over batches, and products of its Hessian H with a direction.
 
-All second derivatives of this library are computed here. With one batch, both passes share one graph. With several, a
-first pass sums g, and a second one differentiates <v, g_b> batch by batch.
+All second derivatives of this library are computed here. A first pass sums g over the batches, and a second one
+differentiates <v, g_b> batch by batch. The second pass goes through the graphs of the first as far as these are held,
+and builds the others anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from earlycrop.scoring.differentiable_network import (
     gradient_edges,
     prepare_network,
 )
+from earlycrop.scoring.held_graphs import HeldGraphs
 from earlycrop.scoring.loss_terms import TOTAL
 from earlycrop.utils.distributed import ProcessGroup, all_reduce_mean, check_same_value, fail_together
 from earlycrop.utils.errors import FlowError
@@ -58,7 +60,8 @@ def flow(
     """Compute g and Hg of ``loss`` summed over ``batches``. A loss of several terms is their sum.
 
     Only parameters with ``requires_grad`` are differentiated. Dropout is off. Training modes, random states, ``.grad``,
-    buffers and hooks of the parameters are left unchanged. Memory: the weights, g, Hg and one batch's graph.
+    buffers and hooks of the parameters are left unchanged. Memory: the weights, g, Hg, one batch's graph, and the
+    graphs of further batches as far as :data:`earlycrop.scoring.held_graphs.MAX_BYTES` holds them.
 
     Source: EarlyCroP (Rachwan et al. 2022), eq. 4. Deviation: the authors keep the graphs of all batches.
 
@@ -97,7 +100,7 @@ def flows(
 ) -> dict[str, Derivatives]:
     """Compute g_i and H_i g_i of each term L_i of ``loss``, or of their sum, summed over ``batches``.
 
-    Memory: the weights, all g_i and H_i g_i, and one batch's graphs.
+    Memory: the weights, all g_i and H_i g_i, and graphs of batches, see :func:`flow`.
 
     Args:
         model: The network.
@@ -187,17 +190,14 @@ def _differentiate(
 
     With a single batch, the second pass goes through the graph of the first.
     """
-    graph: dict[str, Tensors] | None = None
     gradients: dict[str, Tensors] = {}
     products: dict[str, Tensors] = {}
+    graphs = HeldGraphs(network, len(batches) if second else 0)
     with fail_together(group, FlowError):
-        if second and len(batches) == 1:
-            graph = network.gradients(batches[0])
-            # averaging writes into the tensors, and the graph needs the values that it was computed with
-            copy = Tensor.detach if group is None else lambda g: g.detach().clone()
-            gradients = {term: {name: copy(g) for name, g in by_name.items()} for term, by_name in graph.items()}
-        else:
-            for batch in batches:
+        for number, batch in enumerate(batches):
+            if graphs.has_room(number):
+                _add(graphs.differentiate(number, batch), gradients, copied=len(batches) > 1 or group is not None)
+            else:
                 network.add_gradients(batch, gradients)
     check_same_value(", ".join(gradients), group, "the terms of the loss")
     gradients = {term: _average(network, sums, "gradient", group) for term, sums in gradients.items()}
@@ -205,12 +205,27 @@ def _differentiate(
         return {term: Derivatives(gradient, None) for term, gradient in gradients.items()}
     with fail_together(group, FlowError):
         along = _check_directions(directions, gradients) if directions else gradients
-        for batch in batches:  # no variable keeps the graph of a batch while the next one is built
-            edges = gradient_edges(graph or network.gradients(batch))
+        for number, batch in enumerate(batches):  # no variable keeps the graph of a batch beyond its turn
+            edges = graphs.pop(number) or gradient_edges(network.gradients(batch))
             check_same_terms(edges, gradients)
             network.add_products(edges, along, products)
     averages = {term: _average(network, products[term], "Hessian product", group) for term in gradients}
     return {term: Derivatives(gradient, averages[term]) for term, gradient in gradients.items()}
+
+
+def _add(gradients: Mapping[str, Tensors], sums: dict[str, Tensors], copied: bool) -> None:
+    """Add gradients to ``sums``. The first ones are copied if these are written to: a graph needs their values."""
+    if not sums:
+        for term, by_name in gradients.items():
+            sums[term] = {name: g.detach().clone() if copied else g.detach() for name, g in by_name.items()}
+        return
+    check_same_terms(gradients, sums)
+    for term, by_name in gradients.items():
+        for name, g in by_name.items():
+            if name in sums[term]:
+                sums[term][name] += g.detach()
+            else:
+                sums[term][name] = g.detach().clone()
 
 
 def _average(network: DifferentiableNetwork, sums: Tensors, kind: str, group: ProcessGroup) -> Tensors:
@@ -250,7 +265,9 @@ def _squared_norm(gradient: Tensors) -> float:
 
 
 def _check_finite(derivative: Tensors, kind: str) -> Tensors:
-    bad = [name for name, t in derivative.items() if not bool(torch.isfinite(t).all())]
+    # a sum costs a tenth of isfinite, and is finite but for an overflow if all entries are
+    suspects = {name: t for name, t in derivative.items() if not bool(torch.isfinite(t.sum()))}
+    bad = [name for name, t in suspects.items() if not bool(torch.isfinite(t).all())]
     if bad:
         raise FlowError(
             f"the {kind} of {_format_names(bad)} is not finite: check the loss and the batches for NaN or infinity"

@@ -1,0 +1,78 @@
+"""Hold the graphs of several batches' gradients, so that they can be differentiated again without another run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from earlycrop.scoring.differentiable_network import DifferentiableNetwork, Edges, gradient_edges
+from earlycrop.utils.types import Tensors
+
+MAX_BYTES = 2 * 1024**3
+"""How large the tensors may be that all held graphs save. It is no share of the free memory: which graphs are held
+changes sums in their last digit, and a resumed run must find the same."""
+
+
+class HeldGraphs:
+    """The graphs of the first batches' gradients.
+
+    The first graph is measured, and as many are held as would fit into ``MAX_BYTES`` if all were as large. The only
+    graph of a single batch is always held.
+
+    Args:
+        network: The network.
+        batches: The number of batches that are differentiated twice.
+    """
+
+    def __init__(self, network: DifferentiableNetwork, batches: int) -> None:
+        self._network = network
+        self._batches = self._room = batches
+        self._edges: dict[int, dict[str, Edges]] = {}
+
+    def has_room(self, number: int) -> bool:
+        """Whether the graph of the batch with this number is held."""
+        return number < self._room
+
+    def differentiate(self, number: int, batch: Any) -> dict[str, Tensors]:
+        """Return a batch's gradients by term and parameter, and hold their graph."""
+        if number or self._batches == 1:
+            gradients = self._network.gradients(batch)
+        else:
+            gradients, size = self._measure(batch)
+            self._room = MAX_BYTES // max(1, size)
+        if self.has_room(number):
+            self._edges[number] = gradient_edges(gradients)
+        return gradients
+
+    def _measure(self, batch: Any) -> tuple[dict[str, Tensors], int]:
+        """Return a batch's gradients, and the bytes that their graph saves."""
+        try:
+            with _saved_bytes() as sizes:
+                gradients = self._network.gradients(batch)
+            return gradients, sum(sizes.values())
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            return self._network.gradients(batch), MAX_BYTES + 1  # torch.func in a forward allows no measurement
+
+    def pop(self, number: int) -> dict[str, Edges] | None:
+        """Return the places of a batch's gradients in their graph, which is no longer held, or None."""
+        return self._edges.pop(number, None)
+
+
+@contextmanager
+def _saved_bytes() -> Iterator[dict[int, int]]:
+    """Record the bytes of each storage that autograd saves within the context, by address."""
+    sizes: dict[int, int] = {}
+
+    def record(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(record, lambda tensor: tensor):
+        yield sizes
