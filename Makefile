@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows what this does, `make test` runs everything that CI runs.
-# `make tables` brings README's tables of results up to date with leaderboards/*.csv.
+# `make tables` brings the tables of results in README and docs up to date with leaderboards/*.csv.
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
