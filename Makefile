@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test test-all lint tables install clean
+.PHONY: demo docs test test-all lint tables install clean
 
 install: .venv/installed
 
@@ -36,6 +36,10 @@ test-all: lint
 
 tables: install
 	$(BIN)/python -m leaderboards tables
+
+docs: install
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+	@echo "open docs/_build/index.html"
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
