@@ -9,6 +9,7 @@ from typing import Any, Literal
 from earlycrop.triggers.base import EpochWindow, Trigger, TriggerContext
 from earlycrop.triggers.mask_distance import MaskHistory
 from earlycrop.triggers.weight_distance import DEFINITIONS, Definition
+from earlycrop.utils.validation import describe_unknown
 
 TriggerName = Literal["before", "lazy-regime", "knee", "mask-distance", "after", "never"]
 """The keys of ``TRIGGERS``."""
@@ -69,9 +70,7 @@ class LazyRegime(EpochWindow):
         meaning: str = "the threshold",
     ) -> None:
         if definition not in DEFINITIONS:
-            raise ValueError(
-                f"there is no definition '{definition}' of the lazy regime: take one of {', '.join(DEFINITIONS)}"
-            )
+            raise ValueError(describe_unknown("definition of the lazy regime", definition, DEFINITIONS))
         super().__init__(latest, earliest)
         self.threshold, self.definition, self.meaning = threshold, definition, meaning
 
@@ -248,6 +247,5 @@ def trigger_by_name(name: str, sparsity: float, epochs: int) -> Trigger:
     if name.isdecimal():
         return AtEpoch(int(name))
     if name not in TRIGGERS:
-        names = ", ".join(TRIGGERS)
-        raise ValueError(f"there is no trigger '{name}': take one of {names}, or the number of an epoch to prune after")
+        raise ValueError(describe_unknown("trigger", name, TRIGGERS) + ", or the number of an epoch to prune after")
     return TRIGGERS[name](sparsity, epochs)

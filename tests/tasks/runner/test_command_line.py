@@ -28,9 +28,9 @@ from tests.tasks.tiny_data import TINY_DATA
         (["--sparsity", "nan"], "--sparsity must be above 0 and below 1"),
         (
             ["--method", "earlycrop"],
-            "there is no method 'earlycrop': did you mean earlycrop-u? There are dense",
+            "there is no method 'earlycrop', did you mean 'earlycrop-u'? Take one of dense",
         ),
-        (["--method=snapp"], "there is no method 'snapp': did you mean snap?"),
+        (["--method=snapp"], "there is no method 'snapp', did you mean 'snap'?"),
         (["--preset", "best"], "there is no preset 'best': take one of default, paper-table4"),
         (
             ["--of", "flops"],
