@@ -8,19 +8,24 @@ JOBS ?= 2
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/demo-installed
+
+# What the demo needs, and no more: no Ray, Lightning, ONNX, browser or type checker.
+.venv/demo-installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	touch $@
 
-demo: install
+demo: .venv/demo-installed
 	$(BIN)/python -m tasks.cartpole --method dense --runs runs/demo
 	$(BIN)/python -m tasks.cartpole --method earlycrop-s --sparsity 0.9 --runs runs/demo
-	$(BIN)/python -m tasks.cartpole --method earlycrop-u --sparsity 0.9 --runs runs/demo
 	$(BIN)/python -m tasks.digits --method dense --runs runs/demo
 	$(BIN)/python -m tasks.digits --method earlycrop-s --sparsity 0.95 --runs runs/demo
-	$(BIN)/python -m tasks.digits --method crop-s --sparsity 0.95 --runs runs/demo
 	$(BIN)/python -m leaderboards --runs runs/demo
 
 lint: install

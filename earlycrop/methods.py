@@ -120,5 +120,7 @@ def make_procedure(
     elif trigger is None:
         trigger = method.trigger(sparsity, plan.epochs)
     check_type("the trigger", trigger, Trigger, "give a name, the number of an epoch, or a Trigger")
+    if isinstance(trigger, type):
+        raise TypeError(f"the trigger is the class {trigger.__name__}: make one of it, such as {trigger.__name__}(...)")
     assert isinstance(trigger, Trigger)
     return TriggeredPruning(plan, trigger, penalty)

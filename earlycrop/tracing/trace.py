@@ -194,7 +194,7 @@ def _record_evaluation(recorder: ChannelRecorder, network: nn.Module, run: Run, 
         else:
             del recorder.scalars[scalars:]
     if not recorder.used_tensors & set(map(id, network.parameters())):
-        raise TraceError("the example uses no parameter: if it is a callable, let it run the model that it is given")
+        raise TraceError("the example (or the loss) uses no parameter: let it run the model that it is given")
     return traced
 
 

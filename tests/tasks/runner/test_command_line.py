@@ -175,7 +175,11 @@ def test_why_a_trigger_prunes_is_said_for_beginners(tmp_path: Path, capsys: Any)
             lambda self, model, batch: model(batch[0])[:, 0],
             ("must be a tensor of one number", "must be a scalar tensor"),
         ),
-        ("loss", lambda self, model, batch: 1.0, ("must be a tensor of one number", "the example uses no parameter")),
+        (
+            "loss",
+            lambda self, model, batch: 1.0,
+            ("must be a tensor of one number", "uses no parameter: let it run the model"),
+        ),
         (
             "scoring_batches",
             lambda self, model, epoch: None,
