@@ -36,7 +36,10 @@ PRUNE: dict[str, tuple[dict[str, Any], str]] = {
     "a loss without arguments": ({"loss": lambda: 0}, "the loss cannot be called as loss(model, batch)"),
     "a criterion of torch": ({"loss": nn.MSELoss()}, "the loss cannot be a MSELoss, which takes outputs and targets"),
     "a number as loss": ({"loss": 3}, "the loss cannot be 3: give a function of (model, batch)"),
-    "a loss that is a vector": ({"loss": lambda model, batch: model(batch[0])}, "loss"),
+    "a loss that is a vector": (
+        {"loss": lambda model, batch: model(batch[0])},
+        "the loss must be a scalar tensor, and is a tensor of shape (8, 3)",
+    ),
     "a loss that is nan": ({"loss": lambda model, batch: model(batch[0]).sum() * float("nan")}, "the loss is nan"),
     "a loss of nothing": ({"loss": lambda model, batch: None}, "let it run the model that it is given"),
     "a loss of numbers": ({"loss": lambda model, batch: 0.5}, "let it run the model that it is given"),
@@ -50,9 +53,12 @@ PRUNE: dict[str, tuple[dict[str, Any], str]] = {
     "no batches": ({"batches": None}, "the batches cannot be None"),
     "an empty list": ({"batches": []}, "there is no batch to score on: give at least one batch"),
     "an empty batch": ({"batches": [(torch.empty(0, 6), torch.empty(0, dtype=torch.long))]}, "has no examples"),
-    "inputs of another size": ({"batches": [(torch.randn(4, 5), torch.zeros(4, dtype=torch.long))]}, "loss"),
+    "inputs of another size": (
+        {"batches": [(torch.randn(4, 5), torch.zeros(4, dtype=torch.long))]},
+        "loss(model, batch) failed on the first batch: RuntimeError",
+    ),
     "a scheduler as optimizer": ({"optimizer": "adam"}, "give the torch.optim.Optimizer that trains the model"),
-    "an optimizer of another model": ({"optimizer": sgd(mlp())}, "optimizer"),
+    "an optimizer of another model": ({"optimizer": sgd(mlp())}, "the optimizer holds none of the model's parameters"),
     "a model as limits": ({"limits": mlp()}, "write earlycrop.Limits(floors=...)"),
     "a dict as limits": ({"limits": {"*": 0.1}}, "limits cannot be a dict: write earlycrop.Limits(floors=...)"),
     "another model's average": ({"ema_models": [mlp(6, 8, 3)]}, "is no copy of the model"),
@@ -60,7 +66,7 @@ PRUNE: dict[str, tuple[dict[str, Any], str]] = {
     "a class as model": ({"model": nn.Linear}, "the model cannot be a type: give a torch.nn.Module"),
     "a tensor as model": ({"model": torch.zeros(3)}, "the model cannot be a Tensor"),
     "a lazy model": ({"model": nn.Sequential(nn.LazyLinear(3))}, "has no shape yet: run the model on one batch first"),
-    "a model without layers": ({"model": nn.ReLU()}, ""),
+    "a model without layers": ({"model": nn.ReLU()}, "the model has no parameters"),
 }
 LIMITS: dict[str, tuple[dict[str, Any], str]] = {
     "a floor of 0": ({"floors": {"*": 0}}, "floors['*'] is 0: give a whole number of at least 1"),
@@ -79,8 +85,14 @@ PATTERNS: dict[str, tuple[Limits, str]] = {
     "a layer that does not exist": (Limits(exclude=["encoder"]), "no layer with a weight matrix matches 'encoder'"),
     "an include of no layer": (Limits(include=["embedding"]), "no layer with a weight matrix matches 'embedding'"),
     "all layers excluded": (Limits(exclude=["*"]), "limits exclude all 3 layers of the model"),
-    "a floor above its layer": (Limits(floors={"0": 100}), "100"),
-    "a floor above its ceiling": (Limits(floors={"0": 12}, ceilings={"0": 4}), "0"),
+    "a floor above its layer": (
+        Limits(floors={"0": 100}),
+        "floors['0'] is 100, and the widest layer that it matches has 16",
+    ),
+    "a floor above its ceiling": (
+        Limits(floors={"0": 12}, ceilings={"0": 4}),
+        "raise its ceiling, or lower the floors",
+    ),
 }
 PRUNER: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown method": ({"method": "earlycrop_s"}, "there is no method 'earlycrop_s', did you mean 'earlycrop-s'?"),
@@ -94,7 +106,7 @@ PRUNER: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown trigger": ({"trigger": "lazy"}, "there is no trigger 'lazy'"),
     "a misspelt trigger": ({"trigger": "lazy-regim"}, "did you mean 'lazy-regime'?"),
     "a late trigger": ({"trigger": 99}, "the trigger may wait until epoch 99, and there are 6"),
-    "a negative trigger": ({"trigger": -1}, ""),
+    "a negative trigger": ({"trigger": -1}, "there is no trigger '-1': take one of before"),
     "a class as trigger": ({"trigger": earlycrop.LazyRegime}, "the trigger is the class LazyRegime: make one of it"),
     "a trigger for tick-tock": ({"method": "gatedecorators", "trigger": 2}, "leave out the trigger"),
     "a dict of options": ({"options": {"gate": "rows"}}, "options cannot be a dict: write earlycrop.PrunerOptions"),
@@ -102,7 +114,10 @@ PRUNER: dict[str, tuple[dict[str, Any], str]] = {
     "a multiple of single weights": ({"method": "snip", "limits": Limits(multiple=8)}, "leave it at 1"),
     "a loss of torch": ({"loss": nn.CrossEntropyLoss()}, "which takes outputs and targets"),
     "an optimizer class": ({"optimizer": torch.optim.SGD}, "give the torch.optim.Optimizer that trains the model"),
-    "no norms to decorate": ({"method": "gatedecorators"}, ""),
+    "no norms to decorate": (
+        {"method": "gatedecorators"},
+        "this network has none: take another method, such as taylor",
+    ),
 }
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a lost state": ({"optimizer_state": "lose"}, "optimizer_state must be 'keep' or 'reset', and is 'lose'"),
@@ -145,10 +160,10 @@ def test_a_wrong_option(name: str) -> None:
 
 
 CUTS: dict[str, tuple[Any, str]] = {
-    "a node that is not there": ([99], "99"),
-    "a negative node": ([-1], "-1"),
-    "a string": ("all", ""),
-    "a whole layer": (list(range(16)), ""),
+    "a node that is not there": ([99], "there is no node 99: this graph has nodes 0 to 31"),
+    "a negative node": ([-1], "there is no node -1: this graph has nodes 0 to 31"),
+    "words": ("all", "hold the indices of nodes as integers, for instance [0, 5, 7]"),
+    "a whole layer": (list(range(16)), "the cut would leave nothing of dimension 0 of '0.weight': keep one node"),
 }
 
 
@@ -161,9 +176,9 @@ def test_a_cut_that_cannot_be_made(name: str) -> None:
 
 
 EXAMPLES: dict[str, tuple[Any, str]] = {
-    "no example": (None, ""),
-    "an example of another size": (torch.randn(2, 5), ""),
-    "a string": ("image", ""),
+    "no example": (None, "the model fails on the example (TypeError"),
+    "an example of another size": (torch.randn(2, 5), "the model fails on the example (RuntimeError"),
+    "words": ("image", "the model fails on the example (TypeError"),
 }
 
 
