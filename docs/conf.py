@@ -23,6 +23,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_theme = "pydata_sphinx_theme"
 html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2}
+html_sidebars = {"*": [], "guides/*": []}  # these pages have none below them
 html_show_sourcelink = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
