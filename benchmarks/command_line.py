@@ -12,6 +12,8 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
+from tasks.runner.one_line_errors import one_line_errors
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
@@ -64,13 +66,15 @@ def parse(name: str, default: Chosen, quick: Chosen, description: str | None, ar
     Returns:
         The options. The process exits with 2 and one sentence where one of them is out of its range.
     """
-    options = tyro.cli(
-        type(default),
-        default=dataclasses.replace(quick, quick=True) if "--quick" in arguments else default,
-        args=arguments,
-        prog=f"python -m benchmarks.{name}",
-        description=description,
-    )
+    program = f"python -m benchmarks.{name}"
+    with one_line_errors(program):
+        options = tyro.cli(
+            type(default),
+            default=dataclasses.replace(quick, quick=True) if "--quick" in arguments else default,
+            args=arguments,
+            prog=program,
+            description=description,
+        )
     for field in dataclasses.fields(options):
         value, option = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
         if value == ():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from earlycrop.surgery.optimizers import check_optimizers, cut_states
+from earlycrop.utils.caller import warn
 from earlycrop.utils.distributed import ProcessGroup
 from earlycrop.utils.errors import SurgeryError
 from earlycrop.utils.materialise import check_materialised
@@ -72,16 +72,14 @@ class PruningContext:
         }
         missing = [name for name, p in self.network.named_parameters() if p.requires_grad and id(p) not in trained_ids]
         if not self.optimizers:
-            warnings.warn(
+            warn(
                 "the pruner was given no optimizer, so a pruning would not update the one that trains the model: give "
                 "all optimizers that train the model",
-                stacklevel=3,
             )
         elif missing:
-            warnings.warn(
+            warn(
                 f"the optimizers that were given do not hold {enumerate_names(missing)}: give all optimizers that "
                 "train the model, and call requires_grad_(False) on what is not trained",
-                stacklevel=3,
             )
 
     def warn_of_hooks(self) -> None:
@@ -92,11 +90,10 @@ class PruningContext:
             if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)
         ]
         if hooked:
-            warnings.warn(
+            warn(
                 f"{enumerate_names(hooked)} cannot be cut, because of hooks that a cut would lose (masks of an "
                 "unstructured pruning, or your own): remove the hooks before the pruning, or leave these layers out "
                 "with Limits(exclude=...)",
-                stacklevel=3,
             )
 
     def warn_of_state(self) -> None:
@@ -108,4 +105,4 @@ class PruningContext:
                     if optimizer.state.get(p):
                         cut_states(optimizer, {name: p}, {name: {0: torch.arange(len(p) - 1, device=p.device)}})
             except SurgeryError as error:
-                warnings.warn(f"the optimizer cannot follow a cut: {error}", stacklevel=4)
+                warn(f"the optimizer cannot follow a cut: {error}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+
+from earlycrop.utils.caller import warn
 
 MEASURED_MODES = ("intel_rapl", "intel_power_gadget", "windows_emi")
 """The ways in which codecarbon reads the power of a processor from a meter."""
@@ -105,7 +106,7 @@ class EmissionsMeter:
             with suppress(Exception):
                 self._tracker.stop()
             self._tracker = None
-            warnings.warn(f"emissions are not measured: codecarbon failed ({error!r})", stacklevel=3)
+            warn(f"emissions are not measured: codecarbon failed ({error!r})")
             return None
 
 

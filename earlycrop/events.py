@@ -13,6 +13,7 @@ from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.targets import MEASURES, max_remaining
 from earlycrop.surgery.masks import Masks
 from earlycrop.utils.parameters import norms_are_fresh
+from earlycrop.utils.validation import describe_unknown
 
 GateName = Literal["auto", "rows", "norms", "columns"]
 GATES: tuple[str, ...] = get_args(GateName)
@@ -60,7 +61,7 @@ class PruningRequest:
         if not self.targets or list(self.targets) != sorted(self.targets):
             raise ValueError(f"the targets of the rounds must rise, and are {list(self.targets)}")
         if self.of not in MEASURES:
-            raise ValueError(f"there is no measure '{self.of}': a sparsity can be a share of {', '.join(MEASURES)}")
+            raise ValueError(describe_unknown("measure", self.of, MEASURES) + ", for of")
         if self.of != "weights" and not self.structured:
             raise ValueError(
                 f"an unstructured method removes a share of the weights, not of the {self.of}: take a structured method"
@@ -68,9 +69,9 @@ class PruningRequest:
         if self.limits.multiple > 1 and not self.structured:
             raise ValueError("multiple rounds channel counts, which single weights do not change: leave it at 1")
         if self.gate not in GATES:
-            raise ValueError(f"there is no gate '{self.gate}': take one of {', '.join(GATES)}")
+            raise ValueError(describe_unknown("gate", self.gate, GATES))
         if self.statistics not in STATISTICS:
-            raise ValueError(f"there are no statistics '{self.statistics}': take one of {', '.join(STATISTICS)}")
+            raise ValueError(describe_unknown("setting of statistics", self.statistics, STATISTICS))
 
     @property
     def gate_position(self) -> Gate:
@@ -143,7 +144,7 @@ class Event:
         if self.of not in self.costs:
             lines.append(f"  {labels.get(self.of, self.of):8} {_change(self.dense, self.left)}")
         lines.append(f"  target   {self.asked:.2%} of the {self.of}, achieved {self.achieved:.2%}")
-        lines += [f"  {name}: {_change(*counts)}" for name, counts in self._most_changed()]
+        lines += [f"  layer {name}: {_change(*counts)}" for name, counts in self._most_changed()]
         if self.uncertified:
             lines.append(f"  not cut, as the certificate failed: {', '.join(self.uncertified)}")
         lines += [f"  note: {note}" for note in self.notes]

@@ -15,7 +15,7 @@ from earlycrop.scoring.criteria import CRITERIA, Criterion
 from earlycrop.selection.schedules import Schedule, exponential, halving, one_shot
 from earlycrop.triggers.base import Trigger
 from earlycrop.triggers.triggers import after, before, lazy_regime, mask_distance, never, trigger_by_name
-from earlycrop.utils.validation import check_type
+from earlycrop.utils.validation import check_type, describe_unknown
 
 _Unstructured = Literal["random-u", "magnitude-u", "crop-u", "cropit-u", "earlycrop-u", "magnitude-after-u"]
 _Structured = Literal["random-s", "magnitude-s", "crop-s", "cropit-s", "earlycrop-s", "magnitude-after-s"]
@@ -53,7 +53,7 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.procedure not in ("once", "rewind", "tick-tock"):
-            raise ValueError(f"there is no procedure '{self.procedure}': take once, rewind or tick-tock")
+            raise ValueError(describe_unknown("procedure", self.procedure, ("once", "rewind", "tick-tock")))
 
 
 METHODS: dict[str, Method] = {
@@ -120,5 +120,7 @@ def make_procedure(
     elif trigger is None:
         trigger = method.trigger(sparsity, plan.epochs)
     check_type("the trigger", trigger, Trigger, "give a name, the number of an epoch, or a Trigger")
+    if isinstance(trigger, type):
+        raise TypeError(f"the trigger is the class {trigger.__name__}: make one of it, such as {trigger.__name__}(...)")
     assert isinstance(trigger, Trigger)
     return TriggeredPruning(plan, trigger, penalty)

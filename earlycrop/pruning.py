@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -21,6 +20,7 @@ from earlycrop.scoring.used_parameters import unused_parameters
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.schedules import halving
 from earlycrop.selection.targets import Measure, max_remaining
+from earlycrop.utils.caller import warn
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.distributed import fail_together
 from earlycrop.utils.materialise import check_materialised
@@ -157,9 +157,9 @@ def run_pruning(
     if not request.structured and (nearly_empty := list_nearly_empty(event.layers)):
         more = f"; and {len(nearly_empty) - 1} more, see the notes of the event" if len(nearly_empty) > 1 else ""
         advice = 'lower the sparsity, or give floors, for instance Limits(floors={"*": 0.05})'
-        warnings.warn(f"hardly anything is left of some layers ({nearly_empty[0]}{more}): {advice}", stacklevel=3)
+        warn(f"hardly anything is left of some layers ({nearly_empty[0]}{more}): {advice}")
     if request.structured and context.rewrap_warning is not None:
-        warnings.warn(context.rewrap_warning, stacklevel=3)
+        warn(context.rewrap_warning)
     return event
 
 
@@ -183,24 +183,23 @@ def _find_unused(request: PruningRequest, context: PruningContext, batches: list
 
 def _warn_missed_target(event: Event) -> None:
     if event.left > max_remaining(event.dense, event.asked):
-        layers = ", ".join(event.floors + event.uncertified)
-        warnings.warn(
+        names = event.floors + event.uncertified
+        layers = f"layers {', '.join(names)}" if names else "see Graph.report()"
+        warn(
             f"asked to remove {event.asked:.2%} of the {event.of}, and {event.achieved:.2%} could be removed: more "
-            f"would empty a layer, break a limit or fail its certificate ({layers or 'see Graph.report()'})",
-            stacklevel=4,
+            f"would empty a layer, break a limit or fail its certificate ({layers})",
         )
 
 
 def _warn_missed_ceilings(result: PruningResult) -> None:
     ceilings = result.bounds.max_kept
     missed = [
-        f"{name} keeps {left}, not {ceilings[name]}"
+        f"layer {name} keeps {left}, not {ceilings[name]}"
         for name, (_, left) in result.layers.items()
         if left > ceilings.get(name, left)
     ]
     if missed:
-        warnings.warn(
+        warn(
             f"ceilings were not reached: {', '.join(missed)}. Channels that are frozen, uncertified, or needed for a "
             "multiple stay",
-            stacklevel=4,
         )

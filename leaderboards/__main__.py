@@ -9,7 +9,12 @@ import tyro
 from rich.console import Console
 from tyro.conf import PositionalMetavarFromFieldName
 
+from earlycrop.utils.validation import describe_unknown
 from leaderboards.commands import Check, Collect, Page, Show, Sweep, Tables, Trigger
+from tasks.runner.one_line_errors import one_line_errors
+
+PROGRAM = "python -m leaderboards"
+COMMANDS = ("collect", "show", "check", "tables", "page", "trigger", "sweep")
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -17,16 +22,20 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given = ["collect", *given]
-    command = tyro.cli(
-        Collect | Show | Check | Tables | Page | Trigger | Sweep,
-        args=given, prog="python -m leaderboards", config=(PositionalMetavarFromFieldName,),
-        description="Turn finished runs into leaderboards: records, and a CSV, tables and a picture a task.",
-    )  # fmt: skip
-    console = console or Console(highlight=False)
+    if given[0] not in COMMANDS and not given[0].startswith("-"):
+        print(f"error: {describe_unknown('command', given[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    with one_line_errors(PROGRAM):
+        command = tyro.cli(
+            Collect | Show | Check | Tables | Page | Trigger | Sweep,
+            args=given, prog=PROGRAM, config=(PositionalMetavarFromFieldName,),
+            description="Turn finished runs into leaderboards: records, and a CSV, tables and a picture a task.",
+        )  # fmt: skip
     try:
-        return int(command.carry_out(console))
+        return int(command.carry_out(console or Console(highlight=False)))
     except ValueError as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        errors = console or Console(stderr=True, highlight=False)
+        errors.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
         return 2
 
 

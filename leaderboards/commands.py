@@ -14,7 +14,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from earlycrop.emissions import EmissionsMeter
-from leaderboards import cluster, page, paper_comparison, readme
+from leaderboards import cluster, page, paper_comparison, result_tables
 from leaderboards.build import display, locked, study_records, tabulate
 from leaderboards.check import problems, uncommitted
 from leaderboards.plots import trigger
@@ -37,7 +37,7 @@ class Reads:
     """The option of commands that read leaderboards."""
 
     out: Path = COMMITTED
-    """Folder of the leaderboards; README lies beside it."""
+    """Folder of the leaderboards; README and docs lie beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class Show(Shows):
 
 @dataclass(frozen=True, kw_only=True)
 class Check(Reads, OfTasks):
-    """Whether records, CSVs and README's tables are sound and agree; exit code 1 if not."""
+    """Whether records, CSVs and the tables in README and docs are sound and agree; exit code 1 if not."""
 
     runs: Path = Path("runs")
     """Models that lie here are counted again."""
@@ -141,7 +141,7 @@ class Check(Reads, OfTasks):
         if not files and not list(self.out.glob(f"{self.task or '*'}.csv")):
             raise ValueError(f"No leaderboards found in {self.out}: run `python -m leaderboards` first.")
         again = Recount(self.runs)
-        faults = [*problems(self.out, self.task, again), *readme.problems(self.out.parent / "README.md", self.out)]
+        faults = [*problems(self.out, self.task, again), *result_tables.problems(self.out.parent, self.out)]
         say(console, *faults)
         say(
             console,
@@ -157,11 +157,11 @@ class Check(Reads, OfTasks):
 
 @dataclass(frozen=True, kw_only=True)
 class Tables(Reads):
-    """Bring README's tables up to date with the CSVs."""
+    """Bring the tables in README and docs up to date with the CSVs."""
 
     def carry_out(self, console: Console) -> int:
-        changed = readme.write(self.out.parent / "README.md", self.out)
-        console.print(f"README's tables: {', '.join(changed) or 'none'} changed")
+        changed = result_tables.write(self.out.parent, self.out)
+        console.print(f"Tables: {', '.join(changed) or 'none'} changed")
         return 0
 
 

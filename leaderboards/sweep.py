@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
+from earlycrop.utils.validation import describe_unknown
 from leaderboards.records import Record, read_record, read_run, record_path, write_record
 from leaderboards.studies import STUDIES, Run, Study
 from tasks.runner.arguments import parse
@@ -46,7 +47,7 @@ class Outcome:
 def known(name: str, data: Path | None) -> Study:
     """Return the study of that name; raise ValueError if there is none, or no folder of data."""
     if name not in STUDIES:
-        raise ValueError(f"There is no study {name}: take one of {', '.join(STUDIES)}.")
+        raise ValueError(describe_unknown("study", name, STUDIES))
     if data is not None and not data.is_dir():
         raise ValueError(f"There is no folder {data}: give the one that holds a folder of data a task.")
     return STUDIES[name]

@@ -185,7 +185,7 @@ def show(group: Group, records: dict[str, Record], console: Console, price: floa
     """Print the group's table, on a narrow terminal as two; ``price``: what an hour of training costs."""
     results, costs = _columns(group, price)
     table = rich_table(group.title, results + costs)
-    if Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width:
+    if Measurement.get(console, console.options.update(max_width=1000), table).minimum <= console.width:
         console.print(table)
     else:
         console.print(rich_table(group.title, results))
@@ -195,7 +195,7 @@ def show(group: Group, records: dict[str, Record], console: Console, price: floa
     devices = ", ".join(sorted(set(group.rows["device"])))
     console.print(
         f"{first['metric']} on {first['split']}, {better} is better; mean ± sample deviation over seeds; "
-        f"gap: difference to dense; device: {devices}",
+        f"gap: difference to dense; cap: pruned at the latest epoch; device: {devices}",
         style="dim", highlight=False,
     )  # fmt: skip
     if settings := differing(records[run] for run in group.rows["run"]):
@@ -235,13 +235,17 @@ def _epochs(lines: pd.DataFrame, group: Group) -> list[str]:
     runs = group.rows.groupby(labels(group.rows)).size()
     texts = []
     for method, epoch, capped in zip(lines.index, cells(lines["pruned_epoch"], ".1f"), lines["at_cap"], strict=True):
-        texts.append(epoch + cap_note(capped, runs[method]))
+        share = "" if capped == runs[method] else f" {capped}/{runs[method]}"
+        texts.append(epoch + (f" cap{share}" if capped else ""))
     return texts
 
 
 def rich_table(title: str | None, columns: Columns) -> Table:
     """Return a table for the terminal; a line whose first cell is 1 is bold."""
-    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
     for name, _ in columns:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
     for row in zip(*(column for _, column in columns), strict=True):

@@ -42,7 +42,7 @@ PACKAGES = {
         ("records", "studies", "run_storage"),
         ("table",),
         ("consistency", "plots", "recount", "sweep"),
-        ("build", "check", "cluster", "page", "paper_comparison", "readme"),
+        ("build", "check", "cluster", "page", "paper_comparison", "result_tables"),
         ("commands",),
         ("__main__",),
     ),

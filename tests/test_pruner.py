@@ -199,10 +199,13 @@ def test_the_trigger_is_logged_every_epoch_until_it_fires() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"method": "earlycrop"}, "there is no method 'earlycrop': take one of dense, random-u"),
+        (
+            {"method": "earlycrop"},
+            "there is no method 'earlycrop', did you mean 'earlycrop-u'\\? Take one of dense, random-u",
+        ),
         ({"sparsity": 1.0}, "sparsity must be above 0 and below 1, and is 1.0"),
         ({"sparsity": 95.0}, "sparsity must be above 0 and below 1"),
-        ({"of": "flops"}, "there is no measure 'flops': a sparsity can be a share of weights, nodes, macs, bytes"),
+        ({"of": "flops"}, "there is no measure 'flops': take one of weights, nodes, macs, bytes"),
         ({"method": "snip", "of": "nodes"}, "an unstructured method removes a share of the weights, not of the nodes"),
         ({"epochs": 0}, "epochs must be at least 1, and is 0"),
         ({"epochs": 2}, "early pruning needs at least 3 epochs"),

@@ -108,7 +108,7 @@ def test_a_target_counts_what_can_go_and_frozen_matrices_stay() -> None:
 def test_an_impossible_target_is_reported() -> None:
     model = network()
     with pytest.warns(
-        UserWarning, match=r"asked to remove 99.90% of the weights, and 9\d.\d\d% could be removed: .* \(0, 3\)"
+        UserWarning, match=r"asked to remove 99.90% of the weights, and 9\d.\d\d% could be removed: .* \(layers 0, 3\)"
     ):
         event = prune(model, loss, data(), sparsity=0.999)
     assert event.left > max_remaining(event.dense, 0.999)
@@ -143,11 +143,13 @@ def test_a_layer_that_keeps_few_of_its_weights_is_named_in_the_event_and_a_warni
     model = mlp(6, 200, 100, 3)
     with torch.no_grad():
         model[2].weight.mul_(1e-3)
-    with pytest.warns(UserWarning, match=r"hardly anything is left of some layers \(2 keeps 1 of its 20,000 weights"):
+    with pytest.warns(
+        UserWarning, match=r"hardly anything is left of some layers \(layer 2 keeps 1 of its 20,000 weights"
+    ):
         event = prune(model, loss, vectors(), "magnitude", 0.94, structured=False)
     kept = int((model[2].weight != 0).sum())
     assert kept < 400
-    note = f"2 keeps {kept} of its 20,000 weights, less than 2%"
+    note = f"layer 2 keeps {kept} of its 20,000 weights, less than 2%"
     assert event.notes == (note,)
     assert f"  note: {note}" in str(event).splitlines()
     assert not prune(mlp(), loss, vectors(), "magnitude", 0.5, structured=False).notes

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -10,14 +13,31 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
+from earlycrop.events import Event, PruningRequest
 from earlycrop.methods import METHODS, Method, MethodName, method_name
 from earlycrop.pruner import Pruner
+from earlycrop.selection.constraints import NO_LIMITS, Limits
+from earlycrop.training.options import DEFAULT_OPTIONS, PrunerOptions
+from earlycrop.triggers.base import Trigger
+from earlycrop.triggers.triggers import TRIGGERS
 from earlycrop.utils.types import Loss
-from earlycrop.utils.validation import as_modules, look_up
+from earlycrop.utils.validation import (
+    as_modules,
+    check_batches,
+    check_loss,
+    check_positive_int,
+    check_sparsity,
+    check_type,
+    describe_unknown,
+    look_up,
+)
 from earlycrop.utils.wrappers import unwrap
 
 UNNAMED = "a custom method"
 """Stands for the name of a method that is not in ``METHODS``."""
+ARGUMENTS = inspect.signature(Pruner).parameters.keys() - {"model", "optimizer", "epochs"}
+"""The arguments of a ``Pruner`` that a callback takes."""
+_log = logging.getLogger("earlycrop.integrations")
 
 
 class CallbackBase:
@@ -33,13 +53,20 @@ class CallbackBase:
         *,
         loss: Loss | None = None,
         batches: Iterable[Any] | None = None,
+        limits: Limits = NO_LIMITS,
         **pruner_arguments: Any,
     ) -> None:
         self.method = look_up("method", method, METHODS, Method)
-        self.sparsity, self.loss, self.batches = sparsity, loss, batches
         self.method_name = method_name(self.method) or UNNAMED
-        self.pruner_arguments = pruner_arguments
+        if self.method.procedure == "rewind":
+            raise ValueError(_trains_again(self.method_name))
+        _check_data(loss, batches)
+        self.pruner_arguments = {"limits": limits, **pruner_arguments}
+        _check_arguments(self.method, sparsity, **self.pruner_arguments)
+        self.sparsity, self.loss, self.batches = sparsity, loss, batches
         self.pruner: Pruner | None = None
+        self.unlogged: dict[str, float] = {}
+        """What was measured and pruned since the last log, where the Trainer logs at times of its own."""
         self._resumed_state: Mapping[str, Any] | None = None
 
     @property
@@ -77,11 +104,6 @@ class CallbackBase:
         ema_models = [*as_modules(self.pruner_arguments.get("ema_models", ())), *averages]
         arguments = {**self.pruner_arguments, "ema_models": ema_models}
         pruner = Pruner(model, optimizer, loss, self.method, self.sparsity, epochs=epochs, **arguments)
-        if pruner.total_epochs != epochs:
-            raise ValueError(
-                f"{self.method_name} trains the model again and again, {pruner.total_epochs} epochs in all, which a "
-                "Trainer does not: use a Pruner in a training loop of your own"
-            )
         if previous is not None:  # the new pruner has its own hooks, perhaps on another optimizer
             previous.close()
             if previous.event is not None and previous.event.masks is not None:
@@ -90,6 +112,25 @@ class CallbackBase:
             pruner.load_state_dict(state)
         self.pruner, self._resumed_state = pruner, None
         return pruner
+
+    def report(self, pruner: Pruner, event: Event | None) -> dict[str, float]:
+        """Write a line to the log about a pruning, and return what the Trainer is to log.
+
+        Args:
+            pruner: The pruner.
+            event: What its last ``step`` has pruned, if anything.
+
+        Returns:
+            What was measured, and of a pruning its epoch, what it removed and its certificate, as ``earlycrop/NAME``.
+        """
+        values = pruner.log()
+        if event is not None:
+            changes = ", ".join(f"{before:,} -> {after:,} {name}" for name, (before, after) in event.costs.items())
+            _log.info("%s pruned at epoch %d (%s): %s", self.method_name, event.epoch, event.reason, changes)
+            values |= {"pruned_epoch": event.epoch, "weight_sparsity": event.weight_sparsity}
+            values |= {"node_sparsity": event.node_sparsity}
+            values |= {} if event.difference is None else {"certificate": event.difference}
+        return {f"earlycrop/{name}": float(value) for name, value in values.items()}
 
     def _state_to_continue(self, previous: Pruner | None, epochs_done: int) -> Mapping[str, Any] | None:
         """Return the state that the new pruner is to load; ``previous`` is the earlier pruner of the same model."""
@@ -109,6 +150,51 @@ class CallbackBase:
                 "make a new Trainer with it"
             )
         return None
+
+
+def _trains_again(method: str) -> str:
+    return (
+        f"{method} trains the model again and again, which a Trainer does not: use a Pruner in a training loop of your "
+        "own"
+    )
+
+
+def _check_data(loss: Loss | None, batches: Iterable[Any] | None) -> None:
+    if loss is not None:
+        check_loss(loss)
+    if batches is not None:
+        check_batches(batches)
+
+
+def _check_arguments(method: Method, sparsity: float, **given: Any) -> None:
+    """Check what a callback is made with as far as can be without a model, so that errors come before the training.
+
+    Args:
+        method: The method.
+        sparsity: The share to remove.
+        **given: Arguments of the ``Pruner``.
+
+    Raises:
+        TypeError: There is no such argument, or it has the wrong type.
+        ValueError: A value is unknown or out of its range.
+    """
+    for name in given.keys() - ARGUMENTS:
+        nearest = get_close_matches(name, ARGUMENTS, 1)
+        hint = f", did you mean {nearest[0]}" if nearest else f": it takes {', '.join(sorted(ARGUMENTS))}"
+        raise TypeError(f"a PruningCallback takes no argument {name}{hint}")
+    check_type("limits", given["limits"], Limits, "write earlycrop.Limits(floors=...)")
+    options, trigger = given.get("options", DEFAULT_OPTIONS), given.get("trigger")
+    check_type("options", options, PrunerOptions, "write earlycrop.PrunerOptions(gate=...)")
+    rounds = check_positive_int("rounds", given.get("rounds", 5))
+    if given.get("score_batches") is not None:
+        check_positive_int("score_batches", given["score_batches"])
+    if isinstance(trigger, str) and trigger not in TRIGGERS and not trigger.isdecimal():
+        raise ValueError(describe_unknown("trigger", trigger, TRIGGERS) + ", or the number of an epoch to prune after")
+    check_type("the trigger", trigger, Trigger | str | int | None, "give a name, the number of an epoch, or a Trigger")
+    if method.criterion is not None:
+        targets = method.schedule(check_sparsity(sparsity), rounds)
+        of, limits = given.get("of", "weights"), given["limits"]
+        PruningRequest(method.criterion, method.structured, targets, of, options.gate, limits)
 
 
 def check_one_process(processes: int) -> None:

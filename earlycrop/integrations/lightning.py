@@ -87,20 +87,24 @@ class PruningCallback(CallbackBase, Callback):
             the module uses manual optimization.
         batches: Training data to compute scores on, such as a list; it may be read after every epoch. By default,
             random examples of the training set, collated as in training. Needed if there are several training loaders.
-        **pruner_arguments: Further arguments of the ``Pruner``, such as ``of``, ``trigger``, ``limits`` or ``options``.
+        limits: Floors, ceilings, layers to leave alone. ``Limits(floors={"*": 0.1})`` keeps a tenth of every layer.
+        **pruner_arguments: Further arguments of the ``Pruner``, such as ``of``, ``trigger`` or ``options``.
             Its ``epochs`` are the Trainer's ``max_epochs``.
 
     Attributes:
         pruner: The pruner, or None before training has begun.
 
     Raises:
-        TypeError: The method is neither a name nor a ``Method``.
-        ValueError: There is no such method. ``fit`` raises it where the callback cannot work: see
+        TypeError: An argument has the wrong type, or there is no such argument.
+        ValueError: An argument is unknown or out of its range. ``fit`` raises it where the callback cannot work: see
             :class:`earlycrop.Pruner`; ``max_epochs`` or one of the arguments is missing; several processes train; this
             callback has pruned the module already, and training starts from the beginning; or the checkpoint was
             written without a PruningCallback or with another method.
 
     Notes:
+        A pruning is a line of the logger ``earlycrop.integrations``, at the level INFO. The Trainer's loggers get what
+        was measured and removed as ``earlycrop/NAME``.
+
         A ``training_step`` may return ``{"loss": total, "loss_terms": (first, second)}``: scores are then computed by
         terms, see :func:`earlycrop.prune`.
 
@@ -178,9 +182,12 @@ class PruningCallback(CallbackBase, Callback):
             batches = draw_batches(trainer.train_dataloader, None, pruner.epoch + 1, trainer.strategy.batch_to_device)
         module.trainer = None  # the pruner copies the module, and must not copy the trainer and its data
         try:
-            pruner.step(batches)
+            event = pruner.step(batches)
         finally:
             module.trainer = trainer
+        if values := self.report(pruner, event):
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
 
     def _remove_hook(self) -> None:
         if self._hook is not None:

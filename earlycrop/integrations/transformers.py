@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from earlycrop.events import Event
 from earlycrop.integrations._callback import CallbackBase, check_method, check_one_process, check_shapes, draw_batches
 from earlycrop.pruner import Pruner
 from earlycrop.saving.files import FOLDER
@@ -53,15 +54,16 @@ class PruningCallback(CallbackBase, TrainerCallback):
         loss: A function ``(model, batch) -> scalar`` to compute scores with, in place of the model's own loss.
         batches: Training data to compute scores on, such as a list; it may be read after every epoch. By default,
             random examples of the training set, collated as in training.
-        **pruner_arguments: Further arguments of the ``Pruner``, such as ``of``, ``trigger``, ``limits`` or ``options``.
+        limits: Floors, ceilings, layers to leave alone. ``Limits(floors={"*": 0.1})`` keeps a tenth of every layer.
+        **pruner_arguments: Further arguments of the ``Pruner``, such as ``of``, ``trigger`` or ``options``.
             Its ``epochs`` are the Trainer's, where an epoch that ``max_steps`` cuts short counts as one.
 
     Attributes:
         pruner: The pruner, or None before training has begun.
 
     Raises:
-        TypeError: The method is neither a name nor a ``Method``.
-        ValueError: There is no such method. ``train`` raises it where the callback cannot work: see
+        TypeError: An argument has the wrong type, or there is no such argument.
+        ValueError: An argument is unknown or out of its range. ``train`` raises it where the callback cannot work: see
             :class:`earlycrop.Pruner`; the training data have no length; several processes train;
             ``load_best_model_at_end`` is set; the Trainer has two PruningCallbacks; this callback has pruned the model
             already, and training starts from the beginning; or the checkpoint is not the one that was given to
@@ -69,6 +71,9 @@ class PruningCallback(CallbackBase, TrainerCallback):
 
     Notes:
         A model is pruned once.
+
+        A pruning is a line of the logger ``earlycrop.integrations``, at the level INFO. What was measured and removed
+        stands in the Trainer's printed logs and in ``state.log_history``, as ``earlycrop/NAME``.
 
         With the strategy ``"epoch"``, evaluations and checkpoints come after the epoch's pruning. A checkpoint that the
         strategy ``"steps"`` writes at an epoch's last step holds the model before it. Training that continues from it
@@ -136,9 +141,16 @@ class PruningCallback(CallbackBase, TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count an epoch, and prune if it is time."""
-        if self.pruner is not None:
-            self._step(self.pruner, args, kwargs["train_dataloader"])
+        """Count an epoch, and prune if it is time. The Trainer then logs what was pruned."""
+        if self.pruner is not None and self._step(self.pruner, args, kwargs["train_dataloader"]) is not None:
+            control.should_log = True
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add what was measured and pruned since the last log, as ``earlycrop/NAME``."""
+        for logs in (kwargs.get("logs"), state.log_history[-1] if state.log_history else None):
+            if logs is not None:
+                logs.update(self.unlogged)
+        self.unlogged = {}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add what ``resume`` needs to the checkpoint that was just written."""
@@ -148,13 +160,15 @@ class PruningCallback(CallbackBase, TrainerCallback):
                 save(self.pruner.model, folder)
             save_state({**self.pruner.state_dict(), "step": state.global_step}, folder / STATE_FILE)
 
-    def _step(self, pruner: Pruner, args: TrainingArguments, loader: Any) -> None:
+    def _step(self, pruner: Pruner, args: TrainingArguments, loader: Any) -> Event | None:
         model, batches = pruner.model, self.batches
         if batches is None:
             move = partial(_to_device, next(model.parameters()).device)
             batches = draw_batches(loader, args.train_batch_size, args.seed + pruner.epoch + 1, move)
         with _without_mixed_precision(model):
-            pruner.step(batches)
+            event = pruner.step(batches)
+        self.unlogged |= self.report(pruner, event)
+        return event
 
 
 def _check_single_callback(state: TrainerState) -> None:

@@ -44,7 +44,7 @@ def make_notes(request: PruningRequest, network: nn.Module, weights: Mapping[str
 def list_nearly_empty(layers: Mapping[str, tuple[int, int]]) -> list[str]:
     """Say which layers are left with hardly any weights; ``layers``: the weights of each before and after."""
     return [
-        f"{name} keeps {after:,} of its {before:,} weights, less than {FEW:.0%}"
+        f"layer {name} keeps {after:,} of its {before:,} weights, less than {FEW:.0%}"
         for name, (before, after) in layers.items()
         if after < FEW * before
     ]

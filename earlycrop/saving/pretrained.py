@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from torch import nn
 
 from earlycrop.saving.files import FOLDER
 from earlycrop.saving.models import save
+from earlycrop.utils.caller import warn
+
+_warned_of: WeakSet[nn.Module] = WeakSet()
 
 
 def patch_save_pretrained(network: nn.Module) -> None:
@@ -28,10 +31,12 @@ def patch_save_pretrained(network: nn.Module) -> None:
 def _save_pretrained_and_plan(module: Any, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
     result = type(module).save_pretrained(module, folder, *args, **kwargs)
     subfolder = save(module, Path(folder) / FOLDER).parent
-    warnings.warn(
+    if module in _warned_of:  # a Trainer saves it again and again
+        return result
+    _warned_of.add(module)
+    warn(
         f"this {type(module).__name__} was shrunk, and from_pretrained will refuse it, because its configuration "
         f"describes the dense network: make a fresh one from the configuration, then call "
         f"earlycrop.load('{subfolder}', fresh)",
-        stacklevel=2,
     )
     return result

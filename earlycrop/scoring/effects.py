@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from earlycrop.scoring.criteria import Criterion, Effect
 from earlycrop.scoring.derivatives import Derivatives, expanded_zeros
+from earlycrop.utils.caller import warn
 from earlycrop.utils.errors import FlowError
 from earlycrop.utils.types import Tensors
 
@@ -81,10 +81,9 @@ def _add_terms(terms: list[TermEffects]) -> Tensors:
     totals = {name: torch.zeros_like(effect) for name, effect in terms[0].effects.items()}
     for term in terms:
         if not term.gradient_flow:
-            warnings.warn(
+            warn(
                 f"the gradient of the loss's term '{term.name}' is zero on the scoring batches, so it does not count: "
                 "leave the term out, or give batches on which it has a gradient",
-                stacklevel=2,
             )
             continue
         for name, effect in term.effects.items():

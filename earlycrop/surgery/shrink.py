@@ -6,7 +6,6 @@ removed nodes at zero. Both return the same output, or the cut is undone.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from earlycrop.surgery.certificate import (
 from earlycrop.surgery.optimizers import check_optimizers, cut_states, snapshot_optimizer, swap_parameters
 from earlycrop.surgery.parameter_objects import keep_parameter_objects
 from earlycrop.surgery.slicing import KeptIndices, Swap, cut_module, kept_indices
+from earlycrop.utils.caller import warn
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.copies import copy_module
 from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_together
@@ -140,13 +140,13 @@ def shrink(
         patch_save_pretrained(module)
         record_dense_shapes(module, graph.shapes)
     if message := rewrap_message(model):
-        warnings.warn(message, stacklevel=2)
+        warn(message)
     elif problem:
         advice = (
             "make lists of parameters again, such as list(model.parameters()) for clip_grad_norm_, because lists made "
             "before it hold the old parameters"
         )
-        warnings.warn(f"the model's parameters are new objects after this cut ({problem}): {advice}", stacklevel=2)
+        warn(f"the model's parameters are new objects after this cut ({problem}): {advice}")
     return Cut(int(removed.sum()), weights, graph.cost("weights", removed), *certificate)
 
 

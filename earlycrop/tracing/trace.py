@@ -193,8 +193,11 @@ def _record_evaluation(recorder: ChannelRecorder, network: nn.Module, run: Run, 
             traced.append(batch)
         else:
             del recorder.scalars[scalars:]
-    if not recorder.used_tensors & set(map(id, network.parameters())):
-        raise TraceError("the example uses no parameter: if it is a callable, let it run the model that it is given")
+    parameters = set(map(id, network.parameters()))
+    if not parameters:
+        raise TraceError("the model has no parameters, so nothing can be removed from it: give one that has")
+    if not recorder.used_tensors & parameters:
+        raise TraceError("the example (or the loss) uses no parameter: let it run the model that it is given")
     return traced
 
 

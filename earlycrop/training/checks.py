@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from earlycrop.context import PruningContext
 from earlycrop.procedures.base import Procedure
+from earlycrop.utils.caller import warn
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.validation import check_batches
 
@@ -42,16 +42,14 @@ class LoopChecks:
         """
         epochs = self.procedure.total_epochs
         if epoch == 0 and not self._was_trained and self._has_been_trained():
-            warnings.warn(
+            warn(
                 "step is called for the first time after training has begun, and counts as the step before training: "
                 "call step once before the first epoch, and then after every epoch",
-                stacklevel=3,
             )
         if epoch == epochs + 1:
-            warnings.warn(
+            warn(
                 f"this pruner was made for {epochs} epochs, and step is called after another one: give the Pruner the "
                 "number of all epochs, and call step once before training and once after every epoch",
-                stacklevel=3,
             )
         if self.procedure.finished():
             return
@@ -74,9 +72,8 @@ class LoopChecks:
         procedures = _procedures.setdefault(self.context.network, WeakSet())
         if self.procedure not in procedures:
             if any(not other.finished() for other in procedures):
-                warnings.warn(
+                warn(
                     "another pruner of this model has not finished, and both would prune it: use one, or close() the "
                     "other",
-                    stacklevel=4,
                 )
             procedures.add(self.procedure)

@@ -91,9 +91,14 @@ class EpochWindow(Trigger):
         latest: The epoch after which it prunes in any case.
         earliest: The first epoch after which it may prune. At least 2 is used: epoch 1 is the reference.
 
+    Attributes:
+        why_latest: Why ``latest`` is the latest epoch, for the reason of the event; empty if the user has set it.
+
     Raises:
         ValueError: ``latest`` comes before ``earliest``.
     """
+
+    why_latest: str = ""
 
     def __init__(self, latest: int, earliest: int = 2) -> None:
         self.latest: int = latest
@@ -113,4 +118,6 @@ class EpochWindow(Trigger):
         Returns:
             The reason, or None.
         """
-        return f"latest epoch {self.latest}: {why}" if context.epoch >= self.latest else None
+        if context.epoch < self.latest:
+            return None
+        return f"latest epoch {self.latest}" + (f", {self.why_latest}" if self.why_latest else "") + f": {why}"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from earlycrop.triggers.base import EpochWindow, Trigger, TriggerContext
 from earlycrop.triggers.mask_distance import MaskHistory
 from earlycrop.triggers.weight_distance import DEFINITIONS, Definition
+from earlycrop.utils.validation import describe_unknown
 
 TriggerName = Literal["before", "lazy-regime", "knee", "mask-distance", "after", "never"]
 """The keys of ``TRIGGERS``."""
@@ -52,6 +53,7 @@ class LazyRegime(EpochWindow):
         earliest: The first epoch after which it may prune. At least 2 is used: epoch 1 is the reference.
         definition: How the change is written, one of :data:`earlycrop.triggers.weight_distance.DEFINITIONS`. The
             default is the formula above.
+        meaning: What the threshold is, for the reason of the event.
 
     Raises:
         ValueError: The definition is unknown, or ``latest`` comes before ``earliest``.
@@ -59,19 +61,27 @@ class LazyRegime(EpochWindow):
 
     uses_weight_distance = True
 
-    def __init__(self, threshold: float, latest: int, earliest: int = 2, definition: Definition = "per_rate") -> None:
+    def __init__(
+        self,
+        threshold: float,
+        latest: int,
+        earliest: int = 2,
+        definition: Definition = "per_rate",
+        meaning: str = "the threshold",
+    ) -> None:
         if definition not in DEFINITIONS:
-            raise ValueError(
-                f"there is no definition '{definition}' of the lazy regime: take one of {', '.join(DEFINITIONS)}"
-            )
+            raise ValueError(describe_unknown("definition of the lazy regime", definition, DEFINITIONS))
         super().__init__(latest, earliest)
-        self.threshold, self.definition = threshold, definition
+        self.threshold, self.definition, self.meaning = threshold, definition, meaning
 
     def update(self, context: TriggerContext) -> str | None:
         change = context.distance.values().get(self.definition, inf)
         if context.epoch >= self.earliest and change <= self.threshold:
-            return f"lazy regime: {self.definition} change {change:.3g}, at most {self.threshold:.3g}"
-        return self.latest_reason(context, f"the {self.definition} change stayed above {self.threshold:.3g}")
+            return f"lazy regime: the weights' change ({self.definition}) is {change:.3g}, at most {self._bound()}"
+        return self.latest_reason(context, f"the weights' change ({self.definition}) stayed above {self._bound()}")
+
+    def _bound(self) -> str:
+        return f"{self.meaning}, {self.threshold:.3g}"
 
 
 class Knee(EpochWindow):
@@ -171,19 +181,25 @@ def after(sparsity: float, epochs: int) -> Trigger:
 def lazy_regime(sparsity: float, epochs: int) -> Trigger:
     """Prune in the lazy regime with threshold th = 1 - rho, within :func:`window`."""
     earliest, latest = window(epochs)
-    return LazyRegime(1 - sparsity, latest, earliest)
+    return _explain_latest(LazyRegime(1 - sparsity, latest, earliest, meaning="1 - sparsity"))
 
 
 def knee(sparsity: float, epochs: int) -> Trigger:
     """Prune at the knee of the movement, within :func:`window`."""
     earliest, latest = window(epochs)
-    return Knee(latest, earliest)
+    return _explain_latest(Knee(latest, earliest))
 
 
 def mask_distance(sparsity: float, epochs: int) -> Trigger:
     """Prune when the mask has settled, within :func:`window`."""
     earliest, latest = window(epochs)
-    return MaskDistance(latest, earliest)
+    return _explain_latest(MaskDistance(latest, earliest))
+
+
+def _explain_latest(trigger: EpochWindow) -> EpochWindow:
+    """Let the reason say why the latest epoch of :func:`window` is the latest."""
+    trigger.why_latest = "half of the epochs"
+    return trigger
 
 
 def window(epochs: int) -> tuple[int, int]:
@@ -231,6 +247,5 @@ def trigger_by_name(name: str, sparsity: float, epochs: int) -> Trigger:
     if name.isdecimal():
         return AtEpoch(int(name))
     if name not in TRIGGERS:
-        names = ", ".join(TRIGGERS)
-        raise ValueError(f"there is no trigger '{name}': take one of {names}, or the number of an epoch to prune after")
+        raise ValueError(describe_unknown("trigger", name, TRIGGERS) + ", or the number of an epoch to prune after")
     return TRIGGERS[name](sparsity, epochs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -203,6 +204,23 @@ def check_batches(batches: Any) -> Iterable[Any]:
     return batches
 
 
+def describe_unknown(noun: str, name: object, names: Iterable[str]) -> str:
+    """Say that a table has no such name, and name the nearest one and all.
+
+    Args:
+        noun: What the names are of, such as ``method``.
+        name: The name that is unknown.
+        names: The names in the table.
+
+    Returns:
+        The sentence, without a full stop.
+    """
+    known = list(names)
+    nearest = get_close_matches(str(name), known, 1)
+    hint = f", did you mean '{nearest[0]}'? Take one of" if nearest else ": take one of"
+    return f"there is no {noun} '{name}'{hint} {', '.join(known)}"
+
+
 def look_up(noun: str, value: object, table: Mapping[Any, T], kind: type[T]) -> T:
     """Return ``value``, or the entry of a table if it is a name.
 
@@ -211,7 +229,7 @@ def look_up(noun: str, value: object, table: Mapping[Any, T], kind: type[T]) -> 
         ValueError: The table has no such name.
     """
     if isinstance(value, str) and value not in table:
-        raise ValueError(f"there is no {noun} '{value}': take one of {', '.join(table)}")
+        raise ValueError(describe_unknown(noun, value, table))
     entry = table[value] if isinstance(value, str) else value
     check_type(f"the {noun}", entry, kind, f"take one of {', '.join(table)}, or make a {kind.__name__}")
     assert isinstance(entry, kind)

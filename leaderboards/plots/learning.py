@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from leaderboards.plots.style import Look, method_looks, metric_label, saved, st
 from leaderboards.records import Record
 from leaderboards.table import groups, short
 
+MAX_ROWS = 4
+"""More groups than this stand side by side."""
 CUT: dict[str, Any] = {"markersize": 9, "markeredgecolor": "black", "markeredgewidth": 1.2}
 """The mark at the epoch where a network was cut."""
 
@@ -33,13 +36,20 @@ def draw(records: Iterable[Record], stem: Path) -> Path:
 
 @styled
 def figure(records: Sequence[Record]) -> Figure:
-    """Draw two panels a group of comparable runs: learning, and final metric against parameters."""
+    """Draw two panels a group of comparable runs: learning, and final metric against parameters; at most 4 rows."""
     by_run = {record.result.run: record for record in records}
     parts = list(groups(record.result for record in records))
     looks = method_looks({record.result.method: record.result.structured for record in records})
-    picture = Figure(figsize=(11.5, 4.1 * len(parts) + 0.9), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
-    panels = picture.subplots(len(parts), 2, squeeze=False, width_ratios=(1.25, 1))
-    for (left, right), group in zip(panels, parts, strict=True):
+    columns = ceil(len(parts) / MAX_ROWS)
+    rows = ceil(len(parts) / columns)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+    picture = Figure(figsize=(11.5 * columns, 4.1 * rows + 0.9), layout=layout)
+    panels = picture.subplots(rows, 2 * columns, squeeze=False, width_ratios=(1.25, 1) * columns)
+    pairs = panels.reshape(rows * columns, 2)
+    for left, right in pairs[len(parts) :]:
+        left.set_axis_off()
+        right.set_axis_off()
+    for (left, right), group in zip(pairs, parts, strict=False):
         runs = [by_run[run] for run in group.rows["run"]]
         left.set_title(f"{group.title}; {group.seeds}", loc="left", pad=12)
         _learning(left, runs, looks)

@@ -35,6 +35,8 @@ FAMILIES = {
     "ltr": ("#999933", "*"),
 }
 """Colour and marker of each family of methods: after Okabe and Ito, and Tol's muted set; no two share a marker."""
+MAX_PIXELS = 1600
+"""The largest height of a picture, so that it fits a page."""
 SPARE = [("#0072b2", "v"), ("#009e73", "D"), ("#cc79a7", "P"), ("#e69f00", "^"), ("#661100", "<"), ("#56b4e9", "h")]
 """For methods without a place in ``FAMILIES``, in alphabetical order."""
 STYLE: dict[Any, Any] = {
@@ -117,7 +119,7 @@ def _label(panel: Axes, ends: Ends, looks: dict[str, Look]) -> None:
 def saved(picture: Figure, stem: Path) -> Path:
     """Write a picture as ``stem``.png and ``stem``.svg and return the former's path."""
     with replacing(stem.with_suffix(".png")) as path:
-        picture.savefig(path, format="png", dpi=160)
+        picture.savefig(path, format="png", dpi=min(160, int(MAX_PIXELS / picture.get_figheight())))
     with replacing(stem.with_suffix(".svg")) as path:
         picture.savefig(path, format="svg", metadata={"Date": None})  # the same records make the same file
     return stem.with_suffix(".png")

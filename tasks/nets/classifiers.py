@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from earlycrop.utils.torchvision_compat import load_torchvision
+from earlycrop.utils.validation import describe_unknown
 from tasks.runner.errors import first_line
 
 SLOPE = 0.05
@@ -149,8 +150,7 @@ def network(name: str, classes: int, size: int) -> nn.Module:
         named: nn.Module = library(name, classes)
     except ValueError:
         raise ValueError(
-            f"there is no network '{name}': take one of {', '.join(NETWORKS)}, one of torchvision's classifiers by its "
-            "name, or timm:NAME"
+            describe_unknown("network", name, NETWORKS) + ", one of torchvision's classifiers by its name, or timm:NAME"
         ) from None
     return named
 

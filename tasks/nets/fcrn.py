@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop.utils.torchvision_compat import load_torchvision
+from earlycrop.utils.validation import describe_unknown
 from tasks.runner.errors import first_line
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -94,7 +95,7 @@ def _resnet(name: str, pretrained: bool) -> Any:
     """
     models: Any = load_torchvision("torchvision.models")
     if name not in ENCODERS:
-        raise ValueError(f"there is no encoder '{name}': take one of {', '.join(ENCODERS)}")
+        raise ValueError(describe_unknown("encoder", name, ENCODERS))
     try:
         return models.get_model(name, weights=WEIGHTS if pretrained else None)
     except (OSError, RuntimeError) as error:  # no network, and a file that is not what its name says

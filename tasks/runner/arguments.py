@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import textwrap
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ from earlycrop.scoring.criteria import Statistics
 from earlycrop.selection.schedules import one_shot
 from earlycrop.selection.targets import Measure
 from earlycrop.triggers.triggers import before
+from earlycrop.utils.validation import describe_unknown
+from tasks.runner.one_line_errors import one_line_errors
 from tasks.runner.options import Options
 
 GROUPS = {
@@ -80,25 +81,26 @@ def parse(module: Any, arguments: Sequence[str]) -> Options:
         raise ValueError(f"{module.__name__} has no {', '.join(missing)}: see tasks/_template.py")
     name = _find_value(arguments, "preset") or "default"
     if name not in module.PRESETS:
-        raise ValueError(f"there is no preset '{name}': take one of {', '.join(module.PRESETS)}")
+        raise ValueError(describe_unknown("preset", name, module.PRESETS))
     method = _find_value(arguments, "method")
     if method and method not in METHODS:
-        (nearest,) = difflib.get_close_matches(method, METHODS, 1, cutoff=0)
-        raise ValueError(f"there is no method '{method}': did you mean {nearest}? There are {', '.join(METHODS)}")
+        raise ValueError(describe_unknown("method", method, METHODS))
     options: Options = replace(module.PRESETS[name](), preset=name)
     groups = _make_groups(type(options), {"preset": Literal[tuple(module.PRESETS)]})
     defaults = {
         group: kind(**{f.name: getattr(options, f.name) for f in fields(kind)}) for group, kind in groups.items()
     }
     every_group: Any = make_dataclass("Groups", list(groups.items()), frozen=True)
-    parsed = tyro.cli(
-        every_group,
-        default=every_group(**defaults),
-        args=arguments,
-        prog=f"python -m {module.__name__}",
-        description=_describe(module),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    program = f"python -m {module.__name__}"
+    with one_line_errors(program):
+        parsed = tyro.cli(
+            every_group,
+            default=every_group(**defaults),
+            args=arguments,
+            prog=program,
+            description=_describe(module),
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
     return replace(
         options, **{f.name: getattr(group, f.name) for group in vars(parsed).values() for f in fields(group)}
     )

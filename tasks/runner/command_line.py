@@ -23,6 +23,7 @@ from tasks.runner.outcome import commit, count_nonzero_parameters, hardware
 from tasks.runner.result import Result
 from tasks.runner.store import Store, configuration, dense_folder, identity, set_aside
 from tasks.runner.training_loop import device_of, fresh, pruner_of, run
+from tasks.runner.waiting import explained, go_offline_without_hub
 
 REASONS = {
     "lazy regime": "the weights change little from epoch to epoch by now",
@@ -93,7 +94,9 @@ def _prepare(
     """
     check(options)
     distributed.join(options.device)
-    task: Task = module.make(options)
+    go_offline_without_hub(*(str(getattr(options, source, "")) for source in ("data", "model")))
+    with explained(f"reading the data of {name}"):
+        task: Task = module.make(options)
     if not isinstance(task, Task):
         raise ValueError(f"make of tasks.{name} returned a {type(task).__name__}, and must return a tasks.Task")
     if missing := [attribute for attribute in ("dataset", "network", "metric") if not hasattr(task, attribute)]:
@@ -102,7 +105,8 @@ def _prepare(
         raise ValueError(f"{name} is trained by one process: start it without torchrun")
     if options.record and type(task).record is Task.record:
         raise ValueError(f"{name} has nothing to draw: leave out --record")
-    model, optimizer = fresh(task, options)
+    with explained(f"making the network {task.network}"):
+        model, optimizer = fresh(task, options)
     total = pruner_of(task, options, model, optimizer).total_epochs
     config = configuration(name, options)
     branching.check(options, config)

@@ -142,7 +142,7 @@ def test_what_cannot_be_asked_of_a_cluster_is_a_sentence(
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     assert command.main(["sweep", "smoke", "--out", str(tmp_path), "--where", "ray", *more]) == 2
-    assert output in " ".join(capsys.readouterr().out.split())
+    assert output in " ".join(capsys.readouterr().err.split())
 
 
 def test_no_cluster_at_the_address(tmp_path: Path, capsys: Any) -> None:
@@ -151,13 +151,13 @@ def test_no_cluster_at_the_address(tmp_path: Path, capsys: Any) -> None:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     assert command.main(["sweep", "smoke", "--out", str(tmp_path), "--where", "ray", "--address", address]) == 2
-    assert f"There is no Ray cluster at {address}" in " ".join(capsys.readouterr().out.split())
+    assert f"There is no Ray cluster at {address}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert command.main(["sweep", "smoke", "--out", str(tmp_path), "--where", "ray"]) == 2
-    assert "--where ray needs Ray, which is not installed: pip install 'earlycrop[ray]'." in capsys.readouterr().out
+    assert "--where ray needs Ray, which is not installed: pip install 'earlycrop[ray]'." in capsys.readouterr().err
 
 
 def test_a_run_is_one_worker_s(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_same_records_make_the_same_page(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["page", "--out", str(tmp_path / "none")]) == 2
-    assert "No records found in" in capsys.readouterr().out
+    assert "No records found in" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"^The page cannot be written to .*page\.html: File exists\.$"):
         page.write(records(LINES), tmp_path, tmp_path / "file" / "page.html")

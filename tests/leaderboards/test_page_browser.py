@@ -211,7 +211,7 @@ def test_a_phone_scrolls_the_table_and_not_the_page(show: Any) -> None:
 
 @pytest.mark.slow
 def test_pictures_of_the_committed_records(show: Any, tmp_path: Path) -> None:
-    """They are kept in docs/ where ``PICTURES=docs`` asks for that, to be looked at."""
+    """They are kept in docs/pictures where ``PICTURES=docs/pictures`` asks for that, to be looked at."""
     out, folder = ROOT / "leaderboards", Path(os.environ.get("PICTURES", tmp_path))
     file = page.write(list(read_records(out).values()), out, tmp_path / "page.html")
     for name, width, address, options in (

@@ -90,7 +90,7 @@ def test_task_restricts_what_is_done(place: Path) -> None:
 def test_nothing_to_do_is_one_sentence_and_exit_code_two(tmp_path: Path) -> None:
     code, output = call(tmp_path)
     assert code == 2
-    assert output == f"No finished runs found in {tmp_path / 'runs'}: run `python -m tasks.cartpole` first.\n"
+    assert output == f"error: No finished runs found in {tmp_path / 'runs'}: run `python -m tasks.cartpole` first.\n"
     assert call(tmp_path, "--task", "ptb")[1].endswith("run `python -m tasks.ptb` first.\n")
     assert call(tmp_path, "show")[0] == 2
     assert call(tmp_path, "check")[0] == 2

@@ -133,7 +133,7 @@ def test_copies_that_are_pruned_at_an_epoch_branch_off_one_run(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["nothing"], "There is no study nothing: take one of table1"),
+        (["nothing"], "there is no study 'nothing': take one of table1"),
         (["fig4", "--seeds", "0"], "seeds must be at least 1"),
         (["fig4", "--data", "/nowhere"], "There is no folder /nowhere"),
         (["fig4", "--jobs", "-1"], "--jobs must be at least 0, and is -1."),
@@ -145,7 +145,9 @@ def test_what_cannot_be_swept_is_a_sentence(
     more: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main(["sweep", *more, "--out", str(tmp_path)]) == 2
-    assert sentence in " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert sentence in " ".join(said.split())
 
 
 LARGE = {"fig3", "fig4", "fig5", "fig7"}

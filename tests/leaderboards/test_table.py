@@ -134,4 +134,4 @@ def test_a_pruning_at_the_cap_says_so() -> None:
     assert dict(lines["at_cap"]) == {"earlycrop-s": 2, "earlycrop-u": 1, "crop-s": 0}
     _, costs = _columns(group, None)
     cells = dict(zip(lines.index, dict(costs)["cut at\nepoch"], strict=True))
-    assert cells == {"earlycrop-s": "8.0, at the cap", "earlycrop-u": "8.0, 1 of 2 at the cap", "crop-s": "0.0"}
+    assert cells == {"earlycrop-s": "8.0 cap", "earlycrop-u": "8.0 cap 1/2", "crop-s": "0.0"}

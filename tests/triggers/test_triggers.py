@@ -27,15 +27,22 @@ def along(trigger: Trigger, distances: list[float]) -> list[str | None]:
 def test_the_lazy_regime_fires_at_the_threshold_and_says_why() -> None:
     reasons = along(LazyRegime(0.25, latest=9), [0.0, 1.0, 2.0, 2.25])
     assert reasons[:3] == [None, None, None]
-    assert reasons[3] == "lazy regime: per_rate change 0.25, at most 0.25"
+    assert reasons[3] == "lazy regime: the weights' change (per_rate) is 0.25, at most the threshold, 0.25"
 
 
 def test_not_before_the_earliest_and_not_after_the_latest() -> None:
     reasons = along(LazyRegime(0.5, latest=5, earliest=4), [0.0, 1.0, 1.0, 1.0, 1.0])
     assert [bool(r) for r in reasons] == [False, False, False, False, True]
     reasons = along(LazyRegime(0.5, latest=3), [0.0, 1.0, 2.0, 3.0])
-    assert reasons[3] == "latest epoch 3: the per_rate change stayed above 0.5"
+    assert reasons[3] == "latest epoch 3: the weights' change (per_rate) stayed above the threshold, 0.5"
     assert reasons[:3] == [None] * 3
+
+
+def test_default_triggers_explain_threshold_and_latest_epoch() -> None:
+    reason = along(lazy_regime(0.9, 8), [0.0, 1.0, 2.0, 3.0, 4.0])[4]
+    assert reason == "latest epoch 4, half of the epochs: the weights' change (per_rate) stayed above 1 - sparsity, 0.1"
+    reason = along(lazy_regime(0.9, 8), [0.0, 1.0, 2.0, 2.05])[3]
+    assert reason == "lazy regime: the weights' change (per_rate) is 0.05, at most 1 - sparsity, 0.1"
 
 
 ANNEALED = [0, 17.2, 37.8, 51.7, 55.5, 56.3, 56.9, 57.9, 58.9, 60, 61]

@@ -28,9 +28,9 @@ from tests.tasks.tiny_data import TINY_DATA
         (["--sparsity", "nan"], "--sparsity must be above 0 and below 1"),
         (
             ["--method", "earlycrop"],
-            "there is no method 'earlycrop': did you mean earlycrop-u? There are dense",
+            "there is no method 'earlycrop', did you mean 'earlycrop-u'? Take one of dense",
         ),
-        (["--method=snapp"], "there is no method 'snapp': did you mean snap?"),
+        (["--method=snapp"], "there is no method 'snapp', did you mean 'snap'?"),
         (["--preset", "best"], "there is no preset 'best': take one of default, paper-table4"),
         (
             ["--of", "flops"],
@@ -175,7 +175,11 @@ def test_why_a_trigger_prunes_is_said_for_beginners(tmp_path: Path, capsys: Any)
             lambda self, model, batch: model(batch[0])[:, 0],
             ("must be a tensor of one number", "must be a scalar tensor"),
         ),
-        ("loss", lambda self, model, batch: 1.0, ("must be a tensor of one number", "the example uses no parameter")),
+        (
+            "loss",
+            lambda self, model, batch: 1.0,
+            ("must be a tensor of one number", "uses no parameter: let it run the model"),
+        ),
         (
             "scoring_batches",
             lambda self, model, epoch: None,
