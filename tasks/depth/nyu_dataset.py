@@ -45,6 +45,11 @@ class Pairs:
         keys: Any = tuple(self.keys[i] for i in indices)
         return Pairs(self.path, keys, tuple(self.scenes[i] for i in indices), self.name)
 
+    def sizes(self) -> list[int]:
+        """Return the bytes of the files that hold the pairs."""
+        files = [self.path / key for key in self.keys if isinstance(key, str)] or [self.path]
+        return [file.stat().st_size for file in files]
+
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """The i-th image, (3, H, W) uint8, and its depths, (H, W) float32 in metres; 0 is no reading.
 

@@ -64,7 +64,10 @@ def digest(*parts: Tensor | np.ndarray | str) -> str:
 
 
 def _data_changes(before: DataFingerprint, now: DataFingerprint) -> str:
-    return ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key])
+    """Return how data differ, in what was noted of both: older runs noted less."""
+    return ", ".join(
+        f"{key} was {before[key]} and is {now[key]}" for key in now if before.get(key, now[key]) != now[key]
+    )
 
 
 def checkpoint(folder: Path, epoch: int) -> Path:
