@@ -52,6 +52,8 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], header: Header) -> Pat
         temporary.replace(path)
     except KeyError as error:  # safetensors raises it for a type that it does not know
         raise TypeError(f"a file cannot hold tensors of type {error}: convert them first") from error
+    except SafetensorError as error:  # it raises no OSError of its own
+        raise OSError(f"{path} cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
