@@ -16,7 +16,8 @@ ALWAYS_ALLOWED = 2**30
 def reading(file: Path | str, advice: str = "fetch it anew") -> Iterator[None]:
     """Turn whatever a library raises while it reads a file into a ValueError that names the file.
 
-    Libraries raise errors of many types for damaged files, so all are taken.
+    Libraries raise errors of many types for damaged files, so all are taken. A path that is no file is not opened: a
+    pipe would be waited for.
 
     Args:
         file: The file.
@@ -26,6 +27,8 @@ def reading(file: Path | str, advice: str = "fetch it anew") -> Iterator[None]:
         ValueError: The file cannot be read.
     """
     try:
+        if isinstance(file, Path):
+            existing_file(file)
         yield
     except MemoryError:
         raise ValueError(f"{file} cannot be read (it needs more memory than there is): {advice}") from None
@@ -44,3 +47,10 @@ def require_size(asked: int, stored: int, ratio: int) -> None:
     allowed = max(ALWAYS_ALLOWED, ratio * stored)
     if asked > allowed:
         raise ValueError(f"its {stored:,} bytes would unpack to {asked:,}, and {allowed:,} are allowed")
+
+
+def existing_file(path: Path | str) -> Path:
+    """Return a path; raise ValueError if there is no file."""
+    if not Path(path).is_file():
+        raise ValueError("it is no file" if Path(path).exists() else "there is no such file")
+    return Path(path)

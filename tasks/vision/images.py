@@ -20,7 +20,7 @@ from torch import Tensor
 
 from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks.data import tables
-from tasks.data.files import reading
+from tasks.data.files import existing_file, reading
 from tasks.runner.errors import first_line
 from tasks.runner.store import digest
 
@@ -187,7 +187,10 @@ def _folders(folder: Path) -> Images:
     def content() -> str:
         return digest(*(f"{Path(path).relative_to(folder)} {Path(path).stat().st_size}\n" for path in paths))
 
-    return _images(image_folder.targets, lambda i: Image.open(paths[i]), image_folder.classes, folder.name, content)
+    def image(i: int) -> Image.Image:
+        return Image.open(existing_file(paths[i]))
+
+    return _images(image_folder.targets, image, image_folder.classes, folder.name, content)
 
 
 def _read_tables(data: str) -> tuple[Images, Images]:
