@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import zlib
@@ -212,6 +213,28 @@ def test_bad_data_are_a_sentence(spoil: Any, message: str, tmp_path: Path) -> No
     spoil(tmp_path)
     with pytest.raises(ValueError, match=message):
         read(str(tmp_path), "CIFAR-10")[0].pixels(1e9)
+
+
+class Evil:
+    """Its pickle makes a folder as it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_an_archive_of_somebody_else_is_not_opened(tmp_path: Path) -> None:
+    """It is a pickle, which may run any code: it is read only if its checksum is that of the original."""
+    archive(tmp_path)
+    for file in sorted(tmp_path.glob("*/*")):
+        file.write_bytes(pickle.dumps(Evil(tmp_path / "mark")))
+    with pytest.raises(ValueError, match=r"CIFAR10's files in .* are not whole"):
+        read(str(tmp_path), "CIFAR-10")
+    assert not (tmp_path / "mark").exists()
+    pickle.loads(file.read_bytes())  # as it would have been
+    assert (tmp_path / "mark").exists()
 
 
 def test_a_folder_that_is_not_there() -> None:
