@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from tasks.runner.atomic_files import replacing
 from tasks.runner.ignored_options import without_ignored
 from tasks.runner.json_files import parse, read_text
+from tasks.runner.options import config_fault
 from tasks.runner.result import Result
 from tasks.runner.store import VERSION
 
@@ -96,6 +97,8 @@ def read_record(path: Path) -> Record:
         raise ValueError(f"{path}: there is no version {version!r} of records: take a later version of the code")
     if not isinstance(data["config"], dict) or not isinstance(data["finished"], str):
         raise ValueError(f"{path}: config must be an object, and finished a time")
+    if (fault := config_fault(data["config"])) is not None:
+        raise ValueError(f"{path}: {fault}")
     log = [_checked(line, str(path)) for line in (data["log"] if isinstance(data["log"], list) else [None])]
     result = Result.from_dict(data["result"], str(path))
     if (result.task, result.run) != (path.parent.name, path.stem):
@@ -108,6 +111,8 @@ def read_run(folder: Path) -> Record:
     config, result = _read_json(folder / "config.json"), folder / "result.json"
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'config.json'}: expected an object with the run's options")
+    if (fault := config_fault(config)) is not None:
+        raise ValueError(f"{folder / 'config.json'}: {fault}")
     row = Result.from_dict(_read_json(result), str(result))
     if row.run != folder.name or not re.fullmatch(r"\w+", row.task):
         raise ValueError(f"{result}: holds run {row.run!r} of task {row.task!r}, in the folder of {folder.name!r}")

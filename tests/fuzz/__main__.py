@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tests.fuzz.mutations import damage
@@ -148,6 +149,12 @@ def run_reader(name: str, cases: range, seed: int, place: Path) -> tuple[Counter
     return counts, faults
 
 
+def numbers_of_cases(names: Sequence[str], cases: int) -> dict[str, int]:
+    """Return how many cases each reader has, by its weight."""
+    ends = np.cumsum([0] + [READERS[name].weight for name in names])
+    return dict(zip(names, np.diff(ends * cases // ends[-1]).tolist(), strict=True))
+
+
 def main() -> int:
     """Run the cases, print a table, and return 1 if there were faults."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
@@ -163,9 +170,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         write_samples(names, Path(place))
         print(f"samples and imports: {time.perf_counter() - start:.1f} s", flush=True)
-        for i, name in enumerate(names):
+        for name, count in numbers_of_cases(names, given.cases).items():
             begin = time.perf_counter()
-            count = given.cases // len(names) + (i < given.cases % len(names))
             counts, found = run_reader(name, range(given.first, given.first + count), given.seed, Path(place))
             total += counts
             faults += found

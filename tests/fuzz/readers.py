@@ -44,6 +44,8 @@ class Reader:
     exact: bool = False
     sound: bool = True
     """Whether the sample is read, and not refused."""
+    weight: int = 4
+    """How many of the cases are the reader's, beside others: those that draw pictures take long."""
 
 
 def network() -> nn.Module:
@@ -251,8 +253,8 @@ READERS: dict[str, Reader] = {
         read_trunk,
         ("*/config.json", "*/log.jsonl", "*/checkpoint/*/state.safetensors"),
     ),
-    "records": Reader(write_records, read_records, ("out/records/*/*.json", "out/*.csv")),
-    "runs": Reader(write_records, read_runs, ("runs/*/*.json", "runs/*/log.jsonl")),
+    "records": Reader(write_records, read_records, ("out/records/*/*.json", "out/*.csv"), weight=1),
+    "runs": Reader(write_records, read_runs, ("runs/*/*.json", "runs/*/log.jsonl"), weight=1),
     "parquet of images": Reader(lambda f: parquet(f, 3, 16, {"train": 6, "test": 3}), read_images, ("*.parquet",)),
     "parquet of sentences": Reader(lambda f: sentences(f, "rte", (8, 4)), read_sentences, ("*.parquet",)),
     "parquet of lines": Reader(write_lines, read_corpus, ("*.parquet",)),
