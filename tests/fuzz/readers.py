@@ -45,7 +45,7 @@ class Reader:
     sound: bool = True
     """Whether the sample is read, and not refused."""
     weight: int = 4
-    """How many of the cases are the reader's, beside others: those that draw pictures take long."""
+    """How many of the cases are the reader's, beside others: those that draw pictures or import more take long."""
 
 
 def network() -> nn.Module:
@@ -259,8 +259,8 @@ READERS: dict[str, Reader] = {
     "parquet of sentences": Reader(lambda f: sentences(f, "rte", (8, 4)), read_sentences, ("*.parquet",)),
     "parquet of lines": Reader(write_lines, read_corpus, ("*.parquet",)),
     "text": Reader(lambda folder: text(folder, 80), read_corpus, ("*.txt",)),
-    "folder of images": Reader(write_folders, read_images, ("*/*/*",)),
-    "CIFAR archive": Reader(write_archive, read_images, ("*/*",), sound=False),
+    "folder of images": Reader(write_folders, read_images, ("*/*/*",), weight=1),
+    "CIFAR archive": Reader(write_archive, read_images, ("*/*",), sound=False, weight=1),
     "HDF5 files": Reader(lambda folder: scenes(folder, 2, 1), read_pairs, ("*/*/*.h5",)),
     "MATLAB files": Reader(write_labeled, read_pairs, ("*.mat",)),
 }
