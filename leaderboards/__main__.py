@@ -37,6 +37,14 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         errors = console or Console(stderr=True, highlight=False)
         errors.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
         return 2
+    except OSError as error:  # a full disk, or a folder that may not be written: records are put in place whole
+        sentence = (
+            f"{error.filename or 'a file'} cannot be written or read ({error.strerror or error}); nothing was lost"
+        )
+        console.print(
+            f"{sentence}: mend that, and run the same command again", style="red", markup=False, soft_wrap=True
+        )
+        return 2
 
 
 if __name__ == "__main__":

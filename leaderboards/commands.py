@@ -19,7 +19,16 @@ from leaderboards.build import display, locked, study_records, tabulate
 from leaderboards.check import problems, uncommitted
 from leaderboards.plots import trigger
 from leaderboards.plots.style import saved
-from leaderboards.records import finished_runs, merge, read_records, read_run, record_files, write_record
+from leaderboards.records import (
+    finished_runs,
+    merge,
+    read_records,
+    read_run,
+    read_runs,
+    record_files,
+    record_of,
+    write_record,
+)
 from leaderboards.recount import Recount
 from leaderboards.sweep import on_this_machine, sweep
 
@@ -30,6 +39,12 @@ def say(console: Console, *lines: str, style: str | None = None) -> None:
     """Print lines as they are: without markup, and without breaking them."""
     for line in lines:
         console.print(line, style=style, markup=False, soft_wrap=True)
+
+
+def tell_damaged(console: Console, damaged: list[str]) -> int:
+    """Print the sentences about damaged files, each once, and return the exit code: 1 where there are any."""
+    say(console, *dict.fromkeys(damaged), style="red")
+    return 1 if damaged else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +98,27 @@ class Collect(TakesIn, Shows):
     """Whether a run takes the place of the record of another run with its id."""
 
     def carry_out(self, console: Console) -> int:
-        """Write a record of every finished run; nothing is written when a file is not sound."""
+        """Write a record of every finished run; return 1 where a file is damaged, which is named and passed over."""
+        damaged_runs: list[str] = []
+        damaged: list[str] = []
         done, skipped = finished_runs(self.runs)
         others = ", ".join(f"{skipped[kind]} {kind}" for kind in ("unfinished", "failed") if skipped[kind])
-        new = [record for folder in done if self.task in (None, (record := read_run(folder)).result.task)]
-        if not new:
+        new = [record for record in read_runs(done, damaged_runs) if self.task in (None, record.result.task)]
+        if not new and not damaged_runs:
             of, why = f" of {self.task}" if self.task else "", f" (skipped: {others})" if others else ""
             run = f"run `python -m tasks.{self.task or 'cartpole'}` first."
             raise ValueError(f"No finished runs{of} found in {self.runs}{why}: {run}")
         with locked(self.folder):
-            write, notes = merge(read_records(self.folder, self.task), new, self.replace)
-            for record in write:
-                write_record(self.folder, record)
+            kept = read_records(self.folder, self.task, damaged)
+            write, notes = merge(kept, new, self.replace)
+            for record in write:  # a damaged record is somebody's, and no run takes its place unasked
+                if record.result.run in kept or self.replace or not record_of(self.folder, record).exists():
+                    write_record(self.folder, record)
         summary = f"Finished runs in {self.runs}: {len(new)}, new: {len(write)}; skipped: {others or 'none'}"
         say(console, summary, *notes)
-        display(self.folder, self.task, console, self.price)
-        return 0
+        if new or record_files(self.folder, self.task):
+            display(self.folder, self.task, console, damaged, self.price)
+        return tell_damaged(console, damaged_runs + damaged)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,15 +137,16 @@ class Show(Shows):
 
     def carry_out(self, console: Console) -> int:
         out, write = self.out or COMMITTED, self.out is not None
+        damaged: list[str] = []
         if self.study:
-            records = tabulate(self.study, self.seeds, self.data, out, console, write)
+            records = tabulate(self.study, self.seeds, self.data, out, console, damaged, write)
             results = [record.result for record in records if self.task in (None, record.result.task)]
             paper_comparison.show(self.study, results, console, self.price)
         elif self.data is not None:
             raise ValueError("--data tells which runs are a study's: name the study, python -m leaderboards show STUDY")
         else:
-            display(out, self.task, console, self.price, write)
-        return 0
+            display(out, self.task, console, damaged, self.price, write)
+        return tell_damaged(console, damaged)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +195,10 @@ class Page(Reads, OfTasks):
 
     def carry_out(self, console: Console) -> int:
         file = self.file or self.out / "page.html"
-        page.write(list(read_records(self.out, self.task).values()), self.out, file)
+        damaged: list[str] = []
+        page.write(list(read_records(self.out, self.task, damaged).values()), self.out, file)
         say(console, f"Page: {file}")
-        return 0
+        return tell_damaged(console, damaged)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +217,7 @@ class Trigger:
         record = read_run(folder)
         picture = saved(trigger.figure(record), folder / "trigger")
         for name, epoch in trigger.would_fire(record).items():
-            console.print(f"{name}: " + ("not within the window" if epoch is None else f"epoch {epoch}"))
+            say(console, f"{name}: " + ("not within the window" if epoch is None else f"epoch {epoch}"))
         say(console, f"Picture: {picture} (and .svg)")
         return 0
 
@@ -230,17 +252,18 @@ class Sweep(TakesIn, Shows):
             raise ValueError("--address and --gpus are of a Ray cluster: add --where ray, or leave them out.")
         if self.country:
             EmissionsMeter(self.country)  # complains now rather than in every run
-        study_records(self.study, self.seeds, self.data, out)  # complains before anything runs
+        damaged: list[str] = []
+        study_records(self.study, self.seeds, self.data, out, damaged)  # complains before anything runs
         if self.where == "ray":
             with cluster.connected(self.address, self.gpus) as ray:
                 outcome = sweep(*what, cluster.on_machines(ray, self.gpus, self.jobs, self.runs, out))
         else:
             outcome = sweep(*what, partial(on_this_machine, jobs=self.jobs, runs=self.runs, out=out))
         for task in sorted(task for task in outcome.tasks if record_files(out, task)):
-            display(out, task, console, self.price)
+            display(out, task, console, damaged, self.price)
         console.print(f"Runs found: {outcome.existing}, new: {outcome.new}, failed: {len(outcome.failed)}")
         say(console, *outcome.failed, style="red")
         if runs := outcome.unmetered:
             say(console, f"without emissions, though --country asks for them: {', '.join(runs)}", style="yellow")
-        tabulate(self.study, self.seeds, self.data, out, console)
-        return 1 if outcome.failed else 0
+        tabulate(self.study, self.seeds, self.data, out, console, damaged)
+        return 1 if tell_damaged(console, damaged) or outcome.failed else 0

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from leaderboards.table import Columns, at_cap, cap_note, cells, decimals, frame, labels, rich_table, with_spread
 from tasks.runner.result import Result
@@ -126,10 +127,10 @@ def show(name: str, results: list[Result], console: Console, price: float | None
         caption = "best in bold, second underlined; gap: to dense of the same column; ± sample deviation over seeds"
         console.print(caption, style="dim")
         if (test := paired(part)) is not None:
-            console.print(test, style="dim")
+            console.print(test, style="dim", markup=False)
     for note, rows in theirs.groupby("note", sort=False) if "note" in theirs else ():
         concerned = ", ".join(dict.fromkeys(f"{r.method} ({r.dataset})" for r in rows.itertuples()))
-        console.print(f"the paper, {concerned}: {note}", style="dim")
+        console.print(f"the paper, {concerned}: {note}", style="dim", markup=False)
 
 
 def _table(title: str, lines: pd.DataFrame, price: float | None) -> Table:
@@ -137,9 +138,9 @@ def _table(title: str, lines: pd.DataFrame, price: float | None) -> Table:
     digits = decimals(lines[["ours", "theirs"]].abs().max().max())
     columns: Columns = [("method", [method + note for method, note in lines["note"].items()])]
     for who, head in (("ours", "ours"), ("theirs", "the paper"))[: 1 + both]:
-        styles = [{1: "[bold]", 2: "[underline]"}.get(place, "") for place in lines[f"{who}_place"]]
+        styles = [{1: "bold", 2: "underline"}.get(place, "") for place in lines[f"{who}_place"]]
         values = with_spread(lines[who], lines[f"{who}_std"], digits)
-        columns.append((head, [style + value for style, value in zip(styles, values, strict=True)]))
+        columns.append((head, [Text(value, style) for style, value in zip(styles, values, strict=True)]))
         columns.append(("gap", cells(lines[f"{who}_gap"], f"+.{digits}f")))
         if who == "ours":
             columns.append(("seeds", cells(lines["seeds"], ".0f")))

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tasks.runner.atomic_files import replacing
 from tasks.runner.ignored_options import without_ignored
+from tasks.runner.json_files import parse, read_text
+from tasks.runner.options import config_fault
 from tasks.runner.result import Result
 from tasks.runner.store import VERSION
 
+T = TypeVar("T")
+LARGEST = 1e30
+"""The largest number of a record."""
 SHARES = ("sparsity_asked", "weight_sparsity", "node_sparsity")
 POSITIVE = (
     "epochs", "parameters", "macs", "train_seconds", "batch_ms", "peak_memory_bytes", "disk_bytes", "csr_bytes",
@@ -92,6 +97,8 @@ def read_record(path: Path) -> Record:
         raise ValueError(f"{path}: there is no version {version!r} of records: take a later version of the code")
     if not isinstance(data["config"], dict) or not isinstance(data["finished"], str):
         raise ValueError(f"{path}: config must be an object, and finished a time")
+    if (fault := config_fault(data["config"])) is not None:
+        raise ValueError(f"{path}: {fault}")
     log = [_checked(line, str(path)) for line in (data["log"] if isinstance(data["log"], list) else [None])]
     result = Result.from_dict(data["result"], str(path))
     if (result.task, result.run) != (path.parent.name, path.stem):
@@ -104,6 +111,8 @@ def read_run(folder: Path) -> Record:
     config, result = _read_json(folder / "config.json"), folder / "result.json"
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'config.json'}: expected an object with the run's options")
+    if (fault := config_fault(config)) is not None:
+        raise ValueError(f"{folder / 'config.json'}: {fault}")
     row = Result.from_dict(_read_json(result), str(result))
     if row.run != folder.name or not re.fullmatch(r"\w+", row.task):
         raise ValueError(f"{result}: holds run {row.run!r} of task {row.task!r}, in the folder of {folder.name!r}")
@@ -133,9 +142,33 @@ def finished_runs(runs: Path) -> tuple[list[Path], Counter[str]]:
     return done, skipped
 
 
-def read_records(out: Path, task: str | None = None) -> dict[str, Record]:
-    """Read all records, or those of one task, by run id; raise ValueError, naming a bad file."""
-    return {path.stem: read_record(path) for path in record_files(out, task)}
+def read_records(out: Path, task: str | None = None, damaged: list[str] | None = None) -> dict[str, Record]:
+    """Read all records, or those of one task, by run id.
+
+    Args:
+        out: The folder of the leaderboards.
+        task: The task.
+        damaged: Takes a sentence for each record that cannot be read, which is left out then.
+
+    Raises:
+        ValueError: A record cannot be read, and there is no ``damaged``; it names the file.
+    """
+    return dict(_sound(record_files(out, task), lambda path: (path.stem, read_record(path)), damaged))
+
+
+def read_runs(folders: Iterable[Path], damaged: list[str]) -> list[Record]:
+    """Read finished runs; ``damaged`` takes a sentence for each that cannot be read."""
+    return list(_sound(folders, read_run, damaged))
+
+
+def _sound(paths: Iterable[Path], read: Callable[[Path], T], damaged: list[str] | None) -> Iterator[T]:
+    for path in paths:
+        try:
+            yield read(path)
+        except ValueError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
 
 
 def record_files(out: Path, task: str | None = None) -> list[Path]:
@@ -148,9 +181,14 @@ def record_path(out: Path, task: str, run: str) -> Path:
     return out / "records" / task / f"{run}.json"
 
 
+def record_of(out: Path, record: Record) -> Path:
+    """Return where a record has its place."""
+    return record_path(out, record.result.task, record.result.run)
+
+
 def write_record(out: Path, record: Record) -> None:
     """Put a record in its place."""
-    write_text(record_path(out, record.result.task, record.result.run), record.to_json())
+    write_text(record_of(out, record), record.to_json())
 
 
 def merge(kept: dict[str, Record], new: Iterable[Record], replace: bool) -> tuple[list[Record], list[str]]:
@@ -177,29 +215,32 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: missing") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not JSON (not even text)") from None
-
-
 def _parse(text: str, path: Path, line: int = 1) -> Any:
-    # NaN and Infinity are not JSON: a loss that has blown up becomes null, which no curve passes through.
-    try:
-        return json.loads(text, parse_constant=lambda _: None)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{line + error.lineno - 1}: not JSON ({error.msg})") from None
+    """Return what a text of JSON holds; raise ValueError if it is not JSON, or has a number beyond any axis.
+
+    NaN and Infinity are not JSON: a loss that has blown up becomes null, which no curve passes through.
+    """
+    value = parse(text, str(path), line, parse_constant=lambda _: None)
+    if _beyond(value) is not None:
+        raise ValueError(f"{path}:{line}: a number is beyond what can be drawn, {LARGEST:g}")
+    return value
+
+
+def _beyond(value: Any) -> int | float | None:
+    """Return a number in a nest that no axis reaches, or None."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return next((found for part in parts if (found := _beyond(part)) is not None), None)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and abs(value) > LARGEST else None
 
 
 def _read_json(path: Path) -> Any:
-    return _parse(_read_text(path), path)
+    return _parse(read_text(path), path)
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
-    lines = enumerate(_read_text(path).splitlines(), start=1)
+    lines = enumerate(read_text(path).splitlines(), start=1)
     return [_checked(_parse(line, path, number), f"{path}:{number}") for number, line in lines]
 
 

@@ -19,8 +19,8 @@ from earlycrop.utils.errors import TraceError
 from leaderboards.records import Record, read_run, record_path
 from leaderboards.table import VARIES
 from tasks import Task
+from tasks.runner.counts import count_nonzero_parameters
 from tasks.runner.options import Options
-from tasks.runner.outcome import count_nonzero_parameters
 
 TOLERANCE = 1e-4
 """A row of an embedding that stands for padding is zero without having been cut."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tasks.runner.store import checkpoint
+from tasks.runner.store import checkpoint, checkpoints
 
 Files = dict[str, bytes]
 """Path within a run's folder -> what the file holds."""
@@ -35,7 +35,7 @@ class RunStorage:
                 return 0, {}
             self._locks[run] = lock
         self._turns[run] = self._turns.get(run, 0) + 1
-        last = sorted(folder.glob("checkpoint/epoch-*"))[-1:]
+        last = [path for _, path in sorted(checkpoints(folder).items())[-1:]]
         return self._turns[run], pack(folder, [*top_level_files(folder), *last])
 
     def keep(self, run: str, turn: int, files: Files, keep: tuple[str, ...] | None) -> None:
@@ -53,7 +53,7 @@ class RunStorage:
                 new.replace(folder / new.name)
         if (folder / "result.json").exists():
             (folder / "failure.json").unlink(missing_ok=True)
-        for old in folder.glob("checkpoint/*"):
+        for old in checkpoints(folder).values():
             if keep is not None and old.name not in keep:
                 shutil.rmtree(old)
 

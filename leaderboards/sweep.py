@@ -90,15 +90,8 @@ def runs_with_data(
 
 
 def missing(study: Iterable[Run], out: Path) -> list[Run]:
-    """Return the runs that have no record yet; raise ValueError for a broken record."""
-    absent = []
-    for run in study:
-        paths = [path for each in run_ids(run) if (path := record_path(out, run.task, each)).exists()]
-        if paths:
-            read_record(paths[0])
-        else:
-            absent.append(run)
-    return absent
+    """Return the runs that have no record yet. A damaged record is one: it is named, and its run is not run again."""
+    return [run for run in study if not any(record_path(out, run.task, each).exists() for each in run_ids(run))]
 
 
 def recorded(

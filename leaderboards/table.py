@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -26,8 +28,8 @@ COLUMNS = (
 """Columns whose means a table shows, beside the metric's."""
 VARIES = {"method", "sparsity", "of", "seed", "device", "task", "watch", "kernel", *VARIANTS}
 """Options that tell the runs of one table apart by intent."""
-Columns = list[tuple[str, list[str]]]
-"""The heads of a table's columns, and their cells."""
+Columns = list[tuple[str, list[Any]]]
+"""The heads of a table's columns, and their cells: strings, or rich's Text where a cell has a style."""
 
 
 def frame(results: Iterable[Result]) -> pd.DataFrame:
@@ -196,10 +198,12 @@ def show(group: Group, records: dict[str, Record], console: Console, price: floa
     console.print(
         f"{first['metric']} on {first['split']}, {better} is better; mean ± sample deviation over seeds; "
         f"gap: difference to dense; cap: pruned at the latest epoch; device: {devices}",
-        style="dim", highlight=False,
+        style="dim", highlight=False, markup=False,
     )  # fmt: skip
     if settings := differing(records[run] for run in group.rows["run"]):
-        console.print(f"Careful, settings differ between these runs: {'; '.join(settings)}", style="yellow")
+        console.print(
+            f"Careful, settings differ between these runs: {'; '.join(settings)}", style="yellow", markup=False
+        )
     console.print()
 
 
@@ -243,11 +247,13 @@ def _epochs(lines: pd.DataFrame, group: Group) -> list[str]:
 def rich_table(title: str | None, columns: Columns) -> Table:
     """Return a table for the terminal; a line whose first cell is 1 is bold."""
     table = Table(
-        title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        title=title and escape(title), title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
         collapse_padding=True,
     )  # fmt: skip
     for name, _ in columns:
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
+        table.add_column(escape(name), justify="left" if name == "method" else "right", no_wrap=name != "method")
     for row in zip(*(column for _, column in columns), strict=True):
-        table.add_row(*row, style="bold" if row[0] == "1" else None)
+        table.add_row(
+            *(escape(cell) if isinstance(cell, str) else cell for cell in row), style="bold" if row[0] == "1" else None
+        )
     return table

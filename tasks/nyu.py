@@ -125,6 +125,7 @@ class Depth(Task):
         max_bytes = memory_budget(options.device) / 2
         self.training, self.test = Frames(train, frame, max_bytes), Frames(test, frame, max_bytes)
         self.validation = Frames(validation, frame, max_bytes)
+        self.content = digest(*(frames.content() for frames in (self.training, self.validation, self.test)))
         self.batches_per_epoch = max(1, len(train) // options.batch)
         self.points: Size = (-(-options.size[0] // 32) * 16, -(-options.size[1] // 32) * 16)
         self.skipped, self.warned = 0, False
@@ -133,8 +134,9 @@ class Depth(Task):
         return FCRN(self.options.encoder, self.options.pretrained)
 
     def trained_on(self) -> DataFingerprint:
-        every = (self.training.pairs, self.validation.pairs, self.test.pairs)
-        return {"frames": len(self.training), "digest of the names": digest(*(str(pairs.keys) for pairs in every))}
+        every = (self.training, self.validation, self.test)
+        names = digest(*(str(frames.pairs.keys) for frames in every))
+        return {"frames": len(self.training), "digest of the names": names, "digest of the frames": self.content}
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         return torch.optim.Adam(

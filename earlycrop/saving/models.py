@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from earlycrop.saving.checks import DENSE, GROUPS, SIZES, check_header, check_sizes, check_tensors
 from earlycrop.saving.files import Header, read_file, write_file
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.errors import SavingError
@@ -18,13 +19,8 @@ from earlycrop.utils.validation import check_shapes_known
 from earlycrop.utils.wrappers import unwrap_stateless
 
 MODEL_FILE = "model.safetensors"
-_SIZES = "sizes"
-"""Entry of the header: module path -> size attribute -> size, or several sizes."""
-_DENSE = "dense"
-"""Entry of the header: name of a tensor that was cut -> its shape before the first cut."""
 _DENSE_SHAPES = "_dense_shapes"
 """Attribute of a module with parameters or buffers that were cut: name -> shape before the first cut."""
-_GROUPS = ("groups", "num_groups")
 
 
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
@@ -64,7 +60,7 @@ def model_contents(model: nn.Module) -> tuple[dict[str, Tensor], Header]:
     check_shapes_known(network)
     sizes = {path: _get_sizes(module) for path, module in network.named_modules()}
     plan = {path: attributes for path, attributes in sizes.items() if attributes}
-    return tensors_by_name(network), {_SIZES: plan, _DENSE: _dense_shapes(network)}
+    return tensors_by_name(network), {SIZES: plan, DENSE: _dense_shapes(network)}
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -110,7 +106,12 @@ def load_contents(
     """
     network = unwrap_stateless(model)
     check_shapes_known(network)
-    _check_same_kind(network, saved, header, path)
+    try:
+        check_header(header)
+        check_tensors(network, saved, header, _dense_shapes(network))
+        check_sizes(network, saved, header)
+    except SavingError as error:
+        raise SavingError(f"{path} cannot be loaded: {error}") from None
     tensors, owners = tensors_by_name(network), tensor_owners(network)
     with outside_inference_mode():
         for name, t in saved.items():
@@ -120,11 +121,11 @@ def load_contents(
                 old.data, old.grad = t.to(old.device), None
             else:
                 assign_tensor(owners[id(old)], t.to(old.device))
-    if dense := header.get(_DENSE):
+    if dense := header.get(DENSE):
         record_dense_shapes(network, dense)
-    for module_path, sizes in header[_SIZES].items():
+    for module_path, sizes in header[SIZES].items():
         module = network.get_submodule(module_path)
-        if user_attributes := set(sizes) - set(size_attribute_names(module)) - set(_GROUPS):
+        if user_attributes := set(sizes) - set(size_attribute_names(module)) - set(GROUPS):
             module.__dict__.setdefault(SIZES_ATTRIBUTE, set()).update(user_attributes)
         for attribute, size in sizes.items():
             set_size(module, attribute, size)
@@ -137,7 +138,7 @@ def _get_sizes(module: nn.Module) -> dict[str, Any]:
     values = {name: getattr(module, name, None) for name in names}
     sizes = {name: value for name, value in values.items() if isinstance(value, int | tuple | list)}
     if sizes:
-        sizes |= {name: getattr(module, name) for name in _GROUPS if isinstance(getattr(module, name, None), int)}
+        sizes |= {name: getattr(module, name) for name in GROUPS if isinstance(getattr(module, name, None), int)}
     return sizes
 
 
@@ -163,24 +164,3 @@ def _dense_shapes(network: nn.Module) -> dict[str, list[int]]:
         if attribute in vars(owner).get(_DENSE_SHAPES, ()):
             shapes[name] = vars(owner)[_DENSE_SHAPES][attribute]
     return shapes
-
-
-def _check_same_kind(
-    network: nn.Module, saved: Mapping[str, Tensor], header: Header, path: str | os.PathLike[str]
-) -> None:
-    """Raise SavingError if names differ, or a shape differs in a way that no cut can have caused."""
-    tensors, dense, modules = tensors_by_name(network), _dense_shapes(network), dict(network.named_modules())
-    differing = sorted((saved.keys() ^ tensors.keys()) | (header[_SIZES].keys() - modules.keys()))
-    if differing:
-        lacking = "the file" if differing[0] in tensors else "the model"
-        raise SavingError(f"{path} is of another kind of model: {lacking} has no '{differing[0]}'")
-    for name, t in saved.items():
-        shape = tensors[name].shape
-        fits = t.ndim == len(shape) and all(n <= m for n, m in zip(t.shape, shape, strict=True))
-        if isinstance(tensors[name], nn.Parameter) and _DENSE in header and t.shape != shape:  # buffers may grow
-            fits &= list(header[_DENSE].get(name, t.shape)) == list(dense.get(name, shape))
-        if not fits:
-            before = f", {tuple(header[_DENSE][name])} before it was cut," if name in header.get(_DENSE, ()) else ""
-            sizes = f"'{name}' is {tuple(t.shape)} in the file{before} and {tuple(shape)} in the model"
-            advice = "give a fresh model of the same kind, as its constructor makes it"
-            raise SavingError(f"{path} is of another kind of model: {sizes}: {advice}")

@@ -48,7 +48,10 @@ def load_state(path: str | os.PathLike[str]) -> Any:
     tensors, header = read_file(Path(path))
     if "state" not in header:
         raise SavingError(f"{path} holds a model and no training state: earlycrop.load reads models")
-    return _unpack(header["state"], tensors)
+    try:
+        return _unpack(header["state"], tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise SavingError(f"{path} is broken ({error}): it was changed; take an older copy") from error
 
 
 def _pack(state: Any, tensors: dict[str, Tensor]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from earlycrop.utils.contexts import differentiable_kernels, preserve_state, replace_tensors
@@ -89,30 +90,30 @@ def _reproducible_evaluation(
         stack.enter_context(preserve_state(model))
         stack.enter_context(differentiable_kernels(model))
         if precision:
-            stack.enter_context(_disable_autocast())
+            stack.enter_context(_WithoutAutocast())
         stack.enter_context(torch.no_grad())
         model.eval()
         seed_all(0)  # a loss or a forward pass that draws random numbers draws the same ones in every run
         yield
 
 
-@contextmanager
-def _disable_autocast() -> Iterator[None]:
-    """Make autocast regions in a forward pass or a loss do nothing."""
-    enter = torch.autocast.__enter__
+class _WithoutAutocast(TorchFunctionMode):
+    """Makes autocast regions in a forward pass or a loss do nothing, in this thread alone."""
 
-    def enter_disabled(region: torch.autocast) -> Any:
-        enabled, region._enabled = region._enabled, False
+    def __init__(self) -> None:
+        super().__init__()
+        accelerator = torch.accelerator.current_accelerator()
+        self._device_types = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        enabled = [kind for kind in self._device_types if torch.is_autocast_enabled(kind)]
+        for kind in enabled:
+            torch.set_autocast_enabled(kind, False)
         try:
-            return enter(region)  # type: ignore[no-untyped-call]
+            return func(*args, **(kwargs or {}))
         finally:
-            region._enabled = enabled
-
-    torch.autocast.__enter__ = enter_disabled  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
+            for kind in enabled:
+                torch.set_autocast_enabled(kind, True)
 
 
 def _upcast(t: Any, precision: torch.dtype) -> Any:

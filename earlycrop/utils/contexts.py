@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from earlycrop.utils.modules import NORMS, assign_tensor, tensor_owners, tensors_by_name
 from earlycrop.utils.object_state import ObjectState
+from earlycrop.utils.process_lock import PROCESS_LOCK
 from earlycrop.utils.random_states import preserve_random_states
 
 
@@ -79,14 +80,15 @@ def differentiable_kernels(module: nn.Module) -> Iterator[None]:
     """Run operations in a form that has a second derivative and a simple trace.
 
     Fused attention, the RNNs of cuDNN and oneDNN, compiled graphs and the sparse gradients of embeddings have no double
-    backward, so they are switched off. Autocast is off as well.
+    backward, so they are switched off. Autocast is off as well, in this thread. The other switches are the process's:
+    a second thread that asks for them waits.
 
     Args:
         module: The module that will run in the context.
     """
     modules = list(module.modules())
     tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
-    with ExitStack() as stack:
+    with PROCESS_LOCK, ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "out of memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+    "could not create a memory object",
+)
 """Parts of the messages of the plain RuntimeErrors that torch raises where memory runs out."""
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from earlycrop.utils.process_lock import PROCESS_LOCK
+
 
 @contextmanager
 def full_float32_precision() -> Iterator[None]:
@@ -18,7 +20,7 @@ def full_float32_precision() -> Iterator[None]:
     On exit, both of torch's interfaces read as before: ``fp32_precision``, which backends and operations have, and the
     older ``allow_tf32`` and ``torch.set_float32_matmul_precision``.
     """
-    with ExitStack() as stack:
+    with PROCESS_LOCK, ExitStack() as stack:
         older = _read_older_settings()
         operations = _operations()
         for operation in operations:

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from earlycrop.utils.process_lock import PROCESS_LOCK
+
 
 @contextmanager
 def preserve_random_states() -> Iterator[None]:
     """Restore the random states of torch on all devices, of NumPy and of Python on exit."""
-    python_state, numpy_state, states = random.getstate(), np.random.get_state(), _get_states()
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        for set_state, state in states:
-            set_state(state)
+    with PROCESS_LOCK:
+        python_state, numpy_state, states = random.getstate(), np.random.get_state(), _get_states()
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+            for set_state, state in states:
+                set_state(state)
 
 
 def seed_all(seed: int) -> None:

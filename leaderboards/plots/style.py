@@ -10,8 +10,10 @@ from typing import Any
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis, Tick
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 from tasks.runner.atomic_files import replacing
 
@@ -118,6 +120,10 @@ def _label(panel: Axes, ends: Ends, looks: dict[str, Look]) -> None:
 @styled
 def saved(picture: Figure, stem: Path) -> Path:
     """Write a picture as ``stem``.png and ``stem``.svg and return the former's path."""
+    ticks = {id(text) for axis in picture.findobj(Axis) for tick in axis.findobj(Tick) for text in tick.findobj(Text)}
+    for text in picture.findobj(Text):
+        if id(text) not in ticks:  # which are powers of ten; in names of runs a dollar is a dollar
+            text.set_parse_math(False)
     with replacing(stem.with_suffix(".png")) as path:
         picture.savefig(path, format="png", dpi=min(160, int(MAX_PIXELS / picture.get_figheight())))
     with replacing(stem.with_suffix(".svg")) as path:

@@ -38,7 +38,7 @@ def would_fire(record: Record, asked: float | None = None) -> dict[str, int | No
     The lazy regime's threshold is 1 - sparsity (``asked``, or what the run was asked for); the mask distance is that
     of 5 masks, below 0.1.
     """
-    earliest, latest = window(record.config["epochs"])
+    earliest, latest = window(record.result.epochs)
     threshold = 1 - (asked or _sparsity(record))
 
     def fires(name: str, epoch: int, seen: dict[str, Any]) -> bool:
@@ -80,7 +80,7 @@ def figure(record: Record) -> Figure:
     for panel in (left, right):
         panel.set(xlabel="epoch", xlim=(0, None))
         panel.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-        panel.axvspan(*window(record.config["epochs"]), color="#000000", alpha=0.05, linewidth=0)
+        panel.axvspan(*window(record.result.epochs), color="#000000", alpha=0.05, linewidth=0)
         if result.pruned_epoch:
             panel.axvline(result.pruned_epoch, color="#000000", linewidth=1)
     return picture

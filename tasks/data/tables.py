@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.data.files import reading, require_size
 from tasks.runner.errors import first_line
 
 Tables = Mapping[str, Any]
 """Split -> a ``datasets.Dataset``."""
+PARQUET_RATIO = 200
+"""How many times its own size a parquet file may take when it is read: images take once, texts up to twenty times."""
 SHARD = re.compile(r"-\d+-of-(\d+)(?=\.parquet)")
 
 
@@ -61,25 +66,46 @@ def split_files(folder: Path, names: Sequence[str]) -> list[Path]:
     return files
 
 
+def content(data: str, splits: Mapping[str, Sequence[str]]) -> str:
+    """Return a digest of all that a folder's parquet files hold, and nothing for a data set on the hub."""
+    if not Path(data).is_dir():
+        return ""
+    return " ".join(file_digest(file) for names in splits.values() for file in split_files(Path(data), names))
+
+
+def file_digest(file: Path) -> str:
+    """Return a digest of what a file holds."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+
+
 def _read_folder(folder: Path, splits: Mapping[str, Sequence[str]], expected: str) -> Tables:
     import datasets
-    from pyarrow.parquet import read_metadata
 
     files = {split: split_files(folder, names) for split, names in splits.items()}
     if missing := [split for split in splits if not files[split]]:
         raise ValueError(f"{folder} has no {missing[0]}.parquet and no shards of it: put there {expected}")
-
-    def table(file: Path) -> Any:
-        try:
-            if not read_metadata(file).num_rows:
-                raise ValueError("it has no rows")
-            return datasets.Dataset.from_parquet(str(file))
-        except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-            reason = first_line(error.__cause__ or error)
-            raise ValueError(f"{file} cannot be read ({reason}): fetch it anew") from None
-
     with quiet():
-        return {split: datasets.concatenate_datasets([table(file) for file in files[split]]) for split in splits}
+        return {split: datasets.concatenate_datasets([_read_file(file) for file in files[split]]) for split in splits}
+
+
+def _read_file(file: Path) -> Any:
+    """Return the table of a parquet file.
+
+    It is converted to Arrow once, and kept by the digest of its content: a file that takes another's place may have the
+    same path, size and time of modification.
+    """
+    import datasets
+    from pyarrow.parquet import read_metadata
+
+    with reading(file):
+        metadata = read_metadata(file)
+        if not metadata.num_rows:
+            raise ValueError("it has no rows")
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        asked = max(sum(group.total_byte_size for group in groups), 8 * metadata.num_rows)
+        require_size(asked, file.stat().st_size, PARQUET_RATIO)
+        return datasets.Dataset.from_parquet(glob.escape(str(file)), config_name=file_digest(file))
 
 
 def _read_hub(data: str, expected: str, configuration: str) -> Tables:

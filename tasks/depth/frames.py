@@ -15,6 +15,7 @@ from tasks.depth.nyu_dataset import Pairs
 from tasks.depth.views import Size
 from tasks.runner.errors import RunError
 from tasks.runner.resources import available_cores
+from tasks.runner.store import digest
 
 AT_ONCE = 16
 """Frames that a worker reads at least, before another is worth its start."""
@@ -44,6 +45,11 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def content(self) -> str:
+        """Return what tells the frames from others of the same names: a digest of them, or where they are not held, of
+        their files' sizes."""
+        return digest(*(self.cached if self.cached is not None else map(str, self.pairs.sizes())))
 
     def batches(self, order: Tensor, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """The frames at ``order``, in that order.

@@ -14,13 +14,16 @@ from typing import Any
 
 import h5py
 import numpy as np
-import scipy.io
 
-from tasks.runner.errors import first_line
+from tasks.data.files import reading, require_size
+from tasks.depth.matlab_file import read_numbers
 
 LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
+PAIR: dict[str, tuple[Any, ...]] = {"rgb": (3, "H", "W", "uint8"), "depth": ("H", "W", "float32")}
 NAME = "nyu-depth-v2"
 LETTERS = ("N", "H", "W")
+HDF5_RATIO = 1100
+"""How many times its own size an HDF5 file may take: its compression reaches a thousand, of zeros."""
 EXPECTED = f"{LABELED} and {SPLITS}, or train/SCENE/NNNNN.h5 and val/SCENE/NNNNN.h5"
 
 
@@ -45,6 +48,11 @@ class Pairs:
         keys: Any = tuple(self.keys[i] for i in indices)
         return Pairs(self.path, keys, tuple(self.scenes[i] for i in indices), self.name)
 
+    def sizes(self) -> list[int]:
+        """Return the bytes of the files that hold the pairs."""
+        files = [self.path / key for key in self.keys if isinstance(key, str)] or [self.path]
+        return [file.stat().st_size for file in files]
+
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """The i-th image, (3, H, W) uint8, and its depths, (H, W) float32 in metres; 0 is no reading.
 
@@ -54,6 +62,7 @@ class Pairs:
         key = self.keys[i]
         if isinstance(key, str):
             with opened(self.path / key) as file:
+                _require_shapes(self.path / key, file, PAIR)
                 rgb, depth = file["rgb"][()], file["depth"][()]
         else:  # MATLAB's arrays have their last dimension first
             with opened(self.path) as file:
@@ -65,13 +74,11 @@ class Pairs:
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """An HDF5 file while it is read; what is wrong with it is a ValueError that names it."""
-    try:
+    with reading(path):
+        if _head(path) == b"MATLAB 5.0":
+            raise ValueError("it is a MATLAB v5 file, and not v7.3, which is HDF5")
         with h5py.File(path) as file:
             yield file
-    except (OSError, RuntimeError) as error:
-        old = path.is_file() and _head(path) == b"MATLAB 5.0"
-        why = "it is a MATLAB v5 file, and not v7.3, which is HDF5" if old else first_line(error)
-        raise ValueError(f"{path} cannot be read ({why}): fetch it anew") from None
 
 
 def _head(path: Path) -> bytes:
@@ -110,14 +117,13 @@ def _labeled(folder: Path) -> tuple[Pairs, Pairs]:
         count = len(file["images"])
     if not (folder / SPLITS).exists():
         raise ValueError(f"{folder} has no {SPLITS}, which says what is trained on: fetch it from where {LABELED} is")
-    try:
-        matlab = scipy.io.loadmat(folder / SPLITS)
-        train, test = (np.sort(matlab[name].ravel().astype(np.int64)) - 1 for name in ("trainNdxs", "testNdxs"))
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
-        raise ValueError(
-            f"{folder / SPLITS} cannot be read as a MATLAB v5 file of trainNdxs and testNdxs "
-            f"({first_line(error)}): fetch it anew"
-        ) from None
+    with reading(folder / SPLITS):
+        matlab = read_numbers(folder / SPLITS)
+        for name in ("trainNdxs", "testNdxs"):
+            numbers = matlab.get(name)
+            if numbers is None or not np.array_equal(numbers, np.round(numbers)):
+                raise ValueError(f"it has no whole numbers {name}")
+        train, test = (np.sort(matlab[name].astype(np.int64)) - 1 for name in ("trainNdxs", "testNdxs"))
     rows = np.concatenate([train, test])
     within = len(train) and len(test) and rows.min() >= 0 and rows.max() < count
     if not within or len(set(rows)) < len(rows):
@@ -145,7 +151,7 @@ def _scenes(split: Path) -> Pairs:
             raise ValueError(f"{scene} has no pairs: put NNNNN.h5 there, or remove the folder")
         for file in files:
             with opened(file) as opened_file:
-                _require_shapes(file, opened_file, {"rgb": (3, "H", "W", "uint8"), "depth": ("H", "W", "float32")})
+                _require_shapes(file, opened_file, PAIR)
             keys.append(f"{scene.name}/{file.name}")
     return Pairs(split, tuple(keys), tuple(key.partition("/")[0] for key in keys), split.name)
 
@@ -155,10 +161,16 @@ def _require_shapes(path: Path, file: Any, expected: dict[str, tuple[Any, ...]])
 
     A letter in ``expected`` is any size above 0, the same wherever it stands.
     """
-    arrays = {name: array for name, array in file.items() if isinstance(array, h5py.Dataset)}
+    links = {name: file.get(name, getlink=True) for name in file}
+    own = [name for name, link in links.items() if isinstance(link, h5py.HardLink)]  # others may lead to other files
+    arrays = {name: file[name] for name in own if isinstance(file[name], h5py.Dataset)}
     for name in expected:
         if name not in arrays:
-            raise ValueError(f"{path} has no data set {name} (there are {', '.join(arrays) or 'none'}): fetch it anew")
+            raise ValueError(f"it has no data set {name}, there are {', '.join(arrays) or 'none'}")
+    for name in expected:
+        if arrays[name].external or arrays[name].is_virtual:
+            raise ValueError(f"{name} lies in another file, which is not followed")
+        require_size(arrays[name].nbytes, path.stat().st_size, HDF5_RATIO)
     actual = {name: (*arrays[name].shape, str(arrays[name].dtype)) for name in expected}
     sizes: dict[Any, Any] = {}
     fits = all(len(actual[name]) == len(expected[name]) for name in expected) and all(
@@ -171,7 +183,7 @@ def _require_shapes(path: Path, file: Any, expected: dict[str, tuple[Any, ...]])
             " and ".join(f"{name} ({', '.join(map(str, shape))}) {kind}" for name, (*shape, kind) in each.items())
             for each in (actual, expected)
         )
-        raise ValueError(f"{path} has {has}, and {needs} are needed: fetch it anew")
+        raise ValueError(f"it has {has}, and {needs} are needed")
 
 
 def held_out(pairs: Pairs, share: float) -> tuple[Pairs, Pairs]:

@@ -5,7 +5,6 @@ Up to its pruning such a run is the dense one, if nothing else tells them apart.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from earlycrop import METHODS
 from tasks import DataFingerprint
 from tasks.runner.errors import RunError
 from tasks.runner.ignored_options import PRUNING
+from tasks.runner.json_files import read_table
 from tasks.runner.options import Options
 from tasks.runner.store import Store, checkpoint, read_checkpoint
 
@@ -40,7 +40,7 @@ def check(options: Options, config: dict[str, Any]) -> None:
         raise ValueError(
             f"--keep takes epochs from {options.trigger} on, where it branches off, not {', '.join(early)}"
         )
-    accept(json.loads((folder / "config.json").read_text()), config, folder)
+    accept(read_table(folder / "config.json"), config, folder)
     if not checkpoint(folder, int(options.trigger)).is_dir():
         raise ValueError(f"{folder} has kept no checkpoint of epoch {options.trigger}: run it with --keep")
 

@@ -17,9 +17,11 @@ from earlycrop import METHODS
 from tasks import Task
 from tasks.runner import branching, distributed
 from tasks.runner.arguments import check, parse
+from tasks.runner.counts import count_nonzero_parameters
 from tasks.runner.errors import DivergedError, LostError, RunError
+from tasks.runner.json_files import read_text
 from tasks.runner.options import Options
-from tasks.runner.outcome import commit, count_nonzero_parameters, hardware
+from tasks.runner.outcome import commit, hardware
 from tasks.runner.result import Result
 from tasks.runner.store import Store, configuration, dense_folder, identity, set_aside
 from tasks.runner.training_loop import device_of, fresh, pruner_of, run
@@ -224,7 +226,10 @@ def _dense_value(result: Result, options: Options) -> str:
     path = dense_folder(result.task, options) / "result.json"
     if result.method == "dense" or not path.exists():
         return ""
-    return f" (dense run of the same options: {Result.from_json(path.read_text(), str(path)).value:.4g})"
+    try:
+        return f" (dense run of the same options: {Result.from_json(read_text(path), str(path)).value:.4g})"
+    except ValueError as error:  # this run is finished, whatever has become of the other
+        return f" (that of the dense run cannot be read: {error})"
 
 
 def _change(before: float, after: float, form: str) -> str:

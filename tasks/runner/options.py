@@ -101,6 +101,19 @@ VARIANTS = (
 """Options that make of a method a variant of it."""
 
 
+def config_fault(config: dict[str, Any]) -> str | None:
+    """Return what is wrong with a configuration that was read from a file: an option of another type; or None."""
+    for name, default in vars(Options()).items():
+        kind = (int, float) if isinstance(default, float) else type(default)
+        value = config.get(name, default)
+        is_odd = isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, kind)
+        if isinstance(default, str | int | float) and is_odd:
+            return f"the option {name} is {value!r}, such as {default!r} is meant"
+    if not isinstance(config.get("data", ""), str | None):
+        return f"the option data is {config['data']!r}, a text is meant"
+    return None
+
+
 def require_range(options: Options, low: float, *names: str, below: float = math.inf) -> None:
     """Raise a ValueError for an option of these names that is not a number from ``low`` on, and below ``below``."""
     limit = "" if below == math.inf else f" and below {below:g}"

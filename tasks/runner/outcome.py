@@ -19,6 +19,7 @@ from earlycrop.emissions import EmissionsReading
 from earlycrop.scoring.loss_terms import total_loss
 from tasks import Task
 from tasks.runner import distributed
+from tasks.runner.counts import count_nonzero_parameters
 from tasks.runner.evaluation_mode import model_device
 from tasks.runner.ignored_options import with_defaults
 from tasks.runner.options import VARIANTS, Options
@@ -27,12 +28,6 @@ from tasks.runner.result import Result
 from tasks.runner.training import Training
 
 COMMIT_VARIABLE = "EARLYCROP_COMMIT"
-
-
-def count_nonzero_parameters(model: nn.Module) -> int:
-    """Parameters that are left: entries of weight matrices that are zero do not count."""
-    nonzero, every = measure.weight_counts(model)
-    return measure.parameters(model) - every + nonzero
 
 
 def outcome(training: Training, spent: EmissionsReading | None, value: float) -> Result:

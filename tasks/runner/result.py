@@ -9,6 +9,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from tasks.runner.json_files import parse
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -135,11 +137,7 @@ class Result:
     @classmethod
     def from_json(cls, text: str, where: str = "result.json") -> Result:
         """The result written by ``to_json``; raises ValueError naming the file ``where`` and what is wrong in it."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
-        return cls.from_dict(data, where)
+        return cls.from_dict(parse(text, where), where)
 
 
 def _check(name: str, value: Any, kinds: tuple[type, ...]) -> None:

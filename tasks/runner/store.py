@@ -9,8 +9,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,10 @@ import earlycrop
 from tasks import DataFingerprint, Task
 from tasks.runner import distributed
 from tasks.runner.atomic_files import write
+from tasks.runner.checkpoint_state import require_agreement, require_form
 from tasks.runner.errors import RunError
 from tasks.runner.ignored_options import without_ignored
+from tasks.runner.json_files import read_table, read_text
 from tasks.runner.options import ASIDE, LATER, Options
 from tasks.runner.result import Result
 
@@ -64,12 +68,22 @@ def digest(*parts: Tensor | np.ndarray | str) -> str:
 
 
 def _data_changes(before: DataFingerprint, now: DataFingerprint) -> str:
-    return ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key])
+    """Return how data differ, in what was noted of both: older runs noted less."""
+    return ", ".join(
+        f"{key} was {before[key]} and is {now[key]}" for key in now if before.get(key, now[key]) != now[key]
+    )
 
 
 def checkpoint(folder: Path, epoch: int) -> Path:
     """Return where the run in ``folder`` keeps its checkpoint after ``epoch`` epochs."""
     return folder / "checkpoint" / f"epoch-{epoch:05d}"
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Return a run's checkpoints by epoch. Whatever else lies there, such as a copy of one, is no checkpoint."""
+    places = (folder / "checkpoint").iterdir() if (folder / "checkpoint").is_dir() else ()
+    found = {place: re.fullmatch(r"epoch-(\d{5,})", place.name) for place in places}
+    return {int(name[1]): place for place, name in found.items() if name and place.is_dir()}
 
 
 def read_checkpoint(
@@ -85,10 +99,11 @@ def read_checkpoint(
         otherwise: What to do where the checkpoint cannot be used, for the error.
 
     Raises:
-        RunError: The checkpoint cannot be read, or is of other data.
+        RunError: The checkpoint cannot be read, is of other data, or its parts are not of one checkpoint.
     """
     try:
         state: dict[str, Any] = earlycrop.load_state(path / "state.safetensors")
+        require_form(state, path, otherwise)
         accept(state["config"])
         if difference := _data_changes(state["data"], data):  # before a network of another size is made of it
             raise RunError(
@@ -97,6 +112,7 @@ def read_checkpoint(
         earlycrop.load(path, model)
     except earlycrop.SavingError as error:
         raise RunError(f"the checkpoint cannot be read: {error}; {otherwise}") from None
+    require_agreement(state, path, model, otherwise)
     return state
 
 
@@ -138,13 +154,22 @@ class Store:
             raise RunError(
                 f"the run folder {self.folder} cannot be written ({error}): give another with --runs"
             ) from None
+        self._remove_leftovers()
         path = self.folder / "config.json"
         if not path.exists():
             self.write("config.json", json.dumps(config, indent=1) + "\n")
         try:
-            self._require_same(json.loads(path.read_text()), path)
-        except json.JSONDecodeError as error:
-            raise RunError(f"{path} is broken ({error}): move it away") from None
+            self._require_same(read_table(path), path)
+        except ValueError as error:
+            self._lock.release()
+            raise RunError(f"{error}: the file is broken, so move it away") from None
+
+    def _remove_leftovers(self) -> None:
+        """Remove what processes that were killed were about to write, now that no other process is at work here."""
+        for file in self.folder.glob(".*.tmp"):
+            file.unlink()
+        for place in (self.folder / "checkpoint").glob(".epoch-*"):
+            shutil.rmtree(place, ignore_errors=True)
 
     def close(self) -> None:
         if not distributed.rank():
@@ -153,7 +178,19 @@ class Store:
     def write(self, name: str, text: str) -> None:
         """Put a text file in place."""
         if not distributed.rank():
-            write(self.folder / name, text)
+            with self._writing():
+                write(self.folder / name, text)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise a RunError where a file cannot be written, as on a full disk; what was written before stays."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self.folder} cannot be written ({error.strerror or error}): make room there, and the same command "
+                "goes on from the last checkpoint"
+            ) from None
 
     def result(self) -> Result | None:
         """The finished run's result, if it is finished."""
@@ -161,7 +198,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            return Result.from_json(path.read_text(), str(path))
+            return Result.from_json(read_text(path), str(path))
         except ValueError as error:
             raise RunError(f"{error}: move the file away, and the same command writes it anew") from None
 
@@ -179,21 +216,30 @@ class Store:
             return
         path = checkpoint(self.folder, epoch)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        earlycrop.save(model, temporary)
-        earlycrop.save_state({"config": self.config, **state}, temporary / "state.safetensors")
-        temporary.rename(path)
-        kept = {checkpoint(self.folder, each) for each in (epoch, *keep)}
-        for older in set(path.parent.iterdir()) - kept:
-            shutil.rmtree(older)
+        with self._writing():
+            try:
+                earlycrop.save(model, temporary)
+                earlycrop.save_state({"config": self.config, **state}, temporary / "state.safetensors")
+                temporary.rename(path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            for number, older in checkpoints(self.folder).items():
+                if number not in (epoch, *keep):
+                    shutil.rmtree(older)
 
     def _last(self) -> Path | None:
-        return max(self.folder.glob("checkpoint/epoch-*"), default=None)
+        return max(checkpoints(self.folder).items(), default=(0, None))[1]
+
+    def require_within(self, epoch: int, total: int) -> None:
+        """Raise a RunError if the last checkpoint is of an epoch that the run does not have."""
+        if epoch > total:
+            raise RunError(
+                f"{self._last()} is of epoch {epoch}, and the run has {total}: move it away to start the run anew"
+            )
 
     def epoch(self) -> int:
         """Epochs done at the last checkpoint, 0 without one."""
-        last = self._last()
-        return 0 if last is None else int(last.name.removeprefix("epoch-"))
+        return max(checkpoints(self.folder), default=0)
 
     def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
         """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""

@@ -101,12 +101,18 @@ class Training:
             load_pruner: Loads the pruner's part of it.
         """
         self.model.to(self.device)  # before its optimizer's state, which follows the parameters
-        self.optimizer.load_state_dict(state["optimizer"])
-        load_pruner(state["pruner"])
-        self.task.load_state_dict(state["task"])
-        torch.set_rng_state(state["rng"])
-        for i, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may have been another machine
-            torch.cuda.set_rng_state(cuda_state, i)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            load_pruner(state["pruner"])
+            self.task.load_state_dict(state["task"])
+            torch.set_rng_state(state["rng"])
+            for i, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):  # or of another machine
+                torch.cuda.set_rng_state(cuda_state, i)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise RunError(
+                f"the checkpoint's state is of another run ({type(error).__name__}: {error}): move the checkpoint away "
+                "to start the run anew"
+            ) from error
         self.epoch, self.seconds, self.log = state["epoch"], state["seconds"], state["log"]
         self.emissions.load(state["spent"])
 

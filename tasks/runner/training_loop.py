@@ -17,10 +17,11 @@ import earlycrop
 from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.branching import start
+from tasks.runner.counts import count_nonzero_parameters
 from tasks.runner.errors import DivergedError, RunError
 from tasks.runner.ignored_options import with_defaults
 from tasks.runner.options import Options
-from tasks.runner.outcome import count_nonzero_parameters, outcome
+from tasks.runner.outcome import outcome
 from tasks.runner.process_settings import cuda_algorithms
 from tasks.runner.result import Result
 from tasks.runner.schedules import progress
@@ -140,6 +141,7 @@ def restore(name: str, task: Task, options: Options, store: Store, emissions: Ru
         largest_rate=optimizer.param_groups[0]["lr"],
     )  # fmt: skip
     if state is not None:
+        store.require_within(state["epoch"], pruner.total_epochs)
         training.load(state, pruner.load_state_dict)
     elif options.branch_from is not None:
         training.load(start(options, store.config, model, data), pruner.branch_off)

@@ -108,6 +108,9 @@ class Vision(Task):
         self.compiled: Any = None
         self.classes_of = torch.from_numpy(train.labels)
         self.labels = digest(*train.classes, train.labels, validation.labels, test.labels)
+        every = (self.training, self.validation, self.test)
+        held = [feed.pixels.permute(0, 2, 3, 1) for feed in every if isinstance(feed, InMemory)]
+        self.content = digest(*held) if held else digest(train.content(), test.content())
 
     def model(self) -> nn.Module:
         return network(self.options.network, self.classes, self.options.size)
@@ -116,7 +119,7 @@ class Vision(Task):
         place = "in memory" if isinstance(self.training, InMemory) else "in files"  # where they are cropped otherwise
         return {
             "images": len(self.training), "classes": self.classes, "digest of the labels": self.labels,
-            "their place in training": place,
+            "digest of the images": self.content, "their place in training": place,
         }  # fmt: skip
 
     def optimizer(self, model: nn.Module) -> Optimizer:

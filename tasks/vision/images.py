@@ -8,18 +8,21 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks.data import tables
+from tasks.data.files import existing_file, reading
 from tasks.runner.errors import first_line
+from tasks.runner.store import digest
 
 TEST = ("test", "valid", "validation", "val")
 """What the split that is evaluated is called, in the order of preference."""
@@ -42,6 +45,8 @@ class Images:
     classes: tuple[str, ...]
     name: str
     """What the data set calls the split."""
+    content: Callable[[], str]
+    """Tells its files from others with the same labels, without decoding them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,17 +75,40 @@ class Images:
         return pixels.permute(0, 3, 1, 2)
 
 
-def _images(labels: Any, image: Callable[[int], Image.Image], classes: Sequence[str], name: str) -> Images:
-    """A split of which ``image`` opens the i-th image as it is stored."""
+def _images(
+    labels: Any, image: Callable[[int], Image.Image], classes: Sequence[str], name: str, content: Callable[[], str]
+) -> Images:
+    """A split of which ``image`` opens the i-th image as it is stored.
+
+    Raises:
+        ValueError: a label is none of the classes, and not -1, which stands for no label.
+    """
 
     def rgb(i: int) -> Image.Image:
-        try:
-            with image(i) as stored:
-                return three_channels(stored, f"image {i} of the {name} split")
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise ValueError(f"image {i} of the {name} split cannot be read ({error}): mend or remove it") from None
+        place = f"image {i} of the {name} split"
+        with reading(place, "mend or remove it"):
+            stored = image(i)  # of images with very many pixels Pillow says how many it allows
+            stored.load()
+        with stored:
+            return three_channels(stored, place)
 
-    return Images(np.asarray(labels, dtype=np.int64), rgb, tuple(classes), name)
+    numbers = _numbers(labels, len(classes), name)
+    return Images(numbers, rgb, tuple(classes), name, content)
+
+
+def _numbers(labels: Any, classes: int, name: str) -> np.ndarray:
+    """Return labels as int64; raise ValueError for the first one that is neither a class nor -1."""
+    given = np.asarray(labels)
+    numeric = np.issubdtype(given.dtype, np.number)  # a row without a label makes floats of all, with NaN
+    with np.errstate(invalid="ignore"):
+        wrong = ~((given >= -1) & (given < classes) & (given == np.floor(given))) if numeric else np.ones(len(given))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"the label of row {row} of the {name} split is {given[row]}, and there are classes 0 to {classes - 1}: "
+            "mend or remove that row"
+        )
+    return given.astype(np.int64)
 
 
 def three_channels(image: Image.Image, place: str) -> Image.Image:
@@ -98,7 +126,8 @@ def three_channels(image: Image.Image, place: str) -> Image.Image:
     if image.mode in ("I", "F"):
         file = f" ({name})" if (name := getattr(image, "filename", "")) else ""
         raise ValueError(f"{place}{file} has values of 32 bits, mode {image.mode}: save it with 8 or 16 bits a channel")
-    return image.convert("RGB")
+    with reading(place, "mend or remove it"):
+        return image.convert("RGB")
 
 
 def read(data: str, dataset: str) -> tuple[Images, Images]:
@@ -144,7 +173,7 @@ def _archive(kind: str, folder: Path, train: bool) -> Images:
         raise ValueError(f"{kind}'s files in {folder} are not whole ({error}): unpack its archive there anew") from None
     pixels = archive.data
     name = "train" if train else "test"
-    return _images(archive.targets, lambda i: Image.fromarray(pixels[i]), archive.classes, name)
+    return _images(archive.targets, lambda i: Image.fromarray(pixels[i]), archive.classes, name, lambda: digest(pixels))
 
 
 def _folders(folder: Path) -> Images:
@@ -154,14 +183,22 @@ def _folders(folder: Path) -> Images:
     except FileNotFoundError as error:
         raise ValueError(f"{folder}: every class needs a folder with images ({first_line(error)})") from None
     paths = [path for path, _ in image_folder.samples]
-    return _images(image_folder.targets, lambda i: Image.open(paths[i]), image_folder.classes, folder.name)
+
+    def content() -> str:
+        return digest(*(f"{Path(path).relative_to(folder)} {Path(path).stat().st_size}\n" for path in paths))
+
+    def image(i: int) -> Image.Image:
+        return Image.open(existing_file(paths[i]))
+
+    return _images(image_folder.targets, image, image_folder.classes, folder.name, content)
 
 
 def _read_tables(data: str) -> tuple[Images, Images]:
     """The split to train on, and the first of ``TEST`` that has labels: of parquet files, or of the hub."""
     present = [name for name in TEST if tables.split_files(Path(data), [name])] or TEST[:1]
-    splits = tables.read(data, {name: [name] for name in ("train", *present)}, FORMATS)
-    images = {split: _of_table(splits[split], data, split) for split in ("train", *TEST) if split in splits}
+    names = {name: [name] for name in ("train", *present)}
+    splits, content = tables.read(data, names, FORMATS), partial(tables.content, data, names)
+    images = {split: _of_table(splits[split], data, split, content) for split in ("train", *TEST) if split in splits}
     split = next((name for name in TEST if name in images and images[name].labelled), None)
     if "train" not in images or split is None:
         raise ValueError(
@@ -170,10 +207,15 @@ def _read_tables(data: str) -> tuple[Images, Images]:
     return images["train"], images[split]
 
 
-def _of_table(table: Any, where: str, name: str) -> Images:
-    """A split as ``datasets`` has it: its column of images and its (finest) column of class labels."""
+def _of_table(table: Any, where: str, name: str, content: Callable[[], str]) -> Images:
+    """A split as ``datasets`` has it: its column of images and its (finest) column of class labels.
+
+    A row of somebody's parquet file may name any file of this machine as its image, which is not opened.
+    """
     from datasets import ClassLabel
     from datasets import Image as ImageColumn
+
+    is_folder = Path(where).is_dir()
 
     pictures = [column for column, kind in table.features.items() if isinstance(kind, ImageColumn)]
     labels = [column for column, kind in table.features.items() if isinstance(kind, ClassLabel)]
@@ -186,9 +228,13 @@ def _of_table(table: Any, where: str, name: str) -> Images:
 
     def image(i: int) -> Image.Image:
         stored = encoded[i][pictures[0]]
+        if stored is None:
+            raise ValueError("the row has none")
+        if stored["bytes"] is None and is_folder:
+            raise ValueError(f"the row names the file {stored['path']} instead, which is not followed")
         return Image.open(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
 
-    return _images(table.with_format("numpy")[label][:], image, table.features[label].names, name)
+    return _images(table.with_format("numpy")[label][:], image, table.features[label].names, name, content)
 
 
 def held_out(images: Images, share: float) -> tuple[Images, Images]:

@@ -70,7 +70,7 @@ def test_a_sweep_of_more_seeds_runs_the_others_and_forgets_none(
     assert len(both) == 4
     text = (place / "out" / "tables" / "tiny.csv").read_text()
     assert list(pd.read_csv(place / "out" / "tables" / "tiny.csv")["seeds"]) == [2, 2]
-    tabulate("tiny", 1, None, place / "out", Console(quiet=True))
+    tabulate("tiny", 1, None, place / "out", Console(quiet=True), [])
     assert (place / "out" / "tables" / "tiny.csv").read_text() == text, "a study of fewer seeds forgets none"
     assert {run: both[run] for run in first} == first
 

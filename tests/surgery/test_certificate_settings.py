@@ -131,3 +131,32 @@ def test_running_out_of_memory_in_a_trace_comes_out_as_it_is(error: str) -> None
         with pytest.raises((RuntimeError, MemoryError), match=r"memory") as raised:
             earlycrop.trace(model, torch.randn(4, 6))
         assert not isinstance(raised.value, earlycrop.EarlyCropError)
+
+
+class FailingBackward(torch.autograd.Function):
+    """The identity, whose backward asks for more memory than there is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return torch.empty(1 << 48, dtype=torch.int8)
+
+
+class FailingSecondBackward(FailingBackward):
+    """The identity, whose backward can be run, and not be differentiated for lack of memory."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return FailingBackward.apply(gradient)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@pytest.mark.parametrize("function", [FailingBackward, FailingSecondBackward])
+def test_running_out_of_memory_in_a_derivative_is_not_taken_for_one_that_does_not_exist(function: Any) -> None:
+    model = Net(lambda m, x: m.last(function.apply(m.first(x)).relu()), first=nn.Linear(6, 8), last=nn.Linear(8, 2))
+    with pytest.raises(RuntimeError, match="memory") as raised:
+        earlycrop.prune(model, lambda m, b: m(b).square().mean(), [torch.randn(4, 6)], "crop", 0.3)
+    assert not isinstance(raised.value, earlycrop.EarlyCropError)
+    assert len(model.first.weight) == 8

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pyarrow.parquet
 import pytest
 
 from tasks.data.tables import read, split_files
@@ -77,3 +80,29 @@ def test_shards_are_read_in_their_order_and_what_is_missing_is_named(tmp_path: P
         read(str(tmp_path), SPLITS, "files")
     with pytest.raises(ValueError, match=r"there is no folder data/nowhere: --data takes .*, or a folder with files"):
         read("data/nowhere", SPLITS, "files")
+
+
+def test_a_file_that_takes_another_s_place_is_read_anew(tmp_path: Path) -> None:
+    """Even with the same path, size and times, as cp -p, rsync -t and tar leave them."""
+    file = tmp_path / "train.parquet"
+    for text in ("before", "after!"):
+        datasets.Dataset.from_dict({"text": [text]}).to_parquet(file)
+        os.utime(file, ns=(10**18, 10**18))
+        assert read(str(tmp_path), {"train": ["train"]}, "files")["train"]["text"][:] == [text]
+
+
+def test_a_folder_s_name_may_look_like_a_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "da[1]ta *?"
+    folder.mkdir()
+    datasets.Dataset.from_dict({"text": ["a"]}).to_parquet(folder / "train.parquet")
+    assert read(str(folder), {"train": ["train"]}, "files")["train"]["text"][:] == ["a"]
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_has_is_refused(tmp_path: Path) -> None:
+    zeros = pyarrow.array(np.zeros(140_000_000, np.int64))
+    pyarrow.parquet.write_table(pyarrow.table({"label": zeros}), tmp_path / "train.parquet")
+    with pytest.raises(
+        ValueError,
+        match=r"train.parquet cannot be read \(its .* bytes would unpack to 1,120,000,000, and 1,073,741,824 a",
+    ):
+        read(str(tmp_path), {"train": ["train"]}, "files")

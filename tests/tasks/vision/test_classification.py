@@ -69,6 +69,24 @@ def test_a_run_learns_is_cut_and_resumes(tmp_path: Path, monkeypatch: pytest.Mon
     assert task.evaluate(model) == result.value
 
 
+def test_other_images_of_the_same_labels_are_other_data(tmp_path: Path) -> None:
+    """Both of those held in memory and of those read from files, which are of two sizes here."""
+    for kind, sizes in (("memory", {(32, 32)}), ("files", {(32, 32), (40, 32)})):
+        found = []
+        for shade in (10, 20):
+            folder = tmp_path / kind / str(shade)
+            folders(folder)
+            for i, place in enumerate(sorted(folder.rglob("*.png"))):
+                colour = Image.fromarray(np.full((32, 32, 3), shade + i, np.uint8)).resize(
+                    sorted(sizes)[i % len(sizes)]
+                )
+                colour.save(place, compress_level=shade // 10)
+            task = cifar10.make(cifar10.Options(data=str(folder), network="resnet8-cifar"))
+            found.append(task.trained_on())
+        assert found[0] | {"digest of the images": 0} == found[1] | {"digest of the images": 0}
+        assert found[0]["digest of the images"] != found[1]["digest of the images"]
+
+
 def test_the_rate_follows_every_batch(tmp_path: Path) -> None:
     parquet(tmp_path, 4, 32, {"train": 64, "test": 8})
     task = cifar10.make(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
+import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +134,50 @@ def empty_class(place: Path) -> None:
     (place / "train" / "kind 7").mkdir()
 
 
+def rows(place: Path, images: list[Any], labels: list[Any]) -> None:
+    """Parquet files whose images and labels are these rows as they are stored."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    kinds = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["kind 0", "kind 1"])})
+    stored = pyarrow.table({"img": pyarrow.array(images, kinds["img"].pa_type), "label": pyarrow.array(labels)})
+    for split in ("train", "test"):
+        table = stored.replace_schema_metadata(kinds.arrow_schema.metadata)
+        pyarrow.parquet.write_table(table, place / f"{split}.parquet")
+
+
+def stored_image() -> dict[str, Any]:
+    content = BytesIO()
+    pictures(1, 8, 2)[0][0].save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def label_beyond(place: Path) -> None:
+    rows(place, [stored_image()] * 3, [0, 1, 2])
+
+
+def no_label(place: Path) -> None:
+    rows(place, [stored_image()] * 3, [0, None, 1])
+
+
+def no_image(place: Path) -> None:
+    rows(place, [None, stored_image()], [0, 1])
+
+
+def names_another_file(place: Path) -> None:
+    pictures(1, 8, 2)[0][0].save(place / "secret.png")
+    rows(place, [{"bytes": None, "path": str(place / "secret.png")}], [0])
+
+
+def bomb(place: Path) -> None:
+    """An image that says in a few bytes that it has 10^10 pixels."""
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks]
+    rows(place, [{"bytes": b"\x89PNG\r\n\x1a\n" + b"".join(packed), "path": None}], [0])
+
+
 def another(place: Path) -> None:
     (place / "cifar-100-python").mkdir()
 
@@ -147,6 +195,14 @@ def packed(place: Path) -> None:
         (no_test, r"has no test.parquet and no shards of it: put there parquet files"),
         (strange_parquet, r"strange/train.parquet and .*/train.parquet are all train splits: leave one of them in"),
         (unlabelled, r"has the splits train, test: train and one of test, .* are needed, with labels"),
+        (label_beyond, "the label of row 2 of the train split is 2, and there are classes 0 to 1: mend or remove that"),
+        (
+            no_label,
+            "the label of row 1 of the train split is nan, and there are classes 0 to 1: mend or remove that row",
+        ),
+        (no_image, r"image 0 of the train split cannot be read \(the row has none\): mend or remove it"),
+        (names_another_file, r"image 0 .*\(the row names the file .*secret.png instead, which is not followed\)"),
+        (bomb, r"image 0 .*cannot be read \(Image size \(10000000000 pixels\) exceeds limit of 178956970 pixels"),
         (other_classes, "the splits train and val have different classes"),
         (empty_class, "every class needs a folder with images"),
         (packed, "is packed: unpack it there"),
@@ -157,6 +213,28 @@ def test_bad_data_are_a_sentence(spoil: Any, message: str, tmp_path: Path) -> No
     spoil(tmp_path)
     with pytest.raises(ValueError, match=message):
         read(str(tmp_path), "CIFAR-10")[0].pixels(1e9)
+
+
+class Evil:
+    """Its pickle makes a folder as it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_an_archive_of_somebody_else_is_not_opened(tmp_path: Path) -> None:
+    """It is a pickle, which may run any code: it is read only if its checksum is that of the original."""
+    archive(tmp_path)
+    for file in sorted(tmp_path.glob("*/*")):
+        file.write_bytes(pickle.dumps(Evil(tmp_path / "mark")))
+    with pytest.raises(ValueError, match=r"CIFAR10's files in .* are not whole"):
+        read(str(tmp_path), "CIFAR-10")
+    assert not (tmp_path / "mark").exists()
+    pickle.loads(file.read_bytes())  # as it would have been
+    assert (tmp_path / "mark").exists()
 
 
 def test_a_folder_that_is_not_there() -> None:
