@@ -93,6 +93,9 @@ def _prepare(
     """
     check(options)
     distributed.join(options.device)
+    for device, option in ((options.device, "--device"), (options.prune_on, "--prune-on")):
+        if device:
+            device_of(device, option)  # before the task reads its data, and asks how much memory there is
     task: Task = module.make(options)
     if not isinstance(task, Task):
         raise ValueError(f"make of tasks.{name} returned a {type(task).__name__}, and must return a tasks.Task")
