@@ -47,7 +47,7 @@ def library() -> Path:
     """
     torch = torch_folder()
     digest = hashlib.sha256((torch / "version.py").read_bytes())
-    for path in (*SOURCES, HERE / "backend.h"):
+    for path in (*SOURCES, HERE / "backend.h", HERE / "build.py"):
         digest.update(path.read_bytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "earlycrop"
     made = cache / f"simulated_cuda_{digest.hexdigest()[:16]}.so"
@@ -57,7 +57,7 @@ def library() -> Path:
     own = made.with_suffix(f".{os.getpid()}")  # another process may compile it, too
     include = [f"-I{torch}/include", f"-I{torch}/include/torch/csrc/api/include"]
     link = [f"-L{torch}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch}/lib"]
-    options = ["-std=c++20", "-O0", "-fPIC", "-shared", *include, "-o", str(own)]
+    options = ["-std=c++20", "-O1", "-fPIC", "-shared", *include, "-o", str(own)]
     command = [compiler() or "c++", *options, *map(str, SOURCES), *link]
     compiled = subprocess.run(command, capture_output=True, text=True)
     if compiled.returncode:
