@@ -105,8 +105,7 @@ class Training:
         load_pruner(state["pruner"])
         self.task.load_state_dict(state["task"])
         torch.set_rng_state(state["rng"])
-        for i, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may have been another machine
-            torch.cuda.set_rng_state(cuda_state, i)
+        _set_device_states(self.device, state["cuda"])
         self.epoch, self.seconds, self.log = state["epoch"], state["seconds"], state["log"]
         self.emissions.load(state["spent"])
 
@@ -114,13 +113,32 @@ class Training:
         """Write the log and a checkpoint."""
         spent = self.emissions.state()
         self.store.log(self.log)
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         state = {
             "optimizer": self.optimizer.state_dict(), "pruner": self.pruner.state_dict(),
-            "task": self.task.state_dict(), "rng": torch.get_rng_state(), "cuda": cuda, "epoch": self.epoch,
-            "seconds": self.seconds, "log": self.log, "spent": spent, "data": dict(self.data), "keep": self.keep,
+            "task": self.task.state_dict(), "rng": torch.get_rng_state(), "cuda": _device_states(self.device),
+            "epoch": self.epoch, "seconds": self.seconds, "log": self.log, "spent": spent, "data": dict(self.data),
+            "keep": self.keep,
         }  # fmt: skip
         self.store.save(self.model, self.epoch, state, self.keep)
+
+
+def _device_states(device: torch.device) -> list[Tensor]:
+    """The random states of all devices of this kind; none of the CPU."""
+    if device.type == "cpu":
+        return []
+    backend: Any = torch.get_device_module(device)
+    return backend.get_rng_state_all() if hasattr(backend, "get_rng_state_all") else [backend.get_rng_state()]
+
+
+def _set_device_states(device: torch.device, states: list[Tensor]) -> None:
+    """Set them, as far as there are as many devices: it may have been another machine."""
+    if device.type == "cpu" or not states:
+        return
+    backend: Any = torch.get_device_module(device)
+    if hasattr(backend, "set_rng_state_all"):
+        backend.set_rng_state_all(states[: backend.device_count()])
+    else:
+        backend.set_rng_state(states[0])
 
 
 def train(
