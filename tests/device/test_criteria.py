@@ -37,7 +37,7 @@ def test_scores_are_those_of_the_cpu(criterion: str, network: str, device: torch
 
 
 @pytest.mark.parametrize("criterion", ["crop", "crop-gate", "synflow"])
-@pytest.mark.parametrize("kind", ["lstm", "gru", "heads", "groups", "tied", "residual"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "conv-norm", "groups", "tied", "residual"])
 def test_scores_of_other_layers(kind: str, criterion: str, device: torch.device) -> None:
     model, x = build(kind)
     there = copy.deepcopy(model).to(device)

@@ -20,6 +20,7 @@ from tests.tasks.tiny_data import SMALLER, TINY_DATA
 pytestmark = [
     pytest.mark.usefixtures("without_type_checks"),
     pytest.mark.filterwarnings("ignore:hardly anything is left"),
+    pytest.mark.filterwarnings("ignore:.*lacks dense predictions"),
     pytest.mark.filterwarnings("ignore:this Bert.* was shrunk"),
 ]
 CONTROL = {
@@ -27,11 +28,17 @@ CONTROL = {
 }  # fmt: skip
 TINY = {
     **SMALLER, **dict.fromkeys(("acrobot", "cartpole", "lunarlander"), CONTROL),
+    "ptb": {**SMALLER["ptb"], "embedding": 6, "widths": (9, 7)},
     "digits": {"widths": (8, 8, 16), "scoring": 1, "batch": 256},
 }  # fmt: skip
-OFTEN = {"cartpole", "ptb"}
-"""Tasks that run before every commit. All others run by `make test-all`."""
-NAMES = [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in tasks.names()]
+OFTEN = {("cartpole", "earlycrop-s"), ("ptb", "earlycrop-u"), ("cartpole", "crop-u"), ("ptb", "crop-s")}
+"""Tasks and methods that run before every commit. All others run by `make test-all`."""
+
+
+def every_task(*methods: str) -> list[Any]:
+    """Every task with each of the methods."""
+    keys = [(name, method) for name in tasks.names() for method in methods]
+    return [pytest.param(*key, marks=() if key in OFTEN else pytest.mark.slow) for key in keys]
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +64,7 @@ def options_of(name: str, data: Path, runs: Path, device: torch.device, **change
     return kind(**{key: value for key, value in {**given, **changed}.items() if key in known})  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "method"), every_task("earlycrop-s", "earlycrop-u"))
 def test_a_task_goes_on_where_it_stopped(name: str, method: str, device: torch.device, tmp_path: Path) -> None:
     """Deterministic algorithms are asked for, as the numbers are to be the same."""
     for i, stops in enumerate(([], [1, 2])):
@@ -72,8 +78,7 @@ def test_a_task_goes_on_where_it_stopped(name: str, method: str, device: torch.d
     assert contents(tmp_path / "0") == contents(tmp_path / "1")
 
 
-@pytest.mark.parametrize("method", ["crop-s", "crop-u"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "method"), every_task("crop-s", "crop-u"))
 def test_a_task_that_is_pruned_on_the_cpu(name: str, method: str, device: torch.device, tmp_path: Path) -> None:
     options = options_of(name, tmp_path / "data", tmp_path, device, method=method, prune_on="cpu")
     result, store = until(-1, name, options, tmp_path / "runs")
@@ -82,7 +87,8 @@ def test_a_task_that_is_pruned_on_the_cpu(name: str, method: str, device: torch.
     assert store.result() is not None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tasks.names())
 def test_a_task_draws_what_it_learned(name: str, device: torch.device, tmp_path: Path) -> None:
     module = importlib.import_module(f"tasks.{name}")
     task = module.make(options_of(name, tmp_path / "data", tmp_path, device))
@@ -93,6 +99,7 @@ def test_a_task_draws_what_it_learned(name: str, device: torch.device, tmp_path:
     assert all(path.exists() for path in pictures)
 
 
+@pytest.mark.slow
 def test_the_command_line(device: torch.device, tmp_path: Path) -> None:
     arguments = ["--method", "earlycrop-s", "--sparsity", "0.5", "--epochs", "3", "--steps", "600", "--agents", "2"]
     arguments += ["--rollout", "16", "--widths", "16", "16", "--device", device.type, "--record", "--deterministic"]
