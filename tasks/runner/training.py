@@ -166,6 +166,8 @@ def train(
         if task.batches_per_epoch is not None or step == 1:
             for group in optimizer.param_groups:
                 group["lr"] = rate((step - 1) / (task.batches_per_epoch or 1))
+        if step == 1:
+            lay_state_as_parameters(optimizer)
         optimizer.zero_grad(set_to_none=True)
         network = replicas(model)  # after the batch, which may have changed how weights lie
         loss = _scalar(task.training_loss(network, batch))
@@ -181,6 +183,18 @@ def train(
     _check(losses, checked, epoch)
     distributed.broadcast_buffers(model)
     return float(torch.stack(losses).mean())
+
+
+def lay_state_as_parameters(optimizer: Optimizer) -> None:
+    """Give the optimizer's state the strides of its parameters, such as those of channels last.
+
+    A loaded state has the strides of a file. Fused optimizers refuse other strides on a GPU, and on a CPU they take one
+    entry for another.
+    """
+    for p, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
 
 def _scalar(value: Any) -> Tensor:
