@@ -56,7 +56,7 @@ def test_a_parametrized_network(parametrization: Any, device: torch.device) -> N
 
 
 @pytest.mark.parametrize("method", ["earlycrop-s", "earlycrop-u", "ltr", "gatedecorators"])
-@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("shuffled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_pruner(method: Any, shuffled: bool, device: torch.device) -> None:
     if shuffled and method in ("ltr", "gatedecorators"):
         pytest.skip("only what is pruned at one time is drawn again")
