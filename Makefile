@@ -1,10 +1,12 @@
 # Two commands: `make demo` shows what this does, `make test` runs everything that CI runs.
+# `make test-device` runs the tests of GPUs on a simulated one, in a process of their own.
 # `make tables` brings the tables of results in README and docs up to date with leaderboards/*.csv.
 PYTHON ?= python3
 BIN := .venv/bin
+ON_DEVICE := $(BIN)/python -m pytest -p tests.simulated_cuda.plugin tests/simulated_cuda tests/device
 JOBS ?= 2
 
-.PHONY: demo docs test test-all lint tables install clean
+.PHONY: demo docs test test-all test-device lint tables install clean
 
 install: .venv/installed
 
@@ -36,8 +38,12 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
+test-device: install
+	$(ON_DEVICE) -m "not slow"
+
 test-all: lint
 	$(BIN)/python -m pytest -n $(JOBS)
+	$(ON_DEVICE)
 
 tables: install
 	$(BIN)/python -m leaderboards tables

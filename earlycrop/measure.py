@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from earlycrop.graph.graph import Graph
 from earlycrop.scoring.model_inputs import record_arguments
 from earlycrop.tracing.trace import trace
+from earlycrop.utils.devices import counts_memory, peak_memory, reset_peak_memory, synchronize
 from earlycrop.utils.modules import call_model
 from earlycrop.utils.parameters import weight_matrices
 from earlycrop.utils.wrappers import unwrap
@@ -157,8 +158,7 @@ def milliseconds_in_turn(
 def _time_step(step: Callable[[], object], device: torch.device) -> float:
     start = perf_counter()
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return perf_counter() - start
 
 
@@ -169,10 +169,11 @@ def peak_memory_bytes(device: torch.device) -> int:
         device: The device.
 
     Returns:
-        On a GPU, the most bytes allocated since the last reset. On the CPU, the largest resident set.
+        On a GPU, the most bytes allocated since the last reset. On the CPU, the largest resident set, and on a device
+        whose memory torch does not count.
     """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if counts_memory(device):
+        return peak_memory(device)
     status = Path("/proc/self/status")  # on Linux, getrusage includes the memory of the process that started this one
     if status.exists():
         for line in status.read_text().splitlines():
@@ -197,15 +198,14 @@ def step_memory_bytes(step: Callable[[], object], device: torch.device) -> int:
         The number of bytes, see :func:`peak_memory_bytes`.
     """
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
+    synchronize(device)
+    if counts_memory(device):
+        reset_peak_memory(device)
     else:
         with suppress(OSError, AttributeError, TypeError):  # not the GNU C library
             ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # not Linux, or a kernel without this file
             Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: reset the peak resident set size
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return peak_memory_bytes(device)

@@ -34,17 +34,13 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     try:
         return int(command.carry_out(console or Console(highlight=False)))
     except ValueError as error:
-        errors = console or Console(stderr=True, highlight=False)
-        errors.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
-        return 2
+        sentence = " ".join(str(error).split())
     except OSError as error:  # a full disk, or a folder that may not be written: records are put in place whole
-        sentence = (
-            f"{error.filename or 'a file'} cannot be written or read ({error.strerror or error}); nothing was lost"
-        )
-        console.print(
-            f"{sentence}: mend that, and run the same command again", style="red", markup=False, soft_wrap=True
-        )
-        return 2
+        what = f"{error.filename or 'a file'} cannot be written or read ({error.strerror or error})"
+        sentence = f"{what}; nothing was lost: mend that, and run the same command again"
+    errors = console or Console(stderr=True, highlight=False)
+    errors.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
+    return 2
 
 
 if __name__ == "__main__":

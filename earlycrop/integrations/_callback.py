@@ -254,6 +254,6 @@ def draw_batches(loader: Any, batch_size: int | None, seed: int, move: Callable[
         if loader.batch_sampler is None:  # each item of the dataset is a batch already
             size = None
         shuffle = not isinstance(loader.dataset, IterableDataset)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         batches = DataLoader(loader.dataset, size, shuffle, collate_fn=loader.collate_fn, generator=generator)
     yield from map(move, batches)

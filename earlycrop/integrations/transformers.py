@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -163,7 +163,7 @@ class PruningCallback(CallbackBase, TrainerCallback):
     def _step(self, pruner: Pruner, args: TrainingArguments, loader: Any) -> Event | None:
         model, batches = pruner.model, self.batches
         if batches is None:
-            move = partial(_to_device, next(model.parameters()).device)
+            move = partial(send_to_device, device=next(model.parameters()).device)
             batches = draw_batches(loader, args.train_batch_size, args.seed + pruner.epoch + 1, move)
         with _without_mixed_precision(model):
             event = pruner.step(batches)
@@ -214,11 +214,6 @@ def _model_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Return the loss that a model of transformers computes from a batch with labels."""
     loss: Tensor = model(**batch).loss
     return loss
-
-
-def _to_device(device: torch.device, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the batch with its tensors on the device."""
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 @contextmanager

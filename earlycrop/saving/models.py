@@ -14,7 +14,7 @@ from earlycrop.saving.files import Header, read_file, write_file
 from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.errors import SavingError
 from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, set_size, size_attribute_names
-from earlycrop.utils.modules import assign_tensor, tensor_owners, tensors_by_name
+from earlycrop.utils.modules import assign_tensor, flatten_recurrent_weights, tensor_owners, tensors_by_name
 from earlycrop.utils.validation import check_shapes_known
 from earlycrop.utils.wrappers import unwrap_stateless
 
@@ -129,6 +129,7 @@ def load_contents(
             module.__dict__.setdefault(SIZES_ATTRIBUTE, set()).update(user_attributes)
         for attribute, size in sizes.items():
             set_size(module, attribute, size)
+    flatten_recurrent_weights(network)
     return model
 
 

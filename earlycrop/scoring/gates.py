@@ -72,7 +72,7 @@ def find_norm_axes(graph: Graph, tensors: Container[str]) -> list[GatedAxis]:
 
 def sum_by_node(graph: Graph, axes: Iterable[GatedAxis], effects: Mapping[str, Tensor]) -> Float[Tensor, "nodes"]:
     """Sum the effects of the entries that each node's gate multiplies, in float64 on the CPU."""
-    sums = torch.zeros(graph.count + 1, dtype=torch.float64)  # the last entry collects the indices without a node
+    sums = torch.zeros(graph.count + 1, dtype=torch.float64, device="cpu")  # the last entry: indices without a node
     for axis, nodes in axes:
         if axis.tensor in effects:
             effect = effects[axis.tensor]

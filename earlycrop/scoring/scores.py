@@ -101,7 +101,7 @@ def node_scores(
             :func:`earlycrop.scoring.derivatives.flow`.
     """
     if criterion.effect is None:
-        return broadcast_from_rank0(torch.rand(graph.count, dtype=torch.float64), group)
+        return broadcast_from_rank0(torch.rand(graph.count, dtype=torch.float64, device="cpu"), group)
     axes = _find_scored_axes(model, graph, criterion, gate or criterion.gate)
     source = _Source(model, criterion, _with_temperature(loss, criterion), batch_statistics, group)
 
@@ -271,9 +271,9 @@ def _rank_in_groups(graph: Graph, scores: Tensor) -> Tensor:
     """Replace each score by the share of its group of coupled layers that does not score higher; ties by index."""
     ranks = torch.zeros_like(scores)
     for group in graph.groups.values():
-        nodes = torch.tensor(group)
+        nodes = torch.tensor(group, device=scores.device)
         order = torch.argsort(scores[nodes], stable=True)
-        ranks[nodes[order]] = torch.arange(1, len(group) + 1, dtype=ranks.dtype) / len(group)
+        ranks[nodes[order]] = torch.arange(1, len(group) + 1, dtype=ranks.dtype, device=ranks.device) / len(group)
     return ranks
 
 

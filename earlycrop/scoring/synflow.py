@@ -47,7 +47,7 @@ def synaptic_flow(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Deriv
         model.eval()
         args, kwargs = tree_map(_fill_with_ones, record_arguments(model, loss, batch))
         outputs = collect_tensors(model(*args, **kwargs))
-        total = sum((t.sum() for t in outputs if t.is_floating_point()), torch.zeros(()))
+        total = sum((t.sum() for t in outputs if t.is_floating_point()), torch.zeros((), device="cpu"))
         if not total.requires_grad:
             raise FlowError("the model's outputs do not depend on any trained parameter: there is nothing to score")
         gradients = torch.autograd.grad(total, [positive[name] for name in trained], allow_unused=True)

@@ -30,7 +30,7 @@ def shuffle_nodes(graph: Graph, removed: NodeMask, group: ProcessGroup) -> NodeM
     shuffled = np.zeros_like(removed)
     for members in graph.groups.values():
         nodes = np.array(members)
-        shuffled[nodes[torch.randperm(nodes.size)[: int(removed[nodes].sum())].numpy()]] = True
+        shuffled[nodes[torch.randperm(nodes.size, device="cpu")[: int(removed[nodes].sum())].numpy()]] = True
     return broadcast_from_rank0(torch.from_numpy(shuffled), group).numpy()
 
 
@@ -51,7 +51,7 @@ def shuffle_weights(removed: Tensors, keep: Tensors, alive: Tensors | None, grou
         before = torch.zeros_like(chosen) if alive is None else ~alive[name]
         candidates = (~(before | keep[name])).flatten().nonzero().flatten()
         count = int(chosen.sum()) - int(before.sum())
-        order = torch.randperm(candidates.numel())[:count].to(candidates.device)
+        order = torch.randperm(candidates.numel(), device="cpu")[:count].to(candidates.device)
         drawn = before.flatten().index_fill(0, candidates[order], True).view_as(chosen)
         shuffled[name] = broadcast_from_rank0(drawn, group)
     return shuffled

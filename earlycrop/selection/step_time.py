@@ -21,6 +21,7 @@ from earlycrop.selection.nodes import NodeChoice, node_ranking
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.utils.contexts import preserve_state
 from earlycrop.utils.copies import copy_module
+from earlycrop.utils.devices import synchronize
 from earlycrop.utils.distributed import ProcessGroup, all_reduce_max, fail_together
 from earlycrop.utils.errors import raise_if_out_of_memory
 from earlycrop.utils.types import Loss
@@ -102,7 +103,7 @@ class StepTimer:
         device = next(model.parameters()).device
         with preserve_state(model), torch.inference_mode(False), torch.enable_grad():
             model.train()
-            _synchronize(device)
+            synchronize(device)
             start = perf_counter()
             try:
                 total_loss(self.loss(model, self.batch)).backward()  # type: ignore[no-untyped-call]
@@ -112,7 +113,7 @@ class StepTimer:
                     f"the training step cannot be timed ({type(error).__name__}: {error}): check that the loss can be "
                     "differentiated on the first batch, in training mode, by a copy of the model"
                 ) from error
-            _synchronize(device)
+            synchronize(device)
             seconds = perf_counter() - start
         model.zero_grad(set_to_none=True)
         return seconds
@@ -183,9 +184,3 @@ def _copy_model(model: nn.Module) -> nn.Module:
         copied = copy_module(model)
     copied.zero_grad(set_to_none=True)
     return copied
-
-
-def _synchronize(device: torch.device) -> None:
-    """Wait until the device has finished what was queued on it."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -69,7 +69,7 @@ def choose_weights(
     count = min(max(asked, int(forced.sum())), int(free.sum()))
     removed, threshold = ~living, score.new_tensor(-torch.inf)
     if count:
-        threshold = score[free].kthvalue(count).values
+        threshold = _kth_smallest(score[free], count)
         below = free & (score < threshold)
         ties = (free & (score == threshold)).nonzero()[: count - int(below.sum())]
         removed |= below
@@ -78,6 +78,13 @@ def choose_weights(
     floors = tuple(name for name, part in _split_like(limiting, scores).items() if bool(part.any()))
     by_matrix = {name: part.to(scores[name].device) for name, part in _split_like(removed, scores).items()}
     return WeightChoice(by_matrix, int((~removed).sum()), floors)
+
+
+def _kth_smallest(values: Float[Tensor, "values"], k: int) -> Float[Tensor, ""]:
+    """Return the k-th smallest value. On a GPU, kthvalue may find another index each time, and torch may refuse it."""
+    if torch.are_deterministic_algorithms_enabled():
+        return values.sort().values[k - 1]
+    return values.kthvalue(k).values
 
 
 def select_prunable(

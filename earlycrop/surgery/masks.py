@@ -118,6 +118,8 @@ class Masks:
         Args:
             optimizer: The optimizers whose state of removed weights is set to zero.
         """
+        for p, bits in self._masked:
+            _follow(bits, p)
         for p, bits in self._masked + self._averages:
             _zero(p, bits)
         for p, bits in self._masked:
@@ -142,6 +144,7 @@ class Masks:
             if id(p) not in hooked:
                 self._register_gradient_hook(p, bits)
             if loaded is None or id(p) in loaded:
+                _follow(bits, p)
                 _zero(p, bits)
 
     def release(self) -> None:
@@ -191,6 +194,7 @@ class Masks:
 
     def _zero_weights(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for p, bits in self._masked:
+            _follow(bits, p)
             _zero(p, bits)
 
     def _zero_state(self, optimizer: Optimizer) -> None:
@@ -198,7 +202,7 @@ class Masks:
         for p, bits in self._masked:
             for value in optimizer.state.get(p, {}).values():
                 if isinstance(value, Tensor) and value.shape == bits.shape:
-                    value.masked_fill_(bits == 0, 0)
+                    value.masked_fill_((bits == 0).to(value.device), 0)
 
 
 class _LoadHook:
@@ -218,16 +222,25 @@ def _make_bits(p: Tensor, removed: Tensor) -> Tensor:
     return torch.where(removed.to(p.device), 0, -1).to(_INTEGER.get(p.element_size(), torch.int8))
 
 
+def _follow(bits: Tensor, p: Tensor) -> None:
+    """Move and convert the bits as the model was, so that they are not copied at every step."""
+    if p.is_meta:  # there they would be lost
+        return
+    if p.device != bits.device or bits.dtype != _INTEGER.get(p.element_size(), torch.int8):
+        bits.data = _make_bits(p, bits == 0)  # the hooks have this tensor, too
+
+
 def _zero(t: Tensor, bits: Tensor) -> None:
     if t.element_size() == bits.element_size() and t.device == bits.device:
         t.detach().view(bits.dtype).bitwise_and_(bits)
-    else:  # the model was moved or converted after the masks were made
+    else:  # complex128, or an EMA model or a gradient on another device or of another type
         t.detach().masked_fill_((bits == 0).to(t.device), 0)
 
 
 def _zero_gradient(bits: Tensor, p: Tensor) -> None:
     if p.grad is None:
         return
+    _follow(bits, p)
     if p.grad.is_sparse:  # some rows of an embedding
         indices = tuple(p.grad._indices())
         p.grad._values().masked_fill_((bits == 0)[indices], 0)

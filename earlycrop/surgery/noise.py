@@ -25,7 +25,7 @@ class Noise:
     def __init__(self) -> None:
         self.samples: dict[tuple[int, int], Tensor] = {}
         self.shape_changed = False
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = torch.Generator("cpu").manual_seed(0)
 
     def record(self, call: int, inputs: Any) -> Any:
         """Make noise like the inputs of the model's ``call``-th call, and return the inputs unchanged."""
@@ -51,7 +51,7 @@ class Noise:
 
     def _sample_like(self, t: Tensor) -> Tensor:
         values = t.detach().to(torch.promote_types(t.dtype, torch.float32))
-        noise = torch.randn(t.shape, generator=self._generator).to(values)
+        noise = torch.randn(t.shape, generator=self._generator, device="cpu").to(values)
         low, high = values.aminmax()
         noise = (values.mean() + values.std(correction=0) * noise).clamp(low, high).to(t.dtype)
         return noise if bool(noise.isfinite().all()) else torch.zeros_like(noise)

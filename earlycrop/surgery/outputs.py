@@ -87,6 +87,9 @@ def _reproducible_evaluation(
             casts = {n: cast for n, t in tensors_by_name(model).items() if (cast := _upcast(t, precision)) is not t}
             stack.enter_context(replace_tensors(model, casts))
         stack.enter_context(full_float32_precision())
+        # algorithms that are chosen by their time may round otherwise at another size
+        stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+        torch.backends.cudnn.benchmark = False
         stack.enter_context(preserve_state(model))
         stack.enter_context(differentiable_kernels(model))
         if precision:

@@ -36,7 +36,7 @@ from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.copies import copy_module
 from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_together
 from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
-from earlycrop.utils.modules import tensors_by_name
+from earlycrop.utils.modules import flatten_recurrent_weights, tensors_by_name
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_shapes, unwrap, unwrap_ema_models
 
@@ -137,6 +137,7 @@ def shrink(
         undo_stack.pop_all()
     problem = keep_parameter_objects(swaps, flatten_optimizers(optimizer))
     for module in modules:
+        flatten_recurrent_weights(module)
         patch_save_pretrained(module)
         record_dense_shapes(module, graph.shapes)
     if message := rewrap_message(model):

@@ -28,6 +28,7 @@ from earlycrop.tracing.module_calls import ModuleCallRecorder, fits, output_shap
 from earlycrop.tracing.operation import Op, Rule
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
 from earlycrop.tracing.rules import table
+from earlycrop.tracing.rules.recurrent import FUSED_CELLS
 from earlycrop.tracing.trial_check import REMOVED, Fault, TrialRecorder
 from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.meta import MetaMode, shapes_only, tensor_arguments
@@ -53,6 +54,9 @@ class RecordingMode(MetaMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if (in_parts := FUSED_CELLS.get(func)) is not None:
+            with self:  # a mode is off while it handles an operation
+                return in_parts(*args, **kwargs)
         inputs = tensor_arguments(args, kwargs)
         result, results = self.run(func, args, kwargs, inputs)
         self.recorder.operation_count += 1

@@ -35,11 +35,11 @@ class TraceError(EarlyCropError):
 
 
 def raise_if_out_of_memory(error: Exception) -> None:
-    """Raise an error again if it says that memory ran out, which tells nothing about the network.
+    """Raise an error again if it says that memory ran out or the device failed: neither tells about the network.
 
     Args:
         error: What the network, or a loss, has raised.
     """
-    is_kind = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    is_kind = isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError)
     if is_kind or (isinstance(error, RuntimeError) and any(part in str(error) for part in _OUT_OF_MEMORY)):
         raise error

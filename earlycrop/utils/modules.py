@@ -65,6 +65,20 @@ def assign_tensor(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
             owner._buffers[attribute] = tensor
 
 
+def flatten_recurrent_weights(model: nn.Module) -> None:
+    """Put the weights of each recurrent layer side by side in memory, if it runs on cuDNN.
+
+    cuDNN copies them at every forward pass otherwise, and torch warns.
+
+    Args:
+        model: The module, after its weights were replaced.
+    """
+    with torch.inference_mode(False):  # what is made in it could not be trained
+        for m in model.modules():
+            if isinstance(m, nn.RNNBase):
+                m.flatten_parameters()
+
+
 def call_model(model: nn.Module, example: Any) -> Any:
     """Run ``model`` on ``example``.
 

@@ -81,7 +81,8 @@ def _keeps_zeros(parametrization: nn.Module, name: str, p: nn.Parameter) -> bool
     The first row and column stay, because a norm may be taken over a row or column. A factor of another shape than the
     weight counts as a matrix of its own.
     """
-    zeroed = (torch.rand(p.shape, generator=torch.Generator().manual_seed(0)) < 0.5).to(p.device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    zeroed = (torch.rand(p.shape, generator=generator, device="cpu") < 0.5).to(p.device)
     zeroed[0] = zeroed[..., 0] = False
     half = nn.Parameter(p.detach().masked_fill(zeroed, 0), requires_grad=False)
     with preserve_state(parametrization), replace_tensors(parametrization, {name: half}), torch.no_grad():

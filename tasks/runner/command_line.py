@@ -96,6 +96,9 @@ def _prepare(
     """
     check(options)
     distributed.join(options.device)
+    for device, option in ((options.device, "--device"), (options.prune_on, "--prune-on")):
+        if device:
+            device_of(device, option)  # before the task reads its data, and asks how much memory there is
     go_offline_without_hub(*(str(getattr(options, source, "")) for source in ("data", "model")))
     with explained(f"reading the data of {name}"):
         task: Task = module.make(options)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 import earlycrop
 from earlycrop import measure
@@ -87,8 +88,18 @@ def _costs(task: Task, model: nn.Module, optimizer: Optimizer, device: torch.dev
     costs = []
     for milliseconds in times:
         macs, step = ready.pop(0)  # the one before is gone: a network's memory is without it
-        costs.append(Cost(macs, milliseconds, measure.step_memory_bytes(step, device)))
+        beside = _bytes_held(model, optimizer) if ready else 0  # while the dense one is measured
+        costs.append(Cost(macs, milliseconds, measure.step_memory_bytes(step, device) - beside))
     return costs
+
+
+def _bytes_held(model: nn.Module, optimizer: Optimizer) -> int:
+    """The memory of a network, its gradients and its optimizer's state between two steps."""
+    parameters = list(model.parameters())
+    states = tree_leaves(list(optimizer.state.values()))
+    tensors = [*parameters, *model.buffers(), *(p.grad for p in parameters), *states]
+    storages = [t.untyped_storage() for t in tensors if isinstance(t, Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _prepared(task: Task, model: nn.Module, optimizer: Optimizer) -> tuple[int, Callable[[], None]]:
@@ -110,7 +121,8 @@ def _prepared(task: Task, model: nn.Module, optimizer: Optimizer) -> tuple[int, 
 
 def hardware(device: torch.device) -> str:
     """The device's model, and how many of them have trained the run."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+    named = getattr(torch.get_device_module(device), "get_device_name", None) if device.type != "cpu" else None
+    name = cpu_model() if named is None else named(device)
     return name if distributed.processes() == 1 else f"{distributed.processes()} x {name}"
 
 

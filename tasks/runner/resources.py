@@ -20,10 +20,13 @@ def available_cores() -> int:
 
 def memory_budget(device: str) -> float:
     """Bytes that images may take where they are to lie: half of a GPU's memory, a quarter of the machine's for all of
-    the run's processes there. What else is in use does not count, as a run that goes on is to read as it did before.
+    the run's processes there, and on a device that has none of its own. What else is in use does not count, as a run
+    that goes on is to read as it did before.
     """
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return torch.cuda.mem_get_info(None if device == "auto" else torch.device(device))[1] / 2
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if place.type != "cpu" and hasattr(backend := torch.get_device_module(place), "mem_get_info"):
+        total: int = backend.mem_get_info(None if place.index is None else place)[1]
+        return total / 2
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 / distributed.local_processes()
 
 

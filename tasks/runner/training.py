@@ -106,8 +106,7 @@ class Training:
             load_pruner(state["pruner"])
             self.task.load_state_dict(state["task"])
             torch.set_rng_state(state["rng"])
-            for i, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):  # or of another machine
-                torch.cuda.set_rng_state(cuda_state, i)
+            _set_device_states(self.device, state["cuda"])
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise RunError(
                 f"the checkpoint's state is of another run ({type(error).__name__}: {error}): move the checkpoint away "
@@ -120,13 +119,32 @@ class Training:
         """Write the log and a checkpoint."""
         spent = self.emissions.state()
         self.store.log(self.log)
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         state = {
             "optimizer": self.optimizer.state_dict(), "pruner": self.pruner.state_dict(),
-            "task": self.task.state_dict(), "rng": torch.get_rng_state(), "cuda": cuda, "epoch": self.epoch,
-            "seconds": self.seconds, "log": self.log, "spent": spent, "data": dict(self.data), "keep": self.keep,
+            "task": self.task.state_dict(), "rng": torch.get_rng_state(), "cuda": _device_states(self.device),
+            "epoch": self.epoch, "seconds": self.seconds, "log": self.log, "spent": spent, "data": dict(self.data),
+            "keep": self.keep,
         }  # fmt: skip
         self.store.save(self.model, self.epoch, state, self.keep)
+
+
+def _device_states(device: torch.device) -> list[Tensor]:
+    """The random states of all devices of this kind; none of the CPU."""
+    if device.type == "cpu":
+        return []
+    backend: Any = torch.get_device_module(device)
+    return backend.get_rng_state_all() if hasattr(backend, "get_rng_state_all") else [backend.get_rng_state()]
+
+
+def _set_device_states(device: torch.device, states: list[Tensor]) -> None:
+    """Set them, as far as there are as many devices: it may have been another machine."""
+    if device.type == "cpu" or not states:
+        return
+    backend: Any = torch.get_device_module(device)
+    if hasattr(backend, "set_rng_state_all"):
+        backend.set_rng_state_all(states[: backend.device_count()])
+    else:
+        backend.set_rng_state(states[0])
 
 
 def train(
@@ -154,6 +172,8 @@ def train(
         if task.batches_per_epoch is not None or step == 1:
             for group in optimizer.param_groups:
                 group["lr"] = rate((step - 1) / (task.batches_per_epoch or 1))
+        if step == 1:
+            lay_state_as_parameters(optimizer)
         optimizer.zero_grad(set_to_none=True)
         network = replicas(model)  # after the batch, which may have changed how weights lie
         loss = _scalar(task.training_loss(network, batch))
@@ -169,6 +189,18 @@ def train(
     _check(losses, checked, epoch)
     distributed.broadcast_buffers(model)
     return float(torch.stack(losses).mean())
+
+
+def lay_state_as_parameters(optimizer: Optimizer) -> None:
+    """Give the optimizer's state the strides of its parameters, such as those of channels last.
+
+    A loaded state has the strides of a file. Fused optimizers refuse other strides on a GPU, and on a CPU they take one
+    entry for another.
+    """
+    for p, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
 
 def _scalar(value: Any) -> Tensor:

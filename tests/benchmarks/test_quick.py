@@ -60,6 +60,7 @@ def test_the_benchmarks_are_found() -> None:
         "architectures",
         "bert",
         "core",
+        "device",
         "feed",
         "large",
         "lstm",

@@ -75,6 +75,29 @@ def test_a_cut_is_certified_in_full_precision_whatever_torch_is_set_to(name: str
     assert readings() == before
 
 
+@pytest.mark.parametrize("benchmark", [True, False])
+def test_a_cut_is_certified_without_algorithms_that_are_chosen_by_their_time(benchmark: bool) -> None:
+    """They may round otherwise for the smaller network."""
+    seen = []
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        seen.append(BACKENDS.cudnn.benchmark)
+        return m.net(x)  # type: ignore[no-any-return]
+
+    model, x = Net(forward, net=mlp()), torch.randn(4, 6)
+    graph = earlycrop.trace(model, x)
+    seen.clear()
+    before = BACKENDS.cudnn.benchmark
+    BACKENDS.cudnn.benchmark = benchmark
+    try:
+        earlycrop.shrink(model, graph, [0, 1, 20])
+        assert BACKENDS.cudnn.benchmark == benchmark
+    finally:
+        BACKENDS.cudnn.benchmark = before
+    assert len(seen) == 4
+    assert not any(seen)
+
+
 def test_what_is_inherited_follows_its_backend_again() -> None:
     BACKENDS.fp32_precision = "tf32"
     with full_float32_precision():

@@ -92,3 +92,27 @@ def test_a_network_of_splines_loses_units() -> None:
     model = nn.Sequential(Splines(5, 8), Splines(8, 7), Splines(7, 3)).double()
     certified(model, rows(), 8 + 7)
     assert [layer.outputs for layer in model] == [len(layer.base) for layer in model]
+
+
+NORMS: dict[str, Any] = {
+    "cudnn_batch_norm": lambda x, *tensors: torch.ops.aten.cudnn_batch_norm(x, *tensors, False, 0.1, 1e-5),
+    "miopen_batch_norm": lambda x, *tensors: torch.ops.aten.miopen_batch_norm(x, *tensors, False, 0.1, 1e-5),
+    "_batch_norm_with_update": lambda x, *tensors: torch.ops.aten._batch_norm_with_update(x, *tensors, 0.1, 1e-5),
+    "_batch_norm_no_update": lambda x, *tensors: torch.ops.aten._batch_norm_no_update(x, *tensors, 0.1, 1e-5),
+}
+"""The batch norms of other devices and of exported programs, of which the shapes alone are known on a CPU."""
+
+
+@pytest.mark.parametrize("name", list(NORMS))
+def test_channels_that_a_norm_of_a_gpu_has_made_are_multiplied(name: str) -> None:
+    """They are summed over, so that a channel can go only if the norm of its zeros is zero."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        q, k = (
+            NORMS[name](layer(x), norm.weight, norm.bias, norm.running_mean, norm.running_var)[0]
+            for layer, norm in ((self.a, self.norm), (self.c, self.other))
+        )
+        return self.b(q @ k.mT)  # type: ignore[no-any-return]
+
+    model = net(forward, b=nn.Linear(6, 3), norm=nn.BatchNorm1d(8), other=nn.BatchNorm1d(8))
+    assert trace(model, rows()).count == 8

@@ -198,7 +198,7 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("copy_", writes.copy),
     (
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
-        "batch_norm_with_update _batch_norm_no_update miopen_batch_norm",
+        "_batch_norm_with_update _batch_norm_no_update miopen_batch_norm",
         norms.batch_norm,
     ),
     ("native_layer_norm", norms.layer_norm),

@@ -72,7 +72,11 @@ _FAMILIES: list[tuple[str, ZeroRule]] = [
     ("add add_ sub sub_", _sum),
     ("mul mul_", _product),
     ("div div_ masked_fill masked_fill_", lambda recorder, op: recorder.info(op.args[0]).zero_preserving),
-    ("native_batch_norm native_group_norm _native_batch_norm_legit _native_batch_norm_legit_no_training", _norm),
+    (
+        "native_batch_norm native_group_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+        "cudnn_batch_norm miopen_batch_norm _batch_norm_with_update _batch_norm_no_update",
+        _norm,
+    ),
 ]
 ZERO_RULES: dict[Any, ZeroRule] = {
     **dict.fromkeys([*views.VIEWS, *splits.SPLITS], _all_inputs),

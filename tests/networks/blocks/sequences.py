@@ -32,7 +32,7 @@ def rnn(s: State, width: int, kind: str, layers: int, both: bool, projection: in
 
     def forward(self: Any, x: Tensor) -> Tensor:
         if how == "packed":
-            lengths = torch.tensor([x.shape[1], *[max(x.shape[1] - 1, 1)] * (len(x) - 1)])
+            lengths = torch.tensor([x.shape[1], *[max(x.shape[1] - 1, 1)] * (len(x) - 1)], device="cpu")
             packed = pack_padded_sequence(x, lengths, batch_first=True)
             return pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]
         if how == "time-first":

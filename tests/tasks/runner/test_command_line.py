@@ -74,6 +74,18 @@ def test_an_empty_name_of_data_is_not_the_folder_one_is_in(task: str, tmp_path: 
     assert "error: --data is empty: it takes a data set's name, or a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--device", "--prune-on"])
+@pytest.mark.parametrize("task", list(TINY_DATA))
+def test_a_device_that_is_not_there(task: str, option: str, tmp_path: Path, capsys: Any) -> None:
+    """A task is not made on it, which may read all its data, and asks how much memory there is."""
+    runs = tmp_path / "runs"
+    with pytest.raises(SystemExit) as left:
+        command_line.main(task, ["--method", "crop-s", option, "cuda:99", "--data", str(tmp_path), "--runs", str(runs)])
+    assert left.value.code == 2
+    assert "error: there is no device 'cuda:99' here" in capsys.readouterr().err
+    assert not runs.exists()
+
+
 def test_a_run_folder_that_cannot_be_written(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as left:
