@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from leaderboards.records import Record
 from tasks.runner.ignored_options import ignored_options
@@ -247,13 +247,13 @@ def _epochs(lines: pd.DataFrame, group: Group) -> list[str]:
 def rich_table(title: str | None, columns: Columns) -> Table:
     """Return a table for the terminal; a line whose first cell is 1 is bold."""
     table = Table(
-        title=title and escape(title), title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        title=title and Text(title), title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
         collapse_padding=True,
     )  # fmt: skip
     for name, _ in columns:
-        table.add_column(escape(name), justify="left" if name == "method" else "right", no_wrap=name != "method")
+        table.add_column(Text(name), justify="left" if name == "method" else "right", no_wrap=name != "method")
     for row in zip(*(column for _, column in columns), strict=True):
         table.add_row(
-            *(escape(cell) if isinstance(cell, str) else cell for cell in row), style="bold" if row[0] == "1" else None
+            *(Text(cell) if isinstance(cell, str) else cell for cell in row), style="bold" if row[0] == "1" else None
         )
     return table

@@ -26,7 +26,7 @@ def test_a_failed_step_can_be_taken_again() -> None:
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-@pytest.mark.parametrize(("method", "calls"), [("cropit-s", 40), ("cropit-u", 20)])
+@pytest.mark.parametrize(("method", "calls"), [("cropit-s", 40), ("cropit-u", 14)])
 def test_a_step_that_failed_between_rounds_is_taken_up_where_it_was(
     method: str, calls: int, resumed: bool, tmp_path: Path
 ) -> None:

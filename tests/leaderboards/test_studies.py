@@ -247,13 +247,13 @@ def test_options_of_other_commands_are_not_taken(line: list[str], capsys: pytest
 def test_data_without_a_study_is_refused(place: Path) -> None:
     code, output = call(place, "show", "--data", str(place))
     assert code == 2
-    assert output.startswith("--data tells which runs are a study's: name the study")
+    assert output.startswith("error: --data tells which runs are a study's: name the study")
 
 
 def test_a_study_is_swept_with_its_country(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = ("--steps", "300", "--epochs", "2", "--agents", "2", "--widths", "8", "8", "--method", "dense")
     monkeypatch.setitem(studies.STUDIES, "sparse", lambda seed: iter([Run("cartpole", tiny)]))
-    assert call(tmp_path, "sweep", "sparse", "--country", "DE")[1].startswith("codecarbon knows no country 'DE'")
+    assert call(tmp_path, "sweep", "sparse", "--country", "DE")[1].startswith("error: codecarbon knows no country 'DE'")
     assert not (tmp_path / "runs").exists()
     assert call(tmp_path, "sweep", "sparse", "--country", "DEU")[0] == 0
     (row,) = pd.read_csv(tmp_path / "out" / "cartpole.csv").itertuples()

@@ -342,13 +342,13 @@ def test_a_single_output_that_is_left_is_counted() -> None:
 def test_a_target_that_the_limits_do_not_allow_is_reported() -> None:
     model, x = mlp()
     with pytest.warns(
-        UserWarning, match=r"asked to remove 90.00% of the weights, and 36.94% could be removed.* \(0, 2\)$"
+        UserWarning, match=r"asked to remove 90.00% of the weights, and 36.94% could be removed.* \(layers 0, 2\)$"
     ):
         event = prune(model, loss, [x], "magnitude", 0.9, limits=Limits(exclude=["0", "4"], floors={"2": 1}))
     assert event.layers == {"0": (24, 24), "2": (12, 1), "4": (3, 3)}
     assert event.achieved < event.asked
     model, x = mlp()
-    with pytest.warns(UserWarning, match="ceilings were not reached: 2 keeps 8, not 3"):
+    with pytest.warns(UserWarning, match="ceilings were not reached: layer 2 keeps 8, not 3"):
         prune(model, loss, [x], "magnitude", 0.5, limits=Limits(ceilings={"2": 3}, multiple=8))
 
 

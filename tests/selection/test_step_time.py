@@ -128,7 +128,9 @@ def test_a_model_is_cut_to_a_share_of_its_time(rounds: int) -> None:
 
 def test_a_time_that_cannot_be_reached_is_reported() -> None:
     model = network()
-    with pytest.warns(UserWarning, match=r"asked to remove 99.99% of the time, and .*could be removed.* \(0, 4\)"):
+    with pytest.warns(
+        UserWarning, match=r"asked to remove 99.99% of the time, and .*could be removed.* \(layers 0, 4\)"
+    ):
         event = prune(model, loss, [batch()], "magnitude", 0.9999, of="time", limits=Limits(floors={"*": 4}))
     assert (model[0].out_features, model[4].out_features) == (4, 4)
     assert event.left > max_remaining(event.dense, 0.9999)

@@ -75,7 +75,7 @@ def test_default_limits_are_shares_of_the_budget() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="there is no definition 'cubed'"):
+    with pytest.raises(ValueError, match="there is no definition of the lazy regime 'cubed'"):
         inspect.unwrap(LazyRegime.__init__)(LazyRegime.__new__(LazyRegime), 0.1, latest=5, definition="cubed")
     with pytest.raises(ValueError, match="the latest epoch to prune, 1, comes before the earliest, 2"):
         LazyRegime(0.1, latest=1)
