@@ -66,11 +66,12 @@ def run(stop):
     return model
 
 
-whole = run(stop=EPOCHS)
+uninterrupted = run(stop=EPOCHS)
 for epoch in (2, 6):
     stopped = run(stop=epoch)
     difference = max(
-        float((a - b).detach().abs().max()) for a, b in zip(whole.parameters(), stopped.parameters(), strict=True)
+        float((a - b).detach().abs().max())
+        for a, b in zip(uninterrupted.parameters(), stopped.parameters(), strict=True)
     )
     print(f"largest difference of a weight: {difference:.1e}")
     assert difference < 1e-6

@@ -230,7 +230,7 @@ def _beyond(value: Any) -> int | float | None:
     """Return a number in a nest that no axis reaches, or None."""
     if isinstance(value, dict | list):
         parts = value.values() if isinstance(value, dict) else value
-        return next((found for part in parts if (found := _beyond(part)) is not None), None)
+        return next((number for part in parts if (number := _beyond(part)) is not None), None)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number and abs(value) > LARGEST else None
 

@@ -20,15 +20,15 @@ FACTORIES = {
 def without_device(source: str) -> list[str]:
     """The calls that make a tensor, or a generator, on whatever device is the default."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    found = []
+    unnamed = []
     for call in calls:
         name = ast.unparse(call.func)
         is_factory = name.startswith("torch.") and name.removeprefix("torch.") in FACTORIES
         if (is_factory and "device" not in {k.arg for k in call.keywords}) or (
             name == "torch.Generator" and not call.args
         ):
-            found.append(ast.unparse(call))
-    return found
+            unnamed.append(ast.unparse(call))
+    return unnamed
 
 
 @pytest.mark.parametrize("module", [str(path) for path in MODULES if path.parts[0] != "report"])

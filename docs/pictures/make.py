@@ -141,11 +141,11 @@ def _network(
 ) -> None:
     places = [[(left + 0.5 * i, 1.5 + 0.42 * (j - (n - 1) / 2)) for j in range(n)] for i, n in enumerate(sizes)]
     alive = kept if kept is not None else [np.ones(n, bool) for n in sizes]
-    for (a, here), (b, there) in zip(
+    for (a, alive_before), (b, alive_after) in zip(
         zip(places, alive, strict=True), list(zip(places, alive, strict=True))[1:], strict=False
     ):
-        for p, p_alive in zip(a, here, strict=True):
-            for q, q_alive in zip(b, there, strict=True):
+        for p, p_alive in zip(a, alive_before, strict=True):
+            for q, q_alive in zip(b, alive_after, strict=True):
                 if p_alive and q_alive:
                     panel.plot(*zip(p, q, strict=True), color="#999999", linewidth=0.4, zorder=1)
     for i, layer in enumerate(places):

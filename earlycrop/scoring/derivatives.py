@@ -1,7 +1,7 @@
 """The gradient g of a loss over batches, and products of its Hessian H with a direction.
 
 All second derivatives of this library are computed here. A first pass sums g over the batches, and a second one
-differentiates <v, g_b> batch by batch. The second pass goes through the graphs of the first as far as these are held,
+differentiates <v, g_b> batch by batch. The second pass goes through the graphs of the first as far as these are kept,
 and builds the others anew.
 """
 
@@ -21,7 +21,7 @@ from earlycrop.scoring.differentiable_network import (
     gradient_edges,
     prepare_network,
 )
-from earlycrop.scoring.held_graphs import HeldGraphs
+from earlycrop.scoring.graph_cache import GraphCache
 from earlycrop.scoring.loss_terms import TOTAL
 from earlycrop.utils.distributed import ProcessGroup, all_reduce_mean, check_same_value, fail_together
 from earlycrop.utils.errors import FlowError
@@ -61,7 +61,7 @@ def flow(
 
     Only parameters with ``requires_grad`` are differentiated. Dropout is off. Training modes, random states, ``.grad``,
     buffers and hooks of the parameters are left unchanged. Memory: the weights, g, Hg, one batch's graph, and the
-    graphs of further batches as far as :data:`earlycrop.scoring.held_graphs.MAX_BYTES` holds them.
+    graphs of further batches as far as :data:`earlycrop.scoring.graph_cache.MAX_BYTES` holds them.
 
     Source: EarlyCroP (Rachwan et al. 2022), eq. 4. Deviation: the authors keep the graphs of all batches.
 
@@ -192,7 +192,7 @@ def _differentiate(
     """
     gradients: dict[str, Tensors] = {}
     products: dict[str, Tensors] = {}
-    graphs = HeldGraphs(network, len(batches) if second else 0)
+    graphs = GraphCache(network, len(batches) if second else 0)
     with fail_together(group, FlowError):
         for number, batch in enumerate(batches):
             if graphs.has_room(number):

@@ -25,7 +25,7 @@ from tasks.runner.outcome import commit, hardware
 from tasks.runner.result import Result
 from tasks.runner.store import Store, configuration, dense_folder, identity, set_aside
 from tasks.runner.training_loop import device_of, fresh, pruner_of, run
-from tasks.runner.waiting import explained, go_offline_without_hub
+from tasks.runner.wait_notices import explained, go_offline_without_hub
 
 REASONS = {
     "lazy regime": "the weights change little from epoch to epoch by now",

@@ -82,8 +82,8 @@ def checkpoint(folder: Path, epoch: int) -> Path:
 def checkpoints(folder: Path) -> dict[int, Path]:
     """Return a run's checkpoints by epoch. Whatever else lies there, such as a copy of one, is no checkpoint."""
     places = (folder / "checkpoint").iterdir() if (folder / "checkpoint").is_dir() else ()
-    found = {place: re.fullmatch(r"epoch-(\d{5,})", place.name) for place in places}
-    return {int(name[1]): place for place, name in found.items() if name and place.is_dir()}
+    names = {place: re.fullmatch(r"epoch-(\d{5,})", place.name) for place in places}
+    return {int(name[1]): place for place, name in names.items() if name and place.is_dir()}
 
 
 def read_checkpoint(

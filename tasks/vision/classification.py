@@ -109,8 +109,8 @@ class Vision(Task):
         self.classes_of = torch.from_numpy(train.labels)
         self.labels = digest(*train.classes, train.labels, validation.labels, test.labels)
         every = (self.training, self.validation, self.test)
-        held = [feed.pixels.permute(0, 2, 3, 1) for feed in every if isinstance(feed, InMemory)]
-        self.content = digest(*held) if held else digest(train.content(), test.content())
+        in_memory = [feed.pixels.permute(0, 2, 3, 1) for feed in every if isinstance(feed, InMemory)]
+        self.content = digest(*in_memory) if in_memory else digest(train.content(), test.content())
 
     def model(self) -> nn.Module:
         return network(self.options.network, self.classes, self.options.size)

@@ -25,12 +25,14 @@ DRAWN = {"random"}
 def test_scores_are_those_of_the_cpu(criterion: str, network: str, device: torch.device) -> None:
     make, data = NETWORKS[network]
     model, batches = make().double(), [(x.double(), y) for x, y in data()]
-    there, moved_batches = copy.deepcopy(model).to(device), moved(batches, device)
+    device_model, moved_batches = copy.deepcopy(model).to(device), moved(batches, device)
     graph = earlycrop.trace(model, batches[0][0])
 
-    here = node_scores(model, graph, CRITERIA[criterion], loss, batches)
-    assert_close(node_scores(there, graph, CRITERIA[criterion], loss, moved_batches), here, rtol=1e-6, atol=1e-12)
-    weights = weight_scores(there, CRITERIA[criterion], loss, moved_batches)
+    cpu_scores = node_scores(model, graph, CRITERIA[criterion], loss, batches)
+    assert_close(
+        node_scores(device_model, graph, CRITERIA[criterion], loss, moved_batches), cpu_scores, rtol=1e-6, atol=1e-12
+    )
+    weights = weight_scores(device_model, CRITERIA[criterion], loss, moved_batches)
     assert {t.device.type for t in weights.values()} == {device.type}
     expected = weight_scores(model, CRITERIA[criterion], loss, batches)
     assert_close(moved(weights, "cpu"), expected, rtol=1e-6, atol=1e-12)
@@ -40,8 +42,8 @@ def test_scores_are_those_of_the_cpu(criterion: str, network: str, device: torch
 @pytest.mark.parametrize("kind", ["lstm", "gru", "conv-norm", "groups", "tied", "residual"])
 def test_scores_of_other_layers(kind: str, criterion: str, device: torch.device) -> None:
     model, x = build(kind)
-    there = copy.deepcopy(model).to(device)
+    device_model = copy.deepcopy(model).to(device)
     graph = earlycrop.trace(model, x)
-    here = node_scores(model, graph, CRITERIA[criterion], mean_square, [x])
-    got = node_scores(there, graph, CRITERIA[criterion], mean_square, [moved(x, device)])
-    assert_close(got, here, rtol=1e-4, atol=1e-7)
+    cpu_scores = node_scores(model, graph, CRITERIA[criterion], mean_square, [x])
+    got = node_scores(device_model, graph, CRITERIA[criterion], mean_square, [moved(x, device)])
+    assert_close(got, cpu_scores, rtol=1e-4, atol=1e-7)

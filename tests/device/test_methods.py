@@ -53,10 +53,10 @@ def matrix() -> list[Any]:
 def test_a_method_on_the_device(network: str, method: str, device: torch.device, tmp_path: Path) -> None:
     batches = NETWORKS[network][1]()
     try:
-        here = made(network, method, "cpu")
+        cpu_run = made(network, method, "cpu")
     except ValueError as error:  # one of batch norms' scales, where there are none
         pytest.skip(str(error))
-    trained(*here, batches)
+    trained(*cpu_run, batches)
     batches = moved(batches, device)
 
     model, optimizer, pruner = first = made(network, method, device)
@@ -68,7 +68,7 @@ def test_a_method_on_the_device(network: str, method: str, device: torch.device,
     torch.manual_seed(2)  # of dropout
     trained(*first, batches)
     assert {p.device.type for p in model.parameters()} == {device.type}
-    assert [(e.epoch, e.asked) for e in pruner.events] == [(e.epoch, e.asked) for e in here[2].events]
+    assert [(e.epoch, e.asked) for e in pruner.events] == [(e.epoch, e.asked) for e in cpu_run[2].events]
     assert all(e.achieved >= e.asked - 0.05 for e in pruner.events)
 
     loaded = earlycrop.load(tmp_path, NETWORKS[network][0]()).to(device)

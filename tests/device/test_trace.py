@@ -24,24 +24,24 @@ pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 def on_both(model: nn.Module, example: Any, device: torch.device) -> tuple[Graph, Graph]:
     """Graphs of a network on the CPU and on the device, where its forward makes its tensors, too."""
-    there, moved_example = copy.deepcopy(model).to(device), moved(example, device)
+    device_model, moved_example = copy.deepcopy(model).to(device), moved(example, device)
     graph = earlycrop.trace(model, example)
     with torch.device(device):
-        return graph, earlycrop.trace(there, moved_example)
+        return graph, earlycrop.trace(device_model, moved_example)
 
 
 def check_same(model: nn.Module, example: Any, device: torch.device) -> None:
-    here, there = on_both(model, example, device)
-    assert there.count == here.count
-    assert there.cost("macs") == here.cost("macs")
+    cpu_graph, device_graph = on_both(model, example, device)
+    assert device_graph.count == cpu_graph.count
+    assert device_graph.cost("macs") == cpu_graph.cost("macs")
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_recurrent_layers_that_are_fed_the_network_s_input(kind: str, device: torch.device) -> None:
     model, (x, _), *_ = recurrent(kind), *sequences()
-    here, there = on_both(model, x, device)
-    assert here.count == there.count == 8
-    assert here.cost("macs") == there.cost("macs")
+    cpu_graph, device_graph = on_both(model, x, device)
+    assert cpu_graph.count == device_graph.count == 8
+    assert cpu_graph.cost("macs") == device_graph.cost("macs")
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -51,12 +51,12 @@ def is_ours(error: BaseException) -> bool:
 def judge(reader: Reader, folder: Path, expected: Any) -> tuple[str, str]:
     """Read a folder; return the verdict and what is wrong."""
     try:
-        found = reader.read(folder)
+        result = reader.read(folder)
     except BaseException as error:
         if is_ours(error):
             return REFUSED, str(error)
         return FAULT, "".join(traceback.format_exception(error)[-3:])
-    if reader.exact and found != expected:
+    if reader.exact and result != expected:
         return FAULT, "something else was read, and not refused"
     return WORKS, ""
 
@@ -172,9 +172,9 @@ def main() -> int:
         print(f"samples and imports: {time.perf_counter() - start:.1f} s", flush=True)
         for name, count in numbers_of_cases(names, given.cases).items():
             begin = time.perf_counter()
-            counts, found = run_reader(name, range(given.first, given.first + count), given.seed, Path(place))
+            counts, new_faults = run_reader(name, range(given.first, given.first + count), given.seed, Path(place))
             total += counts
-            faults += found
+            faults += new_faults
             shares = ", ".join(f"{counts[kind]} {kind}" for kind in (REFUSED, WORKS, FAULT))
             print(f"{name:22} {count:5} cases: {shares}, {time.perf_counter() - begin:.1f} s", flush=True)
     seconds = time.perf_counter() - start

@@ -31,16 +31,16 @@ def test_a_tensor_says_that_it_is_on_the_device() -> None:
 
 @pytest.mark.parametrize("operation", ["add", "mm", "cat", "index_select", "linear", "where", "add_", "copy to out"])
 def test_tensors_of_two_devices_are_refused(operation: str) -> None:
-    here, there = torch.ones(3, 3), torch.ones(3, 3, device="cuda")
+    on_cpu, on_device = torch.ones(3, 3), torch.ones(3, 3, device="cuda")
     run = {
-        "add": lambda: there + here,
-        "mm": lambda: there @ here,
-        "cat": lambda: torch.cat([there, here]),
-        "index_select": lambda: there.index_select(0, torch.tensor([0])),
-        "linear": lambda: nn.Linear(3, 3)(there),
-        "where": lambda: torch.where(here > 0, there, there),
-        "add_": lambda: here.add_(there),
-        "copy to out": lambda: torch.add(there, 1, out=here),
+        "add": lambda: on_device + on_cpu,
+        "mm": lambda: on_device @ on_cpu,
+        "cat": lambda: torch.cat([on_device, on_cpu]),
+        "index_select": lambda: on_device.index_select(0, torch.tensor([0])),
+        "linear": lambda: nn.Linear(3, 3)(on_device),
+        "where": lambda: torch.where(on_cpu > 0, on_device, on_device),
+        "add_": lambda: on_cpu.add_(on_device),
+        "copy to out": lambda: torch.add(on_device, 1, out=on_cpu),
     }
     with pytest.raises(RuntimeError, match="device"):
         run[operation]()
@@ -71,15 +71,15 @@ def test_generators_belong_to_a_device() -> None:
 
 def test_the_device_has_random_numbers_of_its_own() -> None:
     torch.manual_seed(1)
-    here, there = torch.get_rng_state(), torch.cuda.get_rng_state()
+    on_cpu, on_device = torch.get_rng_state(), torch.cuda.get_rng_state()
     first = [torch.rand(3, device="cuda"), nn.functional.dropout(torch.ones(9, device="cuda"))]
-    assert torch.equal(torch.get_rng_state(), here)
-    assert not torch.equal(torch.cuda.get_rng_state(), there)
+    assert torch.equal(torch.get_rng_state(), on_cpu)
+    assert not torch.equal(torch.cuda.get_rng_state(), on_device)
 
     moved = torch.cuda.get_rng_state()
     torch.rand(3)
     assert torch.equal(torch.cuda.get_rng_state(), moved)
-    torch.cuda.set_rng_state(there)
+    torch.cuda.set_rng_state(on_device)
     assert_close([torch.rand(3, device="cuda"), nn.functional.dropout(torch.ones(9, device="cuda"))], first)
 
 
@@ -119,16 +119,16 @@ def _networks() -> dict[str, tuple[nn.Module, Tensor]]:
 @pytest.mark.parametrize("name", [*_networks()])
 def test_outputs_and_gradients_are_those_of_the_cpu(name: str) -> None:
     model, x = _networks()[name]
-    there = copy.deepcopy(model).cuda()
+    on_device = copy.deepcopy(model).cuda()
 
     outputs = []
-    for m, batch in ((model, x), (there, x.cuda())):
+    for m, batch in ((model, x), (on_device, x.cuda())):
         y: Any = m(batch)
         leaves = torch.utils._pytree.tree_leaves(y)
         sum(((i + 1) * t.square().sum() for i, t in enumerate(leaves)), torch.zeros((), device=batch.device)).backward()
         outputs.append([t.detach().cpu() for t in leaves])
     assert_close(outputs[1], outputs[0])
-    assert_close([p.grad.cpu() for p in there.parameters()], [p.grad for p in model.parameters()])
+    assert_close([p.grad.cpu() for p in on_device.parameters()], [p.grad for p in model.parameters()])
 
 
 class _Names(TorchDispatchMode):
@@ -191,14 +191,14 @@ def test_autocast_and_gradscaler() -> None:
 @pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}])
 def test_optimizers_step_as_on_the_cpu(kind: Any, options: dict[str, bool]) -> None:
     model = nn.Linear(3, 2)
-    there = copy.deepcopy(model).cuda()
-    for m, device, chosen in ((model, "cpu", {}), (there, "cuda", options)):
+    on_device = copy.deepcopy(model).cuda()
+    for m, device, chosen in ((model, "cpu", {}), (on_device, "cuda", options)):
         optimizer = kind(m.parameters(), 0.1, **chosen)
         for i in range(3):
             optimizer.zero_grad()
             m(torch.full((2, 3), i + 1.0, device=device)).square().sum().backward()
             optimizer.step()
-    assert_close(there.weight.detach().cpu(), model.weight.detach())
+    assert_close(on_device.weight.detach().cpu(), model.weight.detach())
 
 
 def test_batches_are_pinned_and_memory_is_counted() -> None:

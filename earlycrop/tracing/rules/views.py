@@ -146,12 +146,12 @@ def _couple_whole_heads(recorder: ChannelRecorder, operands: list[Tensor], dim: 
 
     Positions of a head are concatenated with something that has a channel a head, so that only whole heads can go.
     """
-    whole = {varying_dims(labels) for t in operands for labels in recorder.labels(t)}
+    head_dims = {varying_dims(labels) for t in operands for labels in recorder.labels(t)}
     for t in operands:
         arrays = recorder.labels(t)
         for i, labels in enumerate(arrays):
             others = tuple(d for d in varying_dims(labels) if d != dim)
-            if others != varying_dims(labels) and others in whole:
+            if others != varying_dims(labels) and others in head_dims:
                 first = labels.take([0], axis=dim)
                 recorder.join(labels, first)
                 arrays[i] = first

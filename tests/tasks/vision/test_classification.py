@@ -72,7 +72,7 @@ def test_a_run_learns_is_cut_and_resumes(tmp_path: Path, monkeypatch: pytest.Mon
 def test_other_images_of_the_same_labels_are_other_data(tmp_path: Path) -> None:
     """Both of those held in memory and of those read from files, which are of two sizes here."""
     for kind, sizes in (("memory", {(32, 32)}), ("files", {(32, 32), (40, 32)})):
-        found = []
+        digests = []
         for shade in (10, 20):
             folder = tmp_path / kind / str(shade)
             folders(folder)
@@ -82,9 +82,9 @@ def test_other_images_of_the_same_labels_are_other_data(tmp_path: Path) -> None:
                 )
                 colour.save(place, compress_level=shade // 10)
             task = cifar10.make(cifar10.Options(data=str(folder), network="resnet8-cifar"))
-            found.append(task.trained_on())
-        assert found[0] | {"digest of the images": 0} == found[1] | {"digest of the images": 0}
-        assert found[0]["digest of the images"] != found[1]["digest of the images"]
+            digests.append(task.trained_on())
+        assert digests[0] | {"digest of the images": 0} == digests[1] | {"digest of the images": 0}
+        assert digests[0]["digest of the images"] != digests[1]["digest of the images"]
 
 
 def test_the_rate_follows_every_batch(tmp_path: Path) -> None:

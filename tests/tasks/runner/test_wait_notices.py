@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 
 from tasks.runner import waiting
-from tasks.runner.waiting import explained, go_offline_without_hub
+from tasks.runner.wait_notices import explained, go_offline_without_hub
 
 
 @pytest.fixture

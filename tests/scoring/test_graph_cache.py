@@ -1,4 +1,4 @@
-"""Graphs of several batches that are held between the gradient and the Hessian product."""
+"""Graphs of several batches that are kept between the gradient and the Hessian product."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import flow
-from earlycrop.scoring import held_graphs
+from earlycrop.scoring import graph_cache
 
 
 def make_network() -> nn.Module:
@@ -32,17 +32,17 @@ class CountingLoss:
         return functional.cross_entropy(model(batch[0]), batch[1])
 
 
-@pytest.mark.parametrize(("held", "calls"), [(4, 4), (2, 6), (0, 8)])
-def test_as_many_graphs_are_held_as_fit_and_no_digit_changes(
-    held: int, calls: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kept", "calls"), [(4, 4), (2, 6), (0, 8)])
+def test_as_many_graphs_are_kept_as_fit_and_no_digit_changes(
+    kept: int, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, batches = make_network(), make_batches((8, 8, 8, 8))
     expected = flow(model, CountingLoss(), batches)
-    with held_graphs._saved_bytes() as sizes:
+    with graph_cache._saved_bytes() as sizes:
         g = torch.autograd.grad(CountingLoss()(model, batches[0]), list(model.parameters()), create_graph=True)
     assert all(x.requires_grad for x in g)
     assert sum(sizes.values()) > 0
-    monkeypatch.setattr(held_graphs, "MAX_BYTES", int((held + 0.5) * sum(sizes.values())))
+    monkeypatch.setattr(graph_cache, "MAX_BYTES", int((kept + 0.5) * sum(sizes.values())))
     loss = CountingLoss()
     derivatives = flow(model, loss, batches)
     assert loss.calls == calls
@@ -56,7 +56,7 @@ def test_as_many_graphs_are_held_as_fit_and_no_digit_changes(
 def test_all_saved_memory_counts_once() -> None:
     """Products save their inputs, and an exponential its result. Two products of one input save the same memory."""
     x, w = torch.randn(100, 10), nn.Parameter(torch.randn(10, 10))
-    with held_graphs._saved_bytes() as sizes:
+    with graph_cache._saved_bytes() as sizes:
         y = (x @ w).exp() + x @ w + (x * 2) @ w
     assert y.requires_grad
     assert sum(sizes.values()) == 3 * x.nbytes

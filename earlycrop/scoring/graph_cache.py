@@ -1,4 +1,4 @@
-"""Hold the graphs of several batches' gradients, so that they can be differentiated again without another run."""
+"""Keep the graphs of several batches' gradients, so that they can be differentiated again without another run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from earlycrop.scoring.differentiable_network import DifferentiableNetwork, Edge
 from earlycrop.utils.types import Tensors
 
 MAX_BYTES = 2 * 1024**3
-"""How large the tensors may be that all held graphs save. It is no share of the free memory: which graphs are held
+"""How large the tensors may be that all kept graphs save. It is no share of the free memory: which graphs are kept
 changes sums in their last digit, and a resumed run must find the same."""
 
 
-class HeldGraphs:
+class GraphCache:
     """The graphs of the first batches' gradients.
 
-    The first graph is measured, and as many are held as would fit into ``MAX_BYTES`` if all were as large. The only
-    graph of a single batch is always held.
+    The first graph is measured, and as many are kept as would fit into ``MAX_BYTES`` if all were as large. The only
+    graph of a single batch is always kept.
 
     Args:
         network: The network.
@@ -34,11 +34,11 @@ class HeldGraphs:
         self._edges: dict[int, dict[str, Edges]] = {}
 
     def has_room(self, number: int) -> bool:
-        """Whether the graph of the batch with this number is held."""
+        """Whether the graph of the batch with this number is kept."""
         return number < self._room
 
     def differentiate(self, number: int, batch: Any) -> dict[str, Tensors]:
-        """Return a batch's gradients by term and parameter, and hold their graph."""
+        """Return a batch's gradients by term and parameter, and keep their graph."""
         if number or self._batches == 1:
             gradients = self._network.gradients(batch)
         else:
@@ -60,7 +60,7 @@ class HeldGraphs:
             return self._network.gradients(batch), MAX_BYTES + 1  # torch.func in a forward allows no measurement
 
     def pop(self, number: int) -> dict[str, Edges] | None:
-        """Return the places of a batch's gradients in their graph, which is no longer held, or None."""
+        """Return the places of a batch's gradients in their graph, which is kept no longer, or None."""
         return self._edges.pop(number, None)
 
 
