@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from earlycrop.scoring.differentiable_network import DifferentiableNetwork, Edges, gradient_edges
+from earlycrop.utils.modules import is_functorch_tensor
 from earlycrop.utils.types import Tensors
 
 MAX_BYTES = 2 * 1024**3
@@ -70,8 +72,11 @@ def _saved_bytes() -> Iterator[dict[int, int]]:
     sizes: dict[int, int] = {}
 
     def record(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
+        if tensor.layout != torch.strided or tensor.is_nested or is_functorch_tensor(tensor):
+            sizes[id(tensor)] = tensor.numel() * tensor.element_size()  # it has no storage of its own to ask
+        else:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(record, lambda tensor: tensor):

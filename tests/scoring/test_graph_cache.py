@@ -74,9 +74,33 @@ class Derivative(nn.Module):
         return slopes[:, :3]
 
 
-def test_a_network_that_differentiates_itself_is_scored_on_several_batches() -> None:
+class Neighbours(nn.Module):
+    """A layer over a sparse matrix of neighbours, which autograd saves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sparse.mm(torch.eye(len(x)).to_sparse(), self.linear(x).tanh())
+
+
+class Mapped(nn.Module):
+    """A network that runs sample by sample under torch.func.vmap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.func.vmap(self.layers)(x)
+        return y
+
+
+@pytest.mark.parametrize("network", [Derivative, Neighbours, Mapped])
+def test_tensors_without_a_plain_storage_are_scored_on_several_batches(network: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    model, batches = Derivative(), make_batches((4, 4))
+    model, batches = network(), make_batches((4, 4))
     both = flow(model, CountingLoss(), batches)
     single = [flow(model, CountingLoss(), [batch]) for batch in batches]
     for name, g in both.gradient.items():
