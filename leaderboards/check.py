@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from leaderboards.build import study_record
 from leaderboards.consistency import contradictions
 from leaderboards.records import Record, faults, read_record, record_files
 from leaderboards.recount import Recount
@@ -118,7 +119,7 @@ def _study_problems(path: Path, records: dict[str, Record], unreadable: set[str]
         if run not in records:
             yield f"{path}:{line}: run {run} has no {'readable ' * (run in unreadable)}record"
             return
-    study_records = [records[run] for run in {run for _, run in named}]
+    study_records = [study_record(path.stem, records[run]) for run in {run for _, run in named}]
     if out := sorted(lacking(path.stem, study_records, records)):
         yield f"{path}: {len(out)} of the study's runs have a record and are not in it, such as {out[0]}: {again}"
     expected_columns, expected = _rows(study_text(record.result for record in study_records))

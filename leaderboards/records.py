@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +55,14 @@ class Record:
         version = f'"version": {self.version},\n' if self.version > 1 else ""
         head = f'{version}"finished": {json.dumps(self.finished)},\n"config": {config},\n"result": {result}'
         return f'{{\n{head},\n"log": [\n{epochs}\n]\n}}\n'
+
+
+def validated(record: Record) -> Record:
+    """Return the record with the validation accuracy after the last epoch as its metric, where it has one."""
+    value = record.log[-1].get("validation_accuracy") if record.log else None
+    if value is None:
+        return record
+    return replace(record, result=replace(record.result, value=float(value), split="validation"))
 
 
 def faults(record: Record) -> Iterator[tuple[str, str]]:
