@@ -246,6 +246,8 @@ class Sweep(TakesIn, Shows):
     def carry_out(self, console: Console) -> int:
         """Return 1 if a run failed."""
         out, what = self.folder, (self.study, self.seeds, self.folder, self.data, self.task, self.country)
+        if self.seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, and is {self.seeds}.")
         if self.jobs < 0:
             raise ValueError(f"--jobs must be at least 0, and is {self.jobs}.")
         if self.where == "local" and (self.address, self.gpus) != ("auto", 0):

@@ -126,8 +126,6 @@ def sweep(name: str, seeds: int, out: Path, data: Path | None, task: str | None,
     with a folder of data a task; ``task`` limits the runs to its own; ``country`` is that of the electricity.
     """
     study_of = known(name, data)
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, and is {seeds}.")
     runs = runs_with_data(chain.from_iterable(map(study_of, range(seeds))), data)
     study = [run for run in runs if task in (None, run.task)]
     absent = missing(study, out)

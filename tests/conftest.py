@@ -15,6 +15,10 @@ import jaxtyping
 import pytest
 import torch
 
+from tests import type_checks
+
+type_checks.install()
+
 
 def pytest_configure() -> None:
     """A shell's job in the background ignores Ctrl-C, and all that it starts would, too."""

@@ -7,6 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, make_dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -86,11 +87,11 @@ def parse(module: Any, arguments: Sequence[str]) -> Options:
     if method and method not in METHODS:
         raise ValueError(describe_unknown("method", method, METHODS))
     options: Options = replace(module.PRESETS[name](), preset=name)
-    groups = _make_groups(type(options), {"preset": Literal[tuple(module.PRESETS)]})
+    its_type: Any = type(options)
+    groups, every_group = _make_groups(its_type, tuple(module.PRESETS))
     defaults = {
         group: kind(**{f.name: getattr(options, f.name) for f in fields(kind)}) for group, kind in groups.items()
     }
-    every_group: Any = make_dataclass("Groups", list(groups.items()), frozen=True)
     program = f"python -m {module.__name__}"
     with one_line_errors(program):
         parsed = tyro.cli(
@@ -116,24 +117,27 @@ def _find_value(arguments: Sequence[str], option: str) -> str:
     return values[-1]
 
 
-def _make_groups(kind: type[Options], choices: dict[str, Any]) -> dict[str, Any]:
-    """Return a dataclass for each group of options, with their types and help texts."""
-    kinds = get_type_hints(kind) | CHOICES | choices
+@cache  # tyro reads the source of each new class
+def _make_groups(kind: type[Options], presets: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
+    """Return a dataclass for each group of options, with their types and help texts, and one that has them all."""
+    kinds = get_type_hints(kind) | CHOICES | {"preset": Literal[presets]}
     help_texts = _field_docstrings(kind)
     grouped = {name for names in GROUPS.values() for name in names}
     names = [field.name for field in fields(kind)]
     if undocumented := [name for name in names if name not in help_texts]:
         raise ValueError(f"the option {undocumented[0]} has no docstring, which is its help: add one below the field")
-    groups = {"task": [name for name in names if name not in grouped], **GROUPS}
-    return {
+    members_of_group = {"task": [name for name in names if name not in grouped], **GROUPS}
+    groups = {
         group: make_dataclass(
             group,
             [(name, Annotated[kinds[name], tyro.conf.arg(help=help_texts[name])]) for name in members if name in names],
             frozen=True,
             kw_only=True,
         )
-        for group, members in groups.items()
+        for group, members in members_of_group.items()
     }
+    without_help = [(name, Annotated[group, tyro.conf.arg(help="")]) for name, group in groups.items()]
+    return groups, make_dataclass("Groups", without_help, frozen=True)
 
 
 def _field_docstrings(kind: type) -> dict[str, str]:

@@ -250,6 +250,7 @@ def test_data_without_a_study_is_refused(place: Path) -> None:
     assert output.startswith("error: --data tells which runs are a study's: name the study")
 
 
+@pytest.mark.slow
 def test_a_study_is_swept_with_its_country(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = ("--steps", "300", "--epochs", "2", "--agents", "2", "--widths", "8", "8", "--method", "dense")
     monkeypatch.setitem(studies.STUDIES, "sparse", lambda seed: iter([Run("cartpole", tiny)]))

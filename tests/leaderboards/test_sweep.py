@@ -110,6 +110,7 @@ def test_a_result_that_cannot_be_is_reported_and_stops_nothing(place: Path, caps
     assert [r.result.method for r in read_records(place / "out").values()] == ["dense"]
 
 
+@pytest.mark.slow
 def test_copies_that_are_pruned_at_an_epoch_branch_off_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = (*TINY, "--epochs", "3", "--method", "dense", "--schedule", "constant", "--keep", "2")
     pruned = (*TINY, "--epochs", "3", "--method", "crop-s", "--sparsity", "0.5", "--trigger", "2")
@@ -134,7 +135,7 @@ def test_copies_that_are_pruned_at_an_epoch_branch_off_one_run(tmp_path: Path, m
     ("more", "sentence"),
     [
         (["nothing"], "there is no study 'nothing': take one of table1"),
-        (["fig4", "--seeds", "0"], "seeds must be at least 1"),
+        (["fig4", "--seeds", "0"], "--seeds must be at least 1"),
         (["fig4", "--data", "/nowhere"], "There is no folder /nowhere"),
         (["fig4", "--jobs", "-1"], "--jobs must be at least 0, and is -1."),
         (["fig4", "--gpus", "1"], "--address and --gpus are of a Ray cluster: add --where ray, or leave them out"),
