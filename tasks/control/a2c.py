@@ -81,7 +81,7 @@ class A2C(Task):
         check(options)
         self.options, self.diagnostics_games = options, diagnostics_games
         self.dataset, self.clip = options.environment, options.clip
-        self.network = "-".join(["mlp", *map(str, options.widths)])
+        self.network = "-".join([*["norm"] * options.normalise_observations, "mlp", *map(str, options.widths)])
         with closing(make_environments(options.environment, 1)) as environment:
             self.shape = environment.single_observation_space.shape or ()
             self.actions = actions_of(environment)
