@@ -218,7 +218,7 @@ FORMS = ("", " --gate rows", " --gate rows --statistics batch", " --statistics r
 
 
 def defaults(seed: int) -> Iterator[Run]:
-    """Which gates, statistics of batch norms and schedule a structured pruning does best with; to choose defaults by."""
+    """Which gates, statistics of batch norms and schedule a structured pruning does best with; to choose by."""
     for task, setting in SETTINGS.items():
         common = f"{setting} --seed {TUNING + seed} --method"
         yield run_of(task, f"{common} dense")
