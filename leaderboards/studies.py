@@ -210,7 +210,7 @@ HELD_OUT = "--preset small --images 10000 --validation 0.5"
 """The setting small with 5,000 images that validate, beside as many that train."""
 SETTINGS = {
     "cifar10": f"{HELD_OUT} --sparsity 0.9", "digits": "--widths 16 32 64 --sparsity 0.95",
-    "cartpole": "--sparsity 0.98",
+    "cartpole": "--sparsity 0.99",
 }  # fmt: skip
 """A setting of each task in which methods that cut nodes end apart."""
 FORMS = ("", " --gate rows", " --gate rows --statistics batch", " --statistics running")
