@@ -46,7 +46,7 @@ def train(model, optimizer, pruner, until, folder):
 def resume(folder):
     """Make everything anew, and load the checkpoint: the model first, as it changes its shapes."""
     model = earlycrop.load(folder, make())
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     pruner = make_pruner(model, optimizer)
     state = earlycrop.load_state(folder / "state.safetensors")
     optimizer.load_state_dict(state["optimizer"])
@@ -56,7 +56,7 @@ def resume(folder):
 
 def run(stop):
     folder, model = Path(mkdtemp()), make()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     pruner = make_pruner(model, optimizer)
     train(model, optimizer, pruner, stop, folder)
     if stop < EPOCHS:

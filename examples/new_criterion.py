@@ -16,7 +16,7 @@ torch.manual_seed(0)
 inputs, labels = torch.randn(512, 20), torch.randint(0, 4, (512,))
 batches = list(zip(inputs.split(64), labels.split(64), strict=True))
 model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
-optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 criterion = earlycrop.Criterion(relative, order=1)  # order 1: it needs g, and no Hg
 
 

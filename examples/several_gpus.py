@@ -32,7 +32,7 @@ def work(rank, port):
     inputs, labels = torch.randn(256, 20, device=device), torch.randint(0, 4, (256,), device=device)
     batches = list(zip(inputs.split(32), labels.split(32), strict=True))
     model = DistributedDataParallel(network, [rank] if gpus else None)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     pruner = earlycrop.Pruner(model, optimizer, loss, "earlycrop-s", sparsity=0.8, epochs=6)
     pruner.step(batches)
     for _ in range(6):

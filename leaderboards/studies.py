@@ -116,7 +116,9 @@ NORMS = (
     "--statistics batch --gate rows", "--statistics running", "--gate norms", "--gate norms --statistics running",
 )  # fmt: skip
 """Forms of the score that only a network with batch norms has."""
-SMALL = {"cartpole": f"{RAW} --sparsity 0.98", "cifar10": "--preset small", "ptb": "--preset tiny"}
+SMALL = {
+    "cartpole": f"{RAW} --sparsity 0.98", "cifar10": "--preset small --schedule keep", "ptb": "--preset tiny",
+}  # fmt: skip
 """A setting of each task in which a network of one CPU core's size is cut so far that it shows."""
 
 
@@ -262,14 +264,15 @@ STUDIES: dict[str, Study] = {
     "scores": scores,
     "defaults": defaults,
     "smoke": compared(
-        "cifar10", "--preset smoke", (0.9,), ("earlycrop-s", "crop-s", "random-s", "earlycrop-u", "snip")
+        "cifar10", "--preset smoke --schedule keep", (0.9,),
+        ("earlycrop-s", "crop-s", "random-s", "earlycrop-u", "snip"),
     ),
     "treebank": compared(
         "ptb", "--preset small", (0.5, 0.8), ("earlycrop-s", "earlycrop-u", "magnitude-u", "magnitude-after-u")
     ),
     "observations": observations,
     "terms": terms,
-    "when": points("--preset small", (0.9,), (0, 1, 2, 3, 4, 6, 8, 10), holds=False),
+    "when": points("--preset small --schedule keep", (0.9,), (0, 1, 2, 3, 4, 6, 8, 10), holds=False),
     "when-control": when_control,
     "when-images": points(HELD_OUT, (0.9,), (0, 1, 2, 4, 8), first_seed=TUNING),
 }  # fmt: skip

@@ -57,7 +57,7 @@ class Wine(Task):
         return nn.Sequential(nn.Linear(13, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        return torch.optim.Adam(model.parameters(), self.options.learning_rate)
+        return torch.optim.Adam(model.parameters(), self.options.learning_rate, fused=True)
 
     # The learning rate, from the share of the training that is done (0 to 1).
     def learning_rate(self, progress: float) -> float:

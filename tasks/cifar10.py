@@ -30,7 +30,7 @@ def paper_table1() -> Options:
     """The paper's tables 1 and 2 (section 5 and appendix D, and its code): Adam and OneCycle on images of 64 x 64."""
     return Options(
         preset="paper-table1", network="resnet18", size=64, epochs=80, batch=256, optimizer="adam", learning_rate=2e-3,
-        decay="onecycle", weight_decay=5e-5, clip=10.0, schedule="after-cut", as_authors=True,
+        decay="onecycle", weight_decay=5e-5, clip=10.0, as_authors=True,
     )  # fmt: skip
 
 

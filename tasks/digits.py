@@ -21,7 +21,7 @@ from tasks.data.loader import generator
 from tasks.runner.errors import require
 from tasks.runner.evaluation_mode import evaluating, model_device
 from tasks.runner.options import Options as TaskOptions
-from tasks.runner.options import require_range
+from tasks.runner.options import Schedule, require_range
 from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
 
@@ -38,6 +38,7 @@ class Options(TaskOptions):
     """Budget of training epochs, those before the cut included."""
     batch: int = 64
     """Images in a batch."""
+    schedule: Schedule = "after-cut"
     learning_rate: float = 2e-3
     """Largest learning rate of Adam, which rises and falls once."""
     widths: tuple[int, int, int] = (128, 256, 704)
@@ -83,7 +84,7 @@ class Digits(Task):
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs, 10))
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        return torch.optim.Adam(model.parameters(), self.options.learning_rate)
+        return torch.optim.Adam(model.parameters(), self.options.learning_rate, fused=True)
 
     def learning_rate(self, progress: float) -> float:
         """Up over the first 30 % of the training, and down to zero."""

@@ -29,7 +29,7 @@ def paper() -> Options:
     """The paper's table 6 (section 5, appendices C and E): Adam and OneCycle on images of 224 x 224, as they are."""
     return Options(
         preset="paper", network="resnet18", size=224, epochs=80, batch=128, optimizer="adam", learning_rate=2e-3,
-        decay="onecycle", weight_decay=5e-5, clip=10.0, padding=0, flip=False, schedule="after-cut",
+        decay="onecycle", weight_decay=5e-5, clip=10.0, padding=0, flip=False,
         as_authors=True,
     )  # fmt: skip
 

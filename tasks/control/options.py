@@ -8,7 +8,7 @@ from typing import Literal, TypeVar, get_args, get_type_hints
 
 from tasks.nets.actor_critic import ACTIVATIONS
 from tasks.runner.errors import require
-from tasks.runner.options import Options
+from tasks.runner.options import Options, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,7 @@ class A2COptions(Options):
     workers: int = 1
     """Environments that step at once: above 1, a process each (Gymnasium's async form), which pays where a step takes
     milliseconds. The games are the same, but cart-pole's start otherwise."""
-    schedule: Literal["keep", "restart", "after-cut", "constant"] = "after-cut"
-    """How the learning rate goes: see the other tasks; here it is held until the pruning by default."""
+    schedule: Schedule = "after-cut"
     rollout: int = 16
     """Steps that each agent plays between two updates."""
     learning_rate: float = 1e-3

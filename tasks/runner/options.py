@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from tasks.runner.errors import require
 
+Schedule = Literal["keep", "restart", "after-cut", "constant"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -49,7 +51,7 @@ class Options:
     """Share of the epochs that ltr rewinds to; 0 is the initialisation."""
     optimizer_state: Literal["keep", "reset"] = "keep"
     """Whether the optimizer goes on with its state after a pruning or starts afresh."""
-    schedule: Literal["keep", "restart", "after-cut", "constant"] = "keep"
+    schedule: Schedule = "keep"
     """How the learning rate goes: its schedule runs over all epochs (keep), starts anew over those that are left after
     a pruning (restart), is held until the pruning and runs over those that are left (after-cut), or is held (constant),
     as the trunk of runs that are cut at several epochs needs it."""
