@@ -11,9 +11,8 @@ from rich.console import Console
 from leaderboards.plots import cost, pruning_epoch, sparsity
 from leaderboards.plots.learning import draw
 from leaderboards.plots.style import saved
-from leaderboards.records import Record, read_records, record_files, validated, write_text
-from leaderboards.studies import BY_VALIDATION
-from leaderboards.sweep import known, recorded
+from leaderboards.records import Record, read_records, record_files, write_text
+from leaderboards.sweep import known, recorded, study_record
 from leaderboards.table import csv_text, groups, named, show, study_text
 
 
@@ -69,11 +68,6 @@ def study_records(name: str, seeds: int, data: Path | None, out: Path, damaged: 
             "with, or move the file away where they are no part of the study any more."
         )
     return [study_record(name, records[run]) for run in sorted(ids)]
-
-
-def study_record(name: str, record: Record) -> Record:
-    """Return a record as a study's table has it: with a study by validation data, by those."""
-    return validated(record) if name in BY_VALIDATION else record
 
 
 def tabulate(

@@ -9,11 +9,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from leaderboards.build import study_record
 from leaderboards.consistency import contradictions
 from leaderboards.records import Record, faults, read_record, record_files
 from leaderboards.recount import Recount
-from leaderboards.sweep import lacking
+from leaderboards.sweep import lacking, study_record
 from leaderboards.table import csv_text, study_text
 from tasks.runner.result import KINDS, Result
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from earlycrop.utils.validation import describe_unknown
-from leaderboards.records import Record, read_record, read_run, record_path, write_record
-from leaderboards.studies import STUDIES, Run, Study
+from leaderboards.records import Record, read_record, read_run, record_path, validated, write_record
+from leaderboards.studies import BY_VALIDATION, STUDIES, Run, Study
 from tasks.runner.arguments import parse
 from tasks.runner.options import Options
 from tasks.runner.resources import available_cores
@@ -105,6 +105,11 @@ def recorded(
             break
         ids |= new
     return ids.intersection(records)
+
+
+def study_record(name: str, record: Record) -> Record:
+    """Return a record as a study's table has it: with the metric of the validation data where the study goes by it."""
+    return validated(record) if name in BY_VALIDATION else record
 
 
 def lacking(name: str, table: Collection[Record], records: Collection[str]) -> set[str]:

@@ -44,7 +44,19 @@ def test_a_run_that_branches_off_a_dense_one_is_the_run_that_trains_that_far_its
 
 OF_TASKS: dict[str, list[str]] = {
     "ptb": ["--embedding", "6", "--widths", "9", "--batch", "4", "--length", "8", "--decay", "1.5", "--dropout", "0"],
-    "cifar10": ["--network", "resnet8-cifar", "--batch", "8", "--scoring", "1", "--test-epochs", "2", "3"],
+    "cifar10": [
+        "--network",
+        "resnet8-cifar",
+        "--batch",
+        "8",
+        "--scoring",
+        "1",
+        "--test-epochs",
+        "2",
+        "3",
+        "--schedule",
+        "keep",
+    ],
 }
 OF_TASKS["ptb"] += ["--scoring", "2", "--learning-rate", "0.3"]  # so high that epoch 3 does the dense one no good
 
