@@ -132,6 +132,7 @@ def test_a_run_is_cut_and_stopped_and_resumed_ends_in_the_same_numbers(
         assert (a["loss"], a["validation_rmse"]) == (b["loss"], b["validation_rmse"])
 
 
+@pytest.mark.slow
 def test_it_learns_what_tells_the_depth_and_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcrn, "_resnet", Narrow)
     scenes(tmp_path / "data")

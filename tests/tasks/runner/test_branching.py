@@ -61,7 +61,8 @@ OF_TASKS: dict[str, list[str]] = {
 OF_TASKS["ptb"] += ["--scoring", "2", "--learning-rate", "0.3"]  # so high that epoch 3 does the dense one no good
 
 
-@pytest.mark.parametrize("task", [t if t == "ptb" else pytest.param(t, marks=pytest.mark.slow) for t in OF_TASKS])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", OF_TASKS)
 def test_what_a_task_remembers_branches_off_with_it(task: str, tmp_path: Path) -> None:
     """The learning rate that validation has left, and an epoch's test accuracy, which is the pruned network's."""
     TINY_DATA[task](tmp_path / "data")

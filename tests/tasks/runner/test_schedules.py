@@ -70,6 +70,7 @@ def test_a_held_rate_is_the_largest_one_after_a_resume_too(tmp_path: Path, monke
     assert rates(tmp_path / "two", *more) == expected == pytest.approx([LARGEST] * 4 + over(2))
 
 
+@pytest.mark.slow
 def test_runs_that_hold_the_rate_branch_off_a_trunk_that_holds_it(tmp_path: Path, capsys: Any) -> None:
     dense, constant = tmp_path / "dense", tmp_path / "constant"
     command_line.main("cartpole", command(dense, "--method", "dense", "--keep", "3"))
