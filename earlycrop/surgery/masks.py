@@ -24,7 +24,7 @@ from earlycrop.utils.parametrizations import parameters_without_zeros
 from earlycrop.utils.wrappers import tensor_shapes, unwrap, unwrap_ema_models
 
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integer type by the size of a floating number in bytes. complex128 has none, and uses ``masked_fill_``."""
+"""Integer type that has the bits of a floating number, by its size in bytes. complex128 has none."""
 
 
 class Masks:
@@ -62,8 +62,8 @@ class Masks:
                 raise ValueError(f"the mask of '{name}' fits no parameter: prune the model that it was made for")
         check_optimizers(model, optimizer)
         averages = [dict(m.named_parameters()) for m in unwrap_ema_models(ema_models, model, tensor_shapes(model))]
-        # All bits are set where a weight stays. A bitwise "and" is exact for any value, and several times faster than
-        # a multiplication by booleans or masked_fill_.
+        # All bits are set where a weight stays; torch extends the sign of int8. A bitwise "and" is exact for any value,
+        # and several times faster than a multiplication by booleans or masked_fill_.
         self._bits = {name: _make_bits(parameters[name], mask) for name, mask in removed.items()}
         owners = tensor_owners(model)
         self._places = [(*place, name) for name in removed for place in owners[id(parameters[name])]]
@@ -219,21 +219,20 @@ class _LoadHook:
 
 
 def _make_bits(p: Tensor, removed: Tensor) -> Tensor:
-    return torch.where(removed.to(p.device), 0, -1).to(_INTEGER.get(p.element_size(), torch.int8))
+    return removed.to(p.device).to(torch.int8) - 1
 
 
 def _follow(bits: Tensor, p: Tensor) -> None:
-    """Move and convert the bits as the model was, so that they are not copied at every step."""
-    if p.is_meta:  # there they would be lost
-        return
-    if p.device != bits.device or bits.dtype != _INTEGER.get(p.element_size(), torch.int8):
-        bits.data = _make_bits(p, bits == 0)  # the hooks have this tensor, too
+    """Move the bits as the model was, so that they are not copied at every step."""
+    if p.device != bits.device and not p.is_meta:  # there they would be lost
+        bits.data = bits.to(p.device)  # the hooks have this tensor, too
 
 
 def _zero(t: Tensor, bits: Tensor) -> None:
-    if t.element_size() == bits.element_size() and t.device == bits.device:
-        t.detach().view(bits.dtype).bitwise_and_(bits)
-    else:  # complex128, or an EMA model or a gradient on another device or of another type
+    integer = _INTEGER.get(t.element_size())
+    if integer is not None and t.device == bits.device:
+        t.detach().view(integer).bitwise_and_(bits)
+    else:  # complex128, or an EMA model or a gradient on another device
         t.detach().masked_fill_((bits == 0).to(t.device), 0)
 
 
