@@ -184,13 +184,16 @@ def with_spread(means: Iterable[float], deviations: Iterable[float], digits: int
 
 
 def show(group: Group, records: dict[str, Record], console: Console, price: float | None = None) -> None:
-    """Print the group's table, on a narrow terminal as two; ``price``: what an hour of training costs."""
+    """Print the group's table, narrower or as two on a narrow terminal; ``price``: what an hour of training costs."""
     results, costs = _columns(group, price)
-    table = rich_table(group.title, results + costs)
-    if Measurement.get(console, console.options.update(max_width=1000), table).minimum <= console.width:
-        console.print(table)
+    console.print(group.title, style="bold", highlight=False, markup=False)
+    for gap in (2, 1):
+        table = rich_table(None, results + costs, gap)
+        if Measurement.get(console, console.options.update(max_width=1000), table).minimum <= console.width:
+            console.print(table)
+            break
     else:
-        console.print(rich_table(group.title, results))
+        console.print(rich_table(None, results))
         console.print(rich_table(None, results[:2] + costs))
     first = group.rows.iloc[0]
     better = "higher" if first["higher_is_better"] else "lower"
@@ -244,14 +247,18 @@ def _epochs(lines: pd.DataFrame, group: Group) -> list[str]:
     return texts
 
 
-def rich_table(title: str | None, columns: Columns) -> Table:
-    """Return a table for the terminal; a line whose first cell is 1 is bold."""
+def rich_table(title: str | None, columns: Columns, gap: int = 2) -> Table:
+    """Return a table for the terminal, with ``gap`` spaces between columns; a line whose first cell is 1 is bold."""
     table = Table(
         title=title and Text(title), title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-        collapse_padding=True,
+        collapse_padding=True, padding=(0, gap - 1),
     )  # fmt: skip
-    for name, _ in columns:
-        table.add_column(Text(name), justify="left" if name == "method" else "right", no_wrap=name != "method")
+    for name, column in columns:
+        if name == "method":
+            table.add_column(name)
+        else:  # rich takes an unbroken column to be as narrow as its longest word
+            width = max(Text(line).cell_len for cell in (name, *map(str, column)) for line in cell.split("\n"))
+            table.add_column(Text(name), justify="right", no_wrap=True, min_width=width)
     for row in zip(*(column for _, column in columns), strict=True):
         table.add_row(
             *(Text(cell) if isinstance(cell, str) else cell for cell in row), style="bold" if row[0] == "1" else None

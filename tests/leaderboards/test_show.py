@@ -18,6 +18,8 @@ from tests.leaderboards.results import ALL, DENSE, write_run
 
 def test_narrow_terminal_cuts_nothing_off(place: Path) -> None:
     wide, narrow = call(place)[1], call(place, "show", width=80)[1]
+    (one,) = (line for line in call(place, "show", width=88)[1].splitlines() if " seeds " in line)
+    assert "epoch" in one, "columns come nearer before the table becomes two"
     for text in (wide, narrow):
         assert "…" not in text
         assert re.search(r"2 +earlycrop-s +3 +95\.0 ± 4\.6 +-10\.0 +90\.00 +60\.00", text)
