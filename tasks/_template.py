@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from tasks import Summary, Task
 from tasks.data.loader import generator
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.networks import evaluating, model_device
 from tasks.runner.options import Options as TaskOptions
 
 Batch = tuple[Tensor, Tensor]

@@ -19,7 +19,7 @@ from tasks import DataFingerprint, Summary, Task
 from tasks.data.balance import scoring_order
 from tasks.data.loader import generator
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.networks import evaluating, model_device
 from tasks.runner.options import Options as TaskOptions
 from tasks.runner.options import require_range
 from tasks.runner.schedules import one_cycle

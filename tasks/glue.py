@@ -22,12 +22,12 @@ from torch.optim import Optimizer
 from tasks import DataFingerprint, Summary, Task
 from tasks.data.balance import scoring_order
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.networks import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
 from tasks.runner.options import require_positive, require_range
 from tasks.runner.store import digest
 from tasks.text.encoders import encoder, pretrained
-from tasks.text.glue_dataset import GLUE, Split, held_out, read, write
+from tasks.text.glue_dataset import GLUE, Split, held_out, read, write_predictions
 from tasks.text.tokens import Batch, Examples, grouped, sorted_by_length, tokenized
 
 TRAINING, SCORING = 0, 1
@@ -226,7 +226,7 @@ class LanguageUnderstanding(Task):
 
     def record(self, model: nn.Module, folder: Path) -> list[Path]:
         """All metrics of all evaluated splits in metrics.json, and predictions as GLUE takes them, a file a split."""
-        return write(self.glue, folder, {
+        return write_predictions(self.glue, folder, {
             name: (examples.labels.numpy(), self._predicted(model, examples))
             for name, examples in self.evaluated.items()
         })  # fmt: skip

@@ -26,12 +26,12 @@ from tasks.depth.nyu_dataset import held_out, read, spread
 from tasks.depth.prediction import errors, errors_of_mean, predicted
 from tasks.depth.views import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
 from tasks.nets.fcrn import FCRN
-from tasks.runner.atomic_files import write
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import model_device
+from tasks.runner.files import write
+from tasks.runner.machine import memory_budget
+from tasks.runner.networks import model_device
 from tasks.runner.options import Options as CommonOptions
 from tasks.runner.options import require_positive, require_range
-from tasks.runner.resources import memory_budget
 from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
 

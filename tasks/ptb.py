@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from tasks import DataFingerprint, Summary, Task
 from tasks.nets.psmm import PSMM, Memory, Mixture
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.networks import evaluating, model_device
 from tasks.runner.options import Options as CommonOptions
 from tasks.runner.options import require_positive, require_range
 from tasks.runner.store import digest

@@ -34,7 +34,7 @@ from tasks.control.rollouts import (
 )
 from tasks.nets.actor_critic import ActorCritic, RunningNorm
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating
+from tasks.runner.networks import evaluating
 
 EPISODES = 100
 TRAINING, SCORING = 0, 1

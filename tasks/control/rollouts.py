@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from tasks.runner.errors import LostError
-from tasks.runner.evaluation_mode import evaluating
+from tasks.runner.networks import evaluating
 
 EVALUATION_SEED, DIAGNOSTICS_SEED = 2**31, 2**31 + 2**16
 """Training environments are seeded below 2**30 + the number of agents, so that none plays an evaluated game."""

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.data.files import reading, require_size
 from tasks.runner.errors import first_line
+from tasks.runner.files import reading, require_size
 
 Tables = Mapping[str, Any]
 """Split -> a ``datasets.Dataset``."""

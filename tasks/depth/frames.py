@@ -14,7 +14,7 @@ from tasks.depth.metrics import UNREAD
 from tasks.depth.nyu_dataset import Pairs
 from tasks.depth.views import Size
 from tasks.runner.errors import RunError
-from tasks.runner.resources import available_cores
+from tasks.runner.machine import available_cores
 from tasks.runner.store import digest
 
 AT_ONCE = 16

@@ -15,8 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tasks.data.files import reading, require_size
 from tasks.depth.matlab_file import read_numbers
+from tasks.runner.files import reading, require_size
 
 LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 PAIR: dict[str, tuple[Any, ...]] = {"rgb": (3, "H", "W", "uint8"), "depth": ("H", "W", "float32")}

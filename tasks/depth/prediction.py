@@ -11,7 +11,7 @@ from torch.nn import functional
 from tasks.depth.frames import Frames
 from tasks.depth.metrics import Errors
 from tasks.depth.views import Size, depths_seen, images_seen, middle
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.networks import evaluating, model_device
 
 
 def predicted(

@@ -20,7 +20,7 @@ from earlycrop.selection.schedules import one_shot
 from earlycrop.selection.targets import Measure
 from earlycrop.triggers.triggers import before
 from earlycrop.utils.validation import describe_unknown
-from tasks.runner.one_line_errors import one_line_errors
+from tasks.runner.errors import one_line_errors
 from tasks.runner.options import Options
 
 GROUPS = {

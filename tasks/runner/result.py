@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from tasks.runner.json_files import parse
+from tasks.runner.files import parse
 
 
 @dataclass(frozen=True, kw_only=True)

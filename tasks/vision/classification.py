@@ -22,9 +22,9 @@ from tasks.data.loader import generator
 from tasks.nets.classifiers import network, require_fit
 from tasks.runner import distributed
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.machine import memory_budget
+from tasks.runner.networks import evaluating, model_device
 from tasks.runner.options import Options, require_positive, require_range
-from tasks.runner.resources import memory_budget
 from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
 from tasks.vision.augmentation import Augmentation

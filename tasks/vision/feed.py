@@ -13,7 +13,7 @@ from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks.data.loader import Key, generator, loaded
 from tasks.data.normalisation import IMAGENET, statistics
 from tasks.runner import distributed
-from tasks.runner.resources import available_cores
+from tasks.runner.machine import available_cores
 from tasks.vision.augmentation import Augmentation, augment, prepared
 from tasks.vision.images import Images
 

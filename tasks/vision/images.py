@@ -20,8 +20,8 @@ from torch import Tensor
 
 from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks.data import tables
-from tasks.data.files import existing_file, reading
 from tasks.runner.errors import first_line
+from tasks.runner.files import existing_file, reading
 from tasks.runner.store import digest
 
 TEST = ("test", "valid", "validation", "val")

@@ -19,7 +19,7 @@ import earlycrop
 import tasks
 from tasks import cifar10
 from tasks.runner import command_line, distributed
-from tasks.runner.resources import cpu_model
+from tasks.runner.machine import cpu_model
 from tasks.vision.augmentation import Augmentation
 from tasks.vision.feed import Feed, InMemory, Streamed
 from tasks.vision.images import read
