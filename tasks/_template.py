@@ -13,7 +13,8 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Summary, Task
-from tasks.data.loader import generator
+from tasks.data.batches import generator
+from tasks.runner.command_line import main
 from tasks.runner.networks import evaluating, model_device
 from tasks.runner.options import Options as TaskOptions
 
@@ -86,12 +87,10 @@ class Wine(Task):
         return float((chosen == self.labels[self.test]).float().mean())
 
 
-def make(options: Options) -> Task:
-    return Wine(options)
+# What makes the task of its options.
+make = Wine
 
 
 # The command line: python -m tasks.NAME, where NAME is the name of this file.
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main(Path(__file__).stem)

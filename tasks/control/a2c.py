@@ -7,9 +7,8 @@ epoch alternates between a rollout of the current policy and a gradient step on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Task
-from tasks.control.options import A2COptions, check
+from tasks.control.options import A2COptions
 from tasks.control.rendering import draw
 from tasks.control.rollouts import (
     DIAGNOSTICS_SEED,
@@ -51,16 +50,6 @@ class Batch(NamedTuple):
     """1, or 0 where an environment was being reset and nobody acted."""
 
 
-class ScoringBatches:
-    """Batches that are played when first iterated over, and kept."""
-
-    def __init__(self, play: Callable[[], list[Batch]]) -> None:
-        self.batches = cache(play)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches())
-
-
 class A2C(Task):
     """An environment as a :class:`tasks.Task`.
 
@@ -68,17 +57,17 @@ class A2C(Task):
     (N, number of actions) and values (N,).
 
     Args:
-        options: The configuration.
         diagnostics_games: Games that are played before and after a pruning.
 
     Raises:
-        ValueError: an option is out of its range, or the environment has no discrete actions.
+        ValueError: there are more workers than agents, or the environment has no discrete actions.
     """
 
     metric, higher_is_better, split = "return", True, f"{EPISODES} episodes"
 
     def __init__(self, options: A2COptions, diagnostics_games: int = 32) -> None:
-        check(options)
+        fits = options.workers <= options.agents
+        require(fits, f"workers must be at most the {options.agents} agents, not {options.workers}.")
         self.options, self.diagnostics_games = options, diagnostics_games
         self.dataset, self.clip = options.environment, options.clip
         self.network = "-".join(["mlp", *map(str, options.widths)])
@@ -128,16 +117,12 @@ class A2C(Task):
                 if (self.games if options.games else self.steps) >= goal:
                     return
 
-    def scoring_batches(self, model: nn.Module, epoch: int) -> ScoringBatches:
+    def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Longer rollouts in environments of their own."""
-
-        def play() -> list[Batch]:
-            options = self.options
-            with closing(self._player(epoch, SCORING)) as player:
-                rollouts = [player.play(model, options.scoring_length) for _ in range(options.scoring_rollouts)]
-            return [self._batch(rollout) for rollout in rollouts]
-
-        return ScoringBatches(play)
+        options = self.options
+        with closing(self._player(epoch, SCORING)) as player:
+            rollouts = [player.play(model, options.scoring_length) for _ in range(options.scoring_rollouts)]
+        return [self._batch(rollout) for rollout in rollouts]
 
     def _player(self, epoch: int, purpose: int) -> Player:
         options = self.options

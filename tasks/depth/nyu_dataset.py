@@ -24,6 +24,7 @@ NAME = "nyu-depth-v2"
 LETTERS = ("N", "H", "W")
 HDF5_RATIO = 1100
 """How many times its own size an HDF5 file may take: its compression reaches a thousand, of zeros."""
+UNREAD = "has a reading: depths are all 0 or not finite, where metres are needed"
 EXPECTED = f"{LABELED} and {SPLITS}, or train/SCENE/NNNNN.h5 and val/SCENE/NNNNN.h5"
 
 

@@ -50,15 +50,7 @@ class RunningNorm(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """A trunk of linear layers with an actor's and a critic's linear head.
-
-    Args:
-        inputs: Entries of an observation.
-        widths: Neurons of each layer of the trunk.
-        actions: Number of actions.
-        activation: What follows each layer of the trunk.
-        normalise: Whether observations are normalised by a :class:`RunningNorm`.
-    """
+    """A trunk of linear layers with an actor's and a critic's linear head; normalises by a :class:`RunningNorm`."""
 
     def __init__(
         self, inputs: int, widths: tuple[int, ...], actions: int, activation: str, normalise: bool = False

@@ -21,7 +21,7 @@ from earlycrop.selection.targets import Measure
 from earlycrop.triggers.triggers import before
 from earlycrop.utils.validation import describe_unknown
 from tasks.runner.errors import one_line_errors
-from tasks.runner.options import Options
+from tasks.runner.options import Options, check_values
 
 GROUPS = {
     "pruning": (
@@ -68,10 +68,6 @@ TIMES = {
 
 def parse(module: Any, arguments: Sequence[str]) -> Options:
     """Return the options of a task: its preset's values, with the arguments in their place.
-
-    Args:
-        module: The task's module.
-        arguments: The command line.
 
     Raises:
         ValueError: There is no such preset, or the task's module lacks something.
@@ -174,6 +170,7 @@ def _describe_method(method: Method) -> str:
 
 def check(options: Options) -> None:
     """Raise a ValueError for an option of every task that is out of its range."""
+    check_values(options)
     if options.method != "dense" and not 0 < options.sparsity < 1:
         raise ValueError(f"--sparsity must be above 0 and below 1, and is {options.sparsity}: it is the share removed")
     if getattr(options, "data", None) == "":

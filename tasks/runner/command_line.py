@@ -60,9 +60,6 @@ def main(
         name: The task.
         arguments: The command line; None is that of this process.
         opened: Opens the run's folder.
-
-    Returns:
-        The run's result.
     """
     module = importlib.import_module(f"tasks.{name}")
     try:
@@ -134,11 +131,7 @@ def _prepare(
 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Say on standard error what is being done, if it takes more than :data:`PATIENCE`.
-
-    Args:
-        doing: What, such as ``reading the data of glue``.
-    """
+    """Say on standard error what is being done, such as ``reading the data of glue``, if it takes long."""
     timer = Timer(PATIENCE, lambda: print(f"{doing} ...", file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
@@ -152,9 +145,6 @@ def go_offline_without_hub(*sources: str) -> None:
     """Let what is named on the Hugging Face hub be read from what was downloaded before, if the hub cannot be reached.
 
     Otherwise its libraries try for minutes. Nothing is done where each source is a folder, or a proxy is set.
-
-    Args:
-        *sources: Names on the hub, or folders.
     """
     named = [source for source in sources if source and "/" in source and not Path(source).exists()]
     if not named or os.environ.get(_OFFLINE) or urllib.request.getproxies():

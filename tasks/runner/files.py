@@ -50,9 +50,7 @@ def parse(text: str, where: str, line: int = 1, **options: Any) -> Any:
     """Return what a text of JSON holds; raise ValueError, with ``where`` and the line, if it is not JSON.
 
     Args:
-        text: The text.
-        where: The file, for the error.
-        line: The number of its first line.
+        line: The number of its first line in the file ``where``.
         options: Of ``json.loads``.
     """
     try:

@@ -6,10 +6,36 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from earlycrop import CRITERIA, METHODS
+from earlycrop.utils.validation import describe_unknown
 from tasks.runner.errors import require
+
+
+class Bounds(NamedTuple):
+    """What the number of an option must be, or each number of a tuple: written beside its type, as in :data:`Count`."""
+
+    least: float = -math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    most: float = math.inf
+
+    def hold(self, number: float) -> bool:
+        return self.least <= number <= self.most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        forms = ("{:g} or more", "above {:g}", "below {:g}", "at most {:g}")
+        return " and ".join(form.format(limit) for form, limit in zip(forms, self, strict=True) if math.isfinite(limit))
+
+
+Count = Annotated[int, Bounds(least=1)]
+Counts = Annotated[tuple[int, ...], Bounds(least=1)]
+CountOr0 = Annotated[int, Bounds(least=0)]
+Share = Annotated[float, Bounds(least=0, below=1)]
+AtLeast0 = Annotated[float, Bounds(least=0)]
+Positive = Annotated[float, Bounds(above=0)]
+Clip = Annotated[float | None, Bounds(above=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +86,9 @@ class Options:
     kernel: bool = False
     """Whether the turn of the neural tangent kernel is measured as well, on a scoring batch: a backward pass each for
     up to 64 outputs, every epoch up to a pruning."""
-    epochs: int = 30
+    epochs: Count = 30
     """Budget of training epochs, those before the cut included."""
-    seed: int = 0
+    seed: CountOr0 = 0
     """Seeds initialisation, data and everything else that is random."""
     device: str = "auto"
     """Torch device, or "auto": the first CUDA device where there is one, else the CPU."""
@@ -110,10 +136,9 @@ PRUNING = (
 
 
 def ignored_options(method: str, criterion: str = "") -> frozenset[str]:
-    """Return the names of the options that change nothing of a run.
+    """Return the names of the options that change nothing of a run; an unknown method ignores none.
 
     Args:
-        method: The method's name. One that is not in ``METHODS`` ignores nothing.
         criterion: The name of the criterion in place of the method's own, or nothing.
     """
     row = METHODS.get(method)
@@ -168,16 +193,13 @@ def config_fault(config: dict[str, Any]) -> str | None:
     return None
 
 
-def require_range(options: Options, low: float, *names: str, below: float = math.inf) -> None:
-    """Raise a ValueError for an option of these names that is not a number from ``low`` on, and below ``below``."""
-    limit = "" if below == math.inf else f" and below {below:g}"
-    for name in names:
-        number = getattr(options, name)
-        require(low <= number < below, f"{name} must be {low:g} or more{limit}, not {number}")
-
-
-def require_positive(options: Options, *names: str) -> None:
-    """Raise a ValueError for an option of these names that is neither None nor a number above 0."""
-    for name in names:
-        number = getattr(options, name)
-        require(number is None or 0 < number < math.inf, f"{name} must be a number above 0, not {number}")
+def check_values(options: Options) -> None:
+    """Raise a ValueError for an option that is outside its :class:`Bounds`, or none of its choices."""
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(describe_unknown(name, value, get_args(hint)))
+        for bounds in getattr(hint, "__metadata__", ()):
+            numbers = value if isinstance(value, tuple) else (value,)
+            fits = bool(numbers) and all(n is None or bounds.hold(n) for n in numbers)
+            require(fits, f"{name} must be {bounds}, not {value}")

@@ -125,14 +125,12 @@ class Result:
             raise ValueError(f"{where}: unknown field {', '.join(unknown)}")
         if missing := [name for name in KINDS if name not in data and name not in LATER]:
             raise ValueError(f"{where}: missing field {', '.join(missing)}")
+        # JSON does not tell 1 from 1.0, and a column has one type.
+        typed: dict[str, Any] = {n: float(v) if float in KINDS[n] and type(v) is int else v for n, v in data.items()}
         try:
-            for name in data:
-                _check(name, data[name], KINDS[name])
+            return cls(**typed)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        # JSON does not tell 1 from 1.0, and a column has one type.
-        typed: dict[str, Any] = {n: float(v) if float in KINDS[n] and v is not None else v for n, v in data.items()}
-        return cls(**typed)
 
     @classmethod
     def from_json(cls, text: str, where: str = "result.json") -> Result:

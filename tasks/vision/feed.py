@@ -10,8 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.data.loader import Key, generator, loaded
-from tasks.data.normalisation import IMAGENET, statistics
+from tasks.data.batches import IMAGENET, Key, generator, loaded, statistics
 from tasks.runner import distributed
 from tasks.runner.machine import available_cores
 from tasks.vision.augmentation import Augmentation, augment, prepared
@@ -77,7 +76,6 @@ class InMemory:
         return InMemory(pixels, images.labels, self.size, None, self.scale)
 
     def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
-        """An epoch of whole batches in a random order, augmented."""
         order = torch.randperm(len(self), generator=generator(key))
         random = generator((*key, 1), device)
         for chosen in torch.split(order, batch):
@@ -85,7 +83,6 @@ class InMemory:
                 yield self._batch(chosen, device, random)
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
-        """The images at ``order``, in that order, as they are."""
         for chosen in torch.split(order, batch):
             yield self._batch(chosen, device, None)
 
@@ -112,14 +109,12 @@ class Streamed:
         return len(self.images)
 
     def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
-        """An epoch of whole batches in a random order, augmented."""
         order = distributed.local_slices(torch.randperm(len(self), generator=generator(key)), batch)
         key = (*key, distributed.rank()) if distributed.rank() else key
         transform, local_batch = _transform(self.size, self.augmentation), batch // distributed.processes()
         yield from self._load(order, local_batch, device, transform, key, drop_last=len(self) >= batch)
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
-        """The images at ``order``, in that order, as they are."""
         yield from self._load(order, batch, device, _transform(self.size, None), (0,), drop_last=False)
 
     def _load(

@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks import cifar10
-from tasks.data.loader import generator
-from tasks.data.normalisation import statistics
+from tasks.data.batches import generator, statistics
 from tasks.vision import classification
 from tasks.vision.augmentation import Augmentation, prepared, shift_and_flip, turn_and_crop
 from tasks.vision.feed import InMemory, Streamed
