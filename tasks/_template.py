@@ -17,16 +17,18 @@ from tasks.data.batches import generator
 from tasks.runner.command_line import main
 from tasks.runner.networks import evaluating, model_device
 from tasks.runner.options import Options as TaskOptions
+from tasks.runner.options import Positive
 
 Batch = tuple[Tensor, Tensor]
 
 
-# The options: each field is an option of the command line, and its docstring is the help.
+# The options: each field is an option of the command line, its type may say how large it may be, its docstring is the
+# help.
 @dataclass(frozen=True, kw_only=True)
 class Options(TaskOptions):
     """The configuration of the wine task."""
 
-    learning_rate: float = 3e-3
+    learning_rate: Positive = 3e-3
     """Learning rate of Adam."""
 
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks import Summary
-from tasks.control.a2c import A2C
-from tasks.control.options import A2COptions, flare
+from tasks.control.a2c import A2C, A2COptions, flare
 from tasks.runner.command_line import main
-from tasks.runner.options import AtLeast0, Count, Counts
 
 Environment = Literal["Acrobot-v1"]
 
@@ -22,10 +20,10 @@ class Options(A2COptions):
     """Acrobot's configuration."""
 
     environment: Environment = "Acrobot-v1"
-    widths: Counts = (256, 256, 256)
-    steps: Count = 300_000
-    rollout: Count = 8
-    entropy: AtLeast0 = 0.003
+    widths: tuple[int, ...] = (256, 256, 256)
+    steps: int = 300_000
+    rollout: int = 8
+    entropy: float = 0.003
     normalise_observations: bool = False
     """Whether observations are shifted and scaled to mean 0 and deviation 1 over all that were seen. Sines, cosines and
     velocities have one scale as they are: scaled anew, the policy learned at half the speed in its first epochs."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks import Summary
-from tasks.control.a2c import A2C
-from tasks.control.options import A2COptions, flare
+from tasks.control.a2c import A2C, A2COptions, flare
 from tasks.runner.command_line import main
 
 Environment = Literal["CartPole-v1", "CartPole-v0"]

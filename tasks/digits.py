@@ -34,7 +34,7 @@ TRAINING, SCORING = 0, 1
 class Options(TaskOptions):
     """The configuration of the digits task."""
 
-    epochs: Count = 20
+    epochs: int = 20
     batch: Count = 64
     """Images in a batch."""
     learning_rate: Positive = 2e-3

@@ -73,7 +73,7 @@ class Options(CommonOptions):
     exclude: tuple[str, ...] = ("*embed*",)
     """Layers to leave alone, by name or pattern. What is given takes the place of "*embed*", the embeddings: name that
     too to leave them alone."""
-    epochs: Count = 3
+    epochs: int = 3
     record: bool = False
     """Whether to write what is predicted of each example, and all metrics, into the run's folder."""
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 
 from tasks import Summary, Task
 from tasks.runner.command_line import main
-from tasks.runner.options import CountOr0
-from tasks.vision.augmentation import CropShare
-from tasks.vision.classification import Side, Vision, VisionOptions
+from tasks.vision.classification import Vision, VisionOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +15,9 @@ class Options(VisionOptions):
 
     data: str = "ILSVRC/imagenet-1k"
     network: str = "resnet50-imagenet"
-    size: Side = 224
-    padding: CountOr0 = 0
-    smallest_crop: CropShare = 0.08
+    size: int = 224
+    padding: int = 0
+    smallest_crop: float = 0.08
 
 
 def standard() -> Options:

@@ -7,13 +7,11 @@ which is off here, and leaves nothing of one game to the next.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from tasks import Summary, Task
-from tasks.control.a2c import A2C
-from tasks.control.options import A2COptions, UpTo1, flare
+from tasks.control.a2c import A2C, A2COptions, flare
 from tasks.runner.command_line import main
-from tasks.runner.options import AtLeast0, Bounds, Count, Counts, Positive
 
 Environment = Literal["LunarLander-v3"]
 
@@ -23,14 +21,14 @@ class Options(A2COptions):
     """Lunar lander's configuration."""
 
     environment: Environment = "LunarLander-v3"
-    widths: Counts = (256, 256, 256)
+    widths: tuple[int, ...] = (256, 256, 256)
     activation: Literal["tanh", "relu"] = "relu"
-    learning_rate: Positive = 5e-4
-    gae: UpTo1 = 0.95
-    steps: Count = 1_500_000
-    last_entropy: Annotated[float | None, Bounds(least=0)] = 0.0
+    learning_rate: float = 5e-4
+    gae: float = 0.95
+    steps: int = 1_500_000
+    last_entropy: float | None = 0.0
     normalise: bool = True
-    value: AtLeast0 = 0.5
+    value: float = 0.5
 
 
 def default() -> Options:

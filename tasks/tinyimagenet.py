@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from tasks import Summary, Task
 from tasks.runner.command_line import main
-from tasks.runner.options import CountOr0
-from tasks.vision.classification import Side, Vision, VisionOptions
+from tasks.vision.classification import Vision, VisionOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +14,8 @@ class Options(VisionOptions):
     """Tiny-ImageNet's configuration."""
 
     data: str = "zh-plus/tiny-imagenet"
-    size: Side = 64
-    padding: CountOr0 = 8
+    size: int = 64
+    padding: int = 8
 
 
 def standard() -> Options:

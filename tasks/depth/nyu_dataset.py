@@ -76,15 +76,11 @@ class Pairs:
 def opened(path: Path) -> Iterator[Any]:
     """An HDF5 file while it is read; what is wrong with it is a ValueError that names it."""
     with reading(path):
-        if _head(path) == b"MATLAB 5.0":
-            raise ValueError("it is a MATLAB v5 file, and not v7.3, which is HDF5")
+        with path.open("rb") as raw:
+            if raw.read(10) == b"MATLAB 5.0":
+                raise ValueError("it is a MATLAB v5 file, and not v7.3, which is HDF5")
         with h5py.File(path) as file:
             yield file
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as raw:
-        return raw.read(10)
 
 
 def read(data: str) -> tuple[Pairs, Pairs, str]:

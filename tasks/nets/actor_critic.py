@@ -26,12 +26,9 @@ class RunningNorm(nn.Module):
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        for name, value in (
-            ("mean", torch.zeros(inputs)),
-            ("variance", torch.ones(inputs)),
-            ("count", torch.zeros(())),
-        ):
-            self.register_buffer(name, value)
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("variance", torch.ones(inputs))
+        self.register_buffer("count", torch.zeros(()))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Observations (..., inputs), normalised."""

@@ -26,18 +26,8 @@ from tasks.runner.options import Options, check_values
 GROUPS = {
     "pruning": (
         *("method", "sparsity", "of", "rounds", "trigger", "criterion", "gate", "statistics", "as_authors", "exclude"),
-        *(
-            "include",
-            "floors",
-            "ceilings",
-            "multiple",
-            "shuffled",
-            "rewind",
-            "scoring",
-            "scoring_rollouts",
-            "scoring_length",
-        ),
-        "prune_on",
+        *("include", "floors", "ceilings", "multiple", "shuffled", "rewind", "scoring", "scoring_rollouts"),
+        *("scoring_length", "prune_on"),
     ),
     "training": (
         *("epochs", "batch", "optimizer", "learning_rate", "decay", "weight_decay", "clip", "smoothing"),

@@ -77,7 +77,9 @@ def main(
         result = distributed.broadcast_from_rank0(store.result())
         _print(description if result is None else _describe_finished(result, store))
         result = result or _with_progress(name, task, options, store, total)
-        pictures = _drawn(task, options, store) if options.record else []
+        pictures = []
+        if options.record:
+            pictures = task.record(store.model(task).to(device_of(options.device, "--device")), store.folder)
     except KeyboardInterrupt:
         _stopped(store.folder)
     except DivergedError as error:
@@ -194,11 +196,6 @@ def _with_progress(name: str, task: Task, options: Options, store: Store, total:
                 progress.print(_describe_pruning(line["event"]), highlight=False)
 
         return run(name, task, options, store, report)
-
-
-def _drawn(task: Task, options: Options, store: Store) -> list[Path]:
-    """The pictures of the finished run's model."""
-    return task.record(store.model(task).to(device_of(options.device, "--device")), store.folder)
 
 
 def _print(text: str) -> None:

@@ -64,15 +64,12 @@ def one_line_errors(program: str) -> Iterator[None]:
         raise SystemExit(BAD_INPUT) from None
 
 
-def _is_rule(line: str) -> bool:
-    return bool(line) and not line.strip("─-╰╯")
-
-
 def to_sentence(box: str) -> str:
     """Return the first paragraph of a message of tyro's, with the option that it thinks was meant."""
     lines = [line.strip("│ ") for line in box.splitlines()]
     title = 1 if box.startswith("╭") else 2  # a terminal without such characters has a line below the title
-    text = " ".join(" ".join(takewhile(lambda line: not _is_rule(line), lines[title:])).split()).rstrip(".")
+    paragraph = takewhile(lambda line: not line or line.strip("─-╰╯"), lines[title:])
+    text = " ".join(" ".join(paragraph).split()).rstrip(".")
     if several := _SEVERAL.search(text):
         text = text[: several.start()] + several["last"]
     if meant := re.search(r"Perhaps you meant:[\s│]*(--[\w-]+)", box):

@@ -14,7 +14,7 @@ from tasks.runner.errors import require
 
 
 class Bounds(NamedTuple):
-    """What the number of an option must be, or each number of a tuple: written beside its type, as in :data:`Count`."""
+    """What the number of an option, or each number of a tuple, must be: a part of its type, as in :data:`Count`."""
 
     least: float = -math.inf
     above: float = -math.inf
@@ -194,8 +194,12 @@ def config_fault(config: dict[str, Any]) -> str | None:
 
 
 def check_values(options: Options) -> None:
-    """Raise a ValueError for an option that is outside its :class:`Bounds`, or none of its choices."""
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
+    """Raise a ValueError for an option that is outside its :class:`Bounds`, or none of its choices.
+
+    Those of base classes count, too, where a task has given an option another default.
+    """
+    hints = [hint for kind in type(options).__mro__ for hint in get_type_hints(kind, include_extras=True).items()]
+    for name, hint in hints:
         value = getattr(options, name)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise ValueError(describe_unknown(name, value, get_args(hint)))

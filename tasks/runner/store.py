@@ -175,12 +175,6 @@ class Store:
                 if number not in (epoch, *keep):
                     shutil.rmtree(older)
 
-    def require_within(self, epoch: int, total: int) -> None:
-        """Raise a RunError if the last checkpoint is of an epoch that the run does not have."""
-        if epoch > total:
-            path = checkpoint(self.folder, epoch)
-            raise RunError(f"{path} is of epoch {epoch}, and the run has {total}: move it away to start the run anew")
-
     def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
         """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""
         if not self.folder.is_dir():

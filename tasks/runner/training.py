@@ -198,18 +198,14 @@ def lay_state_as_parameters(optimizer: Optimizer) -> None:
 
 
 def _scalar(value: Any) -> Tensor:
-    """Return what a task's loss returned as one number, the sum of its terms.
-
-    Raises:
-        RunError: A term is no tensor of one number.
-    """
-    terms = named_terms(value)
-    for term in terms.values():
-        if not isinstance(term, Tensor) or term.numel() != 1:
-            shape = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else repr(term)
-            raise RunError(f"the task's loss is {shape}, and must be a tensor of one number: take the mean of it")
-    if not terms:
-        raise RunError("the task's loss has no terms: return a tensor of one number, or a dict of such tensors")
+    """Return what a task's loss returned as one number, the sum of its terms; raise RunError if a term is none."""
+    terms = named_terms(value).values()
+    if not terms or any(not isinstance(term, Tensor) or term.numel() != 1 for term in terms):
+        shapes = ", ".join(str(tuple(term.shape)) if isinstance(term, Tensor) else repr(term) for term in terms)
+        raise RunError(
+            f"the task's loss must be a tensor of one number, or a dict of such tensors: take the mean of it, which is "
+            f"now {shapes or 'empty'}"
+        )
     return total_loss(value)
 
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 import earlycrop
 from tasks import Task
 from tasks.runner import distributed
-from tasks.runner.checkpoints import branch_off
+from tasks.runner.checkpoints import branch_off, checkpoint
 from tasks.runner.errors import DivergedError, RunError
 from tasks.runner.machine import cuda_algorithms
 from tasks.runner.networks import count_nonzero_parameters
@@ -140,7 +140,9 @@ def restore(name: str, task: Task, options: Options, store: Store, emissions: Ru
         largest_rate=optimizer.param_groups[0]["lr"],
     )  # fmt: skip
     if state is not None:
-        store.require_within(state["epoch"], pruner.total_epochs)
+        if (epoch := state["epoch"]) > pruner.total_epochs:
+            path, total = checkpoint(store.folder, epoch), pruner.total_epochs
+            raise RunError(f"{path} is of epoch {epoch}, and the run has {total}: move it away to start the run anew")
         training.load(state, pruner.load_state_dict)
     elif options.branch_from is not None:
         training.load(branch_off(options, store.config, model, data), pruner.branch_off)

@@ -137,8 +137,6 @@ def _split(where: str, table: Any, task: Glue) -> Split:
         if name not in table.column_names:
             columns = ", ".join(table.column_names)
             raise ValueError(f"{where}: there is no column {name} (there are {columns}): is this {task.name}?")
-    if not len(table):
-        raise ValueError(f"{where}: it has no rows: fetch it anew")
     _require_own_labels(where, table.features["label"], task)
     columns_of_text = tuple(tables.texts(where, table, name) for name in task.texts)
     labels = list(table["label"])

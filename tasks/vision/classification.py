@@ -33,7 +33,6 @@ from tasks.vision.images import first, held_out, read
 Batch = tuple[Tensor, Tensor]
 """Images (N, 3, size, size) float32, and labels (N,)."""
 TRAINING, SCORING = 0, 1
-Side = Annotated[int, Bounds(least=8)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class VisionOptions(Augmentation, Options):
     """Data set on the hub, or a folder: parquet files, a folder a class, or torchvision's CIFAR archives."""
     network: str = "resnet18-cifar"
     """Classifier: one of ours (--network help lists them), of torchvision by its name, or timm:NAME."""
-    size: Side = 32
+    size: Annotated[int, Bounds(least=8)] = 32
     """Side of the images that the network is given."""
     images: CountOr0 = 0
     """Most training images; 0 is all. They are the same for every seed."""
@@ -90,9 +89,8 @@ class Vision(Task):
         batch, count = min(options.batch, len(train)), distributed.processes()
         require(batch % count == 0, f"a batch of {batch} has no {count} equal parts, one a process: change --batch")
         self.batches_per_epoch = max(1, len(train) // options.batch)
-        self.training, self.validation, self.test = feeds(
-            train, validation, test, options.size, options, memory_budget(options.device)
-        )
+        max_bytes = memory_budget(options.device)
+        self.training, self.validation, self.test = feeds(train, validation, test, options.size, max_bytes)
         self.epoch = 0
         self.compiled: Any = None
         self.classes_of = torch.from_numpy(train.labels)
@@ -129,8 +127,8 @@ class Vision(Task):
         """Whole batches of all training images in a random order, augmented."""
         self.epoch = epoch
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
-        device = model_device(model)
-        yield from self.training.shuffled(self.options.batch, device, (self.options.seed, epoch, TRAINING))
+        options, key = self.options, (self.options.seed, epoch, TRAINING)
+        yield from self.training.shuffled(options.batch, model_device(model), key, options)
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training images as they are; of each batch, this process's part."""

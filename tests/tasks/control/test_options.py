@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.control.a2c import A2C
-from tasks.control.options import A2COptions
+from tasks.control.a2c import A2C, A2COptions
 from tasks.runner.options import check_values
 from tests.tasks.control.policies import TASKS, learn, tiny
 
