@@ -70,10 +70,8 @@ def environment(**variables: str) -> Iterator[None]:
 @contextmanager
 def cuda_algorithms(deterministic: bool) -> Iterator[None]:
     """Have CUDA choose what is fastest, or what always computes the same, and restore its settings."""
-    enabled, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     variables = {}
     if deterministic:  # without it, cuBLAS refuses to be deterministic

@@ -148,12 +148,7 @@ def _check(name: str, value: Any, kinds: tuple[type, ...]) -> None:
         raise ValueError(f"field {name}: expected {expected}, got {value!r}")
 
 
-KINDS: dict[str, tuple[type, ...]] = {
-    field.name: get_args(hint) or (hint,)
-    for hints in [get_type_hints(Result)]
-    for field in fields(Result)
-    for hint in [hints[field.name]]
-}
+KINDS: dict[str, tuple[type, ...]] = {n: get_args(hint) or (hint,) for n, hint in get_type_hints(Result).items()}
 """Every field, in the order of the columns, with the types that it may have."""
 LATER = {field.name for field in fields(Result) if field.default is not MISSING}
 """Columns that came after the first records, which may lack them."""

@@ -20,9 +20,9 @@ def one_cycle(progress: float) -> float:
 
 
 def _trigger(options: Options) -> str:
-    """Return when a run prunes: a name in TRIGGERS, or the number of an epoch."""
+    """Return when a run prunes: a name in TRIGGERS, the number of an epoch, or nothing for a trigger without a name."""
     own = METHODS[options.method].trigger
-    return options.trigger or next(name for name, trigger in TRIGGERS.items() if trigger is own)
+    return options.trigger or next((name for name, trigger in TRIGGERS.items() if trigger is own), "")
 
 
 def holds_until_cut(options: Options) -> bool:
