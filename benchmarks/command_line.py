@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
-from tasks.runner.one_line_errors import one_line_errors
+from tasks.runner.errors import one_line_errors
 
 
 @dataclass(frozen=True, kw_only=True)

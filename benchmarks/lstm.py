@@ -17,7 +17,7 @@ from benchmarks.timing import REPEATS, in_turn
 from earlycrop import flow
 from tasks import ptb
 from tasks.nets.psmm import PSMM
-from tasks.text.sequences import Batch
+from tasks.text.corpus import Batch
 
 GOAL = 6
 """Gradients that a scoring may take."""

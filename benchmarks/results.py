@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command_line import BenchmarkOptions, fail
-from tasks.runner.resources import cpu_model
+from tasks.runner.machine import cpu_model
 
 FOLDER = Path(__file__).parent / "results"
 ENVIRONMENT = ("cpu", "cores", "memory_gb", "system", "threads", "python", "torch", "packages", "date")

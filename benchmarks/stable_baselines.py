@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from tasks.control.options import A2COptions
+from tasks.control.a2c import A2COptions
 
 
 class Trunk(BaseFeaturesExtractor):

@@ -14,8 +14,8 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1]))  # only needed outside tasks/
 
 from tasks import Summary, Task
-from tasks.data.loader import generator
-from tasks.runner.evaluation_mode import evaluating
+from tasks.data.batches import generator
+from tasks.runner.networks import evaluating
 from tasks.runner.options import Options as TaskOptions
 
 

@@ -11,7 +11,7 @@ from tyro.conf import PositionalMetavarFromFieldName
 
 from earlycrop.utils.validation import describe_unknown
 from leaderboards.commands import Check, Collect, Page, Show, Sweep, Tables, Trigger
-from tasks.runner.one_line_errors import one_line_errors
+from tasks.runner.errors import one_line_errors
 
 PROGRAM = "python -m leaderboards"
 COMMANDS = ("collect", "show", "check", "tables", "page", "trigger", "sweep")

@@ -21,10 +21,11 @@ from typing import Any
 from leaderboards.run_storage import RunStorage, pack, top_level_files, unpack
 from leaderboards.studies import Run
 from leaderboards.sweep import CHECKOUT, Work, collect_run, run_id
-from tasks.runner import command_line, process_settings
+from tasks.runner import command_line, machine
+from tasks.runner.checkpoints import checkpoint
 from tasks.runner.errors import first_line
 from tasks.runner.outcome import COMMIT_VARIABLE, commit
-from tasks.runner.store import Store, checkpoint
+from tasks.runner.store import Store
 
 EXCLUDED = ["/.git", "/.venv", "/runs", "/data", "/docs", "/tests", "/leaderboards/records", "*.png", "*.svg"]
 """What of the checkout is not sent to the cluster's machines: no run reads it."""
@@ -111,7 +112,7 @@ def work(run: Run, storage: Any, gpus: float, sweep_folder: str) -> tuple[int, s
         if Path(sweep_folder).is_dir():
             stack.enter_context(contextlib.chdir(sweep_folder))
         if not gpus:  # "auto" would take one that is another run's
-            stack.enter_context(process_settings.environment(CUDA_VISIBLE_DEVICES=""))
+            stack.enter_context(machine.environment(CUDA_VISIBLE_DEVICES=""))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = place / name
         unpack(files, folder)

@@ -12,10 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.runner.atomic_files import replacing
-from tasks.runner.ignored_options import without_ignored
-from tasks.runner.json_files import parse, read_text
-from tasks.runner.options import config_fault
+from tasks.runner.files import parse, read_text, replacing
+from tasks.runner.options import config_fault, without_ignored
 from tasks.runner.result import Result
 from tasks.runner.store import VERSION
 

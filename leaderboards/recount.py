@@ -19,7 +19,7 @@ from earlycrop.utils.errors import TraceError
 from leaderboards.records import Record, read_run, record_path
 from leaderboards.table import VARIES
 from tasks import Task
-from tasks.runner.counts import count_nonzero_parameters
+from tasks.runner.networks import count_nonzero_parameters
 from tasks.runner.options import Options
 
 TOLERANCE = 1e-4

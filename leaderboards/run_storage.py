@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tasks.runner.store import checkpoint, checkpoints
+from tasks.runner.checkpoints import checkpoint, checkpoints
 
 Files = dict[str, bytes]
 """Path within a run's folder -> what the file holds."""

@@ -20,9 +20,10 @@ from earlycrop.utils.validation import describe_unknown
 from leaderboards.records import Record, read_record, read_run, record_path, validated, write_record
 from leaderboards.studies import BY_VALIDATION, STUDIES, Run, Study
 from tasks.runner.arguments import parse
+from tasks.runner.checkpoints import checkpoint
+from tasks.runner.machine import available_cores
 from tasks.runner.options import Options
-from tasks.runner.resources import available_cores
-from tasks.runner.store import VERSION, checkpoint, configuration, identity
+from tasks.runner.store import VERSION, configuration, identity
 
 CHECKOUT = Path(__file__).parents[1]
 Work = Callable[[list[Run]], Generator[tuple[Run, str | None]]]

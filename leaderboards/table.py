@@ -15,8 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leaderboards.records import Record
-from tasks.runner.ignored_options import ignored_options
-from tasks.runner.options import VARIANTS
+from tasks.runner.options import VARIANTS, ignored_options
 from tasks.runner.result import KINDS, Result
 
 RECIPE = ["task", "dataset", "preset", "network", "metric", "higher_is_better", "split", "epochs"]

@@ -13,19 +13,22 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Summary, Task
-from tasks.data.loader import generator
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.data.batches import generator
+from tasks.runner.command_line import main
+from tasks.runner.networks import evaluating, model_device
 from tasks.runner.options import Options as TaskOptions
+from tasks.runner.options import Positive
 
 Batch = tuple[Tensor, Tensor]
 
 
-# The options: each field is an option of the command line, and its docstring is the help.
+# The options: each field is an option of the command line, its type may say how large it may be, its docstring is the
+# help.
 @dataclass(frozen=True, kw_only=True)
 class Options(TaskOptions):
     """The configuration of the wine task."""
 
-    learning_rate: float = 3e-3
+    learning_rate: Positive = 3e-3
     """Learning rate of Adam."""
 
 
@@ -86,12 +89,10 @@ class Wine(Task):
         return float((chosen == self.labels[self.test]).float().mean())
 
 
-def make(options: Options) -> Task:
-    return Wine(options)
+# What makes the task of its options.
+make = Wine
 
 
 # The command line: python -m tasks.NAME, where NAME is the name of this file.
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main(Path(__file__).stem)

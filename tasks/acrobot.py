@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks import Summary, Task
-from tasks.control.a2c import A2C
-from tasks.control.options import A2COptions, flare
+from tasks import Summary
+from tasks.control.a2c import A2C, A2COptions, flare
+from tasks.runner.command_line import main
 
 Environment = Literal["Acrobot-v1"]
 
@@ -20,17 +20,10 @@ class Options(A2COptions):
     """Acrobot's configuration."""
 
     environment: Environment = "Acrobot-v1"
-    """Gymnasium environment."""
     widths: tuple[int, ...] = (256, 256, 256)
-    """Neurons in each layer of the trunk that actor and critic share."""
-    reward_scale: float = 0.02
-    """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
     steps: int = 300_000
-    """Environment steps over the whole run, all agents together."""
     rollout: int = 8
-    """Steps that each agent plays between two updates."""
     entropy: float = 0.003
-    """Weight of the entropy bonus in the loss."""
     normalise_observations: bool = False
     """Whether observations are shifted and scaled to mean 0 and deviation 1 over all that were seen. Sines, cosines and
     velocities have one scale as they are: scaled anew, the policy learned at half the speed in its first epochs."""
@@ -43,18 +36,13 @@ def default() -> Options:
 
 def paper() -> Options:
     """The paper's table 4: 16 agents of 8000 games each, 256-256-256, trained as FLARE trains (see ``flare``)."""
-    return flare(Options(preset="paper", games=16 * 8000, agents=16, widths=(256, 256, 256)))
+    return flare(Options(games=16 * 8000, agents=16, widths=(256, 256, 256)))
 
 
 PRESETS = {"default": default, "paper": paper}
 SUMMARY = Summary("Acrobot", "Gymnasium", "3 layers of 256", "2")
-
-
-def make(options: Options) -> Task:
-    return A2C(options)
+make = A2C
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("acrobot")

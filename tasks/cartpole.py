@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks import Summary, Task
-from tasks.control.a2c import A2C
-from tasks.control.options import A2COptions, flare
+from tasks import Summary
+from tasks.control.a2c import A2C, A2COptions, flare
+from tasks.runner.command_line import main
 
 Environment = Literal["CartPole-v1", "CartPole-v0"]
 
@@ -20,9 +20,6 @@ class Options(A2COptions):
     """Cart-pole's configuration."""
 
     environment: Environment = "CartPole-v1"
-    """Gymnasium environment."""
-    reward_scale: float = 0.02
-    """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
 
 
 def default() -> Options:
@@ -32,29 +29,18 @@ def default() -> Options:
 
 def paper_table4() -> Options:
     """The paper's table 4: v0, 16 agents of 8000 games each, 128-128-128, trained as FLARE trains (see ``flare``)."""
-    return flare(
-        Options(preset="paper-table4", environment="CartPole-v0", games=16 * 8000, agents=16, widths=(128, 128, 128))
-    )
+    return flare(Options(environment="CartPole-v0", games=16 * 8000, agents=16, widths=(128, 128, 128)))
 
 
 def paper_text() -> Options:
     """The paper's section 5: v0, 20 agents of 640 games each, 256-256-256, 30 epochs, trained as FLARE trains."""
-    return flare(
-        Options(
-            preset="paper-text", environment="CartPole-v0", games=20 * 640, agents=20, widths=(256, 256, 256), epochs=30
-        )
-    )
+    return flare(Options(environment="CartPole-v0", games=20 * 640, agents=20, widths=(256, 256, 256), epochs=30))
 
 
 PRESETS = {"default": default, "paper-table4": paper_table4, "paper-text": paper_text}
 SUMMARY = Summary("CartPole", "Gymnasium", "3 layers of 128", "1")
-
-
-def make(options: Options) -> Task:
-    return A2C(options)
+make = A2C
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("cartpole")

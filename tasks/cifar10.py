@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tasks import Summary, Task
+from tasks.runner.command_line import main
 from tasks.vision.classification import Vision, VisionOptions
 
 
@@ -13,23 +14,17 @@ class Options(VisionOptions):
     """CIFAR-10's configuration."""
 
     data: str = "uoft-cs/cifar10"
-    """Data set on the hub, or a folder: parquet files, a folder a class, or torchvision's CIFAR archives."""
 
 
 def standard() -> Options:
     """SGD, cosine and label smoothing on ResNet18 in its form for small images, as the best baselines have it."""
-    return Options(preset="standard", epochs=80, smoothing=0.1)
-
-
-def default() -> Options:
-    """The standard recipe."""
-    return replace(standard(), preset="default")
+    return Options(epochs=80, smoothing=0.1)
 
 
 def paper_table1() -> Options:
     """The paper's tables 1 and 2 (section 5 and appendix D, and its code): Adam and OneCycle on images of 64 x 64."""
     return Options(
-        preset="paper-table1", network="resnet18", size=64, epochs=80, batch=256, optimizer="adam", learning_rate=2e-3,
+        network="resnet18", size=64, epochs=80, batch=256, optimizer="adam", learning_rate=2e-3,
         decay="onecycle", weight_decay=5e-5, clip=10.0, as_authors=True,
     )  # fmt: skip
 
@@ -37,7 +32,7 @@ def paper_table1() -> Options:
 def smoke() -> Options:
     """A few minutes on two CPU cores: 5,000 images of 32 x 32 through the paper's ResNet18."""
     return Options(
-        preset="smoke", network="resnet18", images=5000, epochs=10, batch=64, optimizer="adam", learning_rate=2e-3,
+        network="resnet18", images=5000, epochs=10, batch=64, optimizer="adam", learning_rate=2e-3,
         decay="onecycle", weight_decay=5e-5, clip=10.0,
     )  # fmt: skip
 
@@ -45,13 +40,13 @@ def smoke() -> Options:
 def small() -> Options:
     """A minute on one CPU core, for comparing methods: 5,000 images through ResNet8."""
     return Options(
-        preset="small", network="resnet8-cifar", images=5000, epochs=12, batch=64, optimizer="adam", learning_rate=5e-3,
+        network="resnet8-cifar", images=5000, epochs=12, batch=64, optimizer="adam", learning_rate=5e-3,
         decay="onecycle", weight_decay=5e-5,
     )  # fmt: skip
 
 
 PRESETS = {
-    "default": default, "standard": standard, "paper-table1": paper_table1, "smoke": smoke, "small": small
+    "default": standard, "standard": standard, "paper-table1": paper_table1, "smoke": smoke, "small": small
 }  # fmt: skip
 SUMMARY = Summary("CIFAR-10", "hub or folder", "ResNet18", "1 (--preset small)")
 
@@ -61,6 +56,4 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("cifar10")

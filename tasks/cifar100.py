@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tasks import Summary, Task
+from tasks.runner.command_line import main
 from tasks.vision.classification import Vision, VisionOptions
 
 
@@ -13,28 +14,22 @@ class Options(VisionOptions):
     """CIFAR-100's configuration."""
 
     data: str = "uoft-cs/cifar100"
-    """Data set on the hub, or a folder: parquet files, a folder a class, or torchvision's CIFAR archives."""
 
 
 def standard() -> Options:
     """SGD, cosine and label smoothing on ResNet18 in its form for small images, as the best baselines have it."""
-    return Options(preset="standard", epochs=80, smoothing=0.1)
+    return Options(epochs=80, smoothing=0.1)
 
 
 def paper() -> Options:
     """The paper's table 5 (VGG16, without the one cycle; section 5, appendices C and E): Adam on turned images."""
     return Options(
-        preset="paper", network="vgg16", size=64, epochs=80, batch=256, optimizer="adam", learning_rate=2e-3,
+        network="vgg16", size=64, epochs=80, batch=256, optimizer="adam", learning_rate=2e-3,
         decay="none", weight_decay=5e-5, clip=10.0, rotation=15.0, as_authors=True,
     )  # fmt: skip
 
 
-def default() -> Options:
-    """The standard recipe."""
-    return replace(standard(), preset="default")
-
-
-PRESETS = {"default": default, "standard": standard, "paper": paper}
+PRESETS = {"default": standard, "standard": standard, "paper": paper}
 SUMMARY = Summary("CIFAR-100", "hub or folder", "ResNet18", "for a GPU")
 
 
@@ -43,6 +38,4 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("cifar100")

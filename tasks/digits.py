@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from sklearn.datasets import load_digits
@@ -16,12 +17,11 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import DataFingerprint, Summary, Task
-from tasks.data.balance import scoring_order
-from tasks.data.loader import generator
-from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.data.batches import generator, scoring_order
+from tasks.runner.command_line import main
+from tasks.runner.networks import evaluating, model_device
+from tasks.runner.options import Bounds, Count, Positive, Schedule
 from tasks.runner.options import Options as TaskOptions
-from tasks.runner.options import Schedule, require_range
 from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
 
@@ -35,15 +35,14 @@ class Options(TaskOptions):
     """The configuration of the digits task."""
 
     epochs: int = 20
-    """Budget of training epochs, those before the cut included."""
-    batch: int = 64
+    batch: Count = 64
     """Images in a batch."""
     schedule: Schedule = "after-cut"
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Largest learning rate of Adam, which rises and falls once."""
-    widths: tuple[int, int, int] = (128, 256, 704)
+    widths: Annotated[tuple[int, int, int], Bounds(least=1)] = (128, 256, 704)
     """Channels of the three convolutions."""
-    scoring: int = 5
+    scoring: Count = 5
     """Batches that pruning scores are computed on."""
 
 
@@ -61,8 +60,6 @@ class Digits(Task):
     dataset, metric = "scikit-learn digits", "accuracy"
 
     def __init__(self, options: Options) -> None:
-        require_range(options, 1, "epochs", "batch", "scoring")
-        require(min(options.widths) >= 1, f"widths must be at least 1, not {options.widths}")
         self.options = options
         self.network = "-".join(["cnn", *map(str, options.widths)])
         images, labels = load_digits(return_X_y=True)
@@ -130,13 +127,8 @@ class Digits(Task):
 
 
 SUMMARY = Summary("scikit-learn handwritten digits", "in scikit-learn", "3 convolutions, 1.9 M weights", "1")
-
-
-def make(options: Options) -> Task:
-    return Digits(options)
+make = Digits
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("digits")

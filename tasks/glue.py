@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,14 +20,15 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import DataFingerprint, Summary, Task
-from tasks.data.balance import scoring_order
+from tasks.data.batches import scoring_order
+from tasks.runner.command_line import main
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.networks import evaluating, model_device
+from tasks.runner.options import AtLeast0, Bounds, Clip, Count, CountOr0, Positive, Share
 from tasks.runner.options import Options as CommonOptions
-from tasks.runner.options import require_positive, require_range
 from tasks.runner.store import digest
 from tasks.text.encoders import encoder, pretrained
-from tasks.text.glue_dataset import GLUE, Split, held_out, read, write
+from tasks.text.glue_dataset import GLUE, Split, held_out, read, write_predictions
 from tasks.text.tokens import Batch, Examples, grouped, sorted_by_length, tokenized
 
 TRAINING, SCORING = 0, 1
@@ -45,23 +46,23 @@ class Options(CommonOptions):
     validation_mismatched of mnli), or with a folder of them a task."""
     model: str = "bert-base-uncased"
     """Encoder on the hub, or a folder, with a head for classifying sequences in transformers."""
-    length: int = 128
+    length: Annotated[int, Bounds(least=8)] = 128
     """Most tokens of an example, special ones included; longer ones are cut there, and counted."""
-    examples: int = 0
+    examples: CountOr0 = 0
     """Most training examples; 0 is all. They are the same for every seed."""
-    validation: float = 0.05
+    validation: Share = 0.05
     """Share of the training examples that is held out, and measured after every epoch; the same for every seed."""
-    batch: int = 32
+    batch: Count = 32
     """Examples in a batch."""
-    learning_rate: float = 2e-5
+    learning_rate: Positive = 2e-5
     """AdamW's largest learning rate."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of the training in which the learning rate rises, linearly, before it falls to 0 as it rose."""
-    weight_decay: float = 0.01
+    weight_decay: AtLeast0 = 0.01
     """Of the weight matrices; biases and norms have none."""
-    clip: float | None = 1.0
+    clip: Clip = 1.0
     """Largest gradient norm, or None for no clipping."""
-    scoring: int = 5
+    scoring: Count = 5
     """Batches that pruning scores are computed on."""
     sparsity: float = 0.5
     """Share to remove, between 0 and 1, of what --of names. Single weights are those of the encoder and the pooler, as
@@ -73,7 +74,6 @@ class Options(CommonOptions):
     """Layers to leave alone, by name or pattern. What is given takes the place of "*embed*", the embeddings: name that
     too to leave them alone."""
     epochs: int = 3
-    """Budget of training epochs, those before the cut included."""
     record: bool = False
     """Whether to write what is predicted of each example, and all metrics, into the run's folder."""
 
@@ -85,23 +85,10 @@ def default() -> Options:
 
 def small() -> Options:
     """A BERT of 6 layers, 384 wide, for one CPU core."""
-    return Options(
-        preset="small", model="sentence-transformers/all-MiniLM-L6-v2", learning_rate=1e-4, batch=16, scoring=3
-    )
+    return Options(model="sentence-transformers/all-MiniLM-L6-v2", learning_rate=1e-4, batch=16, scoring=3)
 
 
 PRESETS = {"default": default, "small": small}
-
-
-def check(options: Options) -> None:
-    """Raise a ValueError for what cannot be trained."""
-    known = get_args(Name)
-    require(options.task_name in known, f"task_name must be one of {', '.join(known)}, not {options.task_name!r}.")
-    require_range(options, 1, "batch", "epochs", "scoring")
-    require_range(options, 8, "length")
-    require_range(options, 0, "examples", "seed", "weight_decay")
-    require_range(options, 0, "validation", "warmup", below=1)
-    require_positive(options, "learning_rate", "clip")
 
 
 class LanguageUnderstanding(Task):
@@ -110,7 +97,6 @@ class LanguageUnderstanding(Task):
     higher_is_better = True
 
     def __init__(self, options: Options) -> None:
-        check(options)
         self.options, self.clip, self.include = options, options.clip, options.include
         self.glue = GLUE[options.task_name]
         self.dataset, self.metric = self.glue.name, self.glue.metrics[0]
@@ -226,7 +212,7 @@ class LanguageUnderstanding(Task):
 
     def record(self, model: nn.Module, folder: Path) -> list[Path]:
         """All metrics of all evaluated splits in metrics.json, and predictions as GLUE takes them, a file a split."""
-        return write(self.glue, folder, {
+        return write_predictions(self.glue, folder, {
             name: (examples.labels.numpy(), self._predicted(model, examples))
             for name, examples in self.evaluated.items()
         })  # fmt: skip
@@ -242,13 +228,8 @@ class LanguageUnderstanding(Task):
 
 
 SUMMARY = Summary("GLUE", "hub or folder", "BERT", "13 (--preset small)")
-
-
-def make(options: Options) -> Task:
-    return LanguageUnderstanding(options)
+make = LanguageUnderstanding
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("glue")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks import Summary, Task
-from tasks.control.a2c import A2C
-from tasks.control.options import A2COptions, flare
+from tasks.control.a2c import A2C, A2COptions, flare
+from tasks.runner.command_line import main
 
 Environment = Literal["LunarLander-v3"]
 
@@ -21,27 +21,14 @@ class Options(A2COptions):
     """Lunar lander's configuration."""
 
     environment: Environment = "LunarLander-v3"
-    """Gymnasium environment."""
     widths: tuple[int, ...] = (256, 256, 256)
-    """Neurons in each layer of the trunk that actor and critic share."""
     activation: Literal["tanh", "relu"] = "relu"
-    """What follows each layer of the trunk."""
     learning_rate: float = 5e-4
-    """Adam's learning rate in the first epoch."""
     gae: float = 0.95
-    """Lambda of the advantage estimate, between 0 and 1; 1 means plain n-step returns."""
-    reward_scale: float = 0.02
-    """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
     steps: int = 1_500_000
-    """Environment steps over the whole run, all agents together."""
-    entropy: float = 0.01
-    """Weight of the entropy bonus in the loss."""
     last_entropy: float | None = 0.0
-    """What that weight falls to, linearly over the epochs; None: it stays."""
     normalise: bool = True
-    """Whether each rollout's advantages are shifted and scaled to mean 0 and deviation 1."""
     value: float = 0.5
-    """Weight of the critic's squared error in the loss."""
 
 
 def default() -> Options:
@@ -51,7 +38,7 @@ def default() -> Options:
 
 def paper() -> Options:
     """The paper's table 4: 16 agents of 8000 games each, 256-256-256, trained as FLARE trains (see ``flare``)."""
-    return flare(Options(preset="paper", games=16 * 8000, agents=16, widths=(256, 256, 256)))
+    return flare(Options(games=16 * 8000, agents=16, widths=(256, 256, 256)))
 
 
 PRESETS = {"default": default, "paper": paper}
@@ -63,6 +50,4 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("lunarlander")

@@ -12,26 +12,27 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tasks import DataFingerprint, Summary, Task
-from tasks.data.loader import generator
+from tasks.data.batches import generator
 from tasks.depth import depth_maps, metrics, views
 from tasks.depth.frames import Frames
+from tasks.depth.metrics import errors, errors_of_mean, predicted
 from tasks.depth.nyu_dataset import held_out, read, spread
-from tasks.depth.prediction import errors, errors_of_mean, predicted
 from tasks.depth.views import Augmentation, Size, View, depths_seen, drawn, images_seen, middle
 from tasks.nets.fcrn import FCRN
-from tasks.runner.atomic_files import write
+from tasks.runner.command_line import main
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import model_device
+from tasks.runner.files import write
+from tasks.runner.machine import memory_budget
+from tasks.runner.networks import model_device
+from tasks.runner.options import AtLeast0, Bounds, Clip, Count, CountOr0, Positive, Share
 from tasks.runner.options import Options as CommonOptions
-from tasks.runner.options import require_positive, require_range
-from tasks.runner.resources import memory_budget
 from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
 
@@ -55,25 +56,25 @@ class Options(Augmentation, CommonOptions):
     """The network's first half."""
     pretrained: bool = False
     """Whether the encoder starts from torchvision's weights of ImageNet."""
-    size: tuple[int, int] = (228, 304)
+    size: Annotated[tuple[int, int], Bounds(least=32)] = (228, 304)
     """Height and width of what the network is given: 19 of 20 parts of the frame's, each way."""
-    frames: int = 0
+    frames: CountOr0 = 0
     """Most training frames, evenly spread; 0 is all."""
-    validation: float = 0.05
+    validation: Share = 0.05
     """Share of each scene's training frames, its last ones, that is held out and measured after every epoch."""
-    batch: int = 8
+    batch: Count = 8
     """Frames in a batch."""
     error: Literal["berhu", "l2"] = "berhu"
     """Training loss: reverse Huber, or mean squared error."""
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """Adam's largest learning rate."""
     decay: Literal["onecycle", "none"] = "onecycle"
     """The learning rate's schedule: up and down (Smith and Topin 2018), or none."""
-    weight_decay: float = 0.0
+    weight_decay: AtLeast0 = 0.0
     """Of the square of the weights (L2)."""
-    clip: float | None = None
+    clip: Clip = None
     """Largest gradient norm, or None for no clipping."""
-    scoring: int = 5
+    scoring: Count = 5
     """Batches that pruning scores are computed on."""
 
 
@@ -87,26 +88,15 @@ def paper() -> Options:
 
     Whether its encoder is pretrained is not told there; here it is, as in Laina et al.
     """
-    return Options(preset="paper", pretrained=True, epochs=10, learning_rate=1e-5, decay="none", as_authors=True)
+    return Options(pretrained=True, epochs=10, learning_rate=1e-5, decay="none", as_authors=True)
 
 
 def small() -> Options:
     """Minutes on one CPU core: images of a quarter of the size through a network of ResNet18."""
-    return Options(
-        preset="small", encoder="resnet18", size=(57, 76), validation=0.15, epochs=24, batch=16, learning_rate=1e-3
-    )
+    return Options(encoder="resnet18", size=(57, 76), validation=0.15, epochs=24, batch=16, learning_rate=1e-3)
 
 
 PRESETS = {"default": default, "paper": paper, "small": small}
-
-
-def check(options: Options) -> None:
-    """Raise a ValueError for what cannot be trained."""
-    require_range(options, 1, "epochs", "batch", "scoring", "scale")
-    require(min(options.size) >= 32, f"size must be 32 or more, both ways, not {options.size}")
-    require_range(options, 0, "frames", "seed", "weight_decay", "rotation")
-    require_range(options, 0, "validation", "colour", below=1)
-    require_positive(options, "learning_rate", "clip")
 
 
 class Depth(Task):
@@ -115,7 +105,6 @@ class Depth(Task):
     metric, higher_is_better = "rmse", False
 
     def __init__(self, options: Options) -> None:
-        check(options)
         self.options, self.clip, self.network = options, options.clip, f"fcrn-{options.encoder}"
         train, test, name = read(options.data)
         self.dataset, self.split = options.dataset or name, test.name
@@ -237,13 +226,8 @@ class Depth(Task):
 
 
 SUMMARY = Summary("NYU Depth v2", "hub or folder", "FCRN", "14 (--preset small)")
-
-
-def make(options: Options) -> Task:
-    return Depth(options)
+make = Depth
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("nyu")

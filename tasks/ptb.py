@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,13 +18,13 @@ from torch.optim import Optimizer
 
 from tasks import DataFingerprint, Summary, Task
 from tasks.nets.psmm import PSMM, Memory, Mixture
+from tasks.runner.command_line import main
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, model_device
+from tasks.runner.networks import evaluating, model_device
+from tasks.runner.options import Bounds, Clip, Count, CountOr0, Counts, Positive, Share
 from tasks.runner.options import Options as CommonOptions
-from tasks.runner.options import require_positive, require_range
 from tasks.runner.store import digest
-from tasks.text.corpus import read
-from tasks.text.sequences import Batch, chunks, parts, streams
+from tasks.text.corpus import Batch, chunks, parts, read, streams
 
 TRAINING, SCORING = 0, 1
 STREAMS, STRETCH = 16, 16
@@ -40,33 +40,33 @@ class Options(CommonOptions):
     data: str = "data/ptb"
     """Folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (any name in the place of ptb; .tokens in that of .txt)
     or parquet files, or a data set on the hub: owner/name or owner/name:configuration."""
-    tokens: int = 0
+    tokens: CountOr0 = 0
     """Words of the training split that are trained on, the first ones; 0 means all. The vocabulary is that of all."""
-    vocabulary: int = 0
+    vocabulary: CountOr0 = 0
     """Words of the vocabulary, the most frequent ones, the others being <unk>; 0 means all of the training split."""
-    embedding: int = 300
+    embedding: Count = 300
     """Width of the word embeddings."""
-    widths: tuple[int, ...] = (300,)
+    widths: Counts = (300,)
     """Hidden units of each LSTM layer."""
-    window: int = 100
+    window: CountOr0 = 100
     """Words that the pointer looks back on, the present one included; 0 leaves it and its sentinel out."""
-    dropout: float = 0.3
+    dropout: Share = 0.3
     """Share of the channels that are dropped in training, of the embeddings and of each layer's outputs."""
     carry: bool = True
     """Whether hidden states are carried along contiguous text; else it is shuffled in chunks that start from zeros."""
-    length: int = 35
+    length: Count = 35
     """Words of a sequence that is trained on, and of a chunk."""
-    epochs_per_pass: int = 1
+    epochs_per_pass: Count = 1
     """Epochs that it takes to read the text once; each goes on where the last one ended, with an empty memory."""
-    batch: int = 128
+    batch: Count = 128
     """Sequences in a batch."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's learning rate at the start."""
-    decay: float = 4.0
+    decay: Annotated[float, Bounds(least=1)] = 4.0
     """What the learning rate is divided by after an epoch that did not lower the validation perplexity."""
-    clip: float | None = 0.25
+    clip: Clip = 0.25
     """Largest gradient norm, or None for no clipping."""
-    scoring: int = 5
+    scoring: Count = 5
     """Batches that pruning scores are computed on."""
     include: tuple[str, ...] = ("*embed*",)
     """Embedding tables that lose single weights as well, by name or pattern, and that their sparsity counts."""
@@ -79,23 +79,23 @@ def default() -> Options:
 
 def paper() -> Options:
     """The paper's setting as its authors' code has it: shuffled chunks of 80 words, each on its own."""
-    return Options(preset="paper", carry=False, length=80, window=80, as_authors=True)
+    return Options(carry=False, length=80, window=80, as_authors=True)
 
 
 def standard() -> Options:
     """Two layers of 650, as Merity et al. have them, meant for a GPU; not measured yet."""
-    return Options(preset="standard", embedding=650, widths=(650, 650), dropout=0.5, length=70, batch=32, epochs=60)
+    return Options(embedding=650, widths=(650, 650), dropout=0.5, length=70, batch=32, epochs=60)
 
 
 def small() -> Options:
     """One layer of 200, once over the text in ten epochs, after each of which it may be cut; for two CPU cores."""
-    return Options(preset="small", embedding=200, widths=(200,), dropout=0.1, batch=20, epochs_per_pass=10, epochs=10)
+    return Options(embedding=200, widths=(200,), dropout=0.1, batch=20, epochs_per_pass=10, epochs=10)
 
 
 def tiny() -> Options:
     """One layer of 64 on a share of the text and its commonest words, to compare methods on one CPU core."""
     return Options(
-        preset="tiny", tokens=100_000, vocabulary=2000, embedding=64, widths=(64,), window=35, dropout=0.1, batch=16,
+        tokens=100_000, vocabulary=2000, embedding=64, widths=(64,), window=35, dropout=0.1, batch=16,
         length=20, epochs=6, learning_rate=3e-3, scoring=3,
     )  # fmt: skip
 
@@ -103,16 +103,6 @@ def tiny() -> Options:
 PRESETS = {
     "default": default, "paper": paper, "standard": standard, "small": small, "tiny": tiny,
 }  # fmt: skip
-
-
-def check(options: Options) -> None:
-    """Raise a ValueError for what cannot be trained."""
-    require_range(options, 1, "embedding", "length", "batch", "epochs_per_pass", "epochs", "scoring", "decay")
-    require_range(options, 0, "tokens", "vocabulary", "window", "seed")
-    require_range(options, 0, "dropout", below=1)
-    require_positive(options, "learning_rate", "clip")
-    widths = options.widths
-    require(bool(widths) and min(widths) >= 1, f"widths must be one or more numbers of at least 1, not {widths}.")
 
 
 def mean(mixture: Mixture, targets: Tensor) -> Tensor:
@@ -127,7 +117,6 @@ class LanguageModelling(Task):
     metric, higher_is_better, split = "perplexity", False, "test"
 
     def __init__(self, options: Options) -> None:
-        check(options)
         self.options, self.clip, self.include = options, options.clip, options.include
         self.corpus = read(options.data, options.vocabulary)
         self.words = self.corpus.train[: options.tokens or None]
@@ -253,13 +242,8 @@ class LanguageModelling(Task):
 
 
 SUMMARY = Summary("Penn Treebank", "hub or folder", "pointer sentinel LSTM", "1 (--preset tiny)")
-
-
-def make(options: Options) -> Task:
-    return LanguageModelling(options)
+make = LanguageModelling
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("ptb")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tasks import Summary, Task
+from tasks.runner.command_line import main
 from tasks.vision.classification import Vision, VisionOptions
 
 
@@ -13,33 +14,25 @@ class Options(VisionOptions):
     """Tiny-ImageNet's configuration."""
 
     data: str = "zh-plus/tiny-imagenet"
-    """Data set on the hub, or a folder: parquet files, a folder a class, or torchvision's CIFAR archives."""
     size: int = 64
-    """Side of the images that the network is given."""
     padding: int = 8
-    """Pixels of black around an image, of which a random window of its size is trained on."""
 
 
 def standard() -> Options:
     """SGD, cosine and label smoothing on ResNet18 in its form for small images."""
-    return Options(preset="standard", epochs=80, smoothing=0.1)
+    return Options(epochs=80, smoothing=0.1)
 
 
 def paper() -> Options:
     """The paper's table 6 (section 5, appendices C and E): Adam and OneCycle on images of 224 x 224, as they are."""
     return Options(
-        preset="paper", network="resnet18", size=224, epochs=80, batch=128, optimizer="adam", learning_rate=2e-3,
+        network="resnet18", size=224, epochs=80, batch=128, optimizer="adam", learning_rate=2e-3,
         decay="onecycle", weight_decay=5e-5, clip=10.0, padding=0, flip=False,
         as_authors=True,
     )  # fmt: skip
 
 
-def default() -> Options:
-    """The standard recipe."""
-    return replace(standard(), preset="default")
-
-
-PRESETS = {"default": default, "standard": standard, "paper": paper}
+PRESETS = {"default": standard, "standard": standard, "paper": paper}
 SUMMARY = Summary("Tiny-ImageNet", "hub or folder", "ResNet18", "for a GPU")
 
 
@@ -48,6 +41,4 @@ def make(options: Options) -> Task:
 
 
 if __name__ == "__main__":
-    from tasks.runner.command_line import main
-
     main("tinyimagenet")

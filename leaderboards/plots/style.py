@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
-from tasks.runner.atomic_files import replacing
+from tasks.runner.files import replacing
 
 FAMILIES = {
     "dense": ("#000000", "s"),

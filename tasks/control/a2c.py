@@ -7,11 +7,11 @@ epoch alternates between a rollout of the current policy and a gradient step on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,24 +20,88 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import Task
-from tasks.control.options import A2COptions, check
+from tasks.control import rollouts
 from tasks.control.rendering import draw
-from tasks.control.rollouts import (
-    DIAGNOSTICS_SEED,
-    EVALUATION_SEED,
-    Player,
-    Rollout,
-    actions_of,
-    advantages,
-    make_environments,
-    mean_return,
-)
+from tasks.control.rollouts import Player, Rollout, advantages
 from tasks.nets.actor_critic import ActorCritic, RunningNorm
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating
+from tasks.runner.networks import evaluating
+from tasks.runner.options import AtLeast0, Bounds, Clip, Count, CountOr0, Counts, Options, Positive, Schedule
 
 EPISODES = 100
 TRAINING, SCORING = 0, 1
+UpTo1 = Annotated[float, Bounds(least=0, most=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2COptions(Options):
+    """A control task's configuration."""
+
+    environment: str
+    """Gymnasium environment with discrete actions."""
+    widths: Counts = (128, 128, 128)
+    """Neurons in each layer of the trunk that actor and critic share."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """What follows each layer of the trunk."""
+    steps: Count = 500_000
+    """Environment steps over the whole run, all agents together."""
+    games: CountOr0 = 0
+    """Finished games over the whole run; above 0 it replaces --steps."""
+    agents: Count = 16
+    """Environments that are played in step."""
+    workers: Count = 1
+    """Environments that step at once: above 1, a process each (Gymnasium's async form), which pays where a step takes
+    milliseconds. The games are the same, but cart-pole's start otherwise."""
+    schedule: Schedule = "after-cut"
+    rollout: Count = 16
+    """Steps that each agent plays between two updates."""
+    learning_rate: Positive = 1e-3
+    """Adam's learning rate in the first epoch."""
+    decay: bool = True
+    """Whether the learning rate falls linearly, to 0 at the end of the last epoch."""
+    discount: UpTo1 = 0.99
+    """Weight of a reward one step later, between 0 and 1."""
+    gae: UpTo1 = 0.98
+    """Lambda of the advantage estimate, between 0 and 1; 1 means plain n-step returns."""
+    reward_scale: Positive = 0.02
+    """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
+    entropy: AtLeast0 = 0.01
+    """Weight of the entropy bonus in the loss."""
+    last_entropy: Annotated[float | None, Bounds(least=0)] = None
+    """What that weight falls to, linearly over the epochs; None: it stays."""
+    normalise_observations: bool = True
+    """Whether observations are shifted and scaled to mean 0 and deviation 1 over all that were seen. Without it, the
+    weights of an observation that varies little in early games have little effect on any score, and may all go."""
+    normalise: bool = False
+    """Whether each rollout's advantages are shifted and scaled to mean 0 and deviation 1."""
+    value: AtLeast0 = 0.25
+    """Weight of the critic's squared error in the loss."""
+    clip: Clip = 0.5
+    """Largest gradient norm, or None for no clipping."""
+    scoring_rollouts: Count = 5
+    """Rollouts that pruning scores are computed on."""
+    scoring_length: Count = 128
+    """Steps that each agent plays in one of them."""
+
+
+Setting = TypeVar("Setting", bound=A2COptions)
+
+
+def flare(options: Setting) -> Setting:
+    """``options`` with the algorithm of FLARE, the framework that the paper names for its control tasks.
+
+    It is probably ``idlrl/flare`` on GitHub. That is a guess: the paper's citation is of an NLP library, but
+    ``flare/examples/ac_example.py`` is CartPole's row of table 4 to the word: CartPole-v0, 16 agents, 8000 games for
+    each agent (not for all together, which would be ``--games 8000``), a shared trunk 128-128-128. From there are the
+    ReLU, the one-step temporal difference (``gae`` 0), a value weight of 1, no entropy bonus, an update every 4 steps
+    of an agent, rewards divided by 100, and a constant learning rate of 5e-5 without clipping.
+
+    Deviations: Adam in place of RMSprop, agents that play in step and not asynchronously, orthogonal initialisation.
+    """
+    return replace(
+        options, activation="relu", learning_rate=5e-5, decay=False, clip=None, gae=0.0, value=1.0, entropy=0.0,
+        last_entropy=None, normalise=False, normalise_observations=False, rollout=4, reward_scale=0.01, as_authors=True,
+    )  # fmt: skip
 
 
 class Batch(NamedTuple):
@@ -51,16 +115,6 @@ class Batch(NamedTuple):
     """1, or 0 where an environment was being reset and nobody acted."""
 
 
-class ScoringBatches:
-    """Batches that are played when first iterated over, and kept."""
-
-    def __init__(self, play: Callable[[], list[Batch]]) -> None:
-        self.batches = cache(play)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches())
-
-
 class A2C(Task):
     """An environment as a :class:`tasks.Task`.
 
@@ -68,23 +122,23 @@ class A2C(Task):
     (N, number of actions) and values (N,).
 
     Args:
-        options: The configuration.
         diagnostics_games: Games that are played before and after a pruning.
 
     Raises:
-        ValueError: an option is out of its range, or the environment has no discrete actions.
+        ValueError: there are more workers than agents, or the environment has no discrete actions.
     """
 
     metric, higher_is_better, split = "return", True, f"{EPISODES} episodes"
 
     def __init__(self, options: A2COptions, diagnostics_games: int = 32) -> None:
-        check(options)
+        fits = options.workers <= options.agents
+        require(fits, f"workers must be at most the {options.agents} agents, not {options.workers}.")
         self.options, self.diagnostics_games = options, diagnostics_games
         self.dataset, self.clip = options.environment, options.clip
         self.network = "-".join([*["norm"] * options.normalise_observations, "mlp", *map(str, options.widths)])
-        with closing(make_environments(options.environment, 1)) as environment:
+        with closing(rollouts.make_environments(options.environment, 1)) as environment:
             self.shape = environment.single_observation_space.shape or ()
-            self.actions = actions_of(environment)
+            self.actions = rollouts.actions_of(environment)
         require(self.actions > 0, f"environment must have discrete actions, which {options.environment} has not.")
         self.games = self.steps = 0
         self.returns: list[float] = []
@@ -128,16 +182,12 @@ class A2C(Task):
                 if (self.games if options.games else self.steps) >= goal:
                     return
 
-    def scoring_batches(self, model: nn.Module, epoch: int) -> ScoringBatches:
+    def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Longer rollouts in environments of their own."""
-
-        def play() -> list[Batch]:
-            options = self.options
-            with closing(self._player(epoch, SCORING)) as player:
-                rollouts = [player.play(model, options.scoring_length) for _ in range(options.scoring_rollouts)]
-            return [self._batch(rollout) for rollout in rollouts]
-
-        return ScoringBatches(play)
+        options = self.options
+        with closing(self._player(epoch, SCORING)) as player:
+            played = [player.play(model, options.scoring_length) for _ in range(options.scoring_rollouts)]
+        return [self._batch(rollout) for rollout in played]
 
     def _player(self, epoch: int, purpose: int) -> Player:
         options = self.options
@@ -189,13 +239,13 @@ class A2C(Task):
         with evaluating(model):
             logits = [model(batch.observations)[0][batch.mask > 0] for batch in batches]
         return {
-            "return": mean_return(model, self.dataset, self.diagnostics_games, DIAGNOSTICS_SEED),
+            "return": rollouts.mean_return(model, self.dataset, self.diagnostics_games, rollouts.DIAGNOSTICS_SEED),
             "policy": functional.log_softmax(torch.cat(logits), -1),
         }
 
     def evaluate(self, model: nn.Module) -> float:
         """Mean undiscounted return of the most likely actions, over the first game of 100 environments."""
-        return mean_return(model, self.dataset, EPISODES, EVALUATION_SEED)
+        return rollouts.mean_return(model, self.dataset, EPISODES, rollouts.EVALUATION_SEED)
 
     def record(self, model: nn.Module, folder: Path) -> list[Path]:
         """A game of the most likely actions, as an animated picture."""

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 from tasks.control.rollouts import known_warnings, likeliest
-from tasks.runner import process_settings
-from tasks.runner.atomic_files import replacing
-from tasks.runner.evaluation_mode import evaluating
+from tasks.runner import machine
+from tasks.runner.files import replacing
+from tasks.runner.networks import evaluating
 
 SEED = 2**31 + 2**20
 FRAMES, WIDTH = 250, 320
@@ -30,7 +30,7 @@ def draw(name: str, model: nn.Module, path: Path) -> float:
     with known_warnings():
         environment = gymnasium.make(name, render_mode="rgb_array")
     driver = os.environ.get("SDL_VIDEODRIVER", "dummy")  # it draws into arrays, also where there is no display
-    with process_settings.environment(SDL_VIDEODRIVER=driver), closing(environment):
+    with machine.environment(SDL_VIDEODRIVER=driver), closing(environment):
         rate = environment.metadata["render_fps"]
         every = max(1, rate // 25)  # viewers slow down what has more than 50 frames a second
         total, frames = _play(environment, model, every)

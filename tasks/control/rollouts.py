@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from tasks.runner.errors import LostError
-from tasks.runner.evaluation_mode import evaluating
+from tasks.runner.networks import evaluating
 
 EVALUATION_SEED, DIAGNOSTICS_SEED = 2**31, 2**31 + 2**16
 """Training environments are seeded below 2**30 + the number of agents, so that none plays an evaluated game."""
@@ -53,10 +53,8 @@ class Player:
     reset is no transition: its reward is 0 and ``mask`` is False.
 
     Args:
-        name: Gymnasium environment with discrete actions.
-        agents: Number of environments.
         key: Seed of the environments and of the actions.
-        workers: Environments that step at once, see :func:`make_environments`.
+        workers: See :func:`make_environments`.
     """
 
     def __init__(self, name: str, agents: int, key: tuple[int, ...], workers: int = 1) -> None:
@@ -126,10 +124,8 @@ def advantages(
     terminal state is 0. A truncated game would have gone on: the value of its last observation stands for the rest.
 
     Args:
-        rewards: (T, N).
+        rewards: (T, N), as ``terminated`` and ``truncated``.
         values: (T + 1, N).
-        terminated: (T, N).
-        truncated: (T, N).
         discount: Weight of a reward one step later.
         gae: Lambda; 0 is the one-step temporal difference, 1 is the n-step return minus the value.
 
@@ -167,8 +163,6 @@ def make_environments(name: str, count: int, workers: int = 1) -> VectorEnv:
     """Make ``count`` environments that step together.
 
     Args:
-        name: Gymnasium environment.
-        count: Number of environments.
         workers: 1 steps all of them in this process, on arrays where Gymnasium registers such a form of the environment
             (of cart-pole it does), else one after the other. More steps each in its own process, ``workers`` at once.
     """

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.data.files import reading, require_size
 from tasks.runner.errors import first_line
+from tasks.runner.files import reading, require_size
 
 Tables = Mapping[str, Any]
 """Split -> a ``datasets.Dataset``."""
@@ -139,16 +139,7 @@ def quiet() -> Iterator[None]:
 
 
 def texts(where: str, table: Any, name: str) -> list[str]:
-    """Return the rows of a column of texts.
-
-    Args:
-        where: The table's name, for the errors.
-        table: The table.
-        name: The column's name.
-
-    Raises:
-        ValueError: A row is no text.
-    """
+    """Return the rows of a column of texts; raise ValueError, naming the table ``where``, for a row that is none."""
     try:
         rows = list(table[name])
     except UnicodeDecodeError:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import earlycrop
 from tasks import Task
-from tasks.runner.atomic_files import replacing
+from tasks.runner.files import replacing
 from tasks.runner.options import Options
 from tasks.runner.store import dense_folder
 

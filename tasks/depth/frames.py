@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.data.loader import loaded
-from tasks.depth.metrics import UNREAD
-from tasks.depth.nyu_dataset import Pairs
+from tasks.data.batches import loaded
+from tasks.depth.nyu_dataset import UNREAD, Pairs
 from tasks.depth.views import Size
 from tasks.runner.errors import RunError
-from tasks.runner.resources import available_cores
+from tasks.runner.machine import available_cores
 from tasks.runner.store import digest
 
 AT_ONCE = 16

@@ -15,8 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tasks.data.files import reading, require_size
 from tasks.depth.matlab_file import read_numbers
+from tasks.runner.files import reading, require_size
 
 LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 PAIR: dict[str, tuple[Any, ...]] = {"rgb": (3, "H", "W", "uint8"), "depth": ("H", "W", "float32")}
@@ -24,6 +24,7 @@ NAME = "nyu-depth-v2"
 LETTERS = ("N", "H", "W")
 HDF5_RATIO = 1100
 """How many times its own size an HDF5 file may take: its compression reaches a thousand, of zeros."""
+UNREAD = "has a reading: depths are all 0 or not finite, where metres are needed"
 EXPECTED = f"{LABELED} and {SPLITS}, or train/SCENE/NNNNN.h5 and val/SCENE/NNNNN.h5"
 
 
@@ -75,15 +76,11 @@ class Pairs:
 def opened(path: Path) -> Iterator[Any]:
     """An HDF5 file while it is read; what is wrong with it is a ValueError that names it."""
     with reading(path):
-        if _head(path) == b"MATLAB 5.0":
-            raise ValueError("it is a MATLAB v5 file, and not v7.3, which is HDF5")
+        with path.open("rb") as raw:
+            if raw.read(10) == b"MATLAB 5.0":
+                raise ValueError("it is a MATLAB v5 file, and not v7.3, which is HDF5")
         with h5py.File(path) as file:
             yield file
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as raw:
-        return raw.read(10)
 
 
 def read(data: str) -> tuple[Pairs, Pairs, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from tasks.data.normalisation import IMAGENET
+from tasks.data.batches import IMAGENET
+from tasks.runner.options import AtLeast0, Bounds, Share
 
 Size = tuple[int, int]
 """Height and width."""
@@ -19,11 +21,11 @@ Size = tuple[int, int]
 class Augmentation:
     """Options of what may happen to a frame in training, each with random numbers of its own (section 4.1)."""
 
-    scale: float = 1.5
+    scale: Annotated[float, Bounds(least=1)] = 1.5
     """Most that frames are enlarged by in training, and their depths divided by, as what looks larger is nearer."""
-    rotation: float = 5.0
+    rotation: AtLeast0 = 5.0
     """Most degrees that frames are turned by in training."""
-    colour: float = 0.2
+    colour: Share = 0.2
     """Most that each colour channel is brightened or darkened by in training, as a share."""
     flip: bool = True
     """Whether half of the frames are mirrored in training."""

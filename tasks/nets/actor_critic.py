@@ -26,12 +26,9 @@ class RunningNorm(nn.Module):
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        for name, value in (
-            ("mean", torch.zeros(inputs)),
-            ("variance", torch.ones(inputs)),
-            ("count", torch.zeros(())),
-        ):
-            self.register_buffer(name, value)
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("variance", torch.ones(inputs))
+        self.register_buffer("count", torch.zeros(()))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Observations (..., inputs), normalised."""
@@ -50,15 +47,7 @@ class RunningNorm(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """A trunk of linear layers with an actor's and a critic's linear head.
-
-    Args:
-        inputs: Entries of an observation.
-        widths: Neurons of each layer of the trunk.
-        actions: Number of actions.
-        activation: What follows each layer of the trunk.
-        normalise: Whether observations are normalised by a :class:`RunningNorm`.
-    """
+    """A trunk of linear layers with an actor's and a critic's linear head; normalises by a :class:`RunningNorm`."""
 
     def __init__(
         self, inputs: int, widths: tuple[int, ...], actions: int, activation: str, normalise: bool = False

@@ -21,24 +21,14 @@ from earlycrop.selection.schedules import one_shot
 from earlycrop.selection.targets import Measure
 from earlycrop.triggers.triggers import before
 from earlycrop.utils.validation import describe_unknown
-from tasks.runner.one_line_errors import one_line_errors
-from tasks.runner.options import Options
+from tasks.runner.errors import one_line_errors
+from tasks.runner.options import Options, check_values
 
 GROUPS = {
     "pruning": (
         *("method", "sparsity", "of", "rounds", "trigger", "criterion", "gate", "statistics", "as_authors", "exclude"),
-        *(
-            "include",
-            "floors",
-            "ceilings",
-            "multiple",
-            "shuffled",
-            "rewind",
-            "scoring",
-            "scoring_rollouts",
-            "scoring_length",
-        ),
-        "prune_on",
+        *("include", "floors", "ceilings", "multiple", "shuffled", "rewind", "scoring", "scoring_rollouts"),
+        *("scoring_length", "prune_on"),
     ),
     "training": (
         *("epochs", "batch", "optimizer", "learning_rate", "decay", "weight_decay", "clip", "smoothing"),
@@ -69,10 +59,6 @@ TIMES = {
 
 def parse(module: Any, arguments: Sequence[str]) -> Options:
     """Return the options of a task: its preset's values, with the arguments in their place.
-
-    Args:
-        module: The task's module.
-        arguments: The command line.
 
     Raises:
         ValueError: There is no such preset, or the task's module lacks something.
@@ -178,6 +164,7 @@ def _describe_method(method: Method) -> str:
 
 def check(options: Options) -> None:
     """Raise a ValueError for an option of every task that is out of its range."""
+    check_values(options)
     if options.method != "dense" and not 0 < options.sparsity < 1:
         raise ValueError(f"--sparsity must be above 0 and below 1, and is {options.sparsity}: it is the share removed")
     if getattr(options, "data", None) == "":

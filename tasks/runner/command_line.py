@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
+import socket
 import sys
-from collections.abc import Callable, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from threading import Timer
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import torch
 from rich.console import Console
@@ -15,17 +21,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from earlycrop import METHODS
 from tasks import Task
-from tasks.runner import branching, distributed
+from tasks.runner import distributed
 from tasks.runner.arguments import check, parse
-from tasks.runner.counts import count_nonzero_parameters
+from tasks.runner.checkpoints import check_branch, require_kept
 from tasks.runner.errors import DivergedError, LostError, RunError
-from tasks.runner.json_files import read_text
+from tasks.runner.files import read_text
+from tasks.runner.networks import count_nonzero_parameters
 from tasks.runner.options import Options
 from tasks.runner.outcome import commit, hardware
 from tasks.runner.result import Result
 from tasks.runner.store import Store, configuration, dense_folder, identity, set_aside
 from tasks.runner.training_loop import device_of, fresh, pruner_of, run
-from tasks.runner.wait_notices import explained, go_offline_without_hub
 
 REASONS = {
     "lazy regime": "the weights change little from epoch to epoch by now",
@@ -36,6 +42,11 @@ REASONS = {
     "training": "this method prunes after each training, and trains anew",
 }
 """How the reason of a pruning begins -> what it means, for who does not know the method."""
+PATIENCE = 2.0
+"""Seconds after which a wait is explained."""
+REACH = 3.0
+"""Seconds within which a hub must answer."""
+_OFFLINE = "HF_HUB_OFFLINE"
 
 
 def main(
@@ -49,9 +60,6 @@ def main(
         name: The task.
         arguments: The command line; None is that of this process.
         opened: Opens the run's folder.
-
-    Returns:
-        The run's result.
     """
     module = importlib.import_module(f"tasks.{name}")
     try:
@@ -65,11 +73,13 @@ def main(
     except KeyboardInterrupt:  # data are read and tokenized here, which may take long
         _stopped(options.runs / identity(configuration(name, options)))
     try:
-        branching.require_kept(options, store)
+        require_kept(options, store.folder)
         result = distributed.broadcast_from_rank0(store.result())
         _print(description if result is None else _describe_finished(result, store))
         result = result or _with_progress(name, task, options, store, total)
-        pictures = _drawn(task, options, store) if options.record else []
+        pictures = []
+        if options.record:
+            pictures = task.record(store.model(task).to(device_of(options.device, "--device")), store.folder)
     except KeyboardInterrupt:
         _stopped(store.folder)
     except DivergedError as error:
@@ -114,11 +124,44 @@ def _prepare(
         model, optimizer = fresh(task, options)
     total = pruner_of(task, options, model, optimizer).total_epochs
     config = configuration(name, options)
-    branching.check(options, config)
+    check_branch(options, config)
     if options.fresh and distributed.rank() == 0:
         set_aside(options.runs, config)
     store = opened(options.runs, config)
     return task, store, total, _describe_start(task, options, model, store.folder)
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Say on standard error what is being done, such as ``reading the data of glue``, if it takes long."""
+    timer = Timer(PATIENCE, lambda: print(f"{doing} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def go_offline_without_hub(*sources: str) -> None:
+    """Let what is named on the Hugging Face hub be read from what was downloaded before, if the hub cannot be reached.
+
+    Otherwise its libraries try for minutes. Nothing is done where each source is a folder, or a proxy is set.
+    """
+    named = [source for source in sources if source and "/" in source and not Path(source).exists()]
+    if not named or os.environ.get(_OFFLINE) or urllib.request.getproxies():
+        return
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), REACH).close()
+    except OSError as error:
+        os.environ[_OFFLINE] = "1"
+        print(
+            f"{address.hostname} cannot be reached ({error}): {' and '.join(named)} can only be read where it was "
+            "downloaded before; give a folder with --data (and --model) otherwise",
+            file=sys.stderr,
+        )
 
 
 def fail(sentence: str, code: int, alone: bool = False) -> NoReturn:
@@ -153,11 +196,6 @@ def _with_progress(name: str, task: Task, options: Options, store: Store, total:
                 progress.print(_describe_pruning(line["event"]), highlight=False)
 
         return run(name, task, options, store, report)
-
-
-def _drawn(task: Task, options: Options, store: Store) -> list[Path]:
-    """The pictures of the finished run's model."""
-    return task.record(store.model(task).to(device_of(options.device, "--device")), store.folder)
 
 
 def _print(text: str) -> None:

@@ -151,19 +151,15 @@ class Replicas:
     """
 
     def __init__(self) -> None:
-        self._trained: list[tuple[nn.Parameter, torch.Size]] = []
+        self._trained: dict[nn.Parameter, torch.Size] = {}
         self._run: nn.Module | None = None
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """What to train; the model itself where there is one process."""
         if processes() == 1:
             return model
-        trained = [(p, p.shape) for p in model.parameters() if p.requires_grad]
-        if self._run is None or not _are_same(trained, self._trained):
+        trained = {p: p.shape for p in model.parameters() if p.requires_grad}
+        if self._run is None or trained != self._trained:
             self._run = None  # its memory, before another one takes some
             self._trained, self._run = trained, DistributedDataParallel(model)
         return self._run
-
-
-def _are_same(a: list[tuple[nn.Parameter, torch.Size]], b: list[tuple[nn.Parameter, torch.Size]]) -> bool:
-    return [(id(p), shape) for p, shape in a] == [(id(p), shape) for p, shape in b]

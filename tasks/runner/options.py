@@ -1,15 +1,43 @@
-"""The options that every task has: one frozen dataclass is a run's whole configuration."""
+"""The options that every task has, in one frozen dataclass, and which of them a method ignores."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
+from earlycrop import CRITERIA, METHODS
+from earlycrop.utils.validation import describe_unknown
 from tasks.runner.errors import require
 
 Schedule = Literal["keep", "restart", "after-cut", "constant"]
+
+
+class Bounds(NamedTuple):
+    """What the number of an option, or each number of a tuple, must be: a part of its type, as in :data:`Count`."""
+
+    least: float = -math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    most: float = math.inf
+
+    def hold(self, number: float) -> bool:
+        return self.least <= number <= self.most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        forms = ("{:g} or more", "above {:g}", "below {:g}", "at most {:g}")
+        return " and ".join(form.format(limit) for form, limit in zip(forms, self, strict=True) if math.isfinite(limit))
+
+
+Count = Annotated[int, Bounds(least=1)]
+Counts = Annotated[tuple[int, ...], Bounds(least=1)]
+CountOr0 = Annotated[int, Bounds(least=0)]
+Share = Annotated[float, Bounds(least=0, below=1)]
+AtLeast0 = Annotated[float, Bounds(least=0)]
+Positive = Annotated[float, Bounds(above=0)]
+Clip = Annotated[float | None, Bounds(above=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +88,9 @@ class Options:
     kernel: bool = False
     """Whether the turn of the neural tangent kernel is measured as well, on a scoring batch: a backward pass each for
     up to 64 outputs, every epoch up to a pruning."""
-    epochs: int = 30
+    epochs: Count = 30
     """Budget of training epochs, those before the cut included."""
-    seed: int = 0
+    seed: CountOr0 = 0
     """Seeds initialisation, data and everything else that is random."""
     device: str = "auto"
     """Torch device, or "auto": the first CUDA device where there is one, else the CPU."""
@@ -85,6 +113,7 @@ class Options:
     """Folder that holds one folder a run."""
 
 
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 LATER: dict[str, Any] = {
     **{name: getattr(Options(), name) for name in (
         "exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "criterion", "gate", "statistics", "rewind",
@@ -101,6 +130,56 @@ VARIANTS = (
     "criterion", "gate", "statistics", "as_authors", "trigger", "shuffled", "rewind", "optimizer_state", "schedule",
 )  # fmt: skip
 """Options that make of a method a variant of it."""
+PRUNING = (
+    *("sparsity", "of", "exclude", "include", "floors", "ceilings", "multiple", "rounds", "trigger", "shuffled"),
+    *("criterion", "gate", "statistics", "as_authors", "rewind", "optimizer_state", "schedule"),
+)
+"""Options that say how to prune."""
+
+
+def ignored_options(method: str, criterion: str = "") -> frozenset[str]:
+    """Return the names of the options that change nothing of a run; an unknown method ignores none.
+
+    Args:
+        criterion: The name of the criterion in place of the method's own, or nothing.
+    """
+    row = METHODS.get(method)
+    if row is None:
+        return frozenset()
+    if row.criterion is None:
+        return frozenset({*PRUNING, "prune_on"})
+    effect = CRITERIA.get(criterion, row.criterion)
+    iterates = row.procedure == "once" and row.schedule(0.9, 2) != row.schedule(0.9, 3)
+    uses = {
+        "rounds": iterates or row.procedure == "tick-tock",
+        "rewind": row.procedure == "rewind",
+        "schedule": row.procedure != "rewind",  # which trains by its own
+        "of": row.structured,
+        "multiple": row.structured,
+        "include": not row.structured,
+        "gate": row.structured and effect.effect is not None and row.procedure != "tick-tock",
+        "statistics": effect.order > 0,
+        "as_authors": effect.order > 0,
+    }
+    return frozenset(name for name, used in uses.items() if not used)
+
+
+def _ignored(method: str, criterion: str, schedule: str) -> frozenset[str]:
+    """Return what a run ignores. A constant learning rate makes another training of any method."""
+    return ignored_options(method, criterion) - ({"schedule"} if schedule == "constant" else set())
+
+
+def without_ignored(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's configuration without what its method ignores."""
+    ignored = _ignored(config.get("method", ""), config.get("criterion", ""), config.get("schedule", ""))
+    return {name: value for name, value in config.items() if name not in ignored}
+
+
+def with_defaults(options: AnyOptions) -> AnyOptions:
+    """Return the options with everything that the method ignores at its default."""
+    defaults = Options()
+    ignored = _ignored(options.method, options.criterion, options.schedule)
+    return replace(options, **{name: getattr(defaults, name) for name in ignored if hasattr(defaults, name)})
 
 
 def config_fault(config: dict[str, Any]) -> str | None:
@@ -116,16 +195,17 @@ def config_fault(config: dict[str, Any]) -> str | None:
     return None
 
 
-def require_range(options: Options, low: float, *names: str, below: float = math.inf) -> None:
-    """Raise a ValueError for an option of these names that is not a number from ``low`` on, and below ``below``."""
-    limit = "" if below == math.inf else f" and below {below:g}"
-    for name in names:
-        number = getattr(options, name)
-        require(low <= number < below, f"{name} must be {low:g} or more{limit}, not {number}")
+def check_values(options: Options) -> None:
+    """Raise a ValueError for an option that is outside its :class:`Bounds`, or none of its choices.
 
-
-def require_positive(options: Options, *names: str) -> None:
-    """Raise a ValueError for an option of these names that is neither None nor a number above 0."""
-    for name in names:
-        number = getattr(options, name)
-        require(number is None or 0 < number < math.inf, f"{name} must be a number above 0, not {number}")
+    Those of base classes count, too, where a task has given an option another default.
+    """
+    hints = [hint for kind in type(options).__mro__ for hint in get_type_hints(kind, include_extras=True).items()]
+    for name, hint in hints:
+        value = getattr(options, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(describe_unknown(name, value, get_args(hint)))
+        for bounds in getattr(hint, "__metadata__", ()):
+            numbers = value if isinstance(value, tuple) else (value,)
+            fits = bool(numbers) and all(n is None or bounds.hold(n) for n in numbers)
+            require(fits, f"{name} must be {bounds}, not {value}")

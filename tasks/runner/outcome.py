@@ -20,11 +20,9 @@ from earlycrop.emissions import EmissionsReading
 from earlycrop.scoring.loss_terms import total_loss
 from tasks import Task
 from tasks.runner import distributed
-from tasks.runner.counts import count_nonzero_parameters
-from tasks.runner.evaluation_mode import model_device
-from tasks.runner.ignored_options import with_defaults
-from tasks.runner.options import VARIANTS, Options
-from tasks.runner.resources import cpu_model, load_average
+from tasks.runner.machine import cpu_model, load_average
+from tasks.runner.networks import count_nonzero_parameters, model_device
+from tasks.runner.options import VARIANTS, Options, with_defaults
 from tasks.runner.result import Result
 from tasks.runner.training import Training
 

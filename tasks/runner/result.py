@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from tasks.runner.json_files import parse
+from tasks.runner.files import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +125,12 @@ class Result:
             raise ValueError(f"{where}: unknown field {', '.join(unknown)}")
         if missing := [name for name in KINDS if name not in data and name not in LATER]:
             raise ValueError(f"{where}: missing field {', '.join(missing)}")
+        # JSON does not tell 1 from 1.0, and a column has one type.
+        typed: dict[str, Any] = {n: float(v) if float in KINDS[n] and type(v) is int else v for n, v in data.items()}
         try:
-            for name in data:
-                _check(name, data[name], KINDS[name])
+            return cls(**typed)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        # JSON does not tell 1 from 1.0, and a column has one type.
-        typed: dict[str, Any] = {n: float(v) if float in KINDS[n] and v is not None else v for n, v in data.items()}
-        return cls(**typed)
 
     @classmethod
     def from_json(cls, text: str, where: str = "result.json") -> Result:
@@ -150,12 +148,7 @@ def _check(name: str, value: Any, kinds: tuple[type, ...]) -> None:
         raise ValueError(f"field {name}: expected {expected}, got {value!r}")
 
 
-KINDS: dict[str, tuple[type, ...]] = {
-    field.name: get_args(hint) or (hint,)
-    for hints in [get_type_hints(Result)]
-    for field in fields(Result)
-    for hint in [hints[field.name]]
-}
+KINDS: dict[str, tuple[type, ...]] = {n: get_args(hint) or (hint,) for n, hint in get_type_hints(Result).items()}
 """Every field, in the order of the columns, with the types that it may have."""
 LATER = {field.name for field in fields(Result) if field.default is not MISSING}
 """Columns that came after the first records, which may lack them."""

@@ -19,14 +19,18 @@ def one_cycle(progress: float) -> float:
     return last + (1 - last) * (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2
 
 
+def _trigger(options: Options) -> str:
+    """Return when a run prunes: a name in TRIGGERS, the number of an epoch, or nothing for a trigger without a name."""
+    own = METHODS[options.method].trigger
+    return options.trigger or next((name for name, trigger in TRIGGERS.items() if trigger is own), "")
+
+
 def holds_until_cut(options: Options) -> bool:
     """Return whether a run is to train at a constant rate until a trigger prunes it."""
     row = METHODS[options.method]
     if options.schedule != "after-cut" or row.criterion is None or row.procedure != "once":
         return False
-    if options.trigger:
-        return options.trigger not in ("0", "before", "after", "never")
-    return row.trigger not in (TRIGGERS["before"], TRIGGERS["after"], TRIGGERS["never"])
+    return _trigger(options) not in ("0", "before", "after", "never")
 
 
 def progress(options: Options, pruner: Pruner, done: float) -> float | None:
@@ -38,8 +42,6 @@ def progress(options: Options, pruner: Pruner, done: float) -> float | None:
     times has a schedule in every training.
 
     Args:
-        options: The run's options.
-        pruner: The run's pruner.
         done: The share of the current epoch that is done.
     """
     start, end, schedule = 0, options.epochs, options.schedule
@@ -48,12 +50,7 @@ def progress(options: Options, pruner: Pruner, done: float) -> float | None:
     if schedule != "keep" and pruner.total_epochs == options.epochs:
         if pruner.event is not None:
             start = pruner.event.epoch
-        elif schedule == "after-cut" and _prunes_after_training(options):
+        elif schedule == "after-cut" and _trigger(options) == "after":
             latest = TRIGGERS["after"](options.sparsity, options.epochs).latest
             end = options.epochs if latest is None else latest
     return (pruner.position + done - start) / (end - start)
-
-
-def _prunes_after_training(options: Options) -> bool:
-    row = METHODS[options.method]
-    return options.trigger == "after" or (not options.trigger and row.trigger is TRIGGERS["after"])

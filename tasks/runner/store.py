@@ -9,9 +9,8 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -24,12 +23,10 @@ from torch import Tensor, nn
 import earlycrop
 from tasks import DataFingerprint, Task
 from tasks.runner import distributed
-from tasks.runner.atomic_files import write
-from tasks.runner.checkpoint_state import require_agreement, require_form
+from tasks.runner.checkpoints import checkpoint, checkpoints, read_checkpoint
 from tasks.runner.errors import RunError
-from tasks.runner.ignored_options import without_ignored
-from tasks.runner.json_files import read_table, read_text
-from tasks.runner.options import ASIDE, LATER, Options
+from tasks.runner.files import read_table, read_text, write
+from tasks.runner.options import ASIDE, LATER, Options, without_ignored
 from tasks.runner.result import Result
 
 VERSION = 2
@@ -65,55 +62,6 @@ def digest(*parts: Tensor | np.ndarray | str) -> str:
     for part in parts:
         hasher.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
     return hasher.hexdigest()[:12]
-
-
-def _data_changes(before: DataFingerprint, now: DataFingerprint) -> str:
-    """Return how data differ, in what was noted of both: older runs noted less."""
-    return ", ".join(
-        f"{key} was {before[key]} and is {now[key]}" for key in now if before.get(key, now[key]) != now[key]
-    )
-
-
-def checkpoint(folder: Path, epoch: int) -> Path:
-    """Return where the run in ``folder`` keeps its checkpoint after ``epoch`` epochs."""
-    return folder / "checkpoint" / f"epoch-{epoch:05d}"
-
-
-def checkpoints(folder: Path) -> dict[int, Path]:
-    """Return a run's checkpoints by epoch. Whatever else lies there, such as a copy of one, is no checkpoint."""
-    places = (folder / "checkpoint").iterdir() if (folder / "checkpoint").is_dir() else ()
-    names = {place: re.fullmatch(r"epoch-(\d{5,})", place.name) for place in places}
-    return {int(name[1]): place for place, name in names.items() if name and place.is_dir()}
-
-
-def read_checkpoint(
-    path: Path, model: nn.Module, data: DataFingerprint, accept: Callable[[dict[str, Any]], None], otherwise: str
-) -> dict[str, Any]:
-    """Load a checkpoint into ``model``; return its state.
-
-    Args:
-        path: The checkpoint.
-        model: The network.
-        data: The data that the run would go on with, see :meth:`tasks.Task.trained_on`.
-        accept: Raises an error where the configuration of the checkpoint's run does not fit.
-        otherwise: What to do where the checkpoint cannot be used, for the error.
-
-    Raises:
-        RunError: The checkpoint cannot be read, is of other data, or its parts are not of one checkpoint.
-    """
-    try:
-        state: dict[str, Any] = earlycrop.load_state(path / "state.safetensors")
-        require_form(state, path, otherwise)
-        accept(state["config"])
-        if difference := _data_changes(state["data"], data):  # before a network of another size is made of it
-            raise RunError(
-                f"the data are not those of {path} any more ({difference}): give the old ones, or {otherwise}"
-            )
-        earlycrop.load(path, model)
-    except earlycrop.SavingError as error:
-        raise RunError(f"the checkpoint cannot be read: {error}; {otherwise}") from None
-    require_agreement(state, path, model, otherwise)
-    return state
 
 
 def set_aside(runs: Path, config: dict[str, Any]) -> None:
@@ -227,27 +175,14 @@ class Store:
                 if number not in (epoch, *keep):
                     shutil.rmtree(older)
 
-    def _last(self) -> Path | None:
-        return max(checkpoints(self.folder).items(), default=(0, None))[1]
-
-    def require_within(self, epoch: int, total: int) -> None:
-        """Raise a RunError if the last checkpoint is of an epoch that the run does not have."""
-        if epoch > total:
-            raise RunError(
-                f"{self._last()} is of epoch {epoch}, and the run has {total}: move it away to start the run anew"
-            )
-
-    def epoch(self) -> int:
-        """Epochs done at the last checkpoint, 0 without one."""
-        return max(checkpoints(self.folder), default=0)
-
     def load(self, model: nn.Module, data: DataFingerprint) -> dict[str, Any] | None:
         """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""
         if not self.folder.is_dir():
             raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
-        last = self._last()
-        if last is None:
+        found = checkpoints(self.folder)
+        if not found:
             return None
+        last = found[max(found)]
         otherwise = f"move {last} away to start the run anew, or give another folder with --runs"
         return read_checkpoint(last, model, data, lambda config: self._require_same(config, last), otherwise)
 

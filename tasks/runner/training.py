@@ -23,11 +23,9 @@ from tasks.runner.store import Store
 
 
 class RunEmissions:
-    """The electricity and emissions of a run, in all its processes and over all its stops.
+    """The electricity and emissions of a run, by a country's mix, in all its processes and over all its stops.
 
-    Args:
-        country: The country whose mix of electricity counts.
-        meter: The meter of this process; None measures nothing.
+    Without a ``meter``, nothing is measured.
     """
 
     def __init__(self, country: str, meter: EmissionsMeter | None) -> None:
@@ -97,8 +95,7 @@ class Training:
         """Continue from a checkpoint's state, whose model is loaded already.
 
         Args:
-            state: The state.
-            load_pruner: Loads the pruner's part of it.
+            load_pruner: Loads the pruner's part of the state.
         """
         self.model.to(self.device)  # before its optimizer's state, which follows the parameters
         try:
@@ -154,9 +151,6 @@ def train(
     """Train an epoch; return the mean loss.
 
     Args:
-        task: What is trained.
-        model: The network.
-        optimizer: Its optimizer.
         epoch: The epoch's number, from 1.
         rate: The learning rate by how much of the epoch is done.
         replicas: Makes of the model what is trained: its copies on several processes, or itself.
@@ -204,18 +198,14 @@ def lay_state_as_parameters(optimizer: Optimizer) -> None:
 
 
 def _scalar(value: Any) -> Tensor:
-    """Return what a task's loss returned as one number, the sum of its terms.
-
-    Raises:
-        RunError: A term is no tensor of one number.
-    """
-    terms = named_terms(value)
-    for term in terms.values():
-        if not isinstance(term, Tensor) or term.numel() != 1:
-            shape = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else repr(term)
-            raise RunError(f"the task's loss is {shape}, and must be a tensor of one number: take the mean of it")
-    if not terms:
-        raise RunError("the task's loss has no terms: return a tensor of one number, or a dict of such tensors")
+    """Return what a task's loss returned as one number, the sum of its terms; raise RunError if a term is none."""
+    terms = named_terms(value).values()
+    if not terms or any(not isinstance(term, Tensor) or term.numel() != 1 for term in terms):
+        shapes = ", ".join(str(tuple(term.shape)) if isinstance(term, Tensor) else repr(term) for term in terms)
+        raise RunError(
+            f"the task's loss must be a tensor of one number, or a dict of such tensors: take the mean of it, which is "
+            f"now {shapes or 'empty'}"
+        )
     return total_loss(value)
 
 

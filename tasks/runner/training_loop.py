@@ -16,13 +16,12 @@ from torch.optim import Optimizer
 import earlycrop
 from tasks import Task
 from tasks.runner import distributed
-from tasks.runner.branching import start
-from tasks.runner.counts import count_nonzero_parameters
+from tasks.runner.checkpoints import branch_off, checkpoint
 from tasks.runner.errors import DivergedError, RunError
-from tasks.runner.ignored_options import with_defaults
-from tasks.runner.options import Options
+from tasks.runner.machine import cuda_algorithms
+from tasks.runner.networks import count_nonzero_parameters
+from tasks.runner.options import Options, with_defaults
 from tasks.runner.outcome import outcome
-from tasks.runner.process_settings import cuda_algorithms
 from tasks.runner.result import Result
 from tasks.runner.schedules import progress
 from tasks.runner.store import Store
@@ -141,10 +140,12 @@ def restore(name: str, task: Task, options: Options, store: Store, emissions: Ru
         largest_rate=optimizer.param_groups[0]["lr"],
     )  # fmt: skip
     if state is not None:
-        store.require_within(state["epoch"], pruner.total_epochs)
+        if (epoch := state["epoch"]) > pruner.total_epochs:
+            path, total = checkpoint(store.folder, epoch), pruner.total_epochs
+            raise RunError(f"{path} is of epoch {epoch}, and the run has {total}: move it away to start the run anew")
         training.load(state, pruner.load_state_dict)
     elif options.branch_from is not None:
-        training.load(start(options, store.config, model, data), pruner.branch_off)
+        training.load(branch_off(options, store.config, model, data), pruner.branch_off)
     return training, state is not None
 
 

@@ -1,18 +1,22 @@
-"""Text in three splits as word numbers: of a folder of plain text or parquet files, or of the hub."""
+"""Text in three splits as word numbers, of a folder of plain text or parquet files or of the hub, and in sequences."""
 
 from __future__ import annotations
 
+import math
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tasks.data import tables
+from tasks.nets.psmm import Memory
 
 UNKNOWN, END = "<unk>", "<eos>"
 SPLITS = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
@@ -21,6 +25,9 @@ FORMS = ("txt", "tokens")
 COLUMNS = ("sentence", "text")
 """What a data set of lines calls them."""
 EXPECTED = "ptb.train.txt, ptb.valid.txt, ptb.test.txt or wiki.train.tokens, ..., or parquet files a split"
+PADDING = -1
+"""The target of a position that counts for nothing."""
+
 
 Lines = dict[str, list[str]]
 """Split -> its lines."""
@@ -119,3 +126,42 @@ def _columns(data: str, splits: tables.Tables) -> Lines:
             raise ValueError(f"{data} has {', '.join(table.column_names)}, and no column {' or '.join(COLUMNS)}")
         lines[split] = tables.texts(f"{data}, {split} split", table, name)
     return lines
+
+
+class Batch(NamedTuple):
+    """Sequences of words, the word that follows each, and what came before them."""
+
+    tokens: Tensor
+    """(batch, time) int64."""
+    targets: Tensor
+    """(batch, time) int64, or ``PADDING`` where a text has ended."""
+    memory: Memory | None = None
+
+
+def streams(words: Tensor, end: int, count: int) -> Batch:
+    """A text as ``count`` sequences that follow each other: every word is a target once, the word before it the input.
+
+    Before the first word stands ``end``; what is left over of the last sequences is padding.
+    """
+    return _laid(words, end, count, math.ceil(len(words) / count))
+
+
+def chunks(words: Tensor, end: int, length: int) -> Batch:
+    """The same as sequences of ``length`` words."""
+    return _laid(words, end, math.ceil(len(words) / length), length)
+
+
+def _laid(words: Tensor, end: int, rows: int, columns: int) -> Batch:
+    before = torch.cat([words.new_tensor([end]), words[:-1]])
+    room = rows * columns - len(words)
+    tokens, targets = (
+        functional.pad(t, (0, room), value=v).view(rows, columns) for t, v in ((before, end), (words, PADDING))
+    )
+    return Batch(tokens, targets)
+
+
+def parts(text: Batch, size: int, dim: int) -> Iterator[Batch]:
+    """``text`` in parts of ``size`` rows (``dim`` 0) or columns (1), the last one smaller."""
+    for at in range(0, text.tokens.shape[dim], size):
+        index = (slice(None),) * dim + (slice(at, at + size),)
+        yield Batch(text.tokens[index], text.targets[index])

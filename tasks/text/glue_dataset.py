@@ -21,7 +21,7 @@ from sklearn import metrics
 from torch import Tensor
 
 from tasks.data import tables
-from tasks.runner import atomic_files
+from tasks.runner.files import write
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 METRICS: dict[str, Metric] = {
@@ -137,8 +137,6 @@ def _split(where: str, table: Any, task: Glue) -> Split:
         if name not in table.column_names:
             columns = ", ".join(table.column_names)
             raise ValueError(f"{where}: there is no column {name} (there are {columns}): is this {task.name}?")
-    if not len(table):
-        raise ValueError(f"{where}: it has no rows: fetch it anew")
     _require_own_labels(where, table.features["label"], task)
     columns_of_text = tuple(tables.texts(where, table, name) for name in task.texts)
     labels = list(table["label"])
@@ -171,7 +169,7 @@ def held_out(split: Split, max_examples: int, share: float) -> tuple[Split, Spli
     return part(np.sort(order[count:])), part(np.sort(order[:count]))
 
 
-def write(task: Glue, folder: Path, predictions: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Path]:
+def write_predictions(task: Glue, folder: Path, predictions: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Path]:
     """Labels and predictions of each split as files: every metric in metrics.json, and each prediction in a table as
     GLUE's server takes it: classes of RTE, QNLI and MNLI by name, of the others by number, a score with three decimals.
     """
@@ -181,7 +179,7 @@ def write(task: Glue, folder: Path, predictions: Mapping[str, tuple[np.ndarray, 
         lines = (f"{i}\t{_written(task, value)}" for i, value in enumerate(predicted.tolist()))
         files[f"{split}.tsv"] = "\n".join(["index\tprediction", *lines, ""])
     for name, text in files.items():
-        atomic_files.write(folder / name, text)
+        write(folder / name, text)
     return [folder / name for name in files]
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
+
+from tasks.runner.options import AtLeast0, Bounds, CountOr0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Options of what may happen to an image in training."""
 
-    padding: int = 4
+    padding: CountOr0 = 4
     """Pixels of black around an image, of which a random window of its size is trained on."""
     flip: bool = True
     """Whether half of the images are mirrored in training."""
-    rotation: float = 0.0
+    rotation: AtLeast0 = 0.0
     """Most degrees that images are turned by in training."""
-    smallest_crop: float = 1.0
+    smallest_crop: Annotated[float, Bounds(above=0, most=1)] = 1.0
     """Least share of an image's area that a random resized crop keeps in training; 1 is no such crop. Its aspect is 3:4
     to 4:3 (Szegedy et al. 2015)."""
 

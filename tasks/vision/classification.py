@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,13 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tasks import DataFingerprint, Task
-from tasks.data.balance import scoring_order
-from tasks.data.loader import generator
+from tasks.data.batches import generator, scoring_order
 from tasks.nets.classifiers import network, require_fit
 from tasks.runner import distributed
 from tasks.runner.errors import require
-from tasks.runner.evaluation_mode import evaluating, model_device
-from tasks.runner.options import Options, Schedule, require_positive, require_range
-from tasks.runner.resources import memory_budget
+from tasks.runner.machine import memory_budget
+from tasks.runner.networks import evaluating, model_device
+from tasks.runner.options import AtLeast0, Bounds, Clip, Count, CountOr0, Options, Positive, Schedule, Share
 from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
 from tasks.vision.augmentation import Augmentation
@@ -44,45 +43,33 @@ class VisionOptions(Augmentation, Options):
     """Data set on the hub, or a folder: parquet files, a folder a class, or torchvision's CIFAR archives."""
     network: str = "resnet18-cifar"
     """Classifier: one of ours (--network help lists them), of torchvision by its name, or timm:NAME."""
-    size: int = 32
+    size: Annotated[int, Bounds(least=8)] = 32
     """Side of the images that the network is given."""
-    images: int = 0
+    images: CountOr0 = 0
     """Most training images; 0 is all. They are the same for every seed."""
-    validation: float = 0.04
+    validation: Share = 0.04
     """Share of the training images that is held out, and measured after every epoch; the same for every seed."""
-    batch: int = 128
+    batch: Count = 128
     """Images in a batch."""
     optimizer: Literal["adam", "sgd"] = "sgd"
     """Adam, or SGD with Nesterov momentum 0.9."""
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     """Largest learning rate."""
     schedule: Schedule = "after-cut"
     decay: Literal["onecycle", "cosine", "none"] = "cosine"
     """The learning rate's schedule: up and down (Smith and Topin 2018), down along half a cosine, or none."""
-    weight_decay: float = 5e-4
+    weight_decay: AtLeast0 = 5e-4
     """Of the square of the weights (L2)."""
-    smoothing: float = 0.0
+    smoothing: Share = 0.0
     """Label smoothing in training, 0 to below 1."""
-    clip: float | None = None
+    clip: Clip = None
     """Largest gradient norm, or None for no clipping."""
-    scoring: int = 5
+    scoring: Count = 5
     """Batches that pruning scores are computed on."""
     compile: bool = False
     """Whether torch.compile makes the training step faster (and compiles it anew after a cut)."""
     test_epochs: tuple[int, ...] = ()
     """Epochs after which the test split is evaluated as well, for a figure; nothing is chosen by it."""
-
-
-def check(options: VisionOptions) -> None:
-    """Raise a ValueError for what cannot be trained."""
-    require_range(options, 1, "epochs", "batch", "scoring")
-    require_range(options, 8, "size")
-    require_range(options, 0, "images", "padding", "seed", "weight_decay", "rotation")
-    require_range(options, 0, "validation", "smoothing", below=1)
-    require_positive(options, "learning_rate", "clip", "smallest_crop")
-    require(options.smallest_crop <= 1, f"smallest_crop must be at most 1, not {options.smallest_crop}")
-    beyond = [epoch for epoch in options.test_epochs if not 1 <= epoch <= options.epochs]
-    require(not beyond, f"test_epochs must be epochs from 1 to {options.epochs}, not {beyond}")
 
 
 class Vision(Task):
@@ -91,7 +78,8 @@ class Vision(Task):
     metric, higher_is_better, splits = "accuracy", True, True
 
     def __init__(self, options: VisionOptions, dataset: str) -> None:
-        check(options)
+        beyond = [epoch for epoch in options.test_epochs if not 1 <= epoch <= options.epochs]
+        require(not beyond, f"test_epochs must be epochs from 1 to {options.epochs}, not {beyond}")
         self.options, self.dataset, self.clip = options, dataset, options.clip
         self.network = options.network
         train, test = read(options.data, dataset)
@@ -102,9 +90,8 @@ class Vision(Task):
         batch, count = min(options.batch, len(train)), distributed.processes()
         require(batch % count == 0, f"a batch of {batch} has no {count} equal parts, one a process: change --batch")
         self.batches_per_epoch = max(1, len(train) // options.batch)
-        self.training, self.validation, self.test = feeds(
-            train, validation, test, options.size, options, memory_budget(options.device)
-        )
+        max_bytes = memory_budget(options.device)
+        self.training, self.validation, self.test = feeds(train, validation, test, options.size, max_bytes)
         self.epoch = 0
         self.compiled: Any = None
         self.classes_of = torch.from_numpy(train.labels)
@@ -143,8 +130,8 @@ class Vision(Task):
         """Whole batches of all training images in a random order, augmented."""
         self.epoch = epoch
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
-        device = model_device(model)
-        yield from self.training.shuffled(self.options.batch, device, (self.options.seed, epoch, TRAINING))
+        options, key = self.options, (self.options.seed, epoch, TRAINING)
+        yield from self.training.shuffled(options.batch, model_device(model), key, options)
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training images as they are; of each batch, this process's part."""

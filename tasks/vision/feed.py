@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.data.loader import Key, generator, loaded
-from tasks.data.normalisation import IMAGENET, statistics
+from tasks.data.batches import IMAGENET, Key, generator, loaded, statistics
 from tasks.runner import distributed
-from tasks.runner.resources import available_cores
+from tasks.runner.machine import available_cores
 from tasks.vision.augmentation import Augmentation, augment, prepared
 from tasks.vision.images import Images
 
 Batch = tuple[Tensor, Tensor]
 
 
-class Feed(Protocol):
-    """Where batches come from."""
-
-    def __len__(self) -> int:
-        """How many images there are."""
-
-    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
-        """An epoch of whole batches in a random order, augmented; of each, this process's part."""
-
-    def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
-        """The images at ``order``, in that order, as they are."""
-
-
-def feeds(
-    train: Images, validation: Images, test: Images, size: int, augmentation: Augmentation, max_bytes: float
-) -> tuple[Feed, Feed, Feed]:
+def feeds(train: Images, validation: Images, test: Images, size: int, max_bytes: float) -> tuple[Feed, Feed, Feed]:
     """Where each split's batches come from: memory, where images are of one size and take at most ``max_bytes``.
 
     Raises:
@@ -43,27 +27,22 @@ def feeds(
     """
     pixels = train.pixels(max_bytes)
     if pixels is None:
-        return Streamed(train, size, augmentation), Streamed(validation, size, None), Streamed(test, size, None)
-    in_memory = InMemory(pixels, train.labels, size, augmentation)
+        return Streamed(train, size), Streamed(validation, size), Streamed(test, size)
+    in_memory = InMemory(pixels, train.labels, size, statistics(pixels))
     return in_memory, in_memory.beside(validation), in_memory.beside(test)
 
 
 class InMemory:
     """Images in a device's memory, in bytes; batches are made of them there."""
 
-    def __init__(
-        self, pixels: Tensor, labels: np.ndarray, size: int, augmentation: Augmentation | None,
-        scale: tuple[Tensor, Tensor] | None = None,
-    ) -> None:  # fmt: skip
-        self.pixels, self.labels, self.size = pixels, torch.from_numpy(labels), size
-        self.augmentation = augmentation
-        self.scale = statistics(pixels) if scale is None else scale
+    def __init__(self, pixels: Tensor, labels: np.ndarray, size: int, scale: tuple[Tensor, Tensor]) -> None:
+        self.pixels, self.labels, self.size, self.scale = pixels, torch.from_numpy(labels), size, scale
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def beside(self, images: Images) -> InMemory:
-        """Another split, normalised like this one and not augmented.
+        """Another split, normalised like this one.
 
         Raises:
             ValueError: its images are of another size.
@@ -74,48 +53,50 @@ class InMemory:
             raise ValueError(
                 f"the images of the {images.name} split are not all {shape[1]} x {shape[2]}, as others are"
             )
-        return InMemory(pixels, images.labels, self.size, None, self.scale)
+        return InMemory(pixels, images.labels, self.size, self.scale)
 
-    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
-        """An epoch of whole batches in a random order, augmented."""
+    def shuffled(self, batch: int, device: torch.device, key: Key, augmentation: Augmentation) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented; of each, this process's part."""
         order = torch.randperm(len(self), generator=generator(key))
         random = generator((*key, 1), device)
         for chosen in torch.split(order, batch):
             if len(chosen) == batch or len(self) < batch:
-                yield self._batch(chosen, device, random)
+                images, labels = self._taken(chosen, device)
+                images = augment(images, augmentation, random)  # whole, with the random numbers of one process
+                yield self._prepared(distributed.local_slice(images)), distributed.local_slice(labels)
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
         """The images at ``order``, in that order, as they are."""
         for chosen in torch.split(order, batch):
-            yield self._batch(chosen, device, None)
+            images, labels = self._taken(chosen, device)
+            yield self._prepared(images), labels
 
-    def _batch(self, chosen: Tensor, device: torch.device, random: Generator | None) -> Batch:
+    def _taken(self, chosen: Tensor, device: torch.device) -> Batch:
         if self.pixels.device != device:
             self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
             self.scale = (self.scale[0].to(device), self.scale[1].to(device))
         at = chosen.to(device)
-        images, labels = self.pixels[at], self.labels[at]
-        if random is not None:  # augmented whole, with the random numbers of one process
-            images = images if self.augmentation is None else augment(images, self.augmentation, random)
-            images, labels = distributed.local_slice(images), distributed.local_slice(labels)
-        return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last), labels
+        return self.pixels[at], self.labels[at]
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        return prepared(images, *self.scale, self.size).contiguous(memory_format=torch.channels_last)
 
 
 class Streamed:
     """Images that are decoded, and augmented, by worker processes: with random numbers of each process's own."""
 
-    def __init__(self, images: Images, size: int, augmentation: Augmentation | None) -> None:
-        self.images, self.size, self.augmentation = images, size, augmentation
+    def __init__(self, images: Images, size: int) -> None:
+        self.images, self.size = images, size
         self.workers = max(1, available_cores() // distributed.local_processes())
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def shuffled(self, batch: int, device: torch.device, key: Key) -> Iterator[Batch]:
-        """An epoch of whole batches in a random order, augmented."""
+    def shuffled(self, batch: int, device: torch.device, key: Key, augmentation: Augmentation) -> Iterator[Batch]:
+        """An epoch of whole batches in a random order, augmented; of each, this process's part."""
         order = distributed.local_slices(torch.randperm(len(self), generator=generator(key)), batch)
         key = (*key, distributed.rank()) if distributed.rank() else key
-        transform, local_batch = _transform(self.size, self.augmentation), batch // distributed.processes()
+        transform, local_batch = _transform(self.size, augmentation), batch // distributed.processes()
         yield from self._load(order, local_batch, device, transform, key, drop_last=len(self) >= batch)
 
     def plain(self, order: Tensor, batch: int, device: torch.device) -> Iterator[Batch]:
@@ -134,6 +115,10 @@ class Streamed:
         ):  # fmt: skip
             moved = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             yield moved, labels.to(device, non_blocking=True)
+
+
+Feed = InMemory | Streamed
+"""Where batches come from."""
 
 
 def _transform(size: int, augmentation: Augmentation | None) -> Any:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks.data import tables
-from tasks.data.files import existing_file, reading
 from tasks.runner.errors import first_line
+from tasks.runner.files import existing_file, reading
 from tasks.runner.store import digest
 
 TEST = ("test", "valid", "validation", "val")
@@ -114,12 +114,8 @@ def _numbers(labels: Any, classes: int, name: str) -> np.ndarray:
 def three_channels(image: Image.Image, place: str) -> Image.Image:
     """Return an image in red, green and blue of 8 bits; 16 bits of grey are scaled.
 
-    Args:
-        image: An image as it is stored.
-        place: Where it is, for the error message.
-
     Raises:
-        ValueError: its values have no known range.
+        ValueError: its values have no known range, or cannot be read; the sentence names its ``place``.
     """
     if image.mode.startswith("I;16"):  # convert would clip them at 255
         return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8)).convert("RGB")

@@ -11,7 +11,7 @@ import torch
 from benchmarks.command_line import BenchmarkOptions
 from benchmarks.results import ENVIRONMENT, FOLDER, Results, environment, readable, to_cell
 from benchmarks.surgeon import FIGURES
-from tasks.runner.resources import cpu_model
+from tasks.runner.machine import cpu_model
 
 
 def results(path: Path) -> Results:

@@ -21,7 +21,7 @@ import earlycrop
 from leaderboards import __main__ as leaderboards
 from tasks import cartpole
 from tasks.depth import nyu_dataset
-from tasks.runner import branching
+from tasks.runner.checkpoints import branch_off, check_branch
 from tasks.runner.store import Store, configuration
 from tasks.text import corpus, glue_dataset
 from tasks.vision import images
@@ -147,8 +147,8 @@ def read_trunk(runs: Path) -> Any:
     (folder,) = [place for place in runs.iterdir() if place.is_dir()]
     options = dataclasses.replace(OPTIONS, trigger="2", branch_from=folder)
     config = configuration("cartpole", options)
-    branching.check(options, config)
-    return branching.start(options, config, mlp(), {"games": 3})["epoch"]
+    check_branch(options, config)
+    return branch_off(options, config, mlp(), {"games": 3})["epoch"]
 
 
 def call(*arguments: str) -> str:

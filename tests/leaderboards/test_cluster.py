@@ -99,7 +99,7 @@ def test_a_node_that_dies_costs_its_epoch(
     output = " ".join(capsys.readouterr().out.split())
     assert "found: 0, new: 3, failed: 2" in output
     assert code == 1
-    assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in output
+    assert "--discount 2: error: discount must be 0 or more and at most 1, not 2.0" in output
     assert "training has diverged" in output
     assert len(kept) >= 4
     assert sweep(tmp_path / "local", "--jobs", "1") == 1

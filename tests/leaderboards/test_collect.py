@@ -20,7 +20,7 @@ from leaderboards import build
 from leaderboards.plots.learning import draw
 from leaderboards.records import finished_runs, read_records
 from leaderboards.table import csv_text
-from tasks.runner.atomic_files import replacing
+from tasks.runner.files import replacing
 from tasks.runner.result import KINDS
 from tests.leaderboards.commands import call
 from tests.leaderboards.results import ALL, DENSE, EARLY, edit, write_run
@@ -224,7 +224,7 @@ def test_csv_survives_a_crash_of_the_program(place: Path, monkeypatch: pytest.Mo
             raise OSError("disk full")
         os.rename(source, target)
 
-    monkeypatch.setattr("tasks.runner.atomic_files.os.replace", fail)
+    monkeypatch.setattr("tasks.runner.files.os.replace", fail)
     code, output = call(place)
     assert code == 2
     assert "cannot be written or read (disk full); nothing was lost: mend that, and run the same command" in output

@@ -46,7 +46,7 @@ def test_a_sweep_runs_what_is_missing_and_reports_what_failed(place: Path, capsy
     assert call(place, "--seeds", "1") == 1
     output = " ".join(capsys.readouterr().out.split())
     assert "found: 0, new: 2, failed: 1" in output
-    assert "--discount 2: error: discount must be between 0 and 1, not 2.0." in output
+    assert "--discount 2: error: discount must be 0 or more and at most 1, not 2.0" in output
     first = read_records(place / "out")
     assert {r.result.method for r in first.values()} == {"dense", "snap"}
     assert len((place / "out" / "cartpole.csv").read_text().splitlines()) == 3

@@ -18,6 +18,8 @@ import torch
 import earlycrop
 import tasks
 from earlycrop.scoring.loss_terms import total_loss
+from tasks.runner.arguments import parse
+from tasks.runner.options import check_values
 from tasks.runner.store import configuration
 from tests.tasks.runs import root
 from tests.tasks.tiny_data import SMALLER, TINY_DATA
@@ -30,7 +32,8 @@ def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
     assert "default" in module.PRESETS
     for preset, make in module.PRESETS.items():
         options = make()
-        assert options.preset == preset
+        assert parse(module, ["--preset", preset]) == replace(options, preset=preset)
+        check_values(options)
         assert configuration(name, options)["task"] == name
         if name in TINY_DATA:
             options = replace(options, data=str(tmp_path), **(TINY_DATA[name](tmp_path) or {}))

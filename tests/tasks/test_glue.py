@@ -18,6 +18,7 @@ from earlycrop.utils.torchvision_compat import load_torchvision
 from leaderboards import studies
 from tasks import glue
 from tasks.runner import arguments, command_line
+from tasks.runner.options import check_values
 from tasks.text.glue_dataset import GLUE
 from tests.tasks.runs import log_of, until
 from tests.tasks.tiny_data import sentences
@@ -85,13 +86,24 @@ def test_what_a_step_costs_is_measured_on_the_same_batch_for_every_seed(tmp_path
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"task_name": "ax"}, "there is no task_name 'ax': take one of cola, sst2"),
+        ({"warmup": 1.0}, "warmup must be 0 or more and below 1, not 1"),
+        ({"batch": 0}, "batch must be 1 or more"),
+        ({"length": 7}, "length must be 8 or more, not 7"),
+        ({"clip": 0.0}, "clip must be above 0, not 0"),
+    ],
+)
+def test_options_out_of_range_are_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_values(replace(GLUE_OPTIONS, **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
         ({"data": "data/nowhere"}, "there is no folder data/nowhere: --data takes"),
         ({"model": "./nowhere"}, r"there is no folder ./nowhere: --model takes"),
         ({"length": 300}, "length is 300, and .* takes 128 at most"),
-        ({"task_name": "ax"}, "task_name must be one of cola, sst2"),
-        ({"warmup": 1.0}, "warmup must be 0 or more and below 1, not 1"),
-        ({"batch": 0}, "batch must be 1 or more"),
-        ({"clip": 0.0}, "clip must be a number above 0, not 0"),
         ({"validation": 0.999}, "no training examples left: lower --validation"),
     ],
 )

@@ -19,11 +19,12 @@ from torch import nn
 
 from tasks import nyu
 from tasks.depth.frames import reduced
+from tasks.depth.metrics import errors_of_mean
 from tasks.depth.nyu_dataset import LABELED, read
-from tasks.depth.prediction import errors_of_mean
 from tasks.depth.views import images_seen, middle
 from tasks.nets import fcrn
 from tasks.runner import command_line
+from tasks.runner.options import check_values
 from tests.tasks.runs import log_of, until
 from tests.tasks.tiny_data import scenes
 from tests.tasks.tiny_tasks import NYU_OPTIONS, nyu_task
@@ -48,14 +49,24 @@ class Narrow(nn.Module):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"data": "data/nowhere"}, f"there is no folder data/nowhere: --data takes one that holds {LABELED}"),
         ({"size": (16, 48)}, "size must be 32 or more"),
         ({"scale": 0.9}, "scale must be 1 or more, not 0.9"),
         ({"colour": 1.0}, "colour must be 0 or more and below 1"),
         ({"rotation": math.inf}, "rotation must be 0 or more, not inf"),
-        ({"learning_rate": 0.0}, "learning_rate must be a number above 0"),
-        ({"clip": -1.0}, "clip must be a number above 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"clip": -1.0}, "clip must be above 0"),
         ({"batch": 0}, "batch must be 1 or more"),
+    ],
+)
+def test_options_out_of_range_are_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_values(replace(NYU_OPTIONS, **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": "data/nowhere"}, f"there is no folder data/nowhere: --data takes one that holds {LABELED}"),
         ({"validation": 0.999}, "no training frames left: lower --validation"),
     ],
 )

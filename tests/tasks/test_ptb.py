@@ -17,7 +17,8 @@ import earlycrop
 from tasks import ptb
 from tasks.runner import command_line
 from tasks.runner.errors import RunError
-from tasks.text.sequences import Batch
+from tasks.runner.options import check_values
+from tasks.text.corpus import Batch
 from tests.tasks.runs import log_of, until
 from tests.tasks.tiny_data import text
 from tests.tasks.tiny_tasks import PTB_OPTIONS, ptb_task
@@ -38,16 +39,16 @@ def folder(tmp_path: Path) -> Path:
     [
         ({"batch": 0}, "batch must be 1 or more, not 0"),
         ({"window": -1}, "window must be 0 or more, not -1"),
-        ({"widths": ()}, "widths must be one or more numbers of at least 1"),
+        ({"widths": ()}, "widths must be 1 or more, not"),
         ({"dropout": 1.0}, "dropout must be 0 or more and below 1"),
-        ({"learning_rate": math.nan}, "learning_rate must be a number above 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0, not nan"),
         ({"decay": 0.5}, "decay must be 1 or more"),
-        ({"clip": 0.0}, "clip must be a number above 0"),
+        ({"clip": 0.0}, "clip must be above 0, not 0"),
     ],
 )
 def test_options_out_of_range_are_named(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ptb.make(replace(PTB_OPTIONS, **changed))
+        check_values(replace(PTB_OPTIONS, **changed))
 
 
 def test_contiguous_batches_carry_the_memory_of_the_last_step(folder: Path) -> None:

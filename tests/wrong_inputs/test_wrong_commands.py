@@ -28,7 +28,7 @@ TASKS = {
     "no rounds": (["digits", "--rounds", "0"], "rounds must be at least 1"),
     "a negative batch": (["digits", "--batch", "-1"], "batch must be 1 or more, not -1"),
     "two widths": (["digits", "--widths", "8", "8"], "missing value for argument '--widths'"),
-    "a width of 0": (["digits", "--widths", "8", "8", "0"], "widths must be at least 1"),
+    "a width of 0": (["digits", "--widths", "8", "8", "0"], "widths must be 1 or more, not (8, 8, 0)"),
     "an unknown trigger": (["digits", "--trigger", "lazy"], "there is no trigger 'lazy'"),
     "a late trigger": (["digits", "--trigger", "99"], "the trigger may wait until epoch 99"),
     "an unknown criterion": (["digits", "--criterion", "corp"], "corp"),

@@ -18,8 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import earlycrop
 from earlycrop.scoring.loss_terms import total_loss
-from tasks.control.a2c import A2C, Batch
-from tasks.control.options import A2COptions
+from tasks.control.a2c import A2C, A2COptions, Batch
 from tasks.control.rollouts import DIAGNOSTICS_SEED, Player, mean_return
 from tasks.nets.actor_critic import ActorCritic
 from tasks.runner import command_line

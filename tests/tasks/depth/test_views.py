@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.data.normalisation import IMAGENET
+from tasks.data.batches import IMAGENET
 from tasks.depth.views import Augmentation, View, depths_seen, drawn, images_seen, middle, shown
 
 CPU = torch.device("cpu")

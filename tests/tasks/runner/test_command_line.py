@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ from tests.tasks.tiny_data import TINY_DATA
         (["--method", "snip", "--of", "nodes"], "an unstructured method removes a share of the weights"),
         (["--epochs", "2"], "early pruning needs at least 3 epochs"),
         (["--rounds", "0"], "rounds must be at least 1"),
-        (["--agents", "0"], "agents must be at least 1"),
-        (["--clip", "-1"], "clip must be None or a number above 0"),
+        (["--agents", "0"], "agents must be 1 or more, not 0"),
+        (["--clip", "-1"], "clip must be above 0, not -1.0"),
         (["--device", "gpu"], "there is no device 'gpu' here"),
         (["--dropout", "0.1"], "dropout"),
         (["--environment", "Pong"], "Pong"),
@@ -117,7 +117,8 @@ def test_presets_are_the_starting_point() -> None:
     assert (paper.environment, paper.agents, paper.games) == ("CartPole-v0", 16, 16 * 8000)
     assert paper.widths == (128, 128, 128)
     assert (paper.preset, paper.seed) == ("paper-table4", 4)
-    assert arguments.parse(cartpole, ["--preset=paper-table4"]) == cartpole.paper_table4()
+    options = replace(cartpole.paper_table4(), preset="paper-table4")
+    assert arguments.parse(cartpole, ["--preset=paper-table4"]) == options
 
 
 def test_help_names_methods_presets_and_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,9 @@ from torch.distributed import HashStore, destroy_process_group, init_process_gro
 import earlycrop
 import tasks
 from tasks import cifar10
+from tasks.data.batches import statistics
 from tasks.runner import command_line, distributed
-from tasks.runner.resources import cpu_model
+from tasks.runner.machine import cpu_model
 from tasks.vision.augmentation import Augmentation
 from tasks.vision.feed import Feed, InMemory, Streamed
 from tasks.vision.images import read
@@ -171,9 +172,9 @@ def test_each_process_has_its_part_of_the_same_images(tmp_path: Path, request: p
     augmentation = Augmentation(padding=4, flip=True)
 
     def drawn(feed: Feed) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(feed.shuffled(12, cpu, (0, 1, 0)))
+        return list(feed.shuffled(12, cpu, (0, 1, 0), augmentation))
 
-    feeds: list[Feed] = [InMemory(pixels, train.labels, 32, augmentation), Streamed(train, 32, augmentation)]
+    feeds: list[Feed] = [InMemory(pixels, train.labels, 32, statistics(pixels)), Streamed(train, 32)]
     of_one_process = [drawn(feed) for feed in feeds]
     request.getfixturevalue("second")
     in_memory, streamed = (drawn(feed) for feed in feeds)

@@ -20,7 +20,7 @@ from earlycrop import METHODS
 from earlycrop.scoring.loss_terms import total_loss
 from tasks import cartpole
 from tasks.runner import command_line, outcome, training_loop
-from tasks.runner.resources import cpu_model, load_average
+from tasks.runner.machine import cpu_model, load_average
 from tasks.runner.training_loop import diagnostics_change
 from tests.tasks.runs import command, contents, folder, root
 

@@ -9,8 +9,8 @@ from threading import Event
 
 import pytest
 
-from tasks.runner import wait_notices
-from tasks.runner.wait_notices import explained, go_offline_without_hub
+from tasks.runner import command_line
+from tasks.runner.command_line import explained, go_offline_without_hub
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> str:
     for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.upper(), raising=False)
-    monkeypatch.setenv(wait_notices._OFFLINE, "")
+    monkeypatch.setenv(command_line._OFFLINE, "")
     return address
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(hub: str, capsys: pytest.CaptureFixture[str]) -> None:
     go_offline_without_hub("owner/data", "owner/model")
-    assert os.environ[wait_notices._OFFLINE] == "1"
+    assert os.environ[command_line._OFFLINE] == "1"
     said = capsys.readouterr().err
     assert said.startswith("127.0.0.1 cannot be reached")
     assert "owner/data and owner/model can only be read where it was downloaded before" in said
@@ -38,17 +38,17 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(hub: str, capsys: pytest.C
 
 def test_a_folder_needs_no_hub(hub: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go_offline_without_hub(str(tmp_path), "", "bert-base-uncased")
-    assert os.environ[wait_notices._OFFLINE] == ""
+    assert os.environ[command_line._OFFLINE] == ""
     assert capsys.readouterr().err == ""
 
 
 def test_a_wait_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(wait_notices, "PATIENCE", 0.01)
+    monkeypatch.setattr(command_line, "PATIENCE", 0.01)
     said = Event()
-    monkeypatch.setattr(wait_notices, "print", lambda *_, **__: said.set(), raising=False)
+    monkeypatch.setattr(command_line, "print", lambda *_, **__: said.set(), raising=False)
     with explained("reading the data of glue"):
         assert said.wait(10)
-    monkeypatch.setattr(wait_notices, "PATIENCE", 1000.0)
+    monkeypatch.setattr(command_line, "PATIENCE", 1000.0)
     said.clear()
     with explained("reading"):
         pass

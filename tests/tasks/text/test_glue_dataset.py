@@ -174,7 +174,7 @@ def test_predictions_are_written_as_the_server_takes_them(
     task: str, predicted: list[float], written: list[str], tmp_path: Path
 ) -> None:
     values = np.array(predicted)
-    glue_dataset.write(GLUE[task], tmp_path, {"validation": (values, values)})
+    glue_dataset.write_predictions(GLUE[task], tmp_path, {"validation": (values, values)})
     lines = [f"{i}\t{value}" for i, value in enumerate(written)]
     assert (tmp_path / "validation.tsv").read_text().splitlines() == ["index\tprediction", *lines]
 

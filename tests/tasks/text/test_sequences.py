@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tasks.text.sequences import PADDING, chunks, parts, streams
+from tasks.text.corpus import PADDING, chunks, parts, streams
 
 
 def test_every_word_is_a_target_once_and_the_word_before_it_the_input() -> None:

@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks import cifar10
-from tasks.data.loader import generator
-from tasks.data.normalisation import statistics
+from tasks.data.batches import generator, statistics
 from tasks.vision import classification
 from tasks.vision.augmentation import Augmentation, prepared, shift_and_flip, turn_and_crop
 from tasks.vision.feed import InMemory, Streamed
@@ -71,20 +70,22 @@ def test_streamed_images_are_the_held_ones(tmp_path: Path, monkeypatch: pytest.M
     train, _ = read(str(tmp_path), "CIFAR-10")
     pixels = train.pixels(1e9)
     assert pixels is not None
-    in_memory, streamed = (
-        InMemory(pixels, train.labels, 32, None),
-        Streamed(train, 32, Augmentation(flip=True, padding=2)),
-    )
-    cpu = torch.device("cpu")
+    in_memory, streamed = InMemory(pixels, train.labels, 32, statistics(pixels)), Streamed(train, 32)
+    cpu, augmentation = torch.device("cpu"), Augmentation(flip=True, padding=2)
     for key in ((0, 1, 0), (0, 2, 0)):
-        labels = [[labels.tolist() for _, labels in feed.shuffled(16, cpu, key)] for feed in (in_memory, streamed)]
+        labels = [
+            [labels.tolist() for _, labels in feed.shuffled(16, cpu, key, augmentation)]
+            for feed in (in_memory, streamed)
+        ]
         assert labels[0] == labels[1]
         assert [len(batch) for batch in labels[0]] == [16, 16]
     transform = v2.Compose([v2.Resize(36), v2.CenterCrop(32), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     mean, deviation = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     for i, image in enumerate(torch.cat([images for images, _ in streamed.plain(torch.arange(40), 16, cpu)])):
         torch.testing.assert_close(image, (transform(train.rgb(i)) - mean) / deviation)
-    one, two = (torch.cat([images for images, _ in streamed.shuffled(16, cpu, (0, 1, 0))]) for _ in range(2))
+    one, two = (
+        torch.cat([images for images, _ in streamed.shuffled(16, cpu, (0, 1, 0), augmentation)]) for _ in range(2)
+    )
     torch.testing.assert_close(one, two, rtol=0, atol=0)
     assert one.shape == (32, 3, 32, 32)
     assert sum(len(labels) for _, labels in streamed.plain(torch.arange(40), 16, cpu)) == 40

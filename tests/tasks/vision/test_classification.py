@@ -143,7 +143,7 @@ def test_pruned_on_another_device_it_is_the_same_network_and_the_dense_one_is_no
     [
         (["--size", "4"], "size must be 8 or more, not 4"),
         (["--validation", "1"], "validation must be 0 or more and below 1"),
-        (["--smallest-crop", "0"], "smallest_crop must be a number above 0, not 0"),
+        (["--smallest-crop", "0"], "smallest_crop must be above 0 and at most 1, not 0"),
         (["--test-epochs", "9"], "test_epochs must be epochs from 1 to 4, not [9]"),
         (["--network", "nothing"], "there is no network 'nothing'"),
         (["--record"], "cifar10 has nothing to draw: leave out --record"),

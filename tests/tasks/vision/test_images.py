@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.data.normalisation import statistics
+from tasks.data.batches import statistics
 from tasks.vision.images import first, held_out, read
 from tests.tasks.tiny_data import parquet, pictures
 

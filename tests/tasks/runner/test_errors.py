@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import tyro
 
-from tasks.runner.one_line_errors import one_line_errors
+from tasks.runner.errors import one_line_errors
 
 
 @dataclass

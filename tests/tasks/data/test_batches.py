@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tasks import digits
-from tasks.data.balance import balanced
+from tasks.data.batches import balanced
 
 
 def test_every_batch_has_as_many_of_each_class_until_one_runs_out() -> None:
