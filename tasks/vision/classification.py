@@ -27,7 +27,7 @@ from tasks.runner.options import AtLeast0, Bounds, Clip, Count, CountOr0, Option
 from tasks.runner.schedules import one_cycle
 from tasks.runner.store import digest
 from tasks.vision.augmentation import Augmentation
-from tasks.vision.feed import Feed, InMemory, feeds
+from tasks.vision.feed import Feed, InMemory, feeds, memory_format
 from tasks.vision.images import first, held_out, read
 
 Batch = tuple[Tensor, Tensor]
@@ -129,9 +129,11 @@ class Vision(Task):
     def batches(self, model: nn.Module, epoch: int) -> Iterator[Batch]:
         """Whole batches of all training images in a random order, augmented."""
         self.epoch = epoch
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
+        layout = memory_format(model)
+        model.to(memory_format=layout)  # type: ignore[call-overload]
         options, key = self.options, (self.options.seed, epoch, TRAINING)
-        yield from self.training.shuffled(options.batch, model_device(model), key, options)
+        for images, labels in self.training.shuffled(options.batch, model_device(model), key, options):
+            yield images.contiguous(memory_format=layout), labels
 
     def scoring_batches(self, model: nn.Module, epoch: int) -> list[Batch]:
         """Training images as they are; of each batch, this process's part."""
@@ -139,7 +141,9 @@ class Vision(Task):
         order = torch.randperm(len(self.training), generator=generator((options.seed, epoch, SCORING)))
         order = scoring_order(options, order, self.classes_of)
         local_order = distributed.local_slices(order[: options.scoring * options.batch], options.batch)
-        return list(self.training.plain(local_order, max(1, options.batch // distributed.processes()), device))
+        layout, size = memory_format(model), max(1, options.batch // distributed.processes())
+        plain = self.training.plain(local_order, size, device)
+        return [(images.contiguous(memory_format=layout), labels) for images, labels in plain]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy, with smoothed labels where the options say so."""

@@ -14,7 +14,7 @@ from PIL import Image
 import earlycrop
 from tasks import cifar10
 from tasks.nets.classifiers import network
-from tasks.runner import command_line
+from tasks.runner import arguments, command_line
 from tests.tasks.tiny_data import parquet
 from tests.tasks.vision.test_images import broken_image, folders
 
@@ -158,3 +158,18 @@ def test_wrong_options_are_a_sentence(more: list[str], message: str, tmp_path: P
     assert left.value.code == 2
     assert f"error: {message}" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("inputs", "layout"), [(5, torch.contiguous_format), (8, torch.channels_last)])
+def test_a_network_that_torch_cannot_train_with_channels_last_lies_in_the_usual_way(
+    inputs: int, layout: torch.memory_format, tmp_path: Path
+) -> None:
+    """With 5 channels into a strided convolution of 1 x 1, torch would break the process's memory in training."""
+    parquet(tmp_path, classes=3, side=8, counts={"train": 60, "test": 12})
+    options = arguments.parse(cifar10, ["--data", str(tmp_path), "--network", "resnet8-cifar", "--batch", "8"])
+    task = cifar10.make(options)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, inputs, 3, padding=1), torch.nn.Conv2d(inputs, 10, 1, 2))
+    for images, _ in (next(iter(task.batches(model, 1))), task.scoring_batches(model, 1)[0]):
+        for tensor in (images, model[0].weight):
+            assert tensor.is_contiguous(memory_format=layout)
+        model(images).square().sum().backward()
