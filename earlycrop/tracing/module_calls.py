@@ -15,8 +15,8 @@ from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import ChannelLabels
 from earlycrop.tracing.labels import varying_dims
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
-from earlycrop.utils.contexts import preserve_state
 from earlycrop.utils.modules import collect_tensors
+from earlycrop.utils.object_state import ObjectState
 
 Shapes = list[tuple[int, ...]]
 OnCall = Callable[[str, str, Any], None]
@@ -60,6 +60,8 @@ class ModuleCallRecorder:
         self._recorder: ChannelRecorder | None = None
         self._keeps_calls = False
         self._on_call: OnCall | None = None
+        self._state: ObjectState | None = None
+        """What the network holds, as it was before the first run in training mode."""
         for name, module in network.named_modules():
             if type(module).forward is not nn.Module.forward or "forward" in vars(module):
                 module.__dict__["forward"] = self._wrap_forward(name, module.forward)
@@ -81,6 +83,19 @@ class ModuleCallRecorder:
             yield
         finally:
             self._recorder = self._on_call = None
+
+    @contextmanager
+    def training_mode(self) -> Iterator[None]:
+        """Put the network in training mode; on exit, put back what it held before the first run in training mode.
+
+        That includes tensors that were cut since then.
+        """
+        self._state = self._state or ObjectState([self.network])
+        try:
+            self.network.train()
+            yield
+        finally:
+            self._state.restore()
 
     def _wrap_forward(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -105,18 +120,6 @@ class ModuleCallRecorder:
     def _freeze_outputs(self, network: nn.Module, args: Any, output: Any) -> None:
         if self._recorder is not None:
             freeze_outputs(self._recorder, output)
-
-
-@contextmanager
-def training_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network in training mode, and restore its attributes, its buffers and all random states on the way out.
-
-    Args:
-        network: A copy of the user's network.
-    """
-    with preserve_state(network):
-        network.train()
-        yield
 
 
 def freeze_outputs(recorder: ChannelRecorder, output: Any) -> None:

@@ -23,10 +23,11 @@ from earlycrop.graph.types import ChannelLabels
 from earlycrop.scoring.loss_terms import named_terms
 from earlycrop.tracing.batches import batch_form, run_batches
 from earlycrop.tracing.coupling import AxisChannels, build_graph, coupled_classes, multiplicity
-from earlycrop.tracing.module_calls import ModuleCallRecorder, freeze_outputs, training_mode
+from earlycrop.tracing.module_calls import ModuleCallRecorder, freeze_outputs
 from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
+from earlycrop.tracing.recording_mode import RecordingMode
 from earlycrop.tracing.rules import table
-from earlycrop.tracing.trial_cut import RecordingMode, Trials
+from earlycrop.tracing.trial_cut import Trials
 from earlycrop.tracing.unmet import freeze_around_unmet, uncalled_layers, unmet_parameters
 from earlycrop.tracing.validate import freeze_failing_nodes
 from earlycrop.utils.contexts import differentiable_kernels
@@ -142,7 +143,7 @@ def _trace(
         uncalled = uncalled_layers(unmet, module_calls.called)
         if uncalled:
             freeze_around_unmet(recorder, module_calls, uncalled, partial(run_all, network), mode)
-        training_scalars = None if real else _record_training_scalars(network, run_all, device)
+        training_scalars = None if real else _record_training_scalars(module_calls, run_all, device)
         classes = coupled_classes(recorder)
         example = batches[0] if run is call_model else run_all
         graph = build_graph(recorder, classes, channels, tensors, frozenset(parameters), example)
@@ -233,16 +234,17 @@ def _record_training(
 
 
 def _record_training_scalars(
-    network: nn.Module, run: Callable[[nn.Module], Any], device: torch.device
+    module_calls: ModuleCallRecorder, run: Callable[[nn.Module], Any], device: torch.device
 ) -> list[ScalarArgs] | None:
     """Return the scalars that the network computes with in training mode, or None if it cannot run in it.
 
     It may need targets, more samples, or values to decide by.
     """
     recorder = ChannelRecorder()
+    mode = RecordingMode(recorder, device, False, table.record_scalars)
     try:
-        with training_mode(network), shapes_only(RecordingMode(recorder, device, False, table.record_scalars)):
-            run(network)
+        with module_calls.training_mode(), shapes_only(mode):
+            run(module_calls.network)
     except Exception as error:  # whatever a forward raises
         raise_if_out_of_memory(error)
         _log.debug("not tried in training mode: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,11 @@ class Fault:
     at: int
     path: tuple[str, ...]
     reason: Reason
+
+    @property
+    def kind(self) -> str:
+        """What similar faults of similar modules have in common: the module and the reason without numbers."""
+        return re.sub(r"\d+", "", f"{self.reason.module}: {self.reason.why}")
 
 
 class TrialRecorder(ChannelRecorder):

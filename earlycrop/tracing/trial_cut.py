@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,44 +24,15 @@ from earlycrop.graph.nodes import SizeAttribute
 from earlycrop.graph.types import ChannelLabels, NodeMask, Reason
 from earlycrop.surgery.slicing import cut_module, kept_indices
 from earlycrop.tracing.labels import expand_labels
-from earlycrop.tracing.module_calls import ModuleCallRecorder, fits, output_shapes, training_mode
-from earlycrop.tracing.operation import Op, Rule
-from earlycrop.tracing.recorder import ChannelRecorder, ScalarArgs
+from earlycrop.tracing.module_calls import ModuleCallRecorder, fits, output_shapes
+from earlycrop.tracing.operation import Rule
+from earlycrop.tracing.recorder import SPLIT, ChannelRecorder, ScalarArgs
+from earlycrop.tracing.recording_mode import RecordingMode
 from earlycrop.tracing.rules import table
-from earlycrop.tracing.rules.recurrent import FUSED_CELLS
 from earlycrop.tracing.trial_check import REMOVED, Fault, TrialRecorder
 from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
-from earlycrop.utils.meta import MetaMode, shapes_only, tensor_arguments
+from earlycrop.utils.meta import shapes_only
 from earlycrop.utils.modules import tensors_by_name
-
-
-class RecordingMode(MetaMode):  # type: ignore[no-untyped-call]
-    """Run every operation, and pass it to a rule.
-
-    Args:
-        recorder: The recorder of the run.
-        device: The device that all meta tensors report.
-        real: Compute all values, however long it takes.
-        rule: What is called with the recorder and each operation after it ran.
-    """
-
-    def __init__(
-        self, recorder: ChannelRecorder, device: torch.device, real: bool, rule: Rule = table.apply_rule
-    ) -> None:
-        super().__init__(device, real)
-        self.recorder, self.rule = recorder, rule
-        recorder.real = real
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if (in_parts := FUSED_CELLS.get(func)) is not None:
-            with self:  # a mode is off while it handles an operation
-                return in_parts(*args, **kwargs)
-        inputs = tensor_arguments(args, kwargs)
-        result, results = self.run(func, args, kwargs, inputs)
-        self.recorder.operation_count += 1
-        self.rule(self.recorder, Op(func, args, kwargs, inputs, results))
-        return result
 
 
 @dataclass(frozen=True)
@@ -87,6 +58,8 @@ class Trials:
     """By module ("" is the network) and whether in training mode: the scalars that are the same in a second run."""
     runs_uncut: dict[str, bool] = field(default_factory=dict)
     """By module: whether its first call can be made again without a fault."""
+    network_faults: set[str] = field(default_factory=set)
+    """Faults of the whole network, without numbers."""
 
     @property
     def network(self) -> nn.Module:
@@ -99,6 +72,7 @@ class Trials:
         tested: Sequence[int],
         root: str = "",
         size_attributes: tuple[SizeAttribute, ...] = (),
+        in_training: bool = True,
     ) -> list[Fault]:
         """Cut nodes out of the copy, run it, put them back, and return what is wrong.
 
@@ -111,6 +85,7 @@ class Trials:
             tested: The nodes whose faults count.
             root: The module to run; by default the whole network.
             size_attributes: Attributes that follow the cut, besides those of the graph.
+            in_training: Run the whole network in training mode as well.
         """
         module = self.network.get_submodule(root)
         removed = graph.mask(remove)
@@ -131,19 +106,31 @@ class Trials:
         try:
             _add_tensors(recorder, subgraph, module, removed)
             faults = self._find_faults(recorder, root, table.apply_rule)
-            if not faults and not root and self.training_scalars is not None:
+            if not faults and not root and in_training and self.training_scalars is not None:
                 training = True
                 followed = recorder.followed
                 recorder = make_recorder(self._expected_scalars(root, training))
                 recorder.followed = followed
-                with training_mode(module):
+                with self.module_calls.training_mode():
                     faults = self._find_faults(recorder, root, table.record_scalars)
         finally:
             swap.undo()
         if recorder.scalars_differ and (root, training) not in self.repeatable_scalars:
             self.repeatable_scalars[root, training] = self._find_repeatable_scalars(root, training)
-            return self.check_cut(graph, remove, tested, root, size_attributes)
+            return self.check_cut(graph, remove, tested, root, size_attributes, in_training)
+        if not root:
+            self.network_faults.update(fault.kind for fault in faults)
+        elif not faults:
+            self.runs_uncut[root] = True
         return faults
+
+    @cached_property
+    def splits_differ_in_training(self) -> bool:
+        """Whether the network in training mode has other splits than in evaluation mode."""
+        evaluation, training = (
+            [s for s in scalars or [] if s.operation == SPLIT] for scalars in (self.scalars, self.training_scalars)
+        )
+        return evaluation != training
 
     def check_group(
         self, graph: Graph, root: str, ids: tuple[int, ...], size_attributes: tuple[SizeAttribute, ...]
@@ -152,7 +139,8 @@ class Trials:
 
         What another module does with channels that this one returns (a split into queries, keys and values) shows only
         in a run of both. The modules are run from the innermost one on, until one has a fault, or none and returns no
-        channels of the group. A module that cannot be run again alone is skipped.
+        channels of the group. A module that cannot be run again alone is skipped: one that has a fault uncut, unless
+        the whole network has the same fault.
 
         Args:
             graph: The graph of the network.
@@ -167,7 +155,9 @@ class Trials:
         while root:
             if root in calls and calls[root].repeatable:
                 faults = self.check_cut(graph, remove, ids, root, size_attributes)
-                if self._runs_uncut(graph, root) if faults else not self._returns(root, graph, ids):
+                if not faults and not self._returns(root, graph, ids):
+                    return root, faults
+                if faults and (faults[0].kind in self.network_faults or self._runs_uncut(graph, root)):
                     return root, faults
             root = root.rpartition(".")[0]
         return root, self.check_cut(graph, remove, ids, root, size_attributes)
@@ -239,7 +229,7 @@ class Trials:
     def _find_repeatable_scalars(self, root: str, training: bool) -> list[ScalarArgs | None]:
         """Return the scalars of the first run, with None for those that differ in a second one (a loss may count)."""
         recorder, first = ChannelRecorder(), self._expected_scalars(root, training)
-        with training_mode(self.network) if training else nullcontext():
+        with self.module_calls.training_mode() if training else nullcontext():
             self._run_recorded(recorder, root, table.record_scalars)
         second = [*recorder.scalars, *[None] * len(first)]
         return [a if a == b else None for a, b in zip(first, second, strict=False)]

@@ -18,8 +18,8 @@ from torch import nn
 from earlycrop.tracing.module_calls import ModuleCallRecorder
 from earlycrop.tracing.operation import Op
 from earlycrop.tracing.recorder import ChannelRecorder
+from earlycrop.tracing.recording_mode import RecordingMode
 from earlycrop.tracing.rules.table import apply_rule
-from earlycrop.tracing.trial_cut import RecordingMode
 from earlycrop.utils.meta import shapes_only
 from earlycrop.utils.modules import collect_tensors
 from earlycrop.utils.validation import enumerate_names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 
 from earlycrop.graph.graph import Graph
@@ -17,8 +18,9 @@ from earlycrop.tracing.trial_cut import Trials, sample_nodes
 def freeze_failing_nodes(graph: Graph, trials: Trials) -> Graph:
     """Freeze the nodes whose removal leaves a network that fails or computes something else.
 
-    All groups are cut at once first. If that has a fault, each group is cut by itself in the innermost module that
-    holds it: at first once for all similar modules, and if the network then still has a fault, in every module.
+    All groups are cut at once first. While that has a fault, the groups closest to it are each cut by themselves, in
+    the innermost module that holds them: at first once for all similar modules, and if the network still has a fault
+    in the end, in every module.
 
     Args:
         graph: The graph of the network.
@@ -27,13 +29,14 @@ def freeze_failing_nodes(graph: Graph, trials: Trials) -> Graph:
     Returns:
         A graph of which random cuts have no fault.
     """
-    if not graph.count or not _has_fault(graph, trials):
+    faults = _find_faults(graph, trials) if graph.count else []
+    if not faults:
         return graph
-    checks = GroupChecks(graph, trials, reuse_results=True)
+    checks = GroupChecks(graph, trials, faults, reuse_results=True)
     if checks.run():
         return checks.result()
     for _ in range(2):
-        checks = GroupChecks(graph, trials, reuse_results=False)
+        checks = GroupChecks(graph, trials, checks.faults, reuse_results=False)
         if checks.run():
             return checks.result()
         if not checks.added and not checks.frozen:  # the graph, which has a fault
@@ -42,15 +45,18 @@ def freeze_failing_nodes(graph: Graph, trials: Trials) -> Graph:
     return _freeze_by_halving(graph, trials)
 
 
-def _has_fault(graph: Graph, trials: Trials) -> bool:
-    return bool(_find_faults(graph, trials, list(graph.groups.values())))
+def _find_faults(graph: Graph, trials: Trials) -> list[Fault]:
+    """Cut nodes of all groups at once, and return the faults of the first sample that has any.
 
-
-def _find_faults(graph: Graph, trials: Trials, groups: list[tuple[int, ...]]) -> list[Fault]:
-    """Cut nodes of all these groups at once, and return the faults of the first sample that has any."""
+    Several samples are for parts of the network's own width. They run in training mode only if it has others there.
+    """
+    groups = list(graph.groups.values())
     ids = [i for group in groups for i in group]
-    samples = (sample_nodes(graph, groups, seed) for seed in range(trials.samples))
-    return next(filter(None, (trials.check_cut(graph, remove, ids) for remove in samples)), [])
+    for seed in range(trials.samples):
+        in_training = seed == 0 or trials.splits_differ_in_training
+        if faults := trials.check_cut(graph, sample_nodes(graph, groups, seed), ids, in_training=in_training):
+            return faults
+    return []
 
 
 class GroupChecks:
@@ -59,12 +65,13 @@ class GroupChecks:
     Args:
         graph: The graph of the network.
         trials: The copy of the network.
+        faults: What is wrong if all groups are cut at once.
         reuse_results: Take the result of a group that has no fault, or none with the right attributes, for the same
             group of similar modules.
     """
 
-    def __init__(self, graph: Graph, trials: Trials, reuse_results: bool) -> None:
-        self.graph, self.trials, self.reuse_results = graph, trials, reuse_results
+    def __init__(self, graph: Graph, trials: Trials, faults: list[Fault], reuse_results: bool) -> None:
+        self.graph, self.trials, self.faults, self.reuse_results = graph, trials, faults, reuse_results
         self.added: tuple[SizeAttribute, ...] = ()
         """Attributes that were found to follow groups."""
         self.expected: tuple[SizeAttribute, ...] = ()
@@ -76,15 +83,29 @@ class GroupChecks:
     def run(self) -> bool:
         """Check the groups, and return whether the network has no fault with the result.
 
-        Where attributes were found that others are expected to follow, the network is tried at once with all of them.
+        The groups that are closest to the network's fault come first. When one has a fault, the network is tried again:
+        the others may have none, or the attributes that are expected to follow them.
         """
-        for group, ids in self.graph.groups.items():
-            if self._check(group, ids):
-                before, self.added = self.added, self.added + self.expected
-                if not _has_fault(self.result(), self.trials):
-                    return True
-                self.added = before
-        return not _has_fault(self.result(), self.trials)
+        remaining = dict(self.graph.groups)
+        while remaining:
+            for group in sorted(remaining, key=partial(_count_shared, self.faults[0].reason.module), reverse=True):
+                frozen = len(self.frozen)
+                if self._check(group, remaining.pop(group)):
+                    similar = [other for other in remaining if _names(other) == _names(group)]
+                    for other in similar if len(self.frozen) > frozen else ():
+                        self._check(other, remaining.pop(other))
+                    if self._has_no_fault(self.expected):
+                        return True
+                    break
+        return self._has_no_fault()
+
+    def _has_no_fault(self, expected: tuple[SizeAttribute, ...] = ()) -> bool:
+        """Return whether the network has no fault with the result; then these attributes are part of it."""
+        before, self.added = self.added, self.added + expected
+        self.faults = _find_faults(self.result(), self.trials)
+        if self.faults:
+            self.added = before
+        return not self.faults
 
     def result(self) -> Graph:
         """Return the graph with the attributes that were found, and without the nodes that are frozen."""
@@ -93,7 +114,7 @@ class GroupChecks:
         return replace(self.graph, size_attributes=self.graph.size_attributes + self.added).freeze(self.frozen)
 
     def _check(self, group: Group, ids: tuple[int, ...]) -> bool:
-        """Check one group, and return whether attributes were found that others are expected to follow."""
+        """Check one group, and return whether it has a fault with the attributes that are known or expected."""
         path = _common_module(group)
         module = self.trials.network.get_submodule(path)
         kind = type(module), len(ids), tuple((tensor.removeprefix(path), dim) for tensor, dim in group)
@@ -110,19 +131,18 @@ class GroupChecks:
         if not faults:
             self._add(kind, path, expected)
             return False
-        failure = _without_digits(type(module), {tensor for tensor, _ in group}, faults[0].reason.why)
+        failure = type(module), _names(group), faults[0].kind
         following = None
         if failure not in self._failures:
             following = find_size_attributes(self.graph, self.trials, ids, root, self.added)
         if following is None:
             self._failures.add(failure)
             self.frozen |= dict.fromkeys(ids, faults[0].reason)
-            return False
+            return True
         self._add(kind, path, following)
         known = self.added + self.expected
-        expected = expect_size_attributes(self.graph, self.trials.network, following, known)
-        self.expected += expected
-        return bool(expected)
+        self.expected += expect_size_attributes(self.graph, self.trials.network, following, known)
+        return True
 
     def _add(self, kind: tuple[object, ...], path: str, attributes: tuple[SizeAttribute, ...]) -> None:
         """Record which attributes follow a group."""
@@ -138,9 +158,16 @@ def _common_module(group: Group) -> str:
     return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
 
 
-def _without_digits(kind: type, tensors: set[str], why: str) -> tuple[object, ...]:
-    """Return what failures of similar groups have in common: names and reasons without numbers."""
-    return kind, frozenset(re.sub(r"\d+", "", name) for name in tensors), re.sub(r"\d+", "", why)
+def _names(group: Group) -> frozenset[str]:
+    """Return the names of a group's tensors without numbers, which the same group of a similar module has too."""
+    return frozenset(re.sub(r"\d+", "", tensor) for tensor, _ in group)
+
+
+def _count_shared(module: str, group: Group) -> int:
+    """Return how many modules around ``module``, itself included, also hold a tensor of a group."""
+    path = module.split(".")
+    pairs = (zip(path, tensor.split("."), strict=False) for tensor, _ in group)
+    return max(sum(1 for _ in takewhile(lambda names: names[0] == names[1], parts)) for parts in pairs)
 
 
 def _freeze_by_halving(graph: Graph, trials: Trials) -> Graph:

@@ -7,6 +7,8 @@ returns None where the sizes do not fit or the call has another form; torch then
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -16,9 +18,17 @@ aten: Any = torch.ops.aten
 META = torch.device("meta")
 
 
-def _empty_like(x: Tensor) -> Tensor:
-    """Return a tensor of the shape of ``x``, in the same memory format."""
-    return _empty(x.shape, x) if x.is_contiguous() else torch.empty_like(x)
+def _empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor of the shape of ``x``, whose dimensions lie in the same order in memory."""
+    dtype = dtype or x.dtype
+    if x.is_contiguous():
+        return torch.empty(x.shape, dtype=dtype, device=META)
+    if not all(x.stride()):  # it was expanded: its order says little
+        return torch.empty_like(x, dtype=dtype)
+    strides, n = [0] * x.ndim, 1
+    for d in sorted(range(x.ndim), key=lambda d: (x.stride(d), -d)):
+        strides[d], n = n, n * x.shape[d]
+    return torch.empty_strided(x.shape, strides, dtype=dtype, device=META)
 
 
 def _empty(shape: Sequence[int], x: Tensor) -> Tensor:
@@ -36,7 +46,7 @@ def _batch_norm(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor] | None:
 
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     first = tensors[0]
-    if not -first.ndim <= dim < first.ndim or not all(t.is_contiguous() and t.dtype == first.dtype for t in tensors):
+    if not -first.ndim <= dim < first.ndim or not all(_is_row_major(t) and t.dtype == first.dtype for t in tensors):
         return None
     shape = list(first.shape)
     shape[dim] = sum(t.shape[dim] for t in tensors if t.ndim == first.ndim)
@@ -45,6 +55,32 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     if not all(same) or any(t.shape[dim + 1 :] != first.shape[dim + 1 :] for t in tensors):
         return None
     return _empty(shape, first)
+
+
+def _is_row_major(x: Tensor) -> bool:
+    """Return whether the dimensions lie in memory in their order, as in a contiguous tensor and in parts of one."""
+    return x.is_contiguous() or all(a >= b > 0 for a, b in pairwise(x.stride()))
+
+
+def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    first = tensors[0]
+    same = (t.shape == first.shape and t.dtype == first.dtype and _is_row_major(t) for t in tensors)
+    if not -first.ndim - 1 <= dim <= first.ndim or not all(same):
+        return None
+    shape = list(first.shape)
+    shape.insert(dim % (first.ndim + 1), len(tensors))
+    return _empty(shape, first)
+
+
+def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor | None:
+    """An index along one dimension."""
+    given = [(d, index) for d, index in enumerate(indices) if index is not None]
+    if len(given) != 1 or len(indices) > x.ndim or not x.is_contiguous():
+        return None
+    dim, index = given[0]
+    if index.dtype != torch.long or not index.is_contiguous():
+        return None
+    return _empty((*x.shape[:dim], *index.shape, *x.shape[dim + 1 :]), x)
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor | None:
@@ -123,7 +159,9 @@ def _grouped_mm(a: Tensor, b: Tensor, *rest: Any) -> Tensor | None:
 def _elementwise(x: Any, *rest: Any) -> Tensor | None:
     """An elementwise operation on one tensor, or on two that broadcast."""
     other = rest[0] if rest else None
-    if not isinstance(x, Tensor) or not x.is_floating_point() or any(isinstance(r, Tensor) for r in rest[1:]):
+    if not isinstance(x, Tensor) or not x.is_floating_point() or any(isinstance(r, Tensor | complex) for r in rest[1:]):
+        return None
+    if isinstance(other, complex):
         return None
     if not isinstance(other, Tensor):
         return _empty_like(x)
@@ -135,6 +173,35 @@ def _elementwise(x: Any, *rest: Any) -> Tensor | None:
         return _empty_like(other)
     shape = torch.broadcast_shapes(x.shape, other.shape)  # type: ignore[no-untyped-call]
     return _empty(shape, x)
+
+
+def _compare(x: Any, *rest: Any) -> Tensor | None:
+    result = _elementwise(x, *rest)
+    return None if result is None else _empty_like(result, torch.bool)
+
+
+def _where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+    if a.dtype != b.dtype or not (condition.is_contiguous() and a.is_contiguous() and b.is_contiguous()):
+        return None
+    shapes = (condition.shape, a.shape, b.shape)
+    largest = max(shapes, key=lambda shape: (len(shape), prod(shape)))
+    return _empty(largest, a) if all(_broadcasts_to(shape, largest) for shape in shapes) else None
+
+
+def _masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor | None:
+    if isinstance(value, complex) or not x.is_floating_point():
+        return None
+    return _where(mask, x, x) if _broadcasts_to(mask.shape, x.shape) else None
+
+
+def _softmax(x: Tensor, dim: int, *dtype: Any) -> Tensor | None:
+    if any(dtype) or not x.is_floating_point() or not x.is_contiguous() or not -x.ndim <= dim < x.ndim:
+        return None
+    return _empty(x.shape, x)
+
+
+def _triangle(x: Tensor, *diagonal: int) -> Tensor | None:
+    return _empty(x.shape, x) if x.ndim > 1 and x.is_contiguous() else None
 
 
 def _broadcasts_to(small: Sequence[int], large: Sequence[int]) -> bool:
@@ -154,9 +221,13 @@ def _mean(x: Tensor, dims: Sequence[int], keep: bool = False) -> Tensor | None:
     return _empty([1 if d in over else n for d, n in enumerate(x.shape) if keep or d not in over], x)
 
 
-_ELEMENTWISE_NAMES = "gelu clamp clamp_min sigmoid silu tanh relu roll hardswish hardsigmoid rsqrt sqrt exp neg"
-_IN_PLACE_NAMES = "hardswish_ silu_ relu_ hardtanh_ hardsigmoid_"
+_ELEMENTWISE_NAMES = (
+    "gelu clamp clamp_min sigmoid silu tanh relu roll hardswish hardsigmoid hardtanh leaky_relu elu softplus mish "
+    "rsqrt sqrt exp log neg abs cos sin"
+)
+_IN_PLACE_NAMES = "hardswish_ silu_ relu_ hardtanh_ hardsigmoid_ leaky_relu_ elu_"
 _ARITHMETIC_NAMES = "add mul sub div"
+_COMPARISON_NAMES = "eq ne lt le gt ge"
 SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
@@ -167,6 +238,16 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.upsample_trilinear3d.default: _upsample_like(aten.upsample_nearest3d.default),
     aten.convolution.default: _convolution,
     aten.cat.default: _cat,
+    aten.stack.default: _stack,
+    aten.index.Tensor: _index,
+    aten.where.self: _where,
+    aten.masked_fill.Scalar: _masked_fill,
+    aten._softmax.default: _softmax,
+    aten._log_softmax.default: _softmax,
+    aten._safe_softmax.default: _softmax,
+    aten.tril.default: _triangle,
+    aten.triu.default: _triangle,
+    aten.pow.Tensor_Scalar: _elementwise,
     aten.addmm.default: _addmm,
     aten.mm.default: _mm,
     aten.bmm.default: _bmm,
@@ -175,6 +256,10 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
     **{getattr(aten, name).default: _elementwise for name in _ELEMENTWISE_NAMES.split()},
     **{getattr(aten, name).default: _in_place for name in _IN_PLACE_NAMES.split()},
     **{getattr(aten, name).Tensor: _elementwise for name in _ARITHMETIC_NAMES.split()},
+    **{getattr(aten, name).Scalar: _elementwise for name in _ARITHMETIC_NAMES.split()},
     **{getattr(aten, f"{name}_").Tensor: _in_place for name in _ARITHMETIC_NAMES.split()},
+    **{getattr(aten, f"{name}_").Scalar: _in_place for name in _ARITHMETIC_NAMES.split()},
+    **{getattr(aten, name).Tensor: _compare for name in _COMPARISON_NAMES.split()},
+    **{getattr(aten, name).Scalar: _compare for name in _COMPARISON_NAMES.split()},
 }
 """ATen operation -> its shortcut."""

@@ -94,6 +94,25 @@ def test_a_part_that_is_rounded_from_the_width_is_never_taken_for_another(width:
         assert shrink(dense, trace(dense, VECTORS), [node]).difference <= 1e-10  # type: ignore[operator]
 
 
+def test_further_samples_run_in_training_mode_if_that_has_other_splits() -> None:
+    def training_runs(splits_more: bool) -> int:
+        runs: list[bool] = []
+
+        def forward(self: Any, x: Tensor) -> Tensor:
+            runs.append(self.training)
+            left, right = self.up(x).split(self.sizes, 1)
+            if self.training and splits_more:
+                left = torch.stack(left.unbind(0))
+            return self.out(torch.cat([left.tanh(), right], 1))
+
+        model = Net(forward, up=nn.Linear(6, 9), out=nn.Linear(9, 3)).double()
+        model.sizes = (4, 5)
+        assert trace(model, VECTORS).count == 9
+        return sum(runs)
+
+    assert training_runs(splits_more=True) == training_runs(splits_more=False) + 2  # of three samples
+
+
 def test_a_part_of_a_width_in_training_mode_follows_too() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         hidden = self.up(x)

@@ -70,6 +70,18 @@ def test_a_size_that_only_training_uses_freezes_what_it_concerns(name: str) -> N
     model.train()(torch.randn(4, 6).double()).sum().backward()
 
 
+def test_what_a_network_keeps_in_training_is_put_back_after_each_trial() -> None:
+    def once(network: Any, h: Tensor) -> Tensor:
+        if network.kept:
+            raise ValueError("it was run in training mode before")
+        network.kept.append(h)
+        return h
+
+    model = InTraining(once).double()
+    model.kept = []  # type: ignore[assignment]
+    assert certified(model, torch.randn(4, 6).double(), 8 + 9)
+
+
 STAYING: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "noise": lambda n, h: h * torch.randn(h.shape) + torch.randn_like(h),
     "dropout": lambda n, h: functional.dropout1d(functional.dropout(h, 0.3)[..., None], 0.3)[..., 0],
