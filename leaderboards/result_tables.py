@@ -46,6 +46,23 @@ FORMS = {
 }
 """A study's method, in the words of its CSV -> what the table calls it."""
 
+SETTINGS = {
+    "cifar10": "ResNet8 on 5,000 images of CIFAR-10, 90 %: accuracy",
+    "digits": "small convolutional network on digits, 95 %: accuracy",
+    "cartpole": "CartPole, 99 %: return",
+}
+"""Task -> head of its column in the table of defaults."""
+CHOICES = {
+    "dense": "`dense`",
+    "random-s": "`random-s`",
+    "earlycrop-s": "columns, the batch's statistics, `--schedule keep`",
+    "earlycrop-s (schedule after-cut)": "columns, the batch's statistics",
+    "earlycrop-s (gate rows, statistics batch, schedule after-cut)": "rows, the batch's statistics",
+    "earlycrop-s (statistics running, schedule after-cut)": "columns, running statistics",
+    "earlycrop-s (gate rows, schedule after-cut)": "rows, running statistics",
+}
+"""Method of the study of defaults -> what the table calls it."""
+
 GLUE = {"RTE": "accuracy", "MRPC": "accuracy", "STS-B": "Pearson", "CoLA": "Matthews"}
 """Task -> its metric, as its column's head has it."""
 ENCODER = {
@@ -139,6 +156,16 @@ def scores(out: Path) -> str:
     return _table(out / "tables" / "scores.csv", "task", SCORES, FORMS, cell, "`earlycrop-s`, and one thing changed")
 
 
+def defaults(out: Path) -> str:
+    """Return the candidates for the defaults of gate, statistics and schedule, by validation data on tuning seeds."""
+
+    def cell(line: Line) -> str:
+        scale, unit = (100, " %") if line["metric"] == "accuracy" else (1, "")
+        return f"{_spread(scale * line['mean'], scale * line['std'], 1)}{unit} ({int(line['seeds'])})"
+
+    return _table(out / "tables" / "defaults.csv", "task", SETTINGS, CHOICES, cell, "`earlycrop-s`: gate, statistics")
+
+
 def kitchen(out: Path) -> str:
     """Return the depth of one room: each method's error and multiply-accumulates, by what was cut."""
 
@@ -193,7 +220,7 @@ def _spread(mean: float, std: float, digits: int) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
-    "overview": overview, "scores": scores, "kitchen": kitchen, "minilm": minilm,
+    "overview": overview, "scores": scores, "defaults": defaults, "kitchen": kitchen, "minilm": minilm,
 }  # fmt: skip
 """Name in a page's marker -> table of the leaderboards in a folder; raises ValueError where a CSV lacks its runs."""
 

@@ -224,7 +224,7 @@ def defaults(seed: int) -> Iterator[Run]:
     for task, setting in SETTINGS.items():
         common = f"{setting} --seed {TUNING + seed} --method"
         yield run_of(task, f"{common} dense")
-        yield run_of(task, f"{common} random-s{'' if task == 'cartpole' else ' --schedule keep'}")
+        yield run_of(task, f"{common} random-s --schedule keep")
         for form in FORMS if task != "cartpole" else FORMS[:2]:
             yield run_of(task, f"{common} earlycrop-s{form} --schedule after-cut")
         yield run_of(task, f"{common} earlycrop-s --schedule keep")
