@@ -25,7 +25,7 @@ def place(tmp_path: Path) -> Path:
     for page in result_tables.PAGES:
         shutil.copy(ROOT / page, tmp_path / page)
     (tmp_path / "out" / "tables").mkdir(parents=True)
-    for name in ("scores.csv", "kitchen.csv", "minilm.csv", "observations.csv"):
+    for name in ("scores.csv", "defaults.csv", "kitchen.csv", "minilm.csv", "observations.csv"):
         shutil.copy(ROOT / "leaderboards" / "tables" / name, tmp_path / "out" / "tables")
     return tmp_path
 
