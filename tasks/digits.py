@@ -40,7 +40,7 @@ class Options(TaskOptions):
     schedule: Schedule = "after-cut"
     learning_rate: Positive = 2e-3
     """Largest learning rate of Adam, which rises and falls once."""
-    widths: Annotated[tuple[int, int, int], Bounds(least=1)] = (128, 256, 704)
+    widths: Annotated[tuple[int, int, int], Bounds(minimum=1)] = (128, 256, 704)
     """Channels of the three convolutions."""
     scoring: Count = 5
     """Batches that pruning scores are computed on."""

@@ -46,7 +46,7 @@ class Options(CommonOptions):
     validation_mismatched of mnli), or with a folder of them a task."""
     model: str = "bert-base-uncased"
     """Encoder on the hub, or a folder, with a head for classifying sequences in transformers."""
-    length: Annotated[int, Bounds(least=8)] = 128
+    length: Annotated[int, Bounds(minimum=8)] = 128
     """Most tokens of an example, special ones included; longer ones are cut there, and counted."""
     examples: CountOr0 = 0
     """Most training examples; 0 is all. They are the same for every seed."""

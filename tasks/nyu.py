@@ -56,7 +56,7 @@ class Options(Augmentation, CommonOptions):
     """The network's first half."""
     pretrained: bool = False
     """Whether the encoder starts from torchvision's weights of ImageNet."""
-    size: Annotated[tuple[int, int], Bounds(least=32)] = (228, 304)
+    size: Annotated[tuple[int, int], Bounds(minimum=32)] = (228, 304)
     """Height and width of what the network is given: 19 of 20 parts of the frame's, each way."""
     frames: CountOr0 = 0
     """Most training frames, evenly spread; 0 is all."""

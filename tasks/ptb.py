@@ -62,7 +62,7 @@ class Options(CommonOptions):
     """Sequences in a batch."""
     learning_rate: Positive = 1e-3
     """Adam's learning rate at the start."""
-    decay: Annotated[float, Bounds(least=1)] = 4.0
+    decay: Annotated[float, Bounds(minimum=1)] = 4.0
     """What the learning rate is divided by after an epoch that did not lower the validation perplexity."""
     clip: Clip = 0.25
     """Largest gradient norm, or None for no clipping."""

@@ -30,7 +30,7 @@ from tasks.runner.options import AtLeast0, Bounds, Clip, Count, CountOr0, Counts
 
 EPISODES = 100
 TRAINING, SCORING = 0, 1
-UpTo1 = Annotated[float, Bounds(least=0, most=1)]
+UpTo1 = Annotated[float, Bounds(minimum=0, maximum=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class A2COptions(Options):
     """Factor on the rewards that training sees, to keep the critic's targets near 1; reported returns are unscaled."""
     entropy: AtLeast0 = 0.01
     """Weight of the entropy bonus in the loss."""
-    last_entropy: Annotated[float | None, Bounds(least=0)] = None
+    last_entropy: Annotated[float | None, Bounds(minimum=0)] = None
     """What that weight falls to, linearly over the epochs; None: it stays."""
     normalise_observations: bool = True
     """Whether observations are shifted and scaled to mean 0 and deviation 1 over all that were seen. Without it, the

@@ -21,7 +21,7 @@ Size = tuple[int, int]
 class Augmentation:
     """Options of what may happen to a frame in training, each with random numbers of its own (section 4.1)."""
 
-    scale: Annotated[float, Bounds(least=1)] = 1.5
+    scale: Annotated[float, Bounds(minimum=1)] = 1.5
     """Most that frames are enlarged by in training, and their depths divided by, as what looks larger is nearer."""
     rotation: AtLeast0 = 5.0
     """Most degrees that frames are turned by in training."""

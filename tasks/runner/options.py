@@ -18,24 +18,24 @@ Schedule = Literal["keep", "restart", "after-cut", "constant"]
 class Bounds(NamedTuple):
     """What the number of an option, or each number of a tuple, must be: a part of its type, as in :data:`Count`."""
 
-    least: float = -math.inf
+    minimum: float = -math.inf
     above: float = -math.inf
     below: float = math.inf
-    most: float = math.inf
+    maximum: float = math.inf
 
     def hold(self, number: float) -> bool:
-        return self.least <= number <= self.most and self.above < number < self.below
+        return self.minimum <= number <= self.maximum and self.above < number < self.below
 
     def __str__(self) -> str:
         forms = ("{:g} or more", "above {:g}", "below {:g}", "at most {:g}")
         return " and ".join(form.format(limit) for form, limit in zip(forms, self, strict=True) if math.isfinite(limit))
 
 
-Count = Annotated[int, Bounds(least=1)]
-Counts = Annotated[tuple[int, ...], Bounds(least=1)]
-CountOr0 = Annotated[int, Bounds(least=0)]
-Share = Annotated[float, Bounds(least=0, below=1)]
-AtLeast0 = Annotated[float, Bounds(least=0)]
+Count = Annotated[int, Bounds(minimum=1)]
+Counts = Annotated[tuple[int, ...], Bounds(minimum=1)]
+CountOr0 = Annotated[int, Bounds(minimum=0)]
+Share = Annotated[float, Bounds(minimum=0, below=1)]
+AtLeast0 = Annotated[float, Bounds(minimum=0)]
 Positive = Annotated[float, Bounds(above=0)]
 Clip = Annotated[float | None, Bounds(above=0)]
 

@@ -179,10 +179,10 @@ class Store:
         """Bring ``model`` to the last checkpoint, if it is of these data; its state, or None where there is none."""
         if not self.folder.is_dir():
             raise RunError(f"this process does not see {self.folder}: give a shared folder with --runs")
-        found = checkpoints(self.folder)
-        if not found:
+        by_epoch = checkpoints(self.folder)
+        if not by_epoch:
             return None
-        last = found[max(found)]
+        last = by_epoch[max(by_epoch)]
         otherwise = f"move {last} away to start the run anew, or give another folder with --runs"
         return read_checkpoint(last, model, data, lambda config: self._require_same(config, last), otherwise)
 

@@ -23,7 +23,7 @@ class Augmentation:
     """Whether half of the images are mirrored in training."""
     rotation: AtLeast0 = 0.0
     """Most degrees that images are turned by in training."""
-    smallest_crop: Annotated[float, Bounds(above=0, most=1)] = 1.0
+    smallest_crop: Annotated[float, Bounds(above=0, maximum=1)] = 1.0
     """Least share of an image's area that a random resized crop keeps in training; 1 is no such crop. Its aspect is 3:4
     to 4:3 (Szegedy et al. 2015)."""
 

@@ -43,7 +43,7 @@ class VisionOptions(Augmentation, Options):
     """Data set on the hub, or a folder: parquet files, a folder a class, or torchvision's CIFAR archives."""
     network: str = "resnet18-cifar"
     """Classifier: one of ours (--network help lists them), of torchvision by its name, or timm:NAME."""
-    size: Annotated[int, Bounds(least=8)] = 32
+    size: Annotated[int, Bounds(minimum=8)] = 32
     """Side of the images that the network is given."""
     images: CountOr0 = 0
     """Most training images; 0 is all. They are the same for every seed."""
