@@ -15,12 +15,13 @@ from jaxtyping import install_import_hook
 
 LIBRARY = Path(__file__).parents[1] / "earlycrop"
 CALLED_MOST = ("tracing", "utils.meta", "utils.meta_shapes")
+"""Packages and modules of the library that have beartype alone."""
 OTHERS = ("earlycrop.tracing.operation", "earlycrop.tracing.module_calls")
 """Modules of them with a named tuple, whose annotations beartype cannot find, and with closures, which it keeps."""
 
 
 def install() -> None:
-    """Have what is imported from now on checked. The library itself must not be imported yet."""
+    """Check what is imported from now on. Call it before anything imports the library."""
     if "earlycrop" in sys.modules:
         raise RuntimeError("earlycrop was imported before tests.type_checks could have it checked")
     every = {".".join(path.relative_to(LIBRARY).with_suffix("").parts) for path in LIBRARY.rglob("*.py")}

@@ -111,7 +111,7 @@ class Vision(Task):
         }  # fmt: skip
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        """Adam or SGD, fused: a call an operation and tensor would take much of the time that a cut saves."""
+        """Adam or SGD, fused: one call for each operation and tensor would take much of the time that a cut saves."""
         options, rate = self.options, self.options.learning_rate
         weights, decay = model.parameters(), options.weight_decay
         if options.optimizer == "adam":

@@ -21,10 +21,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Return how a model's weights and images are to lie: channels last, where convolutions are fastest.
+    """Return the memory format of a model and its images: channels last, where convolutions are fastest.
 
     On a CPU with AVX2, torch 2.13 writes beyond a buffer in the backward pass of a strided convolution of 1 x 1 with
-    fewer than 8 input channels that lie last. A network with one is laid out in the usual way.
+    fewer than 8 input channels that lie last. The format is the usual one for a network with such a layer.
     """
     narrow = any(
         isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and set(m.stride) != {1} and m.in_channels < 8
