@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -43,6 +45,11 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
 def labels(rows: pd.DataFrame) -> pd.Series[str]:
     """Return the method of each row, with its variant if it has one."""
     return rows["method"].where(rows["variant"] == "", rows["method"] + " (" + rows["variant"] + ")")
+
+
+def is_dense(names: pd.Index[str]) -> npt.NDArray[np.bool_]:
+    """Return which labels are of dense runs, a variant such as a constant learning rate included."""
+    return np.array([name.partition(" ")[0] == "dense" for name in names], dtype=bool)
 
 
 def csv_text(results: Iterable[Result]) -> str:
@@ -116,11 +123,10 @@ def summary(group: Group) -> pd.DataFrame:
     lines.loc[by_method["device"].nunique() > 1, by_device] = float("nan")
     of_one_kind = by_method[["emissions_country", "emissions_measured"]].nunique(dropna=False).le(1).all(axis=1)
     lines.loc[~of_one_kind, "emissions_g"] = float("nan")
-    is_dense = lines.index == "dense"
     lines["at_cap"] = by_method["pruned_why"].agg(lambda reasons: reasons.map(at_cap).sum())
-    lines["gap"] = lines["mean"] - lines.loc[is_dense, "mean"].mean()
+    lines["gap"] = lines["mean"] - lines["mean"].get("dense", float("nan"))
     higher = bool(group.rows["higher_is_better"].iloc[0])
-    lines["rank"] = lines.loc[~is_dense, "mean"].rank(ascending=not higher, method="min")
+    lines["rank"] = lines.loc[~is_dense(lines.index), "mean"].rank(ascending=not higher, method="min")
     return lines.sort_values(["rank", "method"], na_position="first")
 
 
