@@ -93,7 +93,7 @@ class Options:
     seed: CountOr0 = 0
     """Seeds initialisation, data and everything else that is random."""
     device: str = "auto"
-    """Torch device, or "auto": the first CUDA device where there is one, else the CPU."""
+    """Torch device, or "auto": the machine's GPU where there is one, else the CPU. Apple's must be named: "mps"."""
     prune_on: str = ""
     """Device that prunes before training, in place of the training device: cpu where only what is left fits that."""
     deterministic: bool = False
