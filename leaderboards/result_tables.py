@@ -57,6 +57,7 @@ CHOICES = {
     "random-s": "`random-s`",
     "earlycrop-s": "columns, the batch's statistics, `--schedule keep`",
     "earlycrop-s (schedule after-cut)": "columns, the batch's statistics",
+    "earlycrop-s (schedule after-cut, early batches 0.4)": "the same, early rounds on 2 of 5 batches",
     "earlycrop-s (gate rows, statistics batch, schedule after-cut)": "rows, the batch's statistics",
     "earlycrop-s (statistics running, schedule after-cut)": "columns, running statistics",
     "earlycrop-s (gate rows, schedule after-cut)": "rows, running statistics",

@@ -224,7 +224,7 @@ FORMS = ("", " --gate rows", " --gate rows --statistics batch", " --statistics r
 
 
 def defaults(seed: int) -> Iterator[Run]:
-    """Which gates, statistics of batch norms and schedule a structured pruning does best with; to choose by."""
+    """Which gates, statistics of batch norms, schedule and batches a structured pruning does best with; to choose by."""
     for task, setting in SETTINGS.items():
         common = f"{setting} --seed {TUNING + seed} --method"
         yield run_of(task, f"{common} dense")
@@ -232,6 +232,7 @@ def defaults(seed: int) -> Iterator[Run]:
         for form in FORMS if task != "cartpole" else FORMS[:2]:
             yield run_of(task, f"{common} earlycrop-s{form} --schedule after-cut")
         yield run_of(task, f"{common} earlycrop-s --schedule keep")
+        yield run_of(task, f"{common} earlycrop-s --schedule after-cut --early-batches 0.4")
 
 
 STUDIES: dict[str, Study] = {
@@ -278,7 +279,7 @@ STUDIES: dict[str, Study] = {
     "terms": terms,
     "when": points("--preset small --schedule keep", (0.9,), (0, 1, 2, 3, 4, 6, 8, 10), holds=False),
     "when-control": when_control,
-    "when-images": points(HELD_OUT, (0.9,), (0, 1, 2, 4, 8), first_seed=TUNING),
+    "when-images": points(HELD_OUT, (0.9,), (0, 1, 2, 4, 6, 8, 10), first_seed=TUNING),
 }  # fmt: skip
 """Name -> study. Tables and figures are the paper's; the others are ours, for a CPU."""
 BY_VALIDATION = ("defaults", "when-images")

@@ -89,7 +89,7 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
         trigger=names.trigger or None,
         options=earlycrop.PrunerOptions(
             gate=names.gate, statistics=names.statistics, shuffled=options.shuffled, rewind=options.rewind,
-            optimizer_state=names.optimizer_state, log_triggers=options.watch,
+            early_batches=options.early_batches, optimizer_state=names.optimizer_state, log_triggers=options.watch,
             ntk_probe=next(iter(task.scoring_batches(model, 0))) if options.kernel else None, group=distributed.group(),
         ),
     )  # fmt: skip
