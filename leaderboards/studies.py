@@ -224,7 +224,7 @@ FORMS = ("", " --gate rows", " --gate rows --statistics batch", " --statistics r
 
 
 def defaults(seed: int) -> Iterator[Run]:
-    """Which gates, statistics of batch norms, schedule and batches a structured pruning does best with; to choose by."""
+    """Which gates, statistics of batch norms, schedule and batches a structured pruning does best with."""
     for task, setting in SETTINGS.items():
         common = f"{setting} --seed {TUNING + seed} --method"
         yield run_of(task, f"{common} dense")
