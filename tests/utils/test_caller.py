@@ -11,14 +11,14 @@ SETUP = """
 import torch
 import earlycrop
 from torch import nn
-model = lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+model = lambda: nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 30))
 batches = [torch.randn(4, 6)]
 loss = lambda model, batch: model(batch).square().mean()
 """
 LINES = {
     "earlycrop.Pruner(model(), [], loss, epochs=4)": "no optimizer",
-    'earlycrop.prune(model(), loss, batches, "random", sparsity=0.99, structured=False)': "hardly anything is left",
-    "earlycrop.prune(model(), loss, batches, sparsity=0.99)": "could be removed",
+    'earlycrop.prune(model(), loss, batches, "random", sparsity=0.985, structured=False)': "hardly anything is left",
+    "earlycrop.prune(model(), loss, batches, sparsity=0.999)": "could be removed",
 }
 """A line of a program -> what its warning says."""
 
