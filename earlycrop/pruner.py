@@ -127,16 +127,20 @@ class Pruner:
         if self.method.criterion is not None:
             self.request = self._make_request(sparsity, rounds, of, limits)
             plan = TrainingPlan(self._context, self.request, epochs, score_batches, options.rewind_with)
-            penalty = self.method.penalty if options.penalty is None else options.penalty
-            self._procedure = make_procedure(plan, self.method, trigger, sparsity, rounds, options.rewind, penalty)
-            self.total_epochs = self._procedure.total_epochs
-            self._checks = LoopChecks(self._context, self._procedure, self.method.structured)
-            self._context.warn_of_untrained()
-            if self.method.structured:
-                self._context.warn_of_hooks()
+            self._set_procedure(plan, trigger, sparsity, rounds)
         needs_distance = self._procedure is not None and self._procedure.uses_weight_distance
         self._measurements = TrainingLog(self._context, options, sparsity, limits, needs_distance)
         self._log: dict[str, float] = {}
+
+    def _set_procedure(self, plan: TrainingPlan, trigger: object, sparsity: float, rounds: int) -> None:
+        method, options = self.method, self.options
+        penalty = method.penalty if options.penalty is None else options.penalty
+        self._procedure = make_procedure(plan, method, trigger, sparsity, rounds, options.rewind, penalty)
+        self.total_epochs = self._procedure.total_epochs
+        self._checks = LoopChecks(self._context, self._procedure, method.structured)
+        self._context.warn_of_untrained()
+        if method.structured:
+            self._context.warn_of_hooks()
 
     def _make_request(self, sparsity: float, rounds: int, of: str, limits: Limits) -> PruningRequest:
         method, options = self.method, self.options
