@@ -10,6 +10,7 @@ Needs torch-pruning (``pip install '.[bench]'``).
 
 from __future__ import annotations
 
+import importlib
 import time
 import warnings
 from collections.abc import Callable
@@ -71,7 +72,8 @@ class Block(nn.Module):
         )
         attended = (q @ k.transpose(-1, -2)).softmax(-1) @ v
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
 
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
@@ -84,8 +86,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 
 def make_peers(model: nn.Module, example: Tensor) -> list[Callable[[], Any]]:
     """Return torch-pruning's functions: one builds the graph of dependencies, the other one makes a pruner."""
-    import torch_pruning
-
+    torch_pruning: Any = importlib.import_module("torch_pruning")
     last = [m for m in model.modules() if 1000 in (getattr(m, "out_features", 0), getattr(m, "out_channels", 0))]
     importance = torch_pruning.importance.RandomImportance()
     return [

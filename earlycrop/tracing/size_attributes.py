@@ -43,7 +43,7 @@ def find_size_attributes(
     remove = [ids[len(ids) // 2]]
     chosen: tuple[SizeAttribute, ...] = ()
     faults = trials.check_cut(graph, remove, ids, root, size_attributes, in_training=False)
-    in_training = not faults
+    in_training = not faults  # where the fault is
     if in_training:
         faults = trials.check_cut(graph, remove, ids, root, size_attributes)
     for _ in range(MAX_ATTRIBUTES):

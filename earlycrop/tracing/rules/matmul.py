@@ -78,14 +78,14 @@ def bilinear(recorder: ChannelRecorder, op: Op) -> None:
 def distance(recorder: ChannelRecorder, op: Op) -> None:
     """The columns of both matrices are coupled, as two zeros add nothing to a distance. All rows are kept."""
     tensors = op.args[:2]
-    columns = [recorder.labels_along(t, t.ndim - 1) for t in tensors]
-    if columns[0] is None or columns[1] is None:
-        recorder.freeze(columns, "a distance to data of a fixed width is summed over it")
+    a, b = (recorder.vectors_along(t, t.ndim - 1) for t in tensors)
+    if (len(a), len(b)) != (1, 1):
+        recorder.freeze([*a, *b], "a distance to data of a fixed width is summed over it")
     elif all(recorder.info(t).zero_preserving for t in tensors):
-        recorder.join(columns[0], columns[1])
-        recorder.activation_products.append(columns[0])
+        recorder.join(a[0], b[0])
+        recorder.activation_products.append(a[0])
     else:
-        recorder.freeze(columns, "a distance is summed over it, and is not zero where the channel is masked")
+        recorder.freeze([*a, *b], "a distance is summed over it, and is not zero where the channel is masked")
     for t in tensors:
         rows = [labels for labels in recorder.labels(t) if labels.shape[-1] == 1]
         recorder.freeze(rows, "distances are taken between its entries")
