@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import NodeMask, Size
-from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, layer_sizes, set_size
+from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, layer_sizes, set_size, store_size
 from earlycrop.utils.meta import meta_like
 from earlycrop.utils.modules import assign_tensor, tensor_owners
 from earlycrop.utils.parametrizations import parametrized_modules, weight_shape
@@ -116,7 +116,7 @@ class Swap:
             for name, places in self.places.items():
                 stack.callback(assign_tensor, places, self.tensors[name][0])
             for owner, attribute, old in self.sizes:
-                stack.callback(setattr, owner, attribute, old)
+                stack.callback(store_size, owner, attribute, old)
 
 
 def cut_module(module: nn.Module, keep: KeptIndices, size_attributes: Mapping[tuple[str, str], Size]) -> Swap:

@@ -42,7 +42,10 @@ def find_size_attributes(
     """
     remove = [ids[len(ids) // 2]]
     chosen: tuple[SizeAttribute, ...] = ()
-    faults = trials.check_cut(graph, remove, ids, root, size_attributes)
+    faults = trials.check_cut(graph, remove, ids, root, size_attributes, in_training=False)
+    in_training = not faults  # where the fault is
+    if in_training:
+        faults = trials.check_cut(graph, remove, ids, root, size_attributes)
     for _ in range(MAX_ATTRIBUTES):
         if not faults:
             break
@@ -53,7 +56,8 @@ def find_size_attributes(
         for candidate in chain(candidates, _list_pairs(candidates, graph, remove)):
             if len({a.attribute for a in candidate}) > 1 and best_reach > first.at:
                 break  # one attribute was enough
-            candidate_faults = trials.check_cut(graph, remove, ids, root, (*size_attributes, *chosen, *candidate))
+            attributes = (*size_attributes, *chosen, *candidate)
+            candidate_faults = trials.check_cut(graph, remove, ids, root, attributes, in_training)
             reach = min((fault.at for fault in candidate_faults), default=inf)
             if reach > best_reach:
                 best_reach, best, best_faults = reach, (*chosen, *candidate), candidate_faults
@@ -62,8 +66,12 @@ def find_size_attributes(
         if best_reach == first.at:
             return None
         chosen, faults = best, best_faults
+    if faults or not chosen:
+        return None
+    if trials.samples > 1:  # several cuts of the whole network follow
+        return chosen
     others = list(ids[(len(ids) + 1) // 2 :])
-    return chosen if chosen and not trials.check_cut(graph, others, ids, root, size_attributes + chosen) else None
+    return None if trials.check_cut(graph, others, ids, root, size_attributes + chosen) else chosen
 
 
 def _list_candidates(

@@ -189,11 +189,13 @@ class Trials:
     def _single_classes(self, graph: Graph, removed: NodeMask) -> NodeMask:
         """Return for each class whether it is the only one that is left along some dimension."""
         single = np.zeros(self.multiplicity.size, bool)
-        kept = np.append(~removed, True)
-        for axis in graph.axes:
-            classes = axis.classes[kept[axis.nodes]]
-            if (classes == classes[0]).all():
-                single[classes[0]] = True
+        empty = np.zeros(0, np.int64)
+        kept = np.append(~removed, True)[np.concatenate([empty, *(axis.nodes for axis in graph.axes)])]
+        classes = np.concatenate([empty, *(axis.classes for axis in graph.axes)])
+        starts = np.cumsum([0, *(axis.nodes.size for axis in graph.axes)])[:-1]
+        lowest = np.minimum.reduceat(np.where(kept, classes, single.size), starts)
+        highest = np.maximum.reduceat(np.where(kept, classes, -1), starts)
+        single[lowest[lowest == highest]] = True
         return single
 
     def _find_faults(self, recorder: TrialRecorder, root: str, rule: Rule) -> list[Fault]:

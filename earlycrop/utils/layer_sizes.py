@@ -37,7 +37,22 @@ def set_size(module: nn.Module, attribute: str, size: Any) -> None:
         size: An integer, or several.
     """
     kind = tuple if isinstance(getattr(module, attribute, None), tuple) else list
-    setattr(module, attribute, size if isinstance(size, int) else kind(size))
+    store_size(module, attribute, size if isinstance(size, int) else kind(size))
+
+
+def store_size(module: nn.Module, attribute: str, value: Any) -> None:
+    """Store a value in a size attribute, as ``setattr`` does.
+
+    Args:
+        module: The module.
+        attribute: The name of the attribute.
+        value: The value.
+    """
+    own = type(module)
+    if attribute in vars(module) and own.__setattr__ is nn.Module.__setattr__ and not hasattr(own, attribute):
+        vars(module)[attribute] = value  # nn.Module looks first whether it is a parameter, which takes long
+    else:
+        setattr(module, attribute, value)
 
 
 def layer_sizes(module: nn.Module) -> dict[str, int]:

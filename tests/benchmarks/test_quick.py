@@ -18,7 +18,11 @@ from benchmarks.results import ENVIRONMENT
 
 FOLDER = Path(benchmarks.__file__).parent
 BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text())
-PEERS = {"a2c": ("stable_baselines3", "stable-baselines3"), "surgeon": ("torch_pruning", "torch-pruning")}
+PEERS = {
+    "a2c": ("stable_baselines3", "stable-baselines3"),
+    "surgeon": ("torch_pruning", "torch-pruning"),
+    "trace_time": ("torch_pruning", "torch-pruning"),
+}
 """Benchmark -> the peer that it needs: the name to import, and the one to install."""
 MAY_BE_ZERO = ("difference", "effect", "certificate_difference")
 
@@ -67,6 +71,7 @@ def test_the_benchmarks_are_found() -> None:
         "step_time",
         "surgeon",
         "surgeon_one",
+        "trace_time",
     } <= set(BENCHMARKS)
 
 

@@ -57,9 +57,9 @@ def test_weights_of_products_convolutions_and_cells_are_pruned_and_nothing_else(
 
 
 def test_a_weight_of_an_operation_without_a_rule_may_be_one_of_a_product() -> None:
-    model = Net(lambda self, x: self.out(torch.cdist(x, self.centres)), out=nn.Linear(8, 3))
-    model.centres = nn.Parameter(torch.randn(8, 6))
-    assert "centres" in trace(model, torch.randn(4, 6)).product_weights
+    model = Net(lambda self, x: self.out(x @ torch.linalg.matrix_exp(self.generator)), out=nn.Linear(6, 3))
+    model.generator = nn.Parameter(torch.randn(6, 6))
+    assert "generator" in trace(model, torch.randn(4, 6)).product_weights
 
 
 def test_the_weights_that_stay_are_not_touched() -> None:

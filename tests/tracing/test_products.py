@@ -64,6 +64,27 @@ def test_a_convolution_as_a_product_of_patches_loses_channels() -> None:
     assert "it is multiplied with data of a fixed width" in str(graph.axis["weight", 2].reasons)
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, float("inf")])
+@pytest.mark.parametrize("centres", [5, 30])  # torch takes products where there are more than 25
+def test_the_width_of_distances_is_cut_where_a_masked_channel_is_zero(p: float, centres: int) -> None:
+    def model(activation: Any) -> nn.Module:
+        network = net(lambda self, x: self.b(torch.cdist(activation(self.a(x)), self.centres, p)))
+        network.b = nn.Linear(centres, 3).double()
+        network.centres = nn.Parameter(torch.randn(centres, 8, dtype=torch.float64))
+        return drop_unused(network, rows())
+
+    graph = certified(model(torch.relu), rows(), 8)
+    assert {owned[:2] for owned in graph.nodes[0].owns} == {("a.weight", 0), ("a.bias", 0), ("centres", 1)}
+    graph = trace(model(torch.sigmoid), rows())
+    assert graph.count == 0
+    assert "is not zero where the channel is masked" in graph.report()
+
+
+def test_the_width_of_distances_between_activations_is_cut() -> None:
+    model = net(lambda self, x: self.b(torch.cdist(self.a(x)[None], self.c(x)[None])[0]), b=nn.Linear(6, 3))
+    certified(model, rows(), 8)
+
+
 class Splines(nn.Module):
     """A layer of a Kolmogorov-Arnold network: a sum of splines of each input for each output (arXiv:2404.19756)."""
 

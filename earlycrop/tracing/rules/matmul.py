@@ -75,6 +75,23 @@ def bilinear(recorder: ChannelRecorder, op: Op) -> None:
     recorder.set_info(op.results[0], [] if rows is None else [expand_labels(rows, 1, 2)])
 
 
+def distance(recorder: ChannelRecorder, op: Op) -> None:
+    """The columns of both matrices are coupled, as two zeros add nothing to a distance. All rows are kept."""
+    tensors = op.args[:2]
+    a, b = (recorder.vectors_along(t, t.ndim - 1) for t in tensors)
+    if (len(a), len(b)) != (1, 1):
+        recorder.freeze([*a, *b], "a distance to data of a fixed width is summed over it")
+    elif all(recorder.info(t).zero_preserving for t in tensors):
+        recorder.join(a[0], b[0])
+        recorder.activation_products.append(a[0])
+    else:
+        recorder.freeze([*a, *b], "a distance is summed over it, and is not zero where the channel is masked")
+    for t in tensors:
+        rows = [labels for labels in recorder.labels(t) if labels.shape[-1] == 1]
+        recorder.freeze(rows, "distances are taken between its entries")
+    recorder.set_info(op.results[0])
+
+
 def convolution(recorder: ChannelRecorder, op: Op) -> None:
     """The input's channels are coupled with the weight's columns, and its rows and bias become the output's channels.
 

@@ -179,6 +179,7 @@ _FAMILIES: list[tuple[str, Rule]] = [
     ("_grouped_mm", matmul.grouped_product),
     ("convolution", matmul.convolution),
     ("_trilinear", matmul.bilinear),
+    ("_cdist_forward _euclidean_dist", matmul.distance),
     ("embedding _embedding_bag _embedding_bag_forward_only", indexing.embedding),
     ("index _unsafe_index", indexing.index),
     ("index_put index_put_ _unsafe_index_put", indexing.index_put),
