@@ -37,12 +37,12 @@ def choose_memory_format(context: PruningContext, batch: Any) -> str | None:
         return None
     try:
         timer = StepTimer(network, context.loss, batch, context.group)
-        seconds = timer.time(copy_module(network).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        after = timer.time(copy_module(network).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     except Exception as error:  # the cut is made, and its event must reach the caller
         first_line = str(error).partition("\n")[0]
         return f"the memory format was kept: a step could not be measured ({type(error).__name__}: {first_line})"
-    times = f"a training step takes {seconds / 1000:,.1f} ms so, and {timer.dense / 1000:,.1f} ms otherwise"
-    if seconds > FASTER * timer.dense:
+    times = f"a training step takes {after / 1000:,.1f} ms so, and {timer.dense / 1000:,.1f} ms otherwise"
+    if after > FASTER * timer.dense:
         return f"the memory format was kept, not changed to channels last: {times}"
     set_memory_format(models, optimizers, torch.channels_last)
     return f"the memory format is channels last: {times}"
