@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -24,6 +25,7 @@ from earlycrop.triggers.base import Trigger
 from earlycrop.triggers.triggers import TriggerName
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.contexts import outside_inference_mode
+from earlycrop.utils.memory_format import is_channels_last, set_memory_format
 from earlycrop.utils.parameters import flatten_optimizers
 from earlycrop.utils.types import Loss
 from earlycrop.utils.validation import (
@@ -148,7 +150,7 @@ class Pruner:
         targets, gate = method.schedule(sparsity, rounds), options.gate
         return PruningRequest(
             method.criterion, method.structured, targets, of, gate, limits, options.shuffled, options.statistics,
-            options.early_batches,
+            options.early_batches, options.memory_format,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -245,8 +247,10 @@ class Pruner:
         """Return what a checkpoint needs beside the model (:func:`earlycrop.save`) and the optimizer's state."""
         masks = None if self.event is None else self.event.masks
         pending = self._procedure is not None and self._procedure.pending_reason is not None
+        chosen = self.options.memory_format == "fastest" and bool(self.events)
         return {
             "epoch": self.epoch,
+            **({"channels_last": True} if chosen and is_channels_last(self._context.network) else {}),
             **self._measurements.state_dict(not self.events, pending),
             "method": method_name(self.method),
             "trigger": None if self._procedure is None else self._procedure.trigger_name,
@@ -269,6 +273,9 @@ class Pruner:
         if state["masks"] is not None:
             masks = Masks(context.network, state["masks"], context.optimizers, context.ema_models)
             events[-1] = replace(events[-1], masks=masks)
+        if state.get("channels_last"):
+            models, optimizers = [context.network, *context.ema_models], flatten_optimizers(context.optimizers)
+            set_memory_format(models, optimizers, torch.channels_last)
         if self.event is not None and self.event.masks is not None:
             self.event.masks.release()
         self.events, self.epoch = events, state["epoch"]

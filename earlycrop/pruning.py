@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 from earlycrop.context import PruningContext
 from earlycrop.events import Event, GateName, PruningRequest
+from earlycrop.rounds.memory_format import choose_memory_format
 from earlycrop.rounds.nodes import NodeRounds
 from earlycrop.rounds.notes import list_nearly_empty
 from earlycrop.rounds.sizes import DenseBaseline, PruningResult
@@ -152,6 +154,12 @@ def run_pruning(
         limits=request.limits,
         **{name: value for name, value in vars(result).items() if name != "bounds"},
     )
+    if (
+        request.structured
+        and request.memory_format == "fastest"
+        and (note := choose_memory_format(context, batches[0]))
+    ):
+        event = replace(event, notes=(*event.notes, note))
     _warn_missed_target(event)
     _warn_missed_ceilings(result)
     if not request.structured and (nearly_empty := list_nearly_empty(event.layers)):

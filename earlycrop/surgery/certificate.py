@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from earlycrop.graph.graph import Graph
 from earlycrop.graph.types import NodeMask, Role
 from earlycrop.surgery.noise import Noise
-from earlycrop.surgery.outputs import run_outputs
+from earlycrop.surgery.outputs import reproducible_runs
 from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -75,31 +76,35 @@ def reference_outputs(
         SurgeryError: The network returns nothing to compare.
         Exception: What the network raises on the example.
     """
-    run = partial(run_outputs, model, graph.example, _mask_parameters(model, graph, removed))
+    runs = partial(reproducible_runs, model, graph.example, _mask_parameters(model, graph, removed))
     noise = Noise()
     caveats: list[str] = []
     used_precision: torch.dtype | None = precision
-    try:
-        outputs = run(precision, noise.record)
-    except SurgeryError:
-        raise
-    except Exception as error:
-        raise_if_out_of_memory(error)
-        if precision is torch.float64:
-            raise
-        noise, used_precision = Noise(), None
-        outputs = run(None, noise.record)
-        caveats.append(f"it allows {HALF_TOLERANCE:g}: the model does not run in float32 ({_first_line(error)})")
-    if used_precision and any(t.dtype in HALF for t in outputs):
-        caveats.append(f"it allows {HALF_TOLERANCE:g}: the model returns half precision, whatever it is given")
-    noisy_outputs, problem = None, "the model is called with no floating tensor to replace by noise"
-    if noise.samples:
-        problem = "the dense model's output on noise is not finite"
+    with ExitStack() as stack:
         try:
-            noisy_outputs = run(used_precision, noise.replace)
+            run = stack.enter_context(runs(precision))
+            outputs = run(noise.record)
+        except SurgeryError:
+            raise
         except Exception as error:
             raise_if_out_of_memory(error)
-            problem = f"the dense model fails on noise ({_first_line(error)})"
+            if precision is torch.float64:
+                raise
+            stack.close()
+            noise, used_precision = Noise(), None
+            run = stack.enter_context(runs(None))
+            outputs = run(noise.record)
+            caveats.append(f"it allows {HALF_TOLERANCE:g}: the model does not run in float32 ({_first_line(error)})")
+        noisy_outputs, problem = None, "the model is called with no floating tensor to replace by noise"
+        if noise.samples:
+            problem = "the dense model's output on noise is not finite"
+            try:
+                noisy_outputs = run(noise.replace)
+            except Exception as error:
+                raise_if_out_of_memory(error)
+                problem = f"the dense model fails on noise ({_first_line(error)})"
+    if used_precision and any(t.dtype in HALF for t in outputs):
+        caveats.append(f"it allows {HALF_TOLERANCE:g}: the model returns half precision, whatever it is given")
     if noisy_outputs is not None and not _are_equally_finite(outputs, noisy_outputs):
         noisy_outputs = None
     if noisy_outputs is None:
@@ -122,17 +127,17 @@ def compare_outputs(model: nn.Module, graph: Graph, reference: Reference) -> Cer
         OutputMismatchError: The difference is above the tolerance.
         SurgeryError: The small network does not run, or returns outputs of other shapes.
     """
-    run = partial(run_outputs, model, graph.example, {}, reference.precision)
     try:
-        difference = _check_difference(reference.outputs, run(), reference.precision, "")
-        if reference.noisy_outputs is None:
-            return difference, reference.caveats
-        try:
-            outputs = run(reference.noise.replace)
-        except Exception as error:
-            raise_if_out_of_memory(error)
-            if not reference.noise.shape_changed:
-                raise
+        with reproducible_runs(model, graph.example, {}, reference.precision) as run:
+            difference = _check_difference(reference.outputs, run(None), reference.precision, "")
+            if reference.noisy_outputs is None:
+                return difference, reference.caveats
+            try:
+                outputs = run(reference.noise.replace)
+            except Exception as error:
+                raise_if_out_of_memory(error)
+                if not reference.noise.shape_changed:
+                    raise
         if reference.noise.shape_changed:
             caveat = "it stands on the example alone: what is cut is an input of the model"
             return difference, (*reference.caveats, caveat)
@@ -162,8 +167,11 @@ def _mask_parameters(model: nn.Module, graph: Graph, removed: NodeMask) -> dict[
             zeroed &= graph.activation_products[axis.nodes]
         if axis.tensor in parameters and zeroed.any():
             values = masked.get(axis.tensor, parameters[axis.tensor].detach())
-            index = torch.from_numpy(zeroed.nonzero()[0]).to(values.device)
-            masked[axis.tensor] = values.index_fill(axis.dim, index, 0)
+            mask = torch.from_numpy(zeroed).to(values.device)
+            if values.layout == torch.strided and axis.dim == values.ndim - 1:
+                masked[axis.tensor] = torch.where(mask, values.new_zeros(()), values)  # one pass, index_fill takes two
+            else:
+                masked[axis.tensor] = values.index_fill(axis.dim, mask.nonzero()[:, 0], 0)
     return {name: nn.Parameter(t, parameters[name].requires_grad) for name, t in masked.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,70 +18,38 @@ from earlycrop.utils.modules import call_model, collect_tensors, is_functorch_te
 from earlycrop.utils.precision import full_float32_precision
 from earlycrop.utils.random_states import seed_all
 
+InputReplacement: TypeAlias = Callable[[int, Any], Any]
+"""A function of the number of the model's call, from 1, and its inputs (args, kwargs), which returns the inputs to use.
+"""
+Run: TypeAlias = Callable[[InputReplacement | None], list[Tensor]]
+"""Runs the model and returns the floating tensors of all its calls. Complex ones become pairs of real numbers.
 
-def run_outputs(
-    model: nn.Module,
-    example: Any,
-    parameters: Mapping[str, Tensor],
-    precision: torch.dtype | None = torch.float32,
-    replace_inputs: Callable[[int, Any], Any] | None = None,
-) -> list[Tensor]:
-    """Run the model on an example in evaluation mode, and return the floating tensors that it returned.
-
-    If the example is a callable that does not call the model itself, the tensors are those that the callable returned.
-
-    Args:
-        model: The model. Its state is restored.
-        example: The example, as for ``earlycrop.trace``.
-        parameters: Name -> tensor that replaces the model's parameter in this run.
-        precision: Cast less precise tensors up to this type, and switch autocast off. With None, do neither.
-        replace_inputs: A function of the number of the model's call, from 1, and its inputs (args, kwargs), which
-            returns the inputs to use.
-
-    Returns:
-        The tensors of all calls. Complex ones become pairs of real numbers.
-
-    Raises:
-        SurgeryError: There is no floating tensor, or all are empty.
-        Exception: What the model raises.
-    """
-    collected: list[Tensor] = []
-    calls = 0
-
-    def prepare_inputs(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        inputs = (args, kwargs) if replace_inputs is None else replace_inputs(calls, (args, kwargs))
-        return tree_map(partial(_upcast, precision=precision), inputs) if precision else inputs
-
-    def collect_outputs(module: nn.Module, inputs: Any, output: Any) -> None:
-        collected.extend(t.detach().clone() for t in collect_tensors(output) if not is_functorch_tensor(t))
-
-    with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(prepare_inputs, with_kwargs=True).remove)
-        stack.callback(model.register_forward_hook(collect_outputs).remove)
-        stack.enter_context(_reproducible_evaluation(model, parameters, precision))
-        output = call_model(model, example)
-    tensors = [torch.view_as_real(t) if t.is_complex() else t for t in collected or collect_tensors(output)]
-    floating = [t for t in tensors if t.is_floating_point()]
-    if not any(t.numel() for t in floating):
-        returned = "only empty tensors" if floating else "no floating tensor to compare"
-        raise SurgeryError(
-            f"the model returns {returned}, so that the cut cannot be proven: trace it on an example for which it "
-            "returns some (a callable of the model may return an earlier result), or cut with certify=False"
-        )
-    return floating
+It raises SurgeryError if there is no floating tensor, or all are empty, and what the model raises.
+"""
 
 
 @contextmanager
-def _reproducible_evaluation(
-    model: nn.Module, parameters: Mapping[str, Tensor], precision: torch.dtype | None
-) -> Iterator[None]:
-    """Run ``model`` in evaluation mode with fixed seeds, with other parameters and in higher precision.
+def reproducible_runs(
+    model: nn.Module, example: Any, parameters: Mapping[str, Tensor], precision: torch.dtype | None = torch.float32
+) -> Iterator[Run]:
+    """Run the model on an example in evaluation mode, as often as needed. Each run starts from the same state.
 
-    On exit, the state of the model and of torch is restored.
+    If the example is a callable that does not call the model itself, a run returns the tensors that the callable
+    returned.
+
+    Args:
+        model: The model. Its state, and that of torch, is restored on exit.
+        example: The example, as for ``earlycrop.trace``.
+        parameters: Name -> tensor that replaces the model's parameter within the context.
+        precision: Cast less precise tensors up to this type, and switch autocast off. With None, do neither.
+
+    Yields:
+        The function that runs the model.
     """
     with ExitStack() as stack:
+        calls = _Calls(precision)
+        stack.callback(model.register_forward_pre_hook(calls.prepare_inputs, with_kwargs=True).remove)
+        stack.callback(model.register_forward_hook(calls.collect_outputs).remove)
         stack.enter_context(replace_tensors(model, parameters))
         if precision:
             casts = {n: cast for n, t in tensors_by_name(model).items() if (cast := _upcast(t, precision)) is not t}
@@ -90,14 +58,64 @@ def _reproducible_evaluation(
         # algorithms that are chosen by their time may round otherwise at another size
         stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
         torch.backends.cudnn.benchmark = False
-        stack.enter_context(preserve_state(model))
         stack.enter_context(differentiable_kernels(model))
+        state = stack.enter_context(preserve_state(model))
         if precision:
             stack.enter_context(_WithoutAutocast())
         stack.enter_context(torch.no_grad())
-        model.eval()
-        seed_all(0)  # a loss or a forward pass that draws random numbers draws the same ones in every run
-        yield
+
+        def run(replace_inputs: InputReplacement | None) -> list[Tensor]:
+            if calls.runs:
+                state.restore()
+            calls.start(replace_inputs)
+            model.eval()
+            seed_all(0)  # a loss or a forward pass that draws random numbers draws the same ones in every run
+            output = call_model(model, example)
+            return _floating(calls.outputs or collect_tensors(output))
+
+        yield run
+
+
+class _Calls:
+    """Hooks on the calls of a model: they prepare the inputs of a run and collect its outputs.
+
+    Args:
+        precision: Less precise inputs are cast up to this type; with None they are not.
+    """
+
+    def __init__(self, precision: torch.dtype | None) -> None:
+        self._precision = precision
+        self._replace_inputs: InputReplacement | None = None
+        self._count = self.runs = 0
+        self.outputs: list[Tensor] = []
+
+    def start(self, replace_inputs: InputReplacement | None) -> None:
+        """Start a run."""
+        self._replace_inputs, self._count, self.outputs = replace_inputs, 0, []
+        self.runs += 1
+
+    def prepare_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Replace and cast the inputs of a call."""
+        self._count += 1
+        inputs = (args, kwargs) if self._replace_inputs is None else self._replace_inputs(self._count, (args, kwargs))
+        return tree_map(partial(_upcast, precision=self._precision), inputs) if self._precision else inputs
+
+    def collect_outputs(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Record the outputs of a call."""
+        self.outputs.extend(t.detach().clone() for t in collect_tensors(output) if not is_functorch_tensor(t))
+
+
+def _floating(tensors: list[Tensor]) -> list[Tensor]:
+    """Return the floating ones of a run's tensors. Complex ones become pairs of real numbers."""
+    tensors = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+    floating = [t for t in tensors if t.is_floating_point()]
+    if not any(t.numel() for t in floating):
+        returned = "only empty tensors" if floating else "no floating tensor to compare"
+        raise SurgeryError(
+            f"the model returns {returned}, so that the cut cannot be proven: trace it on an example for which it "
+            "returns some (a callable of the model may return an earlier result), or cut with certify=False"
+        )
+    return floating
 
 
 class _WithoutAutocast(TorchFunctionMode):

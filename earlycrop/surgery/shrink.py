@@ -165,7 +165,7 @@ def _cut_modules(
         graph: The graph of the network.
         removed: The nodes to remove.
         optimizers: All optimizers, with those that they wrap.
-        dtype: The ``precision`` of :func:`earlycrop.surgery.outputs.run_outputs`; None for no certificate.
+        dtype: The ``precision`` of :func:`earlycrop.surgery.outputs.reproducible_runs`; None for no certificate.
 
     Returns:
         The certificate, what was replaced, and what undoes the cut. After an error, it is undone here.

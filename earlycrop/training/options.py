@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from earlycrop.events import GateName
+from earlycrop.events import GateName, MemoryFormat
 from earlycrop.scoring.criteria import Statistics
 from earlycrop.utils.distributed import ProcessGroup
 
@@ -32,6 +32,9 @@ class PrunerOptions:
             turned; see :class:`earlycrop.triggers.ntk.NTKDistance`.
         group: The ``torch.distributed`` process group that trains the model. Needed only if you average gradients
             yourself; that of ``DistributedDataParallel`` is detected.
+        memory_format: ``"fastest"`` measures a training step after nodes were cut, and puts the channels of
+            convolutions last if that is faster; the notes of the event say so. The state of the pruner holds the
+            choice, and a run that resumes does not measure again.
 
     Raises:
         ValueError: A value is unknown or out of its range.
@@ -48,6 +51,7 @@ class PrunerOptions:
     log_triggers: bool = False
     ntk_probe: Any = None
     group: ProcessGroup = None
+    memory_format: MemoryFormat = "keep"
 
     def __post_init__(self) -> None:
         if self.optimizer_state not in ("keep", "reset"):

@@ -43,7 +43,7 @@ def outside_inference_mode() -> Iterator[None]:
 
 
 @contextmanager
-def preserve_state(module: nn.Module) -> Iterator[None]:
+def preserve_state(module: nn.Module) -> Iterator[ObjectState]:
     """Restore on exit what a forward pass or a loss may change.
 
     That is training modes, buffers, and all other attributes with what they hold, such as metrics, lists and caches;
@@ -52,11 +52,14 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
 
     Args:
         module: The module that is restored, with its submodules.
+
+    Yields:
+        The state, which can also be restored within the context. It does not have the random states.
     """
     with preserve_random_states():
         state = ObjectState([module])
         try:
-            yield
+            yield state
         finally:
             state.restore()
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from earlycrop.utils.memory_format import trains_in_channels_last
 from earlycrop.utils.torchvision_compat import load_torchvision
 from tasks.data.batches import IMAGENET, Key, generator, loaded, statistics
 from tasks.runner import distributed
 from tasks.runner.machine import available_cores
-from tasks.runner.networks import model_device
 from tasks.vision.augmentation import Augmentation, augment, prepared
 from tasks.vision.images import Images
 
@@ -23,14 +23,9 @@ Batch = tuple[Tensor, Tensor]
 def memory_format(model: nn.Module) -> torch.memory_format:
     """Return the memory format of a model and its images: channels last, where convolutions are fastest.
 
-    On a CPU with AVX2, torch 2.13 writes beyond a buffer in the backward pass of a strided convolution of 1 x 1 with
-    fewer than 8 input channels that lie last. The format is the usual one for a network with such a layer.
+    It is the usual one for a network that torch cannot train with channels last.
     """
-    narrow = any(
-        isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and set(m.stride) != {1} and m.in_channels < 8
-        for m in model.modules()
-    )
-    return torch.contiguous_format if narrow and model_device(model).type == "cpu" else torch.channels_last
+    return torch.channels_last if trains_in_channels_last(model) else torch.contiguous_format
 
 
 def feeds(train: Images, validation: Images, test: Images, size: int, max_bytes: float) -> tuple[Feed, Feed, Feed]:

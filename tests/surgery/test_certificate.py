@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earlycrop import SurgeryError, prune, shrink, trace
-from earlycrop.surgery.outputs import run_outputs
+from earlycrop.surgery.outputs import reproducible_runs
 from tests.networks import build
 from tests.toy import Net
 
@@ -357,7 +357,8 @@ def test_outputs_in_plain_objects_are_compared_and_kept_whole() -> None:
     model, x = Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 5), c=nn.Linear(5, 3)), torch.randn(4, 6)
     graph = trace(model, x)
     assert graph.count == 5, "what is returned in a field stays"
-    assert {tuple(t.shape) for t in run_outputs(model, x, {})} == {(4, 3), (4, 8)}
+    with reproducible_runs(model, x, {}) as run:
+        assert {tuple(t.shape) for t in run(None)} == {(4, 3), (4, 8)}
     shrink(model, graph, [0, 1])
     assert model(x).policy.logits.shape == (4, 3)
     blind = Net(lambda self, x: self.b(self.a(x).relu()).argmax(-1), a=nn.Linear(6, 8), b=nn.Linear(8, 3))
