@@ -39,6 +39,7 @@ from earlycrop.triggers.triggers import LazyRegime as LazyRegime
 from earlycrop.triggers.triggers import MaskDistance as MaskDistance
 from earlycrop.utils.errors import EarlyCropError as EarlyCropError
 from earlycrop.utils.errors import FlowError as FlowError
+from earlycrop.utils.errors import NotEnoughMemoryError as NotEnoughMemoryError
 from earlycrop.utils.errors import SavingError as SavingError
 from earlycrop.utils.errors import SurgeryError as SurgeryError
 from earlycrop.utils.errors import TraceError as TraceError

@@ -18,7 +18,7 @@ from earlycrop.rounds.notes import list_nearly_empty
 from earlycrop.rounds.sizes import DenseBaseline, PruningResult
 from earlycrop.rounds.weights import zero_weights
 from earlycrop.scoring.criteria import CRITERIA, Criterion, CriterionName, Statistics
-from earlycrop.scoring.used_parameters import unused_parameters
+from earlycrop.scoring.used_parameters import LossRun, run_loss
 from earlycrop.selection.constraints import NO_LIMITS, Limits
 from earlycrop.selection.schedules import halving
 from earlycrop.selection.targets import Measure, max_remaining
@@ -85,6 +85,7 @@ def prune(
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of its range, there is no batch, the first batch has no examples, the
             loss fails on it, no node can be removed, or the processes would remove different things.
+        NotEnoughMemoryError: Scoring needs more memory than is free. Nothing was changed.
         FlowError, TraceError, SurgeryError: Scoring, tracing or cutting failed. Nodes that were cut in earlier rounds
             are gone. Weights that were zeroed in earlier rounds are zero, but are not held at zero.
 
@@ -135,11 +136,11 @@ def run_pruning(
         _check_batches(batches)
         check_materialised(context.network)
     start = perf_counter()
-    unused = frozenset[str]() if effects is not None else _find_unused(request, context, batches)
+    loss_run = LossRun() if effects is not None else _run_loss(request, context, batches)
     if request.structured:
-        result = NodeRounds(request, context, batches, baseline or DenseBaseline(), effects, unused).run()
+        result = NodeRounds(request, context, batches, baseline or DenseBaseline(), effects, loss_run).run()
     else:
-        result = zero_weights(request, context, batches, unused)
+        result = zero_weights(request, context, batches, loss_run)
     event = Event(
         reason=reason,
         epoch=epoch,
@@ -180,13 +181,13 @@ def _check_batches(batches: list[Any]) -> None:
         raise ValueError("the first batch has no examples, and nothing can be scored or proven on it: leave it out")
 
 
-def _find_unused(request: PruningRequest, context: PruningContext, batches: list[Any]) -> frozenset[str]:
-    """Return the parameters that the scored loss does not depend on. Raise ValueError if the loss does not run."""
+def _run_loss(request: PruningRequest, context: PruningContext, batches: list[Any]) -> LossRun:
+    """Find the parameters that the scored loss does not depend on. Raise ValueError if the loss does not run."""
     network, statistics = context.network, request.uses_batch_statistics(context.network)
     scores_loss = request.criterion.order > 0 and not request.criterion.data_free
     scored = batches if scores_loss else batches[:1]
-    unused = unused_parameters(network, context.loss, scored, statistics, context.group)
-    return unused if scores_loss else frozenset()
+    loss_run = run_loss(network, context.loss, scored, statistics, context.group)
+    return loss_run if scores_loss else LossRun()
 
 
 def _warn_missed_target(event: Event) -> None:

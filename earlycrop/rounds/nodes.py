@@ -21,6 +21,7 @@ from earlycrop.rounds.notes import list_uncalled, make_notes
 from earlycrop.rounds.scores import check_some_score, score_nodes
 from earlycrop.rounds.sizes import DenseBaseline, PruningResult
 from earlycrop.scoring.scores import norm_scale_sums, unscorable_nodes
+from earlycrop.scoring.used_parameters import LossRun
 from earlycrop.selection.nodes import NodeChoice, choose_nodes, node_bounds, remaining_outputs
 from earlycrop.selection.random_control import shuffle_nodes
 from earlycrop.selection.step_time import StepTimer, choose_nodes_in_time
@@ -44,7 +45,8 @@ class NodeRounds:
             it is empty.
         effects: Accumulated |phi dL/dphi| of each batch norm scale phi. If given, nodes are scored by these, not by
             the criterion.
-        unused: The parameters that the loss does not depend on. Nodes without any other stay.
+        loss_run: Which parameters the loss does not depend on, and the size of its graph. Nodes without any other
+            parameter stay.
     """
 
     request: PruningRequest
@@ -52,7 +54,7 @@ class NodeRounds:
     batches: list[Any]
     baseline: DenseBaseline
     effects: Tensors | None = None
-    unused: frozenset[str] = frozenset()
+    loss_run: LossRun = field(default_factory=LossRun)
     uncertified: dict[Group, Reason] = field(default_factory=dict)
     timer: StepTimer | None = None
     floors: set[str] = field(default_factory=set)
@@ -90,7 +92,7 @@ class NodeRounds:
         """Trace the network as it is now, and freeze what cannot be scored, or was not certified before."""
         network = self.context.network
         graph = trace_batches(network, self.context.loss, self.batches, self.baseline.coupling)
-        graph = graph.freeze(unscorable_nodes(network, graph, self.request.criterion, self.unused))
+        graph = graph.freeze(unscorable_nodes(network, graph, self.request.criterion, self.loss_run.unused))
         return graph.freeze(
             {i: self.uncertified[g] for g, ids in graph.groups.items() if g in self.uncertified for i in ids}
         )
@@ -112,7 +114,7 @@ class NodeRounds:
         """Score the nodes that are left."""
         if self.effects is not None:
             return norm_scale_sums(self.context.network, graph, self.effects)
-        return score_nodes(self.request, self.context, graph, batches)
+        return score_nodes(self.request, self.context, graph, batches, self.loss_run.graph_bytes)
 
     def _select(self, graph: Graph, scores: Tensor, sparsity: float) -> NodeChoice:
         """Select the nodes of a round that ends at this sparsity."""

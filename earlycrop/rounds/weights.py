@@ -14,6 +14,7 @@ from earlycrop.events import PruningRequest
 from earlycrop.rounds.notes import list_left_alone, make_notes
 from earlycrop.rounds.scores import check_some_score, score_weights
 from earlycrop.rounds.sizes import PruningResult
+from earlycrop.scoring.used_parameters import LossRun
 from earlycrop.selection.connectivity import path_weights
 from earlycrop.selection.random_control import shuffle_weights
 from earlycrop.selection.targets import max_remaining
@@ -25,7 +26,7 @@ from earlycrop.utils.parameters import weight_matrices
 
 
 def zero_weights(
-    request: PruningRequest, context: PruningContext, batches: list[Any], unused: frozenset[str] = frozenset()
+    request: PruningRequest, context: PruningContext, batches: list[Any], loss_run: LossRun
 ) -> PruningResult:
     """Zero single weights and hold them at zero, in rounds of score, select and mask.
 
@@ -33,7 +34,7 @@ def zero_weights(
         request: What to remove.
         context: The network, and what goes on with it.
         batches: Training data.
-        unused: The parameters that the loss does not depend on, which stay.
+        loss_run: Which parameters the loss does not depend on, which stay, and the size of its graph.
 
     Raises:
         ValueError: No weight can be removed.
@@ -43,13 +44,14 @@ def zero_weights(
     floors: set[str] = set()
     with fail_together(context.group):
         graph = trace_batches(network, context.loss, batches)
-        prunable = select_prunable(network, graph, request.limits, unused)
+        prunable = select_prunable(network, graph, request.limits, loss_run.unused)
         bounds = weight_bounds(network, request.limits, prunable)
     dense, total = (sum(p.numel() for p in group.values()) for group in (prunable, matrices))
     alive, keep = None, None
     with ExitStack() as cleanup:  # if a round fails, nothing is held: its zeros may grow back
         for number, sparsity in enumerate(request.targets):
-            scores = score_weights(request, context, request.batches_of_round(number, batches), prunable)
+            part_batches = request.batches_of_round(number, batches)
+            scores = score_weights(request, context, part_batches, prunable, loss_run.graph_bytes)
             if keep is None:  # in the first round only: later rounds may have removed weights on these paths
                 check_some_score(scores.values())
                 keep = path_weights(graph, scores)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
-
 from earlycrop.scoring.differentiable_network import DifferentiableNetwork, Edges, gradient_edges
-from earlycrop.utils.modules import is_functorch_tensor
+from earlycrop.scoring.memory import call_measured
 from earlycrop.utils.types import Tensors
 
 MAX_BYTES = 2 * 1024**3
@@ -52,32 +46,9 @@ class GraphCache:
 
     def _measure(self, batch: Any) -> tuple[dict[str, Tensors], int]:
         """Return a batch's gradients, and the bytes that their graph saves."""
-        try:
-            with _saved_bytes() as sizes:
-                gradients = self._network.gradients(batch)
-            return gradients, sum(sizes.values())
-        except RuntimeError as error:
-            if "saved tensor hooks" not in str(error):
-                raise
-            return self._network.gradients(batch), MAX_BYTES + 1  # torch.func in a forward allows no measurement
+        gradients, size = call_measured(lambda: self._network.gradients(batch))
+        return gradients, MAX_BYTES + 1 if size is None else size
 
     def pop(self, number: int) -> dict[str, Edges] | None:
         """Return the places of a batch's gradients in their graph, which is kept no longer, or None."""
         return self._edges.pop(number, None)
-
-
-@contextmanager
-def _saved_bytes() -> Iterator[dict[int, int]]:
-    """Record the bytes of each storage that autograd saves within the context, by address."""
-    sizes: dict[int, int] = {}
-
-    def record(tensor: Tensor) -> Tensor:
-        if tensor.layout != torch.strided or tensor.is_nested or is_functorch_tensor(tensor):
-            sizes[id(tensor)] = tensor.numel() * tensor.element_size()  # it has no storage of its own to ask
-        else:
-            storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(record, lambda tensor: tensor):
-        yield sizes

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+
+MEMINFO, STATM = Path("/proc/meminfo"), Path("/proc/self/statm")
+CONTAINER = Path("/sys/fs/cgroup")
+"""The folder of the control group that a container is, with version 2 of control groups."""
 
 
 def synchronize(device: torch.device) -> None:
@@ -47,3 +52,33 @@ def peak_memory(device: torch.device) -> int:
     """
     backend: Any = torch.get_device_module(device)
     return int(backend.max_memory_allocated(device))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that this process can still allocate on a device, or None where nothing tells.
+
+    On a CPU this is what Linux can give without swapping, within the limits of the process and of its container.
+
+    Args:
+        device: The device.
+    """
+    if device.type != "cpu":
+        backend = torch.get_device_module(device)
+        if not hasattr(backend, "mem_get_info"):
+            return None
+        unused = backend.memory_reserved(device) - backend.memory_allocated(device)
+        return int(backend.mem_get_info(device)[0] + unused)
+    if not MEMINFO.exists():
+        return None
+    import resource  # there is none on Windows
+
+    free = int(MEMINFO.read_text().partition("MemAvailable:")[2].split()[0]) * 1024
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        free = min(free, limit - int(STATM.read_text().split()[0]) * resource.getpagesize())
+    maximum_file = CONTAINER / "memory.max"
+    if maximum_file.exists() and (maximum := maximum_file.read_text().strip()) != "max":
+        statistics = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        used = int((CONTAINER / "memory.current").read_text()) - int(statistics["inactive_file"])
+        free = min(free, int(maximum) - used)
+    return max(0, free)

@@ -22,6 +22,10 @@ class FlowError(EarlyCropError):
     """The loss has no usable derivative with respect to a parameter, or scores cannot rank what to remove."""
 
 
+class NotEnoughMemoryError(EarlyCropError, MemoryError):
+    """Scoring needs more memory than is free. Nothing was changed."""
+
+
 class SavingError(EarlyCropError):
     """A file is missing, broken, or does not fit. The model is unchanged."""
 

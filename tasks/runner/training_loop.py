@@ -252,6 +252,9 @@ def _ask(pruner: earlycrop.Pruner, task: Task, model: nn.Module, epoch: int) -> 
     start = perf_counter()
     try:
         event = pruner.step(draw())
+    except earlycrop.NotEnoughMemoryError as error:
+        advice = " (--prune-on cpu)" if epoch == 0 and next(model.parameters()).device.type != "cpu" else ""
+        raise RunError(f"pruning after epoch {epoch} failed: {error}{advice}") from error
     except (ValueError, earlycrop.FlowError, earlycrop.TraceError, earlycrop.SurgeryError) as error:
         raise RunError(f"pruning after epoch {epoch} failed: {error}") from error
     if event is not None:

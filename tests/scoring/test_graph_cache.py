@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from earlycrop import flow
 from earlycrop.scoring import graph_cache
+from earlycrop.scoring.memory import saved_bytes
 
 
 def make_network() -> nn.Module:
@@ -38,7 +39,7 @@ def test_as_many_graphs_are_kept_as_fit_and_no_digit_changes(
 ) -> None:
     model, batches = make_network(), make_batches((8, 8, 8, 8))
     expected = flow(model, CountingLoss(), batches)
-    with graph_cache._saved_bytes() as sizes:
+    with saved_bytes() as sizes:
         g = torch.autograd.grad(CountingLoss()(model, batches[0]), list(model.parameters()), create_graph=True)
     assert all(x.requires_grad for x in g)
     assert sum(sizes.values()) > 0
@@ -56,7 +57,7 @@ def test_as_many_graphs_are_kept_as_fit_and_no_digit_changes(
 def test_all_saved_memory_counts_once() -> None:
     """Products save their inputs, and an exponential its result. Two products of one input save the same memory."""
     x, w = torch.randn(100, 10), nn.Parameter(torch.randn(10, 10))
-    with graph_cache._saved_bytes() as sizes:
+    with saved_bytes() as sizes:
         y = (x @ w).exp() + x @ w + (x * 2) @ w
     assert y.requires_grad
     assert sum(sizes.values()) == 3 * x.nbytes

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import earlycrop
 from earlycrop import Pruner
-from earlycrop.scoring.used_parameters import unused_parameters
+from earlycrop.scoring.used_parameters import run_loss
 from tests.toy import Net, mean_square, mlp
 
 
@@ -44,11 +44,11 @@ def both(model: nn.Module, batch: Any) -> list[Tensor]:
 
 def test_they_are_found_over_all_batches_and_terms() -> None:
     model, plain, masked = Masking().train(), (torch.randn(4, 6),), (torch.randn(4, 6), True)
-    assert unused_parameters(model, first, [plain, plain]) == {"token", *HEAD, *BRANCH}
-    assert unused_parameters(model, both, [plain]) == {"token", *HEAD}
-    assert unused_parameters(model, both, [plain, masked]) == HEAD
+    assert run_loss(model, first, [plain, plain]).unused == {"token", *HEAD, *BRANCH}
+    assert run_loss(model, both, [plain]).unused == {"token", *HEAD}
+    assert run_loss(model, both, [plain, masked]).unused == HEAD
     model.head.requires_grad_(False)
-    assert unused_parameters(model, lambda m, b: m.token.sum(), [plain]) == {
+    assert run_loss(model, lambda m, b: m.token.sum(), [plain]).unused == {
         name for name, p in model.named_parameters() if p.requires_grad and name != "token"
     }
     assert model.training
@@ -61,7 +61,7 @@ def test_no_batch_is_run_after_all_are_used() -> None:
         seen.append(batch)
         return mean_square(model, batch)
 
-    assert unused_parameters(mlp(), counted, [torch.randn(4, 6)] * 3) == frozenset()
+    assert run_loss(mlp(), counted, [torch.randn(4, 6)] * 3).unused == frozenset()
     assert len(seen) == 1
 
 

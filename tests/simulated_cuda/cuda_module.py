@@ -54,6 +54,7 @@ def install() -> None:
         get_device_capability=lambda device=None: (9, 0),
         get_device_properties=lambda device=None: properties,
         mem_get_info=lambda device=None: (1 << 33, 1 << 34),
+        memory_reserved=lambda device=None: memory.memory_allocated(0),
         memory_allocated=lambda device=None: memory.memory_allocated(0),
         max_memory_allocated=lambda device=None: memory.max_memory_allocated(0),
         reset_peak_memory_stats=lambda device=None: memory.reset_peak_memory_stats(0),
