@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,26 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
 def labels(rows: pd.DataFrame) -> pd.Series[str]:
     """Return the method of each row, with its variant if it has one."""
     return rows["method"].where(rows["variant"] == "", rows["method"] + " (" + rows["variant"] + ")")
+
+
+def told_apart(records: Sequence[Record]) -> list[Record]:
+    """Leave out of variants what all pruned runs share, such as the schedule that is their task's default.
+
+    A run does not count whose method ignores the option.
+    """
+    pruned = [record.result for record in records if record.result.method != "dense"]
+    parts = {part for result in pruned for part in result.variant.split(", ")}
+    shared = {part for part in parts if all(part in _parts_or_ignored(result, part) for result in pruned)}
+    variants = [[part for part in record.result.variant.split(", ") if part not in shared] for record in records]
+    return [
+        replace(record, result=replace(record.result, variant=", ".join(variant)))
+        for record, variant in zip(records, variants, strict=True)
+    ]
+
+
+def _parts_or_ignored(result: Result, part: str) -> list[str]:
+    option = part.rpartition(" ")[0].replace(" ", "_")
+    return result.variant.split(", ") + [part] * (option in ignored_options(result.method))
 
 
 def csv_text(results: Iterable[Result]) -> str:

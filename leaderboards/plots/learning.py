@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,23 @@ Floats = NDArray[np.float64]
 
 
 def draw(records: Iterable[Record], stem: Path) -> Path:
-    """Write ``stem``.png and ``stem``.svg and return the former's path; variants of a method are in the tables only."""
-    return saved(figure([record for record in records if not record.result.variant]), stem)
+    """Write ``stem``.png and ``stem``.svg and return the former's path, of a method without its other variants."""
+    return saved(figure(plainest(records)), stem)
+
+
+def plainest(records: Iterable[Record]) -> list[Record]:
+    """Return the runs of each method as it is, or of its shortest variant where comparable runs are all variants."""
+    listed = list(records)
+    by_run = {record.result.run: record for record in listed}
+    kept = {}
+    for group in groups(record.result for record in listed):
+        for _, rows in group.rows.assign(length=group.rows["variant"].str.len()).groupby("method"):
+            first = rows.sort_values(["length", "variant"]).iloc[0]
+            for run in rows.loc[rows["variant"] == first["variant"], "run"]:
+                result = by_run[run].result
+                name = f"{result.method} ({result.variant})" if result.variant else result.method
+                kept[run] = replace(by_run[run], result=replace(result, method=name))
+    return list(kept.values())
 
 
 @styled

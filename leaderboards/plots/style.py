@@ -135,7 +135,8 @@ def method_looks(structured: dict[str, bool]) -> dict[str, Look]:
     """Return the look of every method, given whether it is structured; dense first, then by name."""
     spare, looks = iter(SPARE * len(structured)), {}
     for method in sorted(structured, key=lambda name: (name != "dense", name)):
-        family = FAMILIES.get(method) or FAMILIES.get(method.removesuffix("-u").removesuffix("-s"))
+        name = method.partition(" (")[0]  # without its variant
+        family = FAMILIES.get(name) or FAMILIES.get(name.removesuffix("-u").removesuffix("-s"))
         color, marker = family or next(spare)
         solid = structured[method] or method == "dense"
         looks[method] = Look(color, marker, "-" if solid else (0, (4, 1.5)), color if solid else "white")

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leaderboards.plots.learning import plainest
 from leaderboards.records import Record
-from leaderboards.table import _columns, at_cap, differing, groups, short, summary
+from leaderboards.table import _columns, at_cap, differing, groups, short, summary, told_apart
 from tasks.runner.result import KINDS, Result
-from tests.leaderboards.results import ALL, DENSE, EARLY
+from tests.leaderboards.results import ALL, DENSE, EARLY, records
 
 
 def test_result_survives_json_and_every_field_has_a_docstring() -> None:
@@ -135,3 +136,26 @@ def test_a_pruning_at_the_cap_says_so() -> None:
     _, costs = _columns(group, None)
     cells = dict(zip(lines.index, dict(costs)["cut at\nepoch"], strict=True))
     assert cells == {"earlycrop-s": "8.0 cap", "earlycrop-u": "8.0 cap 1/2", "crop-s": "0.0"}
+
+
+HELD = replace(EARLY, variant="schedule after-cut")
+BY_ROWS = replace(EARLY, run="e1", variant="gate rows, schedule after-cut")
+REWOUND = replace(EARLY, run="l0", method="ltr")  # which has a schedule of its own
+
+
+@pytest.mark.parametrize(
+    ("results", "variants", "drawn"),
+    [
+        ([DENSE, HELD, REWOUND], ["", "", ""], {"dense", "earlycrop-s", "ltr"}),
+        ([DENSE, HELD, BY_ROWS], ["", "", "gate rows"], {"dense", "earlycrop-s"}),
+        ([DENSE, replace(EARLY, run="e2"), HELD], ["", "", "schedule after-cut"], {"dense", "earlycrop-s"}),
+        ([BY_ROWS, replace(HELD, method="snap")], ["gate rows", ""], {"earlycrop-s (gate rows)", "snap"}),
+        ([DENSE], [""], {"dense"}),
+    ],
+)  # fmt: skip
+def test_a_variant_says_what_tells_runs_apart_and_each_method_is_drawn(
+    results: list[Result], variants: list[str], drawn: set[str]
+) -> None:
+    apart = told_apart(records(results))
+    assert [record.result.variant for record in apart] == variants
+    assert {record.result.method for record in plainest(apart)} == drawn
