@@ -41,6 +41,7 @@ class PruningRequest:
             ``"batch"``. ``"auto"`` takes the batch's, with two exceptions. Gates on rows take running ones, as
             normalising by batch statistics would cancel them. Single weights take running ones, unless the batch norms
             are as they were made (mean 0, variance 1), or the criterion's authors take the batch's.
+        early_batches: The share of the batches that all rounds but the last are scored on, at least one batch.
 
     Raises:
         ValueError: A value is unknown or out of its range.
@@ -54,6 +55,7 @@ class PruningRequest:
     limits: Limits = NO_LIMITS
     shuffled: bool = False
     statistics: str = "auto"
+    early_batches: float = 1.0
 
     def __post_init__(self) -> None:
         for sparsity in self.targets:
@@ -72,6 +74,12 @@ class PruningRequest:
             raise ValueError(describe_unknown("gate", self.gate, GATES))
         if self.statistics not in STATISTICS:
             raise ValueError(describe_unknown("setting of statistics", self.statistics, STATISTICS))
+
+    def batches_of_round(self, number: int, batches: list[Any]) -> list[Any]:
+        """Return the batches that round ``number``, counted from 0, is scored on."""
+        if number == len(self.targets) - 1:
+            return batches
+        return batches[: max(1, round(self.early_batches * len(batches)))]
 
     @property
     def gate_position(self) -> Gate:

@@ -143,8 +143,9 @@ class Pruner:
         assert method.criterion is not None
         targets, gate = method.schedule(sparsity, rounds), options.gate
         return PruningRequest(
-            method.criterion, method.structured, targets, of, gate, limits, options.shuffled, options.statistics
-        )
+            method.criterion, method.structured, targets, of, gate, limits, options.shuffled, options.statistics,
+            options.early_batches,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         name = method_name(self.method) or "a custom method"

@@ -64,10 +64,11 @@ def lines(records: Sequence[Record], out: Path) -> Iterator[dict[str, Any]]:
             table = summary(group)
             for label, line in table.iterrows():
                 runs = rows[rows["label"] == label]
-                key = (device, *(runs.iloc[0][name] for name in RECIPE))
-                if label == "dense" and key in seen:
+                key = (label, *(runs.iloc[0][name] for name in RECIPE))
+                is_dense = runs.iloc[0]["method"] == "dense"
+                if is_dense and key in seen:
                     continue
-                seen |= {key} if label == "dense" else set()
+                seen |= {key} if is_dense else set()
                 yield {
                     **_about(runs.iloc[0]), **_plain(line), "label": label, "careful": careful,
                     "places": int(table["rank"].notna().sum()), "low": runs["value"].min(), "high": runs["value"].max(),

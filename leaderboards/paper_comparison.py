@@ -11,7 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leaderboards.table import Columns, at_cap, cap_note, cells, decimals, frame, labels, rich_table, with_spread
+from leaderboards.table import (
+    Columns,
+    at_cap,
+    cap_note,
+    cells,
+    decimals,
+    frame,
+    is_dense,
+    labels,
+    rich_table,
+    with_spread,
+)
 from tasks.runner.result import Result
 
 PAPER = Path(__file__).parent / "paper"
@@ -81,8 +92,7 @@ def _lines(our_rows: pd.DataFrame, their_rows: pd.DataFrame, metric: str) -> pd.
     higher = bool(our_rows["higher_is_better"].iloc[0]) if len(our_rows) else metric not in ("perplexity", "rmse")
     for who in ("ours", "theirs"):
         table[f"{who}_gap"] = table[who] - table[who].get("dense", float("nan"))
-        pruned = table.index != "dense"
-        table[f"{who}_place"] = table.loc[pruned, who].rank(ascending=not higher, method="min")
+        table[f"{who}_place"] = table.loc[~is_dense(table.index), who].rank(ascending=not higher, method="min")
     return table
 
 

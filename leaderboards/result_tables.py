@@ -57,11 +57,41 @@ CHOICES = {
     "random-s": "`random-s`",
     "earlycrop-s": "columns, the batch's statistics, `--schedule keep`",
     "earlycrop-s (schedule after-cut)": "columns, the batch's statistics",
+    "earlycrop-s (schedule after-cut, early batches 0.4)": "the same, early rounds on 2 of 5 batches",
     "earlycrop-s (gate rows, statistics batch, schedule after-cut)": "rows, the batch's statistics",
     "earlycrop-s (statistics running, schedule after-cut)": "columns, running statistics",
     "earlycrop-s (gate rows, schedule after-cut)": "rows, running statistics",
 }
 """Method of the study of defaults -> what the table calls it."""
+
+
+class ControlColumn(NamedTuple):
+    """A column of the table of control tasks."""
+
+    head: str
+    dataset: str
+    asked: float
+    study: str
+    """Name of the CSV of runs as they are now."""
+    earlier: str | None = "terms"
+    """Name of the CSV of runs with raw observations."""
+
+
+CONTROL_COLUMNS = (
+    ControlColumn("CartPole, 90 %", "CartPole-v1", 0.9, "observations"),
+    ControlColumn("95 %", "CartPole-v1", 0.95, "observations", None),
+    ControlColumn("95 %, a million steps", "CartPole-v1", 0.95, "million"),
+    ControlColumn("98 %", "CartPole-v1", 0.98, "observations", None),
+    ControlColumn("Acrobot, 90 %", "Acrobot-v1", 0.9, "observations"),
+    ControlColumn("95 %", "Acrobot-v1", 0.95, "observations"),
+)
+CONTROL_METHODS = {
+    "`earlycrop-u`, the sum of the terms, raw observations": ("earlycrop-u (criterion crop-sum, {})", True),
+    "`earlycrop-u`, raw observations": ("earlycrop-u ({})", True),
+    "`earlycrop-u`": ("earlycrop-u ({})", False),
+    **{f"`{name}`": (f"{name} ({{}})", False) for name in ("cropit-u", "crop-u", "snip", "random-u")},
+}
+"""Name in the table of control tasks -> method in the CSVs, but for its schedule, and whether of the earlier study."""
 
 GLUE = {"RTE": "accuracy", "MRPC": "accuracy", "STS-B": "Pearson", "CoLA": "Matthews"}
 """Task -> its metric, as its column's head has it."""
@@ -166,6 +196,21 @@ def defaults(out: Path) -> str:
     return _table(out / "tables" / "defaults.csv", "task", SETTINGS, CHOICES, cell, "`earlycrop-s`: gate, statistics")
 
 
+def control(out: Path) -> str:
+    """Return single weights of the policies of control tasks: return by method, sparsity and how they are scored."""
+    rows = [["method", *(column.head for column in CONTROL_COLUMNS)]]
+    for name, (method, is_earlier) in CONTROL_METHODS.items():
+        cells = []
+        for column in CONTROL_COLUMNS:
+            study = column.earlier if is_earlier else column.study
+            lines = [] if study is None else _lines(out / "tables" / f"{study}.csv")
+            key = (method.format("schedule after-cut"), column.dataset, column.asked)
+            line = [x for x in lines if (x["method"], x["dataset"], float(x["sparsity_asked"])) == key]
+            cells.append(f"{_spread(line[0]['mean'], line[0]['std'], 1)} ({line[0]['seeds']})" if line else "-")
+        rows.append([name, *cells])
+    return _markdown(rows)
+
+
 def kitchen(out: Path) -> str:
     """Return the depth of one room: each method's error and multiply-accumulates, by what was cut."""
 
@@ -220,7 +265,8 @@ def _spread(mean: float, std: float, digits: int) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
-    "overview": overview, "scores": scores, "defaults": defaults, "kitchen": kitchen, "minilm": minilm,
+    "overview": overview, "scores": scores, "defaults": defaults, "control": control, "kitchen": kitchen,
+    "minilm": minilm,
 }  # fmt: skip
 """Name in a page's marker -> table of the leaderboards in a folder; raises ValueError where a CSV lacks its runs."""
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -48,21 +50,29 @@ def labels(rows: pd.DataFrame) -> pd.Series[str]:
 def told_apart(records: Sequence[Record]) -> list[Record]:
     """Leave out of variants what all pruned runs share, such as the schedule that is their task's default.
 
-    A run does not count whose method ignores the option.
+    A run does not count whose method ignores the option. Dense runs keep their variant, a constant learning rate.
     """
     pruned = [record.result for record in records if record.result.method != "dense"]
     parts = {part for result in pruned for part in result.variant.split(", ")}
     shared = {part for part in parts if all(part in _parts_or_ignored(result, part) for result in pruned)}
-    variants = [[part for part in record.result.variant.split(", ") if part not in shared] for record in records]
     return [
-        replace(record, result=replace(record.result, variant=", ".join(variant)))
-        for record, variant in zip(records, variants, strict=True)
+        record if record.result.method == "dense" else replace(record, result=_without(record.result, shared))
+        for record in records
     ]
+
+
+def _without(result: Result, parts: set[str]) -> Result:
+    return replace(result, variant=", ".join(part for part in result.variant.split(", ") if part not in parts))
 
 
 def _parts_or_ignored(result: Result, part: str) -> list[str]:
     option = part.rpartition(" ")[0].replace(" ", "_")
     return result.variant.split(", ") + [part] * (option in ignored_options(result.method))
+
+
+def is_dense(names: pd.Index[str]) -> npt.NDArray[np.bool_]:
+    """Return which labels are of dense runs, a variant such as a constant learning rate included."""
+    return np.array([name.partition(" ")[0] == "dense" for name in names], dtype=bool)
 
 
 def csv_text(results: Iterable[Result]) -> str:
@@ -136,11 +146,10 @@ def summary(group: Group) -> pd.DataFrame:
     lines.loc[by_method["device"].nunique() > 1, by_device] = float("nan")
     of_one_kind = by_method[["emissions_country", "emissions_measured"]].nunique(dropna=False).le(1).all(axis=1)
     lines.loc[~of_one_kind, "emissions_g"] = float("nan")
-    is_dense = lines.index == "dense"
     lines["at_cap"] = by_method["pruned_why"].agg(lambda reasons: reasons.map(at_cap).sum())
-    lines["gap"] = lines["mean"] - lines.loc[is_dense, "mean"].mean()
+    lines["gap"] = lines["mean"] - lines["mean"].get("dense", float("nan"))
     higher = bool(group.rows["higher_is_better"].iloc[0])
-    lines["rank"] = lines.loc[~is_dense, "mean"].rank(ascending=not higher, method="min")
+    lines["rank"] = lines.loc[~is_dense(lines.index), "mean"].rank(ascending=not higher, method="min")
     return lines.sort_values(["rank", "method"], na_position="first")
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from earlycrop import prune
-from tests.toy import Net, loss, vectors
+from earlycrop import Pruner, PrunerOptions, prune
+from tests.toy import Batch, Net, loss, mlp, sgd, vectors
 
 HEADS, SIZE, WIDTH = 4, 6, 32
 
@@ -63,3 +63,23 @@ def test_a_layer_whose_cut_cannot_be_certified_stays_whole_and_the_rest_is_cut()
     assert "a.weight" in event.uncertified
     assert event.difference is not None
     assert event.difference <= 1e-5
+
+
+@pytest.mark.parametrize("method", ["cropit-s", "cropit-u"])
+def test_early_rounds_may_be_scored_on_fewer_batches(method: Any) -> None:
+    """Two rounds of three on a share of five batches: on 5, on 2, and on 1, as no share comes to nothing."""
+    calls = {}
+    for share in (1.0, 0.4, 0.01):
+        read: list[Batch] = []
+
+        def counted(network: nn.Module, batch: Batch, read: list[Batch] = read) -> Tensor:
+            read.append(batch)
+            return loss(network, batch)
+
+        model = mlp()
+        options = PrunerOptions(early_batches=share)
+        Pruner(model, sgd(model), counted, method, 0.5, epochs=2, rounds=3, options=options).step(vectors(5))
+        calls[share] = len(read)
+    fewer, fewest = calls[1.0] - calls[0.4], calls[1.0] - calls[0.01]
+    assert fewer > 0
+    assert (fewer % 6, fewest) == (0, fewer // 6 * 8)

@@ -177,18 +177,19 @@ import torch
 import earlycrop
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-earlycrop.save(model, sys.argv[1])
-earlycrop.save_state({"step": 1, "mean": torch.zeros(2)}, sys.argv[1] + "/state.safetensors")
+for folder in sys.argv[1:]:
+    earlycrop.save(model, folder)
+    earlycrop.save_state({"step": 1, "mean": torch.zeros(2)}, folder + "/state.safetensors")
 """
 
 
 def test_the_same_model_is_the_same_file_and_others_may_read_it(tmp_path: Path) -> None:
-    """Whichever process writes it; safetensors itself orders its metadata at random, and keeps others out."""
+    """Whichever process writes it. safetensors itself orders its metadata at random, and keeps others out."""
     folders = [tmp_path / str(i) for i in range(4)]
     umask = os.umask(0o022)
     try:
-        for folder in folders:
-            subprocess.run([sys.executable, "-c", SAVES, str(folder)], check=True)
+        for two in (folders[:2], folders[2:]):
+            subprocess.run([sys.executable, "-c", SAVES, *map(str, two)], check=True)
     finally:
         os.umask(umask)
     for name in ("model.safetensors", "state.safetensors"):
@@ -226,30 +227,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
 
-def test_a_training_state_comes_back_exactly(tmp_path: Path) -> None:
-    model, example = build("conv-norm", torch.float32)
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.8, 0.99))
-    model(example).mean().backward()
-    optimizer.step()
-    state = {
-        "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "loss": 0.1 + 0.2, "inf": float("inf"),
-        "names": ["a", "b"], "none": None, "flag": True, "nested": {"1": {2: "int key"}}, "shared": [example, example],
-    }  # fmt: skip
-    earlycrop.save_state(state, tmp_path / "deep" / "state.safetensors")
-    back = earlycrop.load_state(tmp_path / "deep" / "state.safetensors")
-    assert back["loss"] == state["loss"]
-    assert back["nested"] == {"1": {2: "int key"}}
-    assert (back["names"], back["none"], back["flag"], back["inf"]) == (["a", "b"], None, True, float("inf"))
-    assert torch.equal(back["rng"], torch.get_rng_state())
-    other = torch.optim.Adam(build("conv-norm", torch.float32)[0].parameters())
-    other.load_state_dict(back["optimizer"])
-    for a, b in zip(optimizer.state.values(), other.state.values(), strict=True):
-        assert all(torch.equal(a[k], b[k]) for k in a)
-    with pytest.raises(TypeError, match="cannot hold a object"):
-        earlycrop.save_state({"x": object()}, tmp_path / "bad.safetensors")
-    assert not (tmp_path / "bad.safetensors").exists()
-
-
 @pytest.mark.parametrize("kind", [torch.complex64, torch.complex128])
 def test_complex_tensors_come_back_exactly(kind: torch.dtype, tmp_path: Path) -> None:
     model, fresh = nn.Linear(3, 2, dtype=kind), nn.Linear(3, 2, dtype=kind)
@@ -259,20 +236,6 @@ def test_complex_tensors_come_back_exactly(kind: torch.dtype, tmp_path: Path) ->
     assert fresh.weight.dtype == kind
     earlycrop.save_state({"x": model.weight}, tmp_path / "state")
     assert torch.equal(earlycrop.load_state(tmp_path / "state")["x"], model.weight)
-
-
-@pytest.mark.parametrize("key", [(1, 2), 2 + 1j])
-def test_a_key_that_would_not_come_back_is_refused_when_saving(key: Any, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"a training state cannot have \(.*\) as a key: make it a number or a string"):
-        earlycrop.save_state({"a": {key: 3}}, tmp_path / "state")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_type_that_a_file_cannot_hold_is_named(tmp_path: Path) -> None:
-    table = torch.zeros(2, dtype=torch.uint8).view(torch.bits8)
-    with pytest.raises(TypeError, match=r"a file cannot hold tensors of type torch.bits8: convert them first"):
-        earlycrop.save_state({"table": table}, tmp_path / "state")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_lazy_module_is_run_first(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class NodeRounds:
                     raise ValueError(f"no node of this model can be removed: {_main_reason(graph)}\n\n{graph.report()}")
             if not number:
                 self._record_dense_sizes(graph)
-            scores = self._score(graph)
+            scores = self._score(graph, self.request.batches_of_round(number, self.batches))
             if not number:
                 check_some_score([scores])
             graph, choice, cut = self._cut_certified(graph, scores, sparsity)
@@ -108,11 +108,11 @@ class NodeRounds:
         self.costs = {**costs, **baseline.costs}
         self.layers = baseline.layers or remaining_outputs(graph)
 
-    def _score(self, graph: Graph) -> Tensor:
+    def _score(self, graph: Graph, batches: list[Any]) -> Tensor:
         """Score the nodes that are left."""
         if self.effects is not None:
             return norm_scale_sums(self.context.network, graph, self.effects)
-        return score_nodes(self.request, self.context, graph, self.batches)
+        return score_nodes(self.request, self.context, graph, batches)
 
     def _select(self, graph: Graph, scores: Tensor, sparsity: float) -> NodeChoice:
         """Select the nodes of a round that ends at this sparsity."""

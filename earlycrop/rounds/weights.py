@@ -48,8 +48,8 @@ def zero_weights(
     dense, total = (sum(p.numel() for p in group.values()) for group in (prunable, matrices))
     alive, keep = None, None
     with ExitStack() as cleanup:  # if a round fails, nothing is held: its zeros may grow back
-        for sparsity in request.targets:
-            scores = score_weights(request, context, batches, prunable)
+        for number, sparsity in enumerate(request.targets):
+            scores = score_weights(request, context, request.batches_of_round(number, batches), prunable)
             if keep is None:  # in the first round only: later rounds may have removed weights on these paths
                 check_some_score(scores.values())
                 keep = path_weights(graph, scores)

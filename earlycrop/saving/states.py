@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from earlycrop.saving.files import read_file, write_file
@@ -40,7 +41,7 @@ def load_state(path: str | os.PathLike[str]) -> Any:
         path: The file that ``save_state`` wrote.
 
     Returns:
-        The state, with tensors on the CPU. Tuples become lists.
+        The state, with tensors on the CPU, in the memory order that they had. Tuples become lists.
 
     Raises:
         SavingError: The file is missing, broken, or holds a model.
@@ -54,11 +55,23 @@ def load_state(path: str | os.PathLike[str]) -> Any:
         raise SavingError(f"{path} is broken ({error}): it was changed; take an older copy") from error
 
 
+def _memory_order(t: Tensor) -> list[int]:
+    """Return the dimensions in their order in memory, such as 0, 2, 3, 1 for channels last.
+
+    A fused optimizer computes wrong values where its state has another order than its parameter.
+    """
+    if t.layout != torch.strided or t.is_contiguous():
+        return list(range(t.ndim))
+    strides = t.stride()
+    return sorted(range(t.ndim), key=lambda dim: -strides[dim])
+
+
 def _pack(state: Any, tensors: dict[str, Tensor]) -> Any:
     """Convert a state to JSON, and move its tensors to ``tensors``."""
     if isinstance(state, Tensor):
-        tensors[name := f"{len(tensors)}"] = state
-        return {"tensor": name}
+        order = _memory_order(state)
+        tensors[name := f"{len(tensors)}"] = state.permute(order)
+        return {"tensor": name} | ({"order": order} if order != sorted(order) else {})
     if isinstance(state, Mapping):
         for key in state:
             if not isinstance(key, _SCALARS):
@@ -74,6 +87,11 @@ def _pack(state: Any, tensors: dict[str, Tensor]) -> Any:
 def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(packed, dict):
         if "tensor" in packed:
-            return tensors[packed["tensor"]]
+            tensor = tensors[packed["tensor"]]
+            dims = list(range(tensor.ndim))
+            order = packed.get("order", dims)
+            if sorted(order) != dims:
+                raise ValueError(f"a tensor of {tensor.ndim} dimensions has the order {order}")
+            return tensor.permute([order.index(dim) for dim in dims])
         return {k: _unpack(v, tensors) for k, v in packed["dict"]}
     return [_unpack(v, tensors) for v in packed] if isinstance(packed, list) else packed

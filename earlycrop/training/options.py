@@ -19,6 +19,8 @@ class PrunerOptions:
         gate: Where the gate of a node stands; see :class:`earlycrop.events.PruningRequest`.
         statistics: What batch norms use while scores are computed; see the same.
         shuffled: A control. Remove as many units of each layer as the method selects, but at random.
+        early_batches: The share of the batches that all rounds of a pruning but the last are scored on. A smaller one
+            makes the cut faster: with 0.4, five rounds on five batches read 13 of them, and not 25.
         penalty: The weight of the L1 penalty on batch norm scales, in place of the method's own.
         rewind: The share of the epochs that ``ltr`` rewinds to.
         rewind_with: What ``ltr`` rewinds together with the model and its optimizers: anything with ``state_dict`` and
@@ -38,6 +40,7 @@ class PrunerOptions:
     gate: GateName = "auto"
     statistics: Statistics = "auto"
     shuffled: bool = False
+    early_batches: float = 1.0
     penalty: float | None = None
     rewind: float = 0.05
     rewind_with: Sequence[Any] = ()
@@ -51,6 +54,8 @@ class PrunerOptions:
             raise ValueError(f"optimizer_state must be 'keep' or 'reset', and is '{self.optimizer_state}'")
         if self.penalty is not None and self.penalty < 0:
             raise ValueError(f"penalty must be 0 or more, and is {self.penalty}")
+        if not 0 < self.early_batches <= 1:
+            raise ValueError(f"early_batches must be a share, above 0 and at most 1, and is {self.early_batches}")
         if not 0 <= self.rewind < 1:
             raise ValueError(f"rewind must be a share of the epochs, from 0 to below 1, and is {self.rewind}")
 

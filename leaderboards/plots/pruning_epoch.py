@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
+from statistics import mean
 
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -28,10 +29,15 @@ def figure(records: Sequence[Record]) -> Figure | None:
     """Draw mean and range over seeds by the epoch of the pruning, a line a sparsity, with a star where the method's
     trigger fired; below it the traces of the first dense run, with a mark where each trigger would have fired for the
     highest sparsity. Return None if no run was pruned at a given epoch, or none is dense.
+
+    Where dense runs with a constant learning rate are there as well, the traces are of the first of these, which the
+    pruned ones branch off, and the line is the mean of the others.
     """
     dense = [record for record in records if record.result.method == "dense"]
     if not dense or not any(map(at_given_epoch, records)):
         return None
+    trunks = [record for record in dense if record.result.variant]
+    decaying = [record for record in dense if not record.result.variant]
     at, by_trigger = (
         frame(r.result for r in records if r.result.method != "dense" and at_given_epoch(r) == fixed)
         for fixed in (True, False)
@@ -39,7 +45,7 @@ def figure(records: Sequence[Record]) -> Figure | None:
     first = dense[0].result
     picture = Figure(figsize=(8, 8.4), layout=ConstrainedLayoutEngine(h_pad=0.1))
     above, middle, below = picture.subplots(3, 1, sharex=True, height_ratios=(1.3, 1, 1))
-    dense_line(above, sum(record.result.value for record in dense) / len(dense))
+    dense_line(above, mean(record.result.value for record in decaying or trunks))
     for color, (asked, asked_rows) in zip(cycle(COLORS), at.groupby("sparsity_asked"), strict=False):
         points = asked_rows.groupby("pruned_epoch")["value"].agg(["mean", "min", "max"])
         epochs = points.index.to_numpy(float)
@@ -55,7 +61,7 @@ def figure(records: Sequence[Record]) -> Figure | None:
     title = f"{first.dataset}, {first.network}: when {method} prunes\n{count} seed{'s' * (count > 1)}"
     above.set_title(f"{title}; stars: by its own trigger", loc="left")
     highest = float(at["sparsity_asked"].max())
-    trace_panels(middle, below, dense[0], highest)
+    trace_panels(middle, below, (trunks or decaying)[0], highest)
     middle.set_title(f"definitions of the lazy regime, dense; marks: at or below {1 - highest:.4g}", loc="left")
     below.set_title("knee and masks, dense", loc="left")
     below.set(xlabel="epoch", xlim=(-0.3, None))

@@ -24,7 +24,7 @@ def recipes(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
     """
     every = frame(record.result for record in records)
     for _, rows in every.assign(method=labels(every)).groupby(RECIPE, sort=False):
-        dense, pruned = rows[rows["method"] == "dense"], rows[rows["method"] != "dense"]
+        dense, pruned = rows[rows["method"] == "dense"], rows[rows["sparsity_asked"].notna()]
         for _, part in pruned.groupby("sparsity_of", sort=False):
             if part["sparsity_asked"].nunique() > 1:
                 yield pd.concat([dense, part])

@@ -124,6 +124,8 @@ def saved(picture: Figure, stem: Path) -> Path:
     for text in picture.findobj(Text):
         if id(text) not in ticks:  # which are powers of ten; in names of runs a dollar is a dollar
             text.set_parse_math(False)
+    picture.draw_without_rendering()  # lays it out, once for both files
+    picture.set_layout_engine("none")
     with replacing(stem.with_suffix(".png")) as path:
         picture.savefig(path, format="png", dpi=min(160, int(MAX_PIXELS / picture.get_figheight())))
     with replacing(stem.with_suffix(".svg")) as path:

@@ -28,7 +28,7 @@ GROUPS = {
     "pruning": (
         *("method", "sparsity", "of", "rounds", "trigger", "criterion", "gate", "statistics", "as_authors", "exclude"),
         *("include", "floors", "ceilings", "multiple", "shuffled", "rewind", "scoring", "scoring_rollouts"),
-        *("scoring_length", "prune_on"),
+        *("scoring_length", "early_batches", "prune_on"),
     ),
     "training": (
         *("epochs", "batch", "optimizer", "learning_rate", "decay", "weight_decay", "clip", "smoothing"),

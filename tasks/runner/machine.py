@@ -20,12 +20,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_device() -> str:
+    """The kind of the machine's accelerator, or cpu. Apple's needs to be asked for: it lacks float64."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if kind is None or kind.type == "mps" else kind.type
+
+
 def memory_budget(device: str) -> float:
     """Bytes that images may take where they are to lie: half of a GPU's memory, a quarter of the machine's for all of
     the run's processes there, and on a device that has none of its own. What else is in use does not count, as a run
     that goes on is to read as it did before.
     """
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = torch.device(default_device() if device == "auto" else device)
     if place.type != "cpu" and hasattr(backend := torch.get_device_module(place), "mem_get_info"):
         total: int = backend.mem_get_info(None if place.index is None else place)[1]
         return total / 2

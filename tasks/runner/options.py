@@ -75,6 +75,8 @@ class Options:
     as_authors: bool = False
     """Score as the paper's authors' code does: gates at rows, running statistics, the gradient flow of the whole loss
     and of matrices alone, and its numbers of rounds (7, but 1 for earlycrop-s)."""
+    early_batches: float = 1.0
+    """Share of the scoring batches that all rounds of a pruning but the last use."""
     rewind: float = 0.05
     """Share of the epochs that ltr rewinds to; 0 is the initialisation."""
     optimizer_state: Literal["keep", "reset"] = "keep"
@@ -93,7 +95,7 @@ class Options:
     seed: CountOr0 = 0
     """Seeds initialisation, data and everything else that is random."""
     device: str = "auto"
-    """Torch device, or "auto": the first CUDA device where there is one, else the CPU."""
+    """Torch device, or "auto": the machine's GPU where there is one, else the CPU. Apple's must be named: "mps"."""
     prune_on: str = ""
     """Device that prunes before training, in place of the training device: cpu where only what is left fits that."""
     deterministic: bool = False
@@ -117,6 +119,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 LATER: dict[str, Any] = {
     **{name: getattr(Options(), name) for name in (
         "exclude", "floors", "ceilings", "multiple", "trigger", "shuffled", "criterion", "gate", "statistics", "rewind",
+        "early_batches",
         "as_authors", "optimizer_state", "schedule", "watch", "kernel", "prune_on", "deterministic",
     )},
     "normalise": False, "last_entropy": None, "workers": 1, "epochs_per_pass": 1,
@@ -128,11 +131,12 @@ ASIDE = ("runs", "fresh", "record", "keep", "branch_from", "country")
 """Options that change nothing of what is computed."""
 VARIANTS = (
     "criterion", "gate", "statistics", "as_authors", "trigger", "shuffled", "rewind", "optimizer_state", "schedule",
+    "early_batches",
 )  # fmt: skip
 """Options that make of a method a variant of it."""
 PRUNING = (
     *("sparsity", "of", "exclude", "include", "floors", "ceilings", "multiple", "rounds", "trigger", "shuffled"),
-    *("criterion", "gate", "statistics", "as_authors", "rewind", "optimizer_state", "schedule"),
+    *("criterion", "gate", "statistics", "as_authors", "rewind", "optimizer_state", "schedule", "early_batches"),
 )
 """Options that say how to prune."""
 
@@ -152,6 +156,7 @@ def ignored_options(method: str, criterion: str = "") -> frozenset[str]:
     iterates = row.procedure == "once" and row.schedule(0.9, 2) != row.schedule(0.9, 3)
     uses = {
         "rounds": iterates or row.procedure == "tick-tock",
+        "early_batches": iterates and effect.order > 0,
         "rewind": row.procedure == "rewind",
         "schedule": row.procedure != "rewind",  # which trains by its own
         "of": row.structured,

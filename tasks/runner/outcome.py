@@ -126,8 +126,6 @@ def hardware(device: torch.device) -> str:
 
 def variant(options: Options) -> str:
     """The options that make the method another than its row says, in words."""
-    if options.method == "dense":
-        return ""
     plain, counted = Options(), with_defaults(options)  # what only some tasks have is None in the former
     changed = [name for name in VARIANTS if getattr(counted, name, None) != getattr(plain, name, None)]
     return ", ".join(f"{name.replace('_', ' ')} {getattr(counted, name)}" for name in changed)

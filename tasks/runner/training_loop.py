@@ -18,7 +18,7 @@ from tasks import Task
 from tasks.runner import distributed
 from tasks.runner.checkpoints import branch_off, checkpoint
 from tasks.runner.errors import DivergedError, RunError
-from tasks.runner.machine import cuda_algorithms
+from tasks.runner.machine import cuda_algorithms, default_device
 from tasks.runner.networks import count_nonzero_parameters
 from tasks.runner.options import Options, with_defaults
 from tasks.runner.outcome import outcome
@@ -52,7 +52,7 @@ def device_of(name: str, option: str) -> torch.device:
         ValueError: there is no such device here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = default_device()
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises either, by device
@@ -89,7 +89,7 @@ def pruner_of(task: Task, options: Options, model: nn.Module, optimizer: Optimiz
         trigger=names.trigger or None,
         options=earlycrop.PrunerOptions(
             gate=names.gate, statistics=names.statistics, shuffled=options.shuffled, rewind=options.rewind,
-            optimizer_state=names.optimizer_state, log_triggers=options.watch,
+            early_batches=options.early_batches, optimizer_state=names.optimizer_state, log_triggers=options.watch,
             ntk_probe=next(iter(task.scoring_batches(model, 0))) if options.kernel else None, group=distributed.group(),
         ),
     )  # fmt: skip

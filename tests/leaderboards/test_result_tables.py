@@ -25,8 +25,8 @@ def place(tmp_path: Path) -> Path:
     for page in result_tables.PAGES:
         shutil.copy(ROOT / page, tmp_path / page)
     (tmp_path / "out" / "tables").mkdir(parents=True)
-    for name in ("scores.csv", "defaults.csv", "kitchen.csv", "minilm.csv", "observations.csv"):
-        shutil.copy(ROOT / "leaderboards" / "tables" / name, tmp_path / "out" / "tables")
+    for file in (ROOT / "leaderboards" / "tables").glob("*.csv"):
+        shutil.copy(file, tmp_path / "out" / "tables")
     return tmp_path
 
 

@@ -75,6 +75,7 @@ def test_a_study_of_several_sparsities_has_its_pictures_and_its_table(place: Pat
     assert lines["runs"].to_dict() == by_asked
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_table_does_not_lose_runs_of_other_data(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(place, "show", "sparse")
     table = place / "out" / "tables" / "sparse.csv"
@@ -139,6 +140,7 @@ def test_costs_are_shares_of_what_dense_costs_in_the_same_run() -> None:
     assert len(cost.figure([*records(), *other]).axes) == 4  # times of two devices are not compared
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_price_and_emissions_are_columns(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, output = call(place, "show", "--price", "2.5", "--task", "cartpole")
     dense = next(line for line in output.splitlines() if " dense " in line)
@@ -152,6 +154,7 @@ def test_a_price_and_emissions_are_columns(place: Path, capsys: pytest.CaptureFi
         assert "--price must be a number above 0" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_table_that_is_not_what_its_records_say_is_named(place: Path) -> None:
     call(place, "show", "--task", "cartpole")
     call(place, "show", "sparse")
@@ -182,6 +185,7 @@ def test_a_table_that_is_not_what_its_records_say_is_named(place: Path) -> None:
         assert sentence in output
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_table_that_lacks_a_run_of_its_study_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the runs were made with data that are not here any more."""
     several = [Run("ptb", ("--seed", str(seed), "--method", m)) for seed in range(2) for m in ("dense", "crop-s")]
@@ -207,6 +211,7 @@ def test_a_table_that_lacks_a_run_of_its_study_is_named(place: Path, monkeypatch
     assert f"sparse.csv: 1 of the study's runs have a record and are not in it, such as {ids[-1]}: write it" in output
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_sweep_that_would_drop_runs_from_its_table_is_refused_before_it_runs(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

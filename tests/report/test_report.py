@@ -85,17 +85,16 @@ def test_attention_of_torch_says_why_no_head_goes(capfd: pytest.CaptureFixture[s
     assert any(line.split()[-5:-2] == ["16/16", "144", "1.28k"] for line in out.splitlines())  # its feed-forward
 
 
-def test_a_torchvision_model_by_name(tmp_path: Path) -> None:
-    code, out, _ = run("torchvision:squeezenet1_1", "--json", path=tmp_path)
-    summary = json.loads(out)
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_torchvision_model_by_name(capfd: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["torchvision:squeezenet1_1", "--json"]) == 0
+    summary = json.loads(capfd.readouterr().out)
     published = load_torchvision("torchvision.models").SqueezeNet1_1_Weights.IMAGENET1K_V1.meta
-    assert code == 0
     assert summary["example"] == "float32 of 1 x 3 x 224 x 224"
     assert summary["parameters"] == published["num_params"]
     assert round(summary["macs"] / 1e9, 3) == published["_ops"]
-    code, _, err = run("torchvision:resnet5O", path=tmp_path)
-    assert code == 2
-    assert "torchvision has no model 'resnet5O'" in sentence(err)
+    assert __main__.main(["torchvision:resnet5O"]) == 2
+    assert "torchvision has no model 'resnet5O'" in sentence(capfd.readouterr().err)
 
 
 @pytest.mark.slow

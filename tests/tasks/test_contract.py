@@ -18,6 +18,7 @@ import torch
 import earlycrop
 import tasks
 from earlycrop.scoring.loss_terms import total_loss
+from tasks.control import a2c
 from tasks.runner.arguments import parse
 from tasks.runner.options import check_values
 from tasks.runner.store import configuration
@@ -26,7 +27,8 @@ from tests.tasks.tiny_data import SMALLER, TINY_DATA
 
 
 @pytest.mark.parametrize("name", [*tasks.names(), "_template"])
-def test_every_task_keeps_the_contract(name: str, tmp_path: Path) -> None:
+def test_every_task_keeps_the_contract(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(a2c, "EPISODES", 4)
     module = importlib.import_module(f"tasks.{name}")
     assert all(module.SUMMARY)
     assert "default" in module.PRESETS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +14,7 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 from torch.nn.utils.parametrize import register_parametrization
 
 from earlycrop import Masks, prune, shrink, trace
+from earlycrop.report import __main__
 from tests.toy import loss, train_epoch, vectors
 
 data = partial(vectors, 2, size=5, classes=2, seed=1)
@@ -98,7 +97,9 @@ def test_a_parametrization_that_does_not_run_on_less_freezes_what_it_makes() -> 
     assert "the parametrization of its weight fails: nine rows" in graph.report()
 
 
-def test_a_report_of_an_orthogonal_layer_by_its_command(tmp_path: Path) -> None:
+def test_a_report_of_an_orthogonal_layer_by_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "normal.py").write_text(
         "import torch\n"
         "from torch import nn\n"
@@ -106,10 +107,9 @@ def test_a_report_of_an_orthogonal_layer_by_its_command(tmp_path: Path) -> None:
         "def made():\n"
         "    return nn.Sequential(orthogonal(nn.Linear(8, 32)), nn.ReLU(), nn.Linear(32, 4)), torch.randn(2, 8)\n"
     )
-    command = [sys.executable, "-m", "earlycrop.report", "normal:made"]
-    environment = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert "this operation is not understood" in done.stdout
+    monkeypatch.syspath_prepend(tmp_path)
+    assert __main__.main(["normal:made"]) == 0
+    assert "this operation is not understood" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])

@@ -122,6 +122,7 @@ PRUNER: dict[str, tuple[dict[str, Any], str]] = {
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a lost state": ({"optimizer_state": "lose"}, "optimizer_state must be 'keep' or 'reset', and is 'lose'"),
     "a negative penalty": ({"penalty": -1}, "penalty must be 0 or more, and is -1"),
+    "no early batches": ({"early_batches": 0}, "early_batches must be a share, above 0 and at most 1, and is 0"),
     "a rewind of 1": ({"rewind": 1}, "rewind must be a share of the epochs"),
 }
 

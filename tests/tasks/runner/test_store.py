@@ -174,7 +174,7 @@ OTHERS: dict[str, Any] = {
     "sparsity": 0.5, "of": "macs", "exclude": ("actor",), "floors": {"trunk.*": 2}, "ceilings": {"trunk.*": 9},
     "multiple": 2, "rounds": 3, "trigger": "2", "shuffled": True, "criterion": "snip", "gate": "rows",
     "statistics": "batch", "rewind": 0.5, "optimizer_state": "reset", "schedule": "restart", "prune_on": "cpu",
-    "as_authors": True,
+    "as_authors": True, "early_batches": 0.5,
 }  # fmt: skip
 """Another value of every option that says how to prune."""
 
@@ -183,13 +183,13 @@ OTHERS: dict[str, Any] = {
     ("method", "ignored"),
     [
         ("dense", set(OTHERS)),
-        ("crop-s", {"rounds", "rewind"}),
+        ("crop-s", {"rounds", "rewind", "early_batches"}),
         ("earlycrop-s", {"rewind"}),
         ("earlycrop-u", {"rewind", "of", "multiple", "gate"}),
-        ("synflow", {"rounds", "rewind", "of", "multiple", "gate"}),
-        ("ltr", {"rounds", "of", "multiple", "gate", "statistics", "schedule", "as_authors"}),
-        ("gatedecorators", {"rewind", "gate", "statistics", "as_authors"}),
-        ("random-s", {"rounds", "rewind", "gate", "statistics", "as_authors"}),
+        ("synflow", {"rounds", "rewind", "of", "multiple", "gate", "early_batches"}),
+        ("ltr", {"rounds", "of", "multiple", "gate", "statistics", "schedule", "as_authors", "early_batches"}),
+        ("gatedecorators", {"rewind", "gate", "statistics", "as_authors", "early_batches"}),
+        ("random-s", {"rounds", "rewind", "gate", "statistics", "as_authors", "early_batches"}),
     ],
 )
 def test_what_a_method_ignores_is_no_part_of_its_runs(method: str, ignored: set[str]) -> None:

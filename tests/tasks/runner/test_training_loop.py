@@ -92,7 +92,7 @@ def test_every_method_runs_to_a_record(method: str, tmp_path: Path) -> None:
 )
 def test_a_killed_run_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
     """Killed by the system at some moment of its third epoch or later, and started again with the same command."""
-    more = ["--method", method, "--sparsity", "0.7", "--steps", "24000"]
+    more = ["--method", method, "--sparsity", "0.7", "--steps", "12000"]
     command_line.main("cartpole", command(tmp_path / "whole", *more))
     line = [sys.executable, "-m", "tasks.cartpole", *command(tmp_path / "killed", *more)]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root())
