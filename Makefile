@@ -24,8 +24,8 @@ install: .venv/installed
 	touch $@
 
 demo: .venv/demo-installed
-	$(BIN)/python -m tasks.cartpole --method dense --runs runs/demo
-	$(BIN)/python -m tasks.cartpole --method earlycrop-s --sparsity 0.9 --runs runs/demo
+	$(BIN)/python -m tasks.cartpole --method dense --epochs 12 --runs runs/demo
+	$(BIN)/python -m tasks.cartpole --method earlycrop-s --sparsity 0.9 --epochs 12 --runs runs/demo
 	$(BIN)/python -m tasks.digits --method dense --epochs 12 --runs runs/demo
 	$(BIN)/python -m tasks.digits --method earlycrop-s --sparsity 0.95 --epochs 12 --runs runs/demo
 	$(BIN)/python -m leaderboards --runs runs/demo

@@ -41,6 +41,7 @@ class Method:
             ``"tick-tock"``.
 
     Raises:
+        TypeError: The criterion, the schedule or the trigger has the wrong type.
         ValueError: The procedure is unknown.
     """
 
@@ -52,6 +53,10 @@ class Method:
     penalty: float = 0.0
 
     def __post_init__(self) -> None:
+        advice = "take an entry of CRITERIA, or make a Criterion"
+        check_type("the criterion of a Method", self.criterion, Criterion | None, advice)
+        check_type("the schedule of a Method", self.schedule, Callable, "give a function of (sparsity, rounds)")
+        check_type("the trigger of a Method", self.trigger, Callable, "give a function of (sparsity, epochs)")
         if self.procedure not in ("once", "rewind", "tick-tock"):
             raise ValueError(describe_unknown("procedure", self.procedure, ("once", "rewind", "tick-tock")))
 

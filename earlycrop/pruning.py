@@ -97,6 +97,7 @@ def prune(
         to 1 %, or after 10 s or 9 steps, whichever is longer.
     """
     sparsity, rounds = check_sparsity(sparsity), check_positive_int("rounds", rounds)
+    check_type("structured", structured, bool, "give True to cut nodes, or False to zero single weights")
     check_loss(loss)
     check_type("limits", limits, Limits, "write earlycrop.Limits(floors=...)")
     batches = check_batches(batches)

@@ -13,7 +13,7 @@ from leaderboards.plots.learning import draw
 from leaderboards.plots.style import saved
 from leaderboards.records import Record, read_records, record_files, write_text
 from leaderboards.sweep import known, recorded, study_record
-from leaderboards.table import csv_text, groups, named, show, study_text
+from leaderboards.table import csv_text, groups, named, show, study_text, without_shared_options
 
 
 def locked(out: Path) -> FileLock:
@@ -46,12 +46,12 @@ def display(
         records = read_records(out, task, damaged)
         for name in sorted({record.result.task for record in records.values()}):
             task_records = {run: record for run, record in records.items() if record.result.task == name}
-            results = [record.result for record in task_records.values()]
-            for group in groups(results):
+            shown = without_shared_options(list(task_records.values()))
+            for group in groups(record.result for record in shown):
                 show(group, task_records, console, price)
             if write and not damaged:
-                write_text(out / f"{name}.csv", csv_text(results))
-                picture = draw(task_records.values(), out / name)
+                write_text(out / f"{name}.csv", csv_text(record.result for record in task_records.values()))
+                picture = draw(shown, out / name)
                 console.print(f"Table: {out / name}.csv\nPicture: {picture} (and .svg)", markup=False, soft_wrap=True)
 
 

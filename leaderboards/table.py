@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,29 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
 def labels(rows: pd.DataFrame) -> pd.Series[str]:
     """Return the method of each row, with its variant if it has one."""
     return rows["method"].where(rows["variant"] == "", rows["method"] + " (" + rows["variant"] + ")")
+
+
+def without_shared_options(records: Sequence[Record]) -> list[Record]:
+    """Leave out of variants what all pruned runs share, such as the schedule that is their task's default.
+
+    A run does not count whose method ignores the option. Dense runs keep their variant, a constant learning rate.
+    """
+    pruned = [record.result for record in records if record.result.method != "dense"]
+    parts = {part for result in pruned for part in result.variant.split(", ")}
+    shared = {part for part in parts if all(part in _parts_or_ignored(result, part) for result in pruned)}
+    return [
+        record if record.result.method == "dense" else replace(record, result=_without(record.result, shared))
+        for record in records
+    ]
+
+
+def _without(result: Result, parts: set[str]) -> Result:
+    return replace(result, variant=", ".join(part for part in result.variant.split(", ") if part not in parts))
+
+
+def _parts_or_ignored(result: Result, part: str) -> list[str]:
+    option = part.rpartition(" ")[0].replace(" ", "_")
+    return result.variant.split(", ") + [part] * (option in ignored_options(result.method))
 
 
 def is_dense(names: pd.Index[str]) -> npt.NDArray[np.bool_]:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tasks import _missing as _missing  # says which package a program lacks
+
 DataFingerprint = Mapping[str, int | str]
 """What tells data from other data of the same name: sizes, and a digest of the rest."""
 

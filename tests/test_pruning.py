@@ -77,11 +77,12 @@ def test_bad_calls_of_prune_are_refused() -> None:
         inspect.unwrap(prune)(model, loss, data(), "tailor")
     with pytest.raises(ValueError, match="there is no batch to score on"):
         prune(model, loss, [])
-    with pytest.raises(ValueError, match=r"no node of this model can be removed: the model returns it .*\n\n0 nodes"):
+    with pytest.raises(ValueError, match="no node of this model can be removed: the model returns it") as raised:
         prune(nn.Linear(36, 3), lambda m, b: functional.cross_entropy(m(b[0].flatten(1)), b[1]), data())
-    with pytest.raises(ValueError, match=r"no node .*: none of its parameters is trained, so it has no score .*\n\n0"):
+    assert raised.value.__notes__[0].startswith("\n0 nodes can be removed.")
+    with pytest.raises(ValueError, match=r"no node .*: none of its parameters is trained, so it has no score"):
         prune(network().requires_grad_(False), loss, data(), "snip")
-    with pytest.raises(ValueError, match=r"no node of this model can be removed: no two layers follow each other\n\n0"):
+    with pytest.raises(ValueError, match="no node of this model can be removed: no two layers follow each other"):
         prune(nn.Linear(36, 1), lambda m, b: m(b[0].flatten(1)).mean(), data())
     frozen = network().requires_grad_(False)
     with pytest.raises(ValueError, match="the model has no trained weight matrix"):

@@ -211,8 +211,15 @@ def _check_training(args: TrainingArguments, state: TrainerState, resumed_state:
 
 
 def _model_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Return the loss that a model of transformers computes from a batch with labels."""
-    loss: Tensor = model(**batch).loss
+    """Return the loss that a model computes from a batch with labels, found where the Trainer looks for it.
+
+    Raises:
+        ValueError: The model returns a dict without a loss.
+    """
+    outputs = model(**batch)
+    if isinstance(outputs, Mapping) and "loss" not in outputs:
+        raise ValueError("the model returns no loss: add labels to the data, or give the callback a loss")
+    loss: Tensor = outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
     return loss
 
 

@@ -18,6 +18,7 @@ from earlycrop.triggers.base import Trigger, TriggerContext
 from earlycrop.triggers.triggers import AtEpoch
 from earlycrop.triggers.weight_distance import WeightDistance
 from earlycrop.utils.distributed import check_same_value, fail_together
+from earlycrop.utils.validation import check_type
 from earlycrop.utils.wrappers import check_unchanged
 
 
@@ -66,6 +67,8 @@ class TriggeredPruning(Procedure):
         reason = self.pending_reason or self.trigger.update(
             TriggerContext(context.network, epoch, distance, current_mask)
         )
+        advice = "return a sentence that says why to prune now, or None"
+        check_type(f"what {self.trigger_name}.update returns", reason, str | None, advice)
         check_same_value(reason, context.group, "whether to prune now")
         if reason is None:
             return None

@@ -74,7 +74,9 @@ class NodeRounds:
             with fail_together(self.context.group):
                 graph = self._trace()
                 if not number and not graph.count:
-                    raise ValueError(f"no node of this model can be removed: {_main_reason(graph)}\n\n{graph.report()}")
+                    error = ValueError(f"no node of this model can be removed: {_main_reason(graph)}")
+                    error.add_note(f"\n{graph.report()}")
+                    raise error
             if not number:
                 self._record_dense_sizes(graph)
             scores = self._score(graph, self.request.batches_of_round(number, self.batches))

@@ -33,6 +33,10 @@ _CHECKSUM = "sha256"
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], header: Header) -> Path:
     """Write tensors and a header, and return the path."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file in it")
+    if in_the_way := next((folder for folder in path.parents if folder.is_file()), None):
+        raise NotADirectoryError(f"{in_the_way} is a file, and {path} cannot be in it: give the name of a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     # safetensors refuses tensors that share memory, as an expanded buffer or two views do, so copy each of them.

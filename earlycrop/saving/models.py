@@ -15,7 +15,7 @@ from earlycrop.utils.contexts import outside_inference_mode
 from earlycrop.utils.errors import SavingError
 from earlycrop.utils.layer_sizes import SIZES_ATTRIBUTE, set_size, size_attribute_names
 from earlycrop.utils.modules import assign_tensor, flatten_recurrent_weights, tensor_owners, tensors_by_name
-from earlycrop.utils.validation import check_shapes_known
+from earlycrop.utils.validation import check_shapes_known, check_type
 from earlycrop.utils.wrappers import unwrap_stateless
 
 MODEL_FILE = "model.safetensors"
@@ -39,8 +39,9 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: The folder cannot be written.
         ValueError: A lazy module has not run yet.
-        TypeError: A tensor is of a type that safetensors cannot store.
+        TypeError: An argument has the wrong type, or a tensor is of a type that safetensors cannot store.
     """
+    check_type("the folder", folder, str | os.PathLike, "call save(model, folder)")
     return write_file(Path(folder) / MODEL_FILE, *model_contents(model))
 
 
@@ -56,8 +57,8 @@ def model_contents(model: nn.Module) -> tuple[dict[str, Tensor], Header]:
     Raises:
         ValueError: A lazy module has not run yet.
     """
+    check_shapes_known(model)
     network = unwrap_stateless(model)
-    check_shapes_known(network)
     sizes = {path: _get_sizes(module) for path, module in network.named_modules()}
     plan = {path: attributes for path, attributes in sizes.items() if attributes}
     return tensors_by_name(network), {SIZES: plan, DENSE: _dense_shapes(network)}
@@ -81,6 +82,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             is unchanged.
         ValueError: A lazy module has not run yet.
     """
+    check_type("the folder", folder, str | os.PathLike, "call load(folder, model)")
+    check_type("the model", model, nn.Module, "give a fresh one, as its constructor makes it")
     path = Path(folder) / MODEL_FILE
     tensors, header = read_file(path)
     return load_contents(model, tensors, header, path)
@@ -104,8 +107,8 @@ def load_contents(
         SavingError: They are of another kind of model. The model is unchanged.
         ValueError: A lazy module has not run yet.
     """
+    check_shapes_known(model)
     network = unwrap_stateless(model)
-    check_shapes_known(network)
     try:
         check_header(header)
         check_tensors(network, saved, header, _dense_shapes(network))

@@ -14,6 +14,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from earlycrop.utils.validation import check_call, check_type
+
 Gate = Literal["rows", "norms", "columns"]
 """The entries that a node's gate multiplies: the rows that produce the node (before a norm), the scales and shifts of
 the batch norms that follow it, or the columns that consume it."""
@@ -92,6 +94,10 @@ class Criterion:
             :class:`earlycrop.scoring.temperature.TemperedLogits`.
         gate: The entries that a node's gate multiplies, unless a pruning asks for others: "columns", or "rows" where
             the criterion's authors score filters.
+
+    Raises:
+        TypeError: An effect cannot be called with w, g and Hg.
+        ValueError: ``order`` is not 0, 1 or 2.
     """
 
     effect: Effect | None
@@ -109,6 +115,17 @@ class Criterion:
     batch_statistics: bool = False
     temperature: float = 1.0
     gate: Gate = "columns"
+
+    def __post_init__(self) -> None:
+        if self.order not in (0, 1, 2):
+            raise ValueError(
+                f"order must be 0, 1 or 2, and is {self.order}: 0 needs no batches, 1 needs the gradient, 2 needs Hg"
+            )
+        for name in ("effect", "node_effect"):
+            effect = getattr(self, name)
+            if effect is not None:
+                check_type(f"the criterion's {name}", effect, Callable, "give a function of (w, g, Hg)")
+                check_call(f"the criterion's {name}", effect, name, ("w", "g", "Hg"))
 
 
 CRITERIA: dict[str, Criterion] = {

@@ -14,6 +14,7 @@ from earlycrop.scoring.derivatives import Derivatives, expanded_zeros
 from earlycrop.utils.caller import warn
 from earlycrop.utils.errors import FlowError
 from earlycrop.utils.types import Tensors
+from earlycrop.utils.validation import describe
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,20 @@ def effect_of(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, produc
     Without a derivative, it is the effect of its modulus.
     """
     if not w.is_complex() or criterion.order == 0:
-        return effect(w, g, product)
-    return effect(*(torch.view_as_real(t.resolve_conj()) for t in (w, g, product))).sum(-1)
+        return _check_shape(effect(w, g, product), w)
+    parts = [torch.view_as_real(t.resolve_conj()) for t in (w, g, product)]
+    return _check_shape(effect(*parts), parts[0]).sum(-1)
+
+
+def _check_shape(effect: object, w: Tensor) -> Tensor:
+    """Raise FlowError if a criterion did not return an effect for each entry of a parameter."""
+    if not isinstance(effect, Tensor) or effect.shape != w.shape:
+        found = f"a tensor of shape {tuple(effect.shape)}" if isinstance(effect, Tensor) else describe(effect)
+        raise FlowError(
+            f"the criterion's effect returned {found} for a parameter of shape {tuple(w.shape)}: return a tensor of "
+            "the shape of w"
+        )
+    return effect
 
 
 def effects_to_scores(

@@ -82,6 +82,8 @@ def _check_only_term(value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
         advice = "reduce it with .mean() or .sum()" if isinstance(value, Tensor) else _FORMS
         raise FlowError(f"the loss must be a scalar tensor, and is {_describe(value)}: {advice}")
+    if value.is_complex():
+        raise FlowError("the loss is complex, and must be real: take its .abs() or its .real")
     _check_finite("the loss", value)
     if not value.requires_grad:
         raise FlowError(

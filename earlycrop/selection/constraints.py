@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from numbers import Real
 
 from torch import nn
 
 from earlycrop.graph.types import layer_of
 from earlycrop.utils.parameters import weight_matrices
-from earlycrop.utils.validation import check_positive_int, check_type, describe, to_python_number
+from earlycrop.utils.validation import check_positive_int, check_type, describe, is_number, to_python_number
 
 Amount = int | float
 """A number of a layer's outputs (or weights), or as a float a share of them, above 0 and at most 1."""
@@ -70,10 +69,12 @@ class Limits:
                 check_type(f"a pattern of {option}", pattern, str, "give a layer's name, or a pattern of names")
         for option in ("floors", "ceilings"):
             check_type(option, getattr(self, option), Mapping, 'write {"layer1": 0.25}, of a pattern and an amount')
-            amounts = {k: to_python_number(v) if isinstance(v, Real) else v for k, v in getattr(self, option).items()}
+            amounts = {k: to_python_number(v) if is_number(v) else v for k, v in getattr(self, option).items()}
             object.__setattr__(self, option, amounts)  # Python numbers, so that records can be saved
             for pattern, amount in amounts.items():
-                if not (0 < amount <= 1 if isinstance(amount, float) else isinstance(amount, int) and amount >= 1):
+                check_type(f"a pattern of {option}", pattern, str, "give a layer's name, or a pattern of names")
+                is_int = isinstance(amount, int) and not isinstance(amount, bool)
+                if not (0 < amount <= 1 if isinstance(amount, float) else is_int and amount >= 1):
                     raise ValueError(
                         f"{option}[{pattern!r}] is {describe(amount)}: give a whole number of at least 1, or as a "
                         "float a share of the layer, above 0 and at most 1"

@@ -38,6 +38,7 @@ from earlycrop.utils.distributed import ProcessGroup, check_same_removal, fail_t
 from earlycrop.utils.errors import SurgeryError, raise_if_out_of_memory
 from earlycrop.utils.modules import flatten_recurrent_weights, tensors_by_name
 from earlycrop.utils.parameters import flatten_optimizers
+from earlycrop.utils.validation import check_type
 from earlycrop.utils.wrappers import process_group_of, rewrap_message, tensor_shapes, unwrap, unwrap_ema_models
 
 
@@ -107,12 +108,13 @@ def shrink(
         What was removed, and the certificate.
 
     Raises:
-        TypeError: An optimizer is not an optimizer, or an EMA model not a module.
+        TypeError: The graph is not a graph, an optimizer is not an optimizer, or an EMA model not a module.
         ValueError: An index is not a node, the cut would empty a layer, the graph, an optimizer or an EMA model is not
             the model's, or the parameters are sharded.
         SurgeryError: The certificate failed, or an optimizer has state that cannot be cut (in 8 bits, say).
             After any error, the model, EMA models and optimizers are as before.
     """
+    check_type("the graph", graph, Graph, "give what earlycrop.trace(model, example) returned")
     group = process_group_of(model) if group is None else group
     network, removed = unwrap(model), graph.mask(remove)
     check_same_removal([removed], group)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from earlycrop.events import GateName, MemoryFormat
 from earlycrop.scoring.criteria import Statistics
 from earlycrop.utils.distributed import ProcessGroup
+from earlycrop.utils.validation import check_number, check_type, describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class PrunerOptions:
             choice, and a run that resumes does not measure again.
 
     Raises:
+        TypeError: ``early_batches``, ``penalty`` or ``rewind`` is not a number, or an entry of ``rewind_with`` cannot
+            be rewound.
         ValueError: A value is unknown or out of its range.
     """
 
@@ -56,12 +60,21 @@ class PrunerOptions:
     def __post_init__(self) -> None:
         if self.optimizer_state not in ("keep", "reset"):
             raise ValueError(f"optimizer_state must be 'keep' or 'reset', and is '{self.optimizer_state}'")
-        if self.penalty is not None and self.penalty < 0:
+        for name in ("early_batches", "rewind", *(["penalty"] if self.penalty is not None else [])):
+            check_number(name, getattr(self, name))
+        if self.penalty is not None and not 0 <= self.penalty < inf:
             raise ValueError(f"penalty must be 0 or more, and is {self.penalty}")
         if not 0 < self.early_batches <= 1:
             raise ValueError(f"early_batches must be a share, above 0 and at most 1, and is {self.early_batches}")
         if not 0 <= self.rewind < 1:
             raise ValueError(f"rewind must be a share of the epochs, from 0 to below 1, and is {self.rewind}")
+        check_type("rewind_with", self.rewind_with, Iterable, "give a list, such as [scheduler]")
+        for part in self.rewind_with:
+            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+                raise TypeError(
+                    f"rewind_with cannot hold {describe(part)}: give what has state_dict and load_state_dict, such as "
+                    "a scheduler"
+                )
 
 
 DEFAULT_OPTIONS = PrunerOptions()

@@ -7,15 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
+from earlycrop.utils.validation import check_type
+
 
 def check_state(state: Mapping[str, Any], current: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where a pruner cannot continue from a state.
+    """Raise ValueError where a pruner cannot continue from a state, and TypeError where it is no mapping.
 
     Args:
         state: The state to load.
         current: The state of the pruner that is to load it.
         parameters: The parameters of its model.
     """
+    check_type("the state", state, Mapping, "give what state_dict() of a pruner returned")
     missing = [key for key in current if key not in state]
     if missing:
         raise ValueError(

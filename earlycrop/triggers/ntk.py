@@ -15,7 +15,7 @@ from torch.func import functional_call, jacrev
 
 from earlycrop.scoring.model_inputs import record_arguments
 from earlycrop.utils.contexts import differentiable_kernels, preserve_state
-from earlycrop.utils.errors import FlowError
+from earlycrop.utils.errors import FlowError, raise_if_out_of_memory
 from earlycrop.utils.modules import collect_tensors
 from earlycrop.utils.types import Loss
 
@@ -39,10 +39,11 @@ class NTKDistance:
 
     Raises:
         FlowError: The loss does not call the model.
+        ValueError: The loss or the model fails on the batch.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, probe: Any) -> None:
-        self._arguments = record_arguments(model, loss, probe)
+        self._arguments = _check_probe(model, loss, probe)
         self._previous: Tensor | None = None
 
     def update(self, model: nn.Module) -> float | None:
@@ -99,3 +100,20 @@ def _first_output(output: Any) -> Tensor:
         if t.is_floating_point():
             return t
     raise FlowError("the model returns no floating-point tensor: the tangent kernel needs one")
+
+
+def _check_probe(model: nn.Module, loss: Loss, probe: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments that the loss calls the model with, and run the model on them once."""
+    try:
+        arguments = record_arguments(model, loss, probe)
+        with preserve_state(model), torch.no_grad():
+            model(*arguments[0], **arguments[1])
+    except FlowError:
+        raise
+    except Exception as error:
+        raise_if_out_of_memory(error)
+        cause = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"loss(model, batch) fails on ntk_probe ({type(error).__name__}: {cause}): give a batch as training has it"
+        ) from error
+    return arguments

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -55,11 +55,22 @@ def check_positive_int(name: str, value: object) -> int:
         TypeError: It is not a whole number.
         ValueError: It is below 1.
     """
-    if not isinstance(value, Integral):
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, and is {describe(value)}: give 1 or more")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, and is {value}")
     return int(value)
+
+
+def is_number(value: object) -> TypeGuard[Real]:
+    """Return whether a value is a number, which True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise TypeError if an argument is not a number."""
+    if not is_number(value):
+        raise TypeError(f"{name} must be a number, and is {describe(value)}")
 
 
 def to_python_number(number: Real) -> int | float:
@@ -157,8 +168,10 @@ def check_shapes_known(model: nn.Module) -> None:
         model: The module to check, with its submodules.
 
     Raises:
+        TypeError: It is not a module.
         ValueError: A parameter or buffer has no shape yet.
     """
+    check_type("the model", model, nn.Module, "give a torch.nn.Module")
     for name, t in tensors_by_name(model).items():
         if is_lazy(t):
             raise ValueError(f"'{name}' has no shape yet: run the model on one batch first")
@@ -184,12 +197,17 @@ def check_loss(loss: object) -> None:
     if isinstance(loss, nn.modules.loss._Loss):
         advice = "give a function of (model, batch), such as lambda model, batch: criterion(model(batch[0]), batch[1])"
         raise TypeError(f"the loss cannot be {describe(loss)}, which takes outputs and targets: {advice}")
+    check_call("the loss", loss, "loss", ("model", "batch"))
+
+
+def check_call(what: str, function: Callable[..., Any], name: str, arguments: Sequence[str]) -> None:
+    """Raise TypeError if a function does not take these arguments by position."""
     try:
-        inspect.signature(loss).bind(None, None)
+        inspect.signature(function).bind(*arguments)
     except ValueError:  # functions written in C may have no signature
         return
     except TypeError as error:
-        raise TypeError(f"the loss cannot be called as loss(model, batch): {error}") from None
+        raise TypeError(f"{what} cannot be called as {name}({', '.join(arguments)}): {error}") from None
 
 
 def check_batches(batches: Any) -> Iterable[Any]:

@@ -16,6 +16,8 @@ from leaderboards.table import RECIPE, frame
 
 COSTS = (("batch_ms", "dense_batch_ms", "time"), ("step_bytes", "dense_step_bytes", "memory"))
 """A panel each: the column of the pruned network's cost, that of the dense one's, and its name."""
+LITTLE = 0.05
+"""A cost that no method lowers by more than this share of the dense one's says nothing, and has no panel."""
 
 
 def parts(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
@@ -31,17 +33,26 @@ def parts(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
 def figure(records: Sequence[Record]) -> Figure | None:
     """Draw a row of panels a recipe and device, as times of two devices cannot be compared; None without any.
 
-    A cost is a share of the dense network's, which each run has measured beside its own: other processes slow both
-    down. Points are means over seeds, with the range of the metric, in the order of their sparsities.
+    A cost that no method lowers has no panel. It is a share of the dense network's, which each run has measured beside
+    its own: other processes slow both down. Points are means over seeds, with the range of the metric, in the order of
+    their sparsities.
     """
     rows = list(parts(records))
     if not rows:
         return None
-    picture = rows_of_panels(rows, COSTS, 4.4, _panel)
-    for panel, part in zip(picture.axes[:: len(COSTS)], rows, strict=True):
+    costs = [cost for cost in COSTS if any(_is_lowered(part, cost) for part in rows)] or [COSTS[0]]
+    picture = rows_of_panels(rows, costs, 4.4, _panel)
+    for panel, part in zip(picture.axes[:: len(costs)], rows, strict=True):
         first = part.iloc[0]
         panel.set_title(f"{first['dataset']}, {first['network']}, {first['device']}", loc="left", fontsize=10)
     return picture
+
+
+def _is_lowered(rows: pd.DataFrame, cost: tuple[str, str, str]) -> bool:
+    """Return whether the mean cost of a method is clearly below that of the dense network."""
+    pruned = rows[rows["method"] != "dense"]
+    shares = pruned[cost[0]].astype(float) / pruned[cost[1]].astype(float)
+    return bool(shares.groupby([pruned["method"], pruned["sparsity_asked"]]).mean().min() < 1 - LITTLE)
 
 
 def _panel(panel: Axes, rows: pd.DataFrame, cost: tuple[str, str, str], looks: dict[str, Look]) -> Ends:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from leaderboards.plots.ranges import end_of_games, limit, spread_losses, within
 from leaderboards.plots.style import Look, method_looks, metric_label, saved, styled
 from leaderboards.records import Record
 from leaderboards.table import groups, short
@@ -30,8 +32,23 @@ Floats = NDArray[np.float64]
 
 
 def draw(records: Iterable[Record], stem: Path) -> Path:
-    """Write ``stem``.png and ``stem``.svg and return the former's path; variants of a method are in the tables only."""
-    return saved(figure([record for record in records if not record.result.variant]), stem)
+    """Write ``stem``.png and ``stem``.svg and return the former's path, of a method without its other variants."""
+    return saved(figure(plainest(records)), stem)
+
+
+def plainest(records: Iterable[Record]) -> list[Record]:
+    """Return the runs of each method as it is, or of its shortest variant where comparable runs are all variants."""
+    listed = list(records)
+    by_run = {record.result.run: record for record in listed}
+    kept = {}
+    for group in groups(record.result for record in listed):
+        for _, rows in group.rows.assign(length=group.rows["variant"].str.len()).groupby("method"):
+            first = rows.sort_values(["length", "variant"]).iloc[0]
+            for run in rows.loc[rows["variant"] == first["variant"], "run"]:
+                result = by_run[run].result
+                name = f"{result.method} ({result.variant})" if result.variant else result.method
+                kept[run] = replace(by_run[run], result=replace(result, method=name))
+    return list(kept.values())
 
 
 @styled
@@ -87,12 +104,15 @@ def band(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Float
 
 def _learning(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> None:
     x, y, x_label, y_label = axes_of(runs)
+    ends, heights = [], []
     for method, look in looks.items():
         method_runs = [run for run in runs if run.result.method == method]
         curves = [points for run in method_runs if len((points := curve(run, x, y))[0])]
         if not curves:
             continue
         xs, mean, low, high = band(curves)
+        ends.append(xs[-1])
+        heights += [low.min(), high.max()]
         front = 3 if method == "dense" else 4
         panel.plot(xs, mean, color=look.color, linestyle=look.line, linewidth=1.8, zorder=front)
         if len(curves) > 1:
@@ -101,7 +121,9 @@ def _learning(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> No
             at = float(np.clip(np.mean(cuts), xs[0], xs[-1]))
             panel.plot(at, np.interp(at, xs, mean), look.marker, color=look.color, zorder=6, clip_on=False, **CUT)
     panel.margins(x=0.02)
-    panel.set(xlabel=x_label, ylabel=y_label, xlim=(0, None))
+    if heights and (y == "loss" or not runs[0].result.higher_is_better):
+        spread_losses(panel, min(heights), max(heights))
+    panel.set(xlabel=x_label, ylabel=y_label, xlim=(0, 1.02 * end_of_games(ends) if ends else None))
     panel.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     if x == "games":
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
@@ -134,7 +156,20 @@ def _outcome(panel: Axes, runs: Sequence[Record], looks: dict[str, Look]) -> Non
     if narrow:
         panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xlabel("parameters left (log scale; methods of like size side by side)")
-    panel.margins(y=0.12)
+    _limit_values(panel, runs, sizes)
+
+
+def _limit_values(panel: Axes, runs: Sequence[Record], sizes: dict[str, list[int]]) -> None:
+    """Show the values of all methods but hopeless ones, whose means stand at the edge."""
+    higher = runs[0].result.higher_is_better
+    values = {method: [run.result.value for run in runs if run.result.method == method] for method in sizes}
+    means = {method: float(np.mean(method_values)) for method, method_values in values.items()}
+    low, high = within(list(means.values()), higher)
+    shown = [method for method, mean in means.items() if low <= mean <= high]
+    limit(panel, min(min(values[method]) for method in shown), max(max(values[method]) for method in shown))
+    for place, method in enumerate(method for method in means if method not in shown):
+        text, edge = f"{method}: {means[method]:.4g}, off the axis", 0.04 + 0.06 * place
+        panel.text(0.98, edge if higher else 1 - edge, text, transform=panel.transAxes, ha="right", fontsize=8)
 
 
 def side_by_side(sizes: dict[str, list[int]]) -> dict[str, float]:

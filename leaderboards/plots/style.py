@@ -135,9 +135,12 @@ def saved(picture: Figure, stem: Path) -> Path:
 
 def method_looks(structured: dict[str, bool]) -> dict[str, Look]:
     """Return the look of every method, given whether it is structured; dense first, then by name."""
-    spare, looks = iter(SPARE * len(structured)), {}
+    spare, looks, taken = iter(SPARE * len(structured)), {}, set()
     for method in sorted(structured, key=lambda name: (name != "dense", name)):
-        family = FAMILIES.get(method) or FAMILIES.get(method.removesuffix("-u").removesuffix("-s"))
+        base = method.partition(" (")[0]  # without its variant
+        name = method if base in taken else base  # one variant of several looks like the method, and others do not
+        taken.add(base)
+        family = FAMILIES.get(name) or FAMILIES.get(name.removesuffix("-u").removesuffix("-s"))
         color, marker = family or next(spare)
         solid = structured[method] or method == "dense"
         looks[method] = Look(color, marker, "-" if solid else (0, (4, 1.5)), color if solid else "white")

@@ -65,3 +65,37 @@ def test_a_trainer_logs_when_and_what_was_pruned(tmp_path: Path, caplog: pytest.
     assert logs["earlycrop/certificate"] < 1e-5
     assert "loss" in logs
     assert min(after / before for before, after in callback.pruner.event.layers.values()) >= 0.25
+
+
+class Tupled(Small):
+    def forward(self, x: Any, labels: Any) -> Any:
+        return tuple(super().forward(x, labels).values())
+
+
+class AsDict(Small):
+    def forward(self, x: Any, labels: Any) -> Any:
+        return dict(super().forward(x, labels))
+
+
+class Service(transformers.TrainerCallback):
+    """A service that a Trainer reports to."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.names |= set(logs)
+
+
+@pytest.mark.parametrize("kind", [Tupled, AsDict])
+def test_a_model_returns_its_loss_as_a_trainer_takes_it_and_a_later_service_gets_the_numbers(
+    kind: type[Small], tmp_path: Path
+) -> None:
+    callback, service = make(sparsity=0.5, trigger=1), Service()
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), num_train_epochs=3, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
+        logging_strategy="epoch", dataloader_pin_memory=False,
+    )  # fmt: skip
+    transformers.Trainer(kind(), arguments, train_dataset=points(), callbacks=[callback, service]).train()
+    assert callback.pruner.event.epoch == 1
+    assert {"loss", "earlycrop/pruned_epoch", "earlycrop/weight_sparsity"} <= service.names

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from leaderboards.plots.learning import plainest
+from leaderboards.plots.ranges import end_of_games, spread_losses, within
 from leaderboards.records import Record
-from leaderboards.table import _columns, at_cap, differing, groups, short, summary
+from leaderboards.table import _columns, at_cap, differing, groups, short, summary, without_shared_options
 from tasks.runner.result import KINDS, Result
-from tests.leaderboards.results import ALL, DENSE, EARLY
+from tests.leaderboards.results import ALL, DENSE, EARLY, records
 
 
 def test_result_survives_json_and_every_field_has_a_docstring() -> None:
@@ -135,3 +138,56 @@ def test_a_pruning_at_the_cap_says_so() -> None:
     _, costs = _columns(group, None)
     cells = dict(zip(lines.index, dict(costs)["cut at\nepoch"], strict=True))
     assert cells == {"earlycrop-s": "8.0 cap", "earlycrop-u": "8.0 cap 1/2", "crop-s": "0.0"}
+
+
+HELD = replace(EARLY, variant="schedule after-cut")
+BY_ROWS = replace(EARLY, run="e1", variant="gate rows, schedule after-cut")
+CONSTANT = replace(DENSE, run="d1", variant="schedule after-cut")
+REWOUND = replace(EARLY, run="l0", method="ltr")  # which has a schedule of its own
+
+
+@pytest.mark.parametrize(
+    ("results", "variants", "drawn"),
+    [
+        ([DENSE, HELD, REWOUND], ["", "", ""], {"dense", "earlycrop-s", "ltr"}),
+        ([DENSE, HELD, BY_ROWS], ["", "", "gate rows"], {"dense", "earlycrop-s"}),
+        ([DENSE, replace(EARLY, run="e2"), HELD], ["", "", "schedule after-cut"], {"dense", "earlycrop-s"}),
+        ([BY_ROWS, replace(HELD, method="snap")], ["gate rows", ""], {"earlycrop-s (gate rows)", "snap"}),
+        ([DENSE], [""], {"dense"}),
+        ([DENSE, CONSTANT, HELD], ["", "schedule after-cut", ""], {"dense", "earlycrop-s"}),
+    ],
+)  # fmt: skip
+def test_a_variant_says_what_tells_runs_apart_and_each_method_is_drawn(
+    results: list[Result], variants: list[str], drawn: set[str]
+) -> None:
+    apart = without_shared_options(records(results))
+    assert [record.result.variant for record in apart] == variants
+    assert {record.result.method for record in plainest(apart)} == drawn
+
+
+@pytest.mark.parametrize(
+    ("means", "higher", "expected"),
+    [
+        ([0.86, 0.84, -0.18], True, (0.84, 0.86)),
+        ([173.0, 220.0, 240.0, 505.0], False, (173.0, 505.0)),
+        ([173.0, 220.0, 5000.0, 9000.0], False, (173.0, 220.0)),
+        ([500.0, 500.0, 499.8], True, (499.8, 500.0)),
+        ([1.0, 0.1], True, (0.1, 1.0)),
+    ],
+)
+def test_hopeless_values_do_not_squeeze_the_others(
+    means: list[float], higher: bool, expected: tuple[float, float]
+) -> None:
+    assert within(means, higher) == expected
+
+
+def test_games_of_one_method_do_not_squeeze_the_others() -> None:
+    assert end_of_games([1100, 1800, 2000, 12800]) == 3800
+    assert end_of_games([1100, 3400]) == 3400
+
+
+def test_losses_of_many_times_the_size_are_drawn_by_their_logarithm() -> None:
+    for lowest, highest, scale in ((0.2, 0.7, "linear"), (0.3, 9, "log"), (0.0, 9, "linear")):
+        panel = Figure().subplots()
+        spread_losses(panel, lowest, highest)
+        assert panel.get_yscale() == scale

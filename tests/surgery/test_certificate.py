@@ -277,7 +277,7 @@ def test_a_recurrent_layer_computes_with_its_own_weights_after_it(certified: str
     assert len(torch.autograd.grad(model(x).sum(), list(model.parameters()))) == 6
 
 
-def test_what_is_rounding_alone_is_told_apart_in_float64() -> None:
+def test_what_is_rounding_alone_is_without_shared_options_in_float64() -> None:
     """The output is scaled by 1 + width * eps of its type, so that the networks differ by 200 eps on any CPU.
 
     That is 2.4e-5 in float32, above the tolerance of 1e-5, and 4.4e-14 in float64, below the tolerance of 1e-10.

@@ -95,6 +95,25 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: save_state({(1, 2): 3}, f / "s.safetensors"),
         "a training state cannot have (1, 2) as a key",
     ),
+    "a number as model": (lambda f: save(3, f), "the model cannot be 3: give a torch.nn.Module"),
+    "a number to allocate": (lambda f: earlycrop.materialise(3), "the model cannot be 3: give a torch.nn.Module"),
+    "no folder to save to": (lambda f: save(mlp(), None), "the folder cannot be None: call save(model, folder)"),
+    "a model and then a folder": (
+        lambda f: load(mlp(), f),
+        "the folder cannot be a Sequential: call load(folder, model",
+    ),
+    "no model to load into": (lambda f: load(saved(f), None), "the model cannot be None: give a fresh one"),
+    "a model of another type": (lambda f: load(saved(f), mlp().double()), "such as by model.to(torch.float32)"),
+    "a file as folder": (lambda f: save(mlp(), text(f)), "state.safetensors is a file, and"),
+    "a folder as state": (lambda f: load_state(f), "is no file"),
+    "a folder to write a state to": (lambda f: save_state({"a": 1}, f), "is a folder: give the name of a file in it"),
+    "a model in a state": (lambda f: save_state(mlp(), f / "s"), "a training state cannot hold a Sequential"),
+    "no state": (lambda f: pruner_of().load_state_dict(None), "the state cannot be None: give what state_dict()"),
+    "the state of an optimizer": (
+        lambda f: pruner_of().load_state_dict(sgd(mlp()).state_dict()),
+        "this is not the state of a pruner, as it has no 'epoch'",
+    ),
+    "an empty state to branch from": (lambda f: pruner_of().branch_off({}), "this is not the state of a pruner"),
     "a lazy model": (lambda f: save(nn.LazyLinear(3), f), "has no shape yet"),
     "a state of another method": (
         lambda f: pruner_of("snap").load_state_dict(state_of(f)),
@@ -126,5 +145,5 @@ def test_there_are_enough_wrong_inputs() -> None:
     from tests.wrong_inputs import test_wrong_commands as commands
 
     tables = [getattr(module, name) for module in (arguments, commands) for name in dir(module) if name.isupper()]
-    assert sum(len(table) for table in [*tables, FILES] if isinstance(table, dict)) >= 125
+    assert sum(len(table) for table in [*tables, FILES] if isinstance(table, dict)) >= 180
     assert earlycrop.EarlyCropError.__doc__
