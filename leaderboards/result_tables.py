@@ -211,6 +211,27 @@ def control(out: Path) -> str:
     return _markdown(rows)
 
 
+WHEN = {
+    "dense": "`dense`",
+    **{
+        f"earlycrop-s (trigger {epoch}, schedule after-cut)": f"after epoch {epoch}" for epoch in (0, 1, 2, 4, 6, 8, 10)
+    },
+    "earlycrop-s (schedule after-cut)": "by its own trigger",
+    "dense (schedule constant)": "never, and the learning rate held to the end",
+}
+"""Method of the study of when to prune images -> what the table calls it."""
+
+
+def when(out: Path) -> str:
+    """Return the accuracy by the epoch of the cut."""
+    head = {"CIFAR-10": "ResNet8 on 5,000 images of CIFAR-10, 90 %: accuracy"}
+
+    def cell(line: Line) -> str:
+        return f"{_metric(line, '%')} ({int(line['seeds'])})"
+
+    return _table(out / "tables" / "when-images.csv", "dataset", head, WHEN, cell, "`earlycrop-s` cuts")
+
+
 def kitchen(out: Path) -> str:
     """Return the depth of one room: each method's error and multiply-accumulates, by what was cut."""
 
@@ -265,7 +286,7 @@ def _spread(mean: float, std: float, digits: int) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
-    "overview": overview, "scores": scores, "defaults": defaults, "control": control, "kitchen": kitchen,
+    "overview": overview, "scores": scores, "defaults": defaults, "control": control, "when": when, "kitchen": kitchen,
     "minilm": minilm,
 }  # fmt: skip
 """Name in a page's marker -> table of the leaderboards in a folder; raises ValueError where a CSV lacks its runs."""
