@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from difflib import get_close_matches
 
 from rich.console import Console
 from rich.table import Table
 
 import tasks
+from earlycrop.utils.validation import describe_unknown
 
 
 def main(arguments: list[str]) -> None:
@@ -19,8 +19,8 @@ def main(arguments: list[str]) -> None:
         return
     name, *options = arguments
     if name not in tasks.names():
-        nearest = get_close_matches(name, tasks.names(), 1, cutoff=0)[0]
-        print(f"error: there is no task '{name}': did you mean {nearest}? python -m tasks lists all", file=sys.stderr)
+        sentence = describe_unknown("task", name, tasks.names())
+        print(f"error: {sentence}; python -m tasks lists what they are", file=sys.stderr)
         raise SystemExit(2)
     from tasks.runner.command_line import main as run
 

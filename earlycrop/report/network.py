@@ -6,6 +6,7 @@ import importlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from operator import attrgetter
 from types import ModuleType
 from typing import Any
@@ -102,7 +103,9 @@ def _build_custom(target: str, place: str, name: str, keywords: Mapping[str, Any
     try:
         builder = attrgetter(name)(module)
     except AttributeError as error:
-        raise InputError(f"'{place}' has no '{name}'") from error
+        nearest = get_close_matches(name, dir(module), 1)
+        advice = f"did you mean '{nearest[0]}'?" if nearest else "name a callable or a module in it"
+        raise InputError(f"'{place}' has no '{name}': {advice}") from error
     if not callable(builder):
         raise InputError(f"'{target}' is of type {type(builder).__name__}: name a callable or a module")
     built = builder if isinstance(builder, nn.Module) else _call_builder(target, builder, keywords)

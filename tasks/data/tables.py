@@ -11,18 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runner.errors import first_line
-from tasks.runner.files import reading, require_size
+from tasks.runner.files import is_local, reading, require_size
 
 Tables = Mapping[str, Any]
 """Split -> a ``datasets.Dataset``."""
 PARQUET_RATIO = 200
 """How many times its own size a parquet file may take when it is read: images take once, texts up to twenty times."""
 SHARD = re.compile(r"-\d+-of-(\d+)(?=\.parquet)")
-
-
-def is_local(data: str) -> bool:
-    """Return whether ``data`` is meant as a place on this machine, be it there or not."""
-    return Path(data).exists() or data.startswith((".", "/", "~")) or Path(data).parts[:1] == ("data",)
 
 
 def read(data: str, splits: Mapping[str, Sequence[str]], expected: str, configuration: str = "") -> Tables:

@@ -25,7 +25,7 @@ from tasks.runner import distributed
 from tasks.runner.arguments import check, parse
 from tasks.runner.checkpoints import check_branch, require_kept
 from tasks.runner.errors import DivergedError, LostError, RunError
-from tasks.runner.files import read_text
+from tasks.runner.files import is_local, read_text
 from tasks.runner.networks import count_nonzero_parameters
 from tasks.runner.options import Options
 from tasks.runner.outcome import commit, hardware
@@ -146,9 +146,10 @@ def explained(doing: str) -> Iterator[None]:
 def go_offline_without_hub(*sources: str) -> None:
     """Let what is named on the Hugging Face hub be read from what was downloaded before, if the hub cannot be reached.
 
-    Otherwise its libraries try for minutes. Nothing is done where each source is a folder, or a proxy is set.
+    Otherwise its libraries try for minutes. Nothing is done where each source is a place on this machine, or where a
+    proxy is set.
     """
-    named = [source for source in sources if source and "/" in source and not Path(source).exists()]
+    named = [source for source in sources if source and not is_local(source)]
     if not named or os.environ.get(_OFFLINE) or urllib.request.getproxies():
         return
     address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

@@ -16,6 +16,11 @@ ALWAYS_ALLOWED = 2**30
 """Bytes that any file may take when it is unpacked."""
 
 
+def is_local(data: str) -> bool:
+    """Return whether ``data`` is meant as a place on this machine, be it there or not."""
+    return Path(data).exists() or data.startswith((".", "/", "~")) or Path(data).parts[:1] == ("data",)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends, and vanishes when the block fails."""

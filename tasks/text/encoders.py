@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from earlycrop.utils.torchvision_compat import load_torchvision
-from tasks.data.tables import is_local
 from tasks.runner.errors import first_line, require
+from tasks.runner.files import is_local
 
 NEW = ("pooler",)
 """Parts of an encoder that a checkpoint may lack: they are trained with the head."""

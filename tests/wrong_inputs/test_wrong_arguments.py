@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import earlycrop
-from earlycrop import CRITERIA, Criterion, Limits, Method, Pruner, PrunerOptions, prune, shrink, trace
+from earlycrop import Criterion, Limits, Method, Pruner, PrunerOptions, prune, shrink, trace
 from tests.toy import loss, mlp, sgd, vectors
 from tests.wrong_inputs.sentences import require_sentence
 
@@ -217,7 +217,7 @@ def test_a_wrong_option(name: str) -> None:
     require_sentence(lambda: PrunerOptions(**arguments), fragment)
 
 
-CRITERION = CRITERIA["crop"]
+CRITERION = earlycrop.CRITERIA["crop"]
 ROWS: dict[str, tuple[type, dict[str, Any], str]] = {
     "a third derivative": (Criterion, {"effect": None, "order": 3}, "order must be 0, 1 or 2, and is 3"),
     "a number as effect": (Criterion, {"effect": 3, "order": 1}, "the criterion's effect cannot be 3"),

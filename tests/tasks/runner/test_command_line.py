@@ -280,4 +280,4 @@ def test_the_list_of_tasks(capsys: Any) -> None:
     with pytest.raises(SystemExit) as left:
         list_or_run(["digts", "--method", "dense"])
     assert left.value.code == 2
-    assert "error: there is no task 'digts': did you mean digits?" in capsys.readouterr().err
+    assert "error: there is no task 'digts', did you mean 'digits'?" in capsys.readouterr().err

@@ -28,16 +28,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(hub: str, capsys: pytest.CaptureFixture[str]) -> None:
-    go_offline_without_hub("owner/data", "owner/model")
+    go_offline_without_hub("owner/data", "bert-base-uncased")
     assert os.environ[command_line._OFFLINE] == "1"
     said = capsys.readouterr().err
     assert said.startswith("127.0.0.1 cannot be reached")
-    assert "owner/data and owner/model can only be read where it was downloaded before" in said
+    assert "owner/data and bert-base-uncased can only be read where it was downloaded before" in said
     assert said.count("\n") == 1
 
 
 def test_a_folder_needs_no_hub(hub: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    go_offline_without_hub(str(tmp_path), "", "bert-base-uncased")
+    go_offline_without_hub(str(tmp_path), "", "data/nyu", "./nowhere", "/nowhere/data")
     assert os.environ[command_line._OFFLINE] == ""
     assert capsys.readouterr().err == ""
 
