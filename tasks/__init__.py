@@ -12,6 +12,9 @@ Nothing in it speaks of pruning.
 
 from __future__ import annotations
 
+from tasks import _interrupts as _interrupts
+
+# isort: split
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
