@@ -32,7 +32,13 @@ _CHECKSUM = "sha256"
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], header: Header) -> Path:
-    """Write tensors and a header, and return the path."""
+    """Write tensors and a header, and return the path.
+
+    Raises:
+        SavingError: The path has a NUL character.
+    """
+    if "\0" in str(path):
+        raise SavingError(f"{str(path)!r} has a NUL character, which no path may have: choose another one")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     # safetensors refuses tensors that share memory, as an expanded buffer or two views do, so copy each of them.

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from tasks.runner import command_line
 from tasks.runner.errors import one_line_errors
 
 
@@ -58,4 +59,14 @@ def test_control_c_during_imports_is_no_traceback(program: str, tmp_path: Path) 
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60) == (b"", b"")
     assert process.returncode == 130
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--runs", "--branch-from"])
+def test_a_path_with_a_nul_is_a_sentence(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        command_line.main("cartpole", ["--trigger", "1", option, f"{tmp_path}/a\0b"])
+    assert left.value.code == 2
+    name = option.strip("-").replace("-", "_")
+    assert f"error: {name} has a NUL character, which no path may have: choose another one" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
