@@ -1,3 +1,3 @@
 """Results: ``python -m leaderboards`` turns finished runs into records, a CSV, a table and a picture a task."""
 
-from tasks import _missing as _missing  # says which package a program lacks
+from tasks import _imports as _imports

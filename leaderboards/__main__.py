@@ -11,6 +11,7 @@ from tyro.conf import PositionalMetavarFromFieldName
 
 from earlycrop.utils.validation import describe_unknown
 from leaderboards.commands import Check, Collect, Page, Show, Sweep, Tables, Trigger
+from tasks._imports import raise_interrupts
 from tasks.runner.errors import one_line_errors
 
 PROGRAM = "python -m leaderboards"
@@ -19,6 +20,7 @@ COMMANDS = ("collect", "show", "check", "tables", "page", "trigger", "sweep")
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Carry out a command line; return 0, 1 for a failed check or run, or 2 for what cannot be done."""
+    raise_interrupts()
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given = ["collect", *given]

@@ -12,6 +12,9 @@ Nothing in it speaks of pruning.
 
 from __future__ import annotations
 
+from tasks import _imports as _imports
+
+# isort: split
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +23,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-
-from tasks import _missing as _missing  # says which package a program lacks
 
 DataFingerprint = Mapping[str, int | str]
 """What tells data from other data of the same name: sizes, and a digest of the rest."""

@@ -64,7 +64,7 @@ def room_of(module: str) -> tuple[str, str]:
     """Return the package and the folder, or file, that a module is in."""
     package, _, rest = module.partition(".")
     room = rest.partition(".")[0]
-    if module in ("tasks", "tasks._missing"):  # the package itself
+    if module in ("tasks", "tasks._imports"):  # the package itself
         return package, "runner"
     is_file = not (ROOT / package / room / "__init__.py").exists()
     if package == "tasks" and is_file and room != "__main__":

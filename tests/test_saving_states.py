@@ -12,6 +12,7 @@ from torch import nn
 
 import earlycrop
 from tests.networks import build
+from tests.toy import mlp
 
 
 def test_a_training_state_comes_back_exactly(tmp_path: Path) -> None:
@@ -87,4 +88,16 @@ def test_a_type_that_a_file_cannot_hold_is_named(tmp_path: Path) -> None:
     table = torch.zeros(2, dtype=torch.uint8).view(torch.bits8)
     with pytest.raises(TypeError, match=r"a file cannot hold tensors of type torch.bits8: convert them first"):
         earlycrop.save_state({"table": table}, tmp_path / "state")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_with_a_nul_is_a_sentence(tmp_path: Path) -> None:
+    for call in (
+        lambda: earlycrop.save(mlp(), f"{tmp_path}/a\0b"),
+        lambda: earlycrop.load(f"{tmp_path}/a\0b", mlp()),
+        lambda: earlycrop.save_state({"epoch": 1}, f"{tmp_path}/a\0b"),
+        lambda: earlycrop.load_state(f"{tmp_path}/a\0b"),
+    ):
+        with pytest.raises(earlycrop.SavingError, match=r"there is no file|has a NUL character"):
+            call()
     assert not list(tmp_path.iterdir())

@@ -32,7 +32,14 @@ _CHECKSUM = "sha256"
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], header: Header) -> Path:
-    """Write tensors and a header, and return the path."""
+    """Write tensors and a header, and return the path.
+
+    Raises:
+        SavingError: The path has a NUL character.
+        OSError: The path is a folder, lies in a file, or cannot be written.
+    """
+    if "\0" in str(path):
+        raise SavingError(f"{str(path)!r} has a NUL character, which no path may have: choose another one")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file in it")
     if in_the_way := next((folder for folder in path.parents if folder.is_file()), None):

@@ -75,10 +75,12 @@ def _call_first(loss: Loss, model: nn.Module, batch: Any) -> tuple[Any, int | No
     except Exception as error:
         raise_if_out_of_memory(error)
         cause = f"{type(error).__name__}: {error}".rstrip(".")
-        raise ValueError(
-            f"loss(model, batch) failed on the first batch: {cause}. Check that the loss can read one item of the "
-            "batches that you gave; for one batch give [(X, Y)]"
-        ) from error
+        advice = "Check that the loss can read one item of the batches that you gave; for one batch give [(X, Y)]"
+        if (
+            "more than 1 value per channel" in cause
+        ):  # torch's sentence for a batch norm that uses the batch's statistics
+            advice = "Give batches of more examples, or statistics='running'"
+        raise ValueError(f"loss(model, batch) failed on the first batch: {cause}. {advice}") from error
 
 
 def _leaf_ids(values: Any) -> set[int]:

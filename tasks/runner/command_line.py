@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from earlycrop import METHODS
 from tasks import Task
+from tasks._imports import raise_interrupts
 from tasks.runner import distributed
 from tasks.runner.arguments import check, parse
 from tasks.runner.checkpoints import check_branch, require_kept
@@ -62,6 +63,7 @@ def main(
         opened: Opens the run's folder.
     """
     module = importlib.import_module(f"tasks.{name}")
+    raise_interrupts()
     try:
         options = parse(module, list(sys.argv[1:] if arguments is None else arguments))
     except ValueError as error:

@@ -201,13 +201,14 @@ def config_fault(config: dict[str, Any]) -> str | None:
 
 
 def check_values(options: Options) -> None:
-    """Raise a ValueError for an option that is outside its :class:`Bounds`, or none of its choices.
+    """Raise a ValueError for an option that is outside its :class:`Bounds`, none of its choices, or has a NUL in it.
 
     Those of base classes count, too, where a task has given an option another default.
     """
     hints = [hint for kind in type(options).__mro__ for hint in get_type_hints(kind, include_extras=True).items()]
     for name, hint in hints:
         value = getattr(options, name)
+        require("\0" not in str(value), f"{name} has a NUL character, which no path may have: choose another one")
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise ValueError(describe_unknown(name, value, get_args(hint)))
         for bounds in getattr(hint, "__metadata__", ()):

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from earlycrop.utils.torchvision_compat import load_torchvision
 from tests.fuzz.mutations import damage
 from tests.fuzz.readers import READERS, Reader
 
@@ -97,22 +98,24 @@ def run_case(reader: Reader, folder: Path, expected: Any) -> tuple[str, str]:
     return verdict, why
 
 
-def write_samples(names: Sequence[str], place: Path) -> None:
-    """Write each reader's sound sample in a process of its own, and import here what was imported there.
+def write_sample(name: str, place: Path) -> None:
+    """Write a reader's sound sample in a process of its own, and import here what was imported there.
 
-    No thread is started here, which a fork would lose, and no case has to import anything.
+    No thread is started here, which a fork would lose, and no case has to import anything. What the first readers do
+    not need is not imported before: the less memory there is, the sooner it is forked.
     """
+    for module in READERS[name].imports:
+        load_torchvision(module)
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            for name in names:
-                (place / name).mkdir()
-                READERS[name].write(place / name)
-                shutil.copytree(place / name, place / "copy")
-                with suppress(*(() if READERS[name].sound else (ValueError,))):
-                    READERS[name].read(place / "copy")
-                shutil.rmtree(place / "copy")
+            (place / name).mkdir()
+            READERS[name].write(place / name)
+            shutil.copytree(place / name, place / "copy")
+            with suppress(*(() if READERS[name].sound else (ValueError,))):
+                READERS[name].read(place / "copy")
+            shutil.rmtree(place / "copy")
             os.write(send, " ".join(sys.modules).encode())
         except BaseException:
             traceback.print_exc()
@@ -168,10 +171,9 @@ def main() -> int:
     warnings.simplefilter("ignore")
     total, faults, start = Counter[str](), [], time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        write_samples(names, Path(place))
-        print(f"samples and imports: {time.perf_counter() - start:.1f} s", flush=True)
         for name, count in numbers_of_cases(names, given.cases).items():
             begin = time.perf_counter()
+            write_sample(name, Path(place))
             counts, new_faults = run_reader(name, range(given.first, given.first + count), given.seed, Path(place))
             total += counts
             faults += new_faults

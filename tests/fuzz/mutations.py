@@ -74,7 +74,7 @@ def change_json(content: bytes, rng: random.Random) -> bytes:
         lines = content.decode().splitlines() if b"\n{" in content else [content.decode()]
         at = rng.randrange(len(lines))
         value = json.loads(lines[at])
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         return write_noise(content, rng)
     lines[at] = json.dumps(changed_value(value, rng))
     return "\n".join(lines).encode()
@@ -92,7 +92,7 @@ def change_header(content: bytes, rng: random.Random) -> bytes:
             header["__metadata__"][key] = json.dumps(changed_value(plan, rng))
         else:
             header = changed_value(header, rng)
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return write_noise(content, rng)
     written = json.dumps(header).encode()
     return len(written).to_bytes(8, "little") + written + content[8 + length :]

@@ -25,8 +25,8 @@ from tasks.runner.checkpoints import branch_off, check_branch
 from tasks.runner.store import Store, configuration
 from tasks.text import corpus, glue_dataset
 from tasks.vision import images
-from tests.leaderboards.results import ALL, write_run
-from tests.tasks.tiny_data import parquet, pictures, rooms, scenes, sentences, text
+from tests.leaderboards.results import DENSE, EARLY, write_run
+from tests.tasks.tiny_data import parquet, pictures, rooms, scenes, sentence_tables, text
 from tests.toy import Net, mlp
 
 
@@ -44,8 +44,10 @@ class Reader:
     exact: bool = False
     sound: bool = True
     """Whether the sample is read, and not refused."""
-    weight: int = 4
-    """How many of the cases are the reader's, beside others: those that draw pictures or import more take long."""
+    weight: int = 6
+    """How many of the cases are the reader's, beside others: those that draw pictures take long."""
+    imports: tuple[str, ...] = ()
+    """What is imported when a sample is written or read, and takes long."""
 
 
 def network() -> nn.Module:
@@ -114,7 +116,7 @@ def write_checkpoint(runs: Path, config: dict[str, Any] = CONFIG) -> None:
     log[-1]["parameters"] = sum(p.numel() for p in model.parameters())
     store.log(log)
     store.save(model, 2, state)
-    store.finish(dataclasses.replace(ALL[0], run=store.id))
+    store.finish(dataclasses.replace(DENSE, run=store.id))
     store.close()
 
 
@@ -161,13 +163,17 @@ def call(*arguments: str) -> str:
     return console.file.getvalue()
 
 
-def write_records(folder: Path) -> None:
-    for result in ALL[:4]:
+def write_runs(folder: Path) -> None:
+    for result in (DENSE, EARLY):
         log = write_run(folder / "runs", result, epochs=3) / "log.jsonl"
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         for line in lines:
             line["trigger"] = {"per_rate": 1 / (1 + line["epoch"]), "level": 0.5, "fall": 0.7, "mask_distance": 0.1}
         log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_records(folder: Path) -> None:
+    write_runs(folder)
     call("collect", "--runs", str(folder / "runs"), "--out", str(folder / "out"))
 
 
@@ -241,7 +247,8 @@ def read_corpus(folder: Path) -> Any:
 
 
 READERS: dict[str, Reader] = {
-    "model": Reader(write_model, read_model, ("*.safetensors",), exact=True),
+    # those that need less memory first
+    "model": Reader(write_model, read_model, ("*.safetensors",), exact=True, imports=("torch._dynamo",)),
     "state": Reader(
         lambda folder: earlycrop.save_state(STATE, folder / "state.safetensors"),
         read_state,
@@ -255,14 +262,18 @@ READERS: dict[str, Reader] = {
         read_trunk,
         ("*/config.json", "*/log.jsonl", "*/checkpoint/*/state.safetensors"),
     ),
-    "records": Reader(write_records, read_records, ("out/records/*/*.json", "out/*.csv"), weight=1),
-    "runs": Reader(write_records, read_runs, ("runs/*/*.json", "runs/*/log.jsonl"), weight=1),
-    "parquet of images": Reader(lambda f: parquet(f, 3, 16, {"train": 6, "test": 3}), read_images, ("*.parquet",)),
-    "parquet of sentences": Reader(lambda f: sentences(f, "rte", (8, 4)), read_sentences, ("*.parquet",)),
-    "parquet of lines": Reader(write_lines, read_corpus, ("*.parquet",)),
     "text": Reader(lambda folder: text(folder, 80), read_corpus, ("*.txt",)),
-    "folder of images": Reader(write_folders, read_images, ("*/*/*",), weight=1),
-    "CIFAR archive": Reader(write_archive, read_images, ("*/*",), sound=False, weight=1),
     "HDF5 files": Reader(lambda folder: scenes(folder, 2, 1), read_pairs, ("*/*/*.h5",)),
     "MATLAB files": Reader(write_labeled, read_pairs, ("*.mat",)),
+    "records": Reader(write_records, read_records, ("out/records/*/*.json", "out/*.csv"), weight=1),
+    "runs": Reader(write_runs, read_runs, ("runs/*/*.json", "runs/*/log.jsonl"), weight=1),
+    "folder of images": Reader(write_folders, read_images, ("*/*/*",), weight=1, imports=("torchvision",)),
+    "CIFAR archive": Reader(write_archive, read_images, ("*/*",), sound=False, weight=1, imports=("torchvision",)),
+    "parquet of images": Reader(
+        lambda f: parquet(f, 3, 16, {"train": 6, "test": 3}), read_images, ("*.parquet",), imports=("datasets",)
+    ),
+    "parquet of lines": Reader(write_lines, read_corpus, ("*.parquet",), imports=("datasets",)),
+    "parquet of sentences": Reader(
+        lambda f: sentence_tables(f, "rte", (8, 4)), read_sentences, ("*.parquet",), imports=("datasets",)
+    ),
 }

@@ -47,6 +47,12 @@ WORDS = ("the", "cat", "dog", "sat", "ran", "on", "mat", "is", "not", "here", "g
 
 def sentences(folder: Path, task: str = "rte", counts: tuple[int, int] = (40, 20)) -> dict[str, Any]:
     """A task of GLUE of which the word "good" tells the label, and a tiny BERT beside it; the option that names it."""
+    sentence_tables(folder, task, counts)
+    return {"model": str(tiny_bert(folder / "bert"))}
+
+
+def sentence_tables(folder: Path, task: str, counts: tuple[int, int]) -> None:
+    """Write the tables of a task of GLUE."""
     import datasets
 
     from tasks.text.glue_dataset import GLUE
@@ -64,7 +70,6 @@ def sentences(folder: Path, task: str = "rte", counts: tuple[int, int] = (40, 20
             ]
         folder.mkdir(parents=True, exist_ok=True)
         datasets.Dataset.from_dict(rows).to_parquet(folder / f"{split}.parquet")
-    return {"model": str(tiny_bert(folder / "bert"))}
 
 
 def tiny_bert(folder: Path, **changed: Any) -> Path:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tasks._missing import report_missing_package
+from tasks._imports import report_missing_package
 
 
 @pytest.mark.parametrize(
