@@ -12,6 +12,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
+from tasks._imports import raise_interrupts
 from tasks.runner.errors import one_line_errors
 
 
@@ -88,6 +89,7 @@ def parse(name: str, default: Chosen, quick: Chosen, description: str | None, ar
 def run(name: str, main: Callable[[Chosen], None], default: Chosen, quick: Chosen, description: str | None) -> None:
     """Run ``main`` with the options of the command line; see :func:`parse`."""
     options = parse(name, default, quick, description, sys.argv[1:])
+    raise_interrupts()
     try:
         main(options)
     except KeyboardInterrupt:
