@@ -1,3 +1,3 @@
 """Results: ``python -m leaderboards`` turns finished runs into records, a CSV, a table and a picture a task."""
 
-from tasks import _interrupts as _interrupts
+from tasks.runner import interrupts as interrupts

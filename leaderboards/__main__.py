@@ -11,8 +11,8 @@ from tyro.conf import PositionalMetavarFromFieldName
 
 from earlycrop.utils.validation import describe_unknown
 from leaderboards.commands import Check, Collect, Page, Show, Sweep, Tables, Trigger
-from tasks._interrupts import raise_interrupts
 from tasks.runner.errors import one_line_errors
+from tasks.runner.interrupts import raise_interrupts
 
 PROGRAM = "python -m leaderboards"
 COMMANDS = ("collect", "show", "check", "tables", "page", "trigger", "sweep")

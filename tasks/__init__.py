@@ -12,7 +12,7 @@ Nothing in it speaks of pruning.
 
 from __future__ import annotations
 
-from tasks import _interrupts as _interrupts
+from tasks.runner import interrupts as interrupts
 
 # isort: split
 import pkgutil

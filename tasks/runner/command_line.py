@@ -21,12 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from earlycrop import METHODS
 from tasks import Task
-from tasks._interrupts import raise_interrupts
 from tasks.runner import distributed
 from tasks.runner.arguments import check, parse
 from tasks.runner.checkpoints import check_branch, require_kept
 from tasks.runner.errors import DivergedError, LostError, RunError
 from tasks.runner.files import read_text
+from tasks.runner.interrupts import raise_interrupts
 from tasks.runner.networks import count_nonzero_parameters
 from tasks.runner.options import Options
 from tasks.runner.outcome import commit, hardware
