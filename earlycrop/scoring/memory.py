@@ -67,7 +67,7 @@ def saved_bytes() -> Iterator[dict[int, int]]:
         else:
             storage = tensor.untyped_storage()
             sizes[storage._cdata] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a node that held its own output would keep itself and the batch alive
 
     with saved_tensors_hooks(record, lambda tensor: tensor):
         yield sizes
@@ -142,7 +142,7 @@ class _AllocationMode(MetaMode):  # type: ignore[no-untyped-call]
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
     ) -> tuple[Any, list[Tensor]]:
         if func is aten._local_scalar_dense.default and inputs[0].is_meta:
-            return torch.ones((), dtype=inputs[0].dtype).item(), []
+            return torch.ones((), dtype=inputs[0].dtype, device="cpu").item(), []
         result, tensors = super().run(func, args, kwargs, inputs)
         for t in tensors:
             if t.is_meta:

@@ -76,9 +76,7 @@ def _call_first(loss: Loss, model: nn.Module, batch: Any) -> tuple[Any, int | No
         raise_if_out_of_memory(error)
         cause = f"{type(error).__name__}: {error}".rstrip(".")
         advice = "Check that the loss can read one item of the batches that you gave; for one batch give [(X, Y)]"
-        if (
-            "more than 1 value per channel" in cause
-        ):  # torch's sentence for a batch norm that uses the batch's statistics
+        if "more than 1 value per channel" in cause:  # torch's words where a batch norm uses the batch's statistics
             advice = "Give batches of more examples, or statistics='running'"
         raise ValueError(f"loss(model, batch) failed on the first batch: {cause}. {advice}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +21,7 @@ from earlycrop.scoring.memory import estimate_memory
 from earlycrop.scoring.scores import weight_scores
 from earlycrop.utils import devices
 from earlycrop.utils.devices import free_memory
+from earlycrop.utils.errors import NotEnoughMemoryError
 from tests.toy import Net
 
 CPU = torch.device("cpu")
@@ -130,39 +131,18 @@ def test_what_does_not_run_on_shapes_has_no_estimate() -> None:
     assert estimate_memory(score, nn.Linear(3, 2), [None]) is None
 
 
-SCARCE = """
-import resource
-import torch
-from torch import nn
-import earlycrop
-from earlycrop.utils.devices import free_memory
-
-torch.manual_seed(0)
-hidden = [layer for _ in range(6) for layer in (nn.Linear(256, 256), nn.ReLU())]
-model = nn.Sequential(*hidden, nn.Linear(256, 5))
-x, y = torch.randn(20_000, 256), torch.randint(5, (20_000,))
-weights, random_state = [p.clone() for p in model.parameters()], torch.get_rng_state()
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 450 * 10**6, resource.RLIM_INFINITY))
-assert free_memory(torch.device("cpu")) <= 450 * 10**6
-try:
-    earlycrop.prune(model, lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]), [(x, y)], structured={structured})
-except MemoryError as error:
-    print(type(error).__name__, error)
-assert all(map(torch.equal, weights, model.parameters()))
-assert torch.equal(random_state, torch.get_rng_state())
-earlycrop.prune(model, lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]), [(x[:99], y[:99])])
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory is free")
-@pytest.mark.parametrize("structured", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_memory_is_asked_for_before_it_is_needed(structured: bool) -> None:
-    script = SCARCE.replace("{structured}", str(structured))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("NotEnoughMemoryError scoring needs about 0.")
-    assert "GB are free on cpu: take smaller batches to score on, or prune on a device with more memory" in done.stdout
+@pytest.mark.parametrize("structured", [True, False])
+def test_memory_is_asked_for_before_it_is_needed(structured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 5))
+    x, y = torch.randn(1000, 32), torch.randint(5, (1000,))
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    monkeypatch.setattr(memory, "free_memory", lambda device: 300_000)
+    expected = r"scoring needs about 0\.00\d+ GB, and 0\.0003 GB are free on cpu: take smaller batches to score on"
+    with pytest.raises(NotEnoughMemoryError, match=expected):
+        earlycrop.prune(model, cross_entropy, [(x, y)], structured=structured)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(random_state, torch.get_rng_state())
+    earlycrop.prune(model, cross_entropy, [(x[:20], y[:20])], structured=structured)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory is free")
