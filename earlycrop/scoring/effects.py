@@ -57,9 +57,9 @@ def effect_of(criterion: Criterion, effect: Effect, w: Tensor, g: Tensor, produc
 def _check_shape(effect: object, w: Tensor) -> Tensor:
     """Raise FlowError if a criterion did not return an effect for each entry of a parameter."""
     if not isinstance(effect, Tensor) or effect.shape != w.shape:
-        found = f"a tensor of shape {tuple(effect.shape)}" if isinstance(effect, Tensor) else describe(effect)
+        returned = f"a tensor of shape {tuple(effect.shape)}" if isinstance(effect, Tensor) else describe(effect)
         raise FlowError(
-            f"the criterion's effect returned {found} for a parameter of shape {tuple(w.shape)}: return a tensor of "
+            f"the criterion's effect returned {returned} for a parameter of shape {tuple(w.shape)}: return a tensor of "
             "the shape of w"
         )
     return effect

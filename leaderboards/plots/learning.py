@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from leaderboards.plots.ranges import end_of_games, limit, spread_losses, within
+from leaderboards.plots.ranges import end_of_games, set_range, shown_range, spread_losses
 from leaderboards.plots.style import Look, method_looks, metric_label, saved, styled
 from leaderboards.records import Record
 from leaderboards.table import groups, short
@@ -164,9 +164,9 @@ def _limit_values(panel: Axes, runs: Sequence[Record], sizes: dict[str, list[int
     higher = runs[0].result.higher_is_better
     values = {method: [run.result.value for run in runs if run.result.method == method] for method in sizes}
     means = {method: float(np.mean(method_values)) for method, method_values in values.items()}
-    low, high = within(list(means.values()), higher)
+    low, high = shown_range(list(means.values()), higher)
     shown = [method for method, mean in means.items() if low <= mean <= high]
-    limit(panel, min(min(values[method]) for method in shown), max(max(values[method]) for method in shown))
+    set_range(panel, min(min(values[method]) for method in shown), max(max(values[method]) for method in shown))
     for place, method in enumerate(method for method in means if method not in shown):
         text, edge = f"{method}: {means[method]:.4g}, off the axis", 0.04 + 0.06 * place
         panel.text(0.98, edge if higher else 1 - edge, text, transform=panel.transAxes, ha="right", fontsize=8)

@@ -16,22 +16,22 @@ MANY = 4.0
 """An axis of losses is logarithmic if the largest is this many times the smallest."""
 
 
-def within(values: Sequence[float], higher_is_better: bool) -> tuple[float, float]:
+def shown_range(values: Sequence[float], higher_is_better: bool) -> tuple[float, float]:
     """Return the range of the methods' values, without those that are hopelessly worse than at least two others."""
     ranked = sorted(values, reverse=higher_is_better)
-    least = NARROWEST * abs(ranked[0])
+    narrowest = NARROWEST * abs(ranked[0])
     kept = ranked[:2]
     for value in ranked[2:]:
-        if abs(value - kept[-1]) > HOPELESS * max(abs(kept[-1] - kept[0]), least):
+        if abs(value - kept[-1]) > HOPELESS * max(abs(kept[-1] - kept[0]), narrowest):
             break
         kept.append(value)
     return min(kept), max(kept)
 
 
-def limit(panel: Axes, low: float, high: float) -> None:
+def set_range(panel: Axes, low: float, high: float) -> None:
     """Show from ``low`` to ``high``, with a margin, on the vertical axis."""
-    least = NARROWEST * max(abs(low), abs(high))
-    margin = max(0.12 * (high - low), (least - (high - low)) / 2)
+    narrowest = NARROWEST * max(abs(low), abs(high))
+    margin = max(0.12 * (high - low), (narrowest - (high - low)) / 2)
     panel.set_ylim(low - margin, high + margin)
 
 

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from leaderboards.plots.learning import plainest
-from leaderboards.plots.ranges import end_of_games, spread_losses, within
+from leaderboards.plots.ranges import end_of_games, shown_range, spread_losses
 from leaderboards.records import Record
 from leaderboards.table import _columns, at_cap, differing, groups, short, summary, without_shared_options
 from tasks.runner.result import KINDS, Result
@@ -178,7 +178,7 @@ def test_a_variant_says_what_tells_runs_apart_and_each_method_is_drawn(
 def test_hopeless_values_do_not_squeeze_the_others(
     means: list[float], higher: bool, expected: tuple[float, float]
 ) -> None:
-    assert within(means, higher) == expected
+    assert shown_range(means, higher) == expected
 
 
 def test_games_of_one_method_do_not_squeeze_the_others() -> None:
